@@ -1,0 +1,69 @@
+# The commands of this project; `make` alone lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV_TENSORFLOW ?= .venv-tensorflow
+
+PACKAGES := mlp_workload jax_mlp reference_torch
+FULL_EXTRAS := [dev,torch,visdom]
+TENSORFLOW_EXTRAS := [test,tfds]
+
+# An empty file inside an environment says what is installed there, so that a second `make train` starts at once.
+BASE := $(VENV)/.base-installed
+FULL := $(VENV)/.full-installed
+TENSORFLOW := $(VENV_TENSORFLOW)/.tensorflow-installed
+
+# Before version 25.3, pip hands PIP_CONSTRAINT on to the environments it builds packages in; later it hands on
+# PIP_BUILD_CONSTRAINT. The path stays relative because pip splits these variables at spaces.
+PIP_INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(1)/bin/python -m pip install
+
+IS_NEW_ENOUGH := import sys; sys.version_info >= (3, 11) or sys.exit( \
+	"Python 3.11 or later is needed, and $(PYTHON) is " + sys.version.split()[0] + ". Name another: make ... PYTHON=python3.12")
+
+# $(call install,ENVIRONMENT,EXTRAS) makes the environment, or mends one that was left half-finished, and fills it.
+define install
+	@$(1)/bin/python -m pip --version >/dev/null 2>&1 \
+		|| $(1)/bin/python -m ensurepip >/dev/null 2>&1 \
+		|| { $(PYTHON) -c '$(IS_NEW_ENOUGH)' && $(PYTHON) -m venv $(if $(wildcard $(1)/pyvenv.cfg),--clear) $(1); }
+	$(call PIP_INSTALL,$(1)) --editable '.$(2)'
+endef
+
+.NOTPARALLEL:
+.PHONY: help setup train test test-tensorflow check clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
+
+setup: $(FULL)  ## make the full environment in .venv/: JAX, PyTorch, Visdom, the test and lint tools (PYTHON=python3)
+
+train: $(BASE)  ## train with JAX, setting up what that needs (ARGS='--preset leaky --epochs 3')
+	$(VENV)/bin/python -m jax_mlp.train $(ARGS)
+
+test: $(FULL)  ## run every test but those that need TensorFlow (PYTEST_ARGS='-k parity')
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an environment of their own
+	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/tensorflow
+
+check: $(FULL)  ## lint, format, types, import boundaries
+	$(VENV)/bin/python -m ruff check
+	$(VENV)/bin/python -m ruff format --check
+	$(VENV)/bin/python -m mypy $(addprefix -p ,$(PACKAGES))
+	$(VENV)/bin/lint-imports --no-logo
+
+clean:  ## back to a fresh clone, but for runs/, which holds your results
+	rm -rf .venv .venv-tensorflow build dist *.egg-info
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./runs -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+$(BASE): pyproject.toml constraints.txt
+	$(call install,$(VENV))
+	@touch $@
+
+$(FULL): pyproject.toml constraints.txt
+	$(call install,$(VENV),$(FULL_EXTRAS))
+	@touch $(BASE) $@
+
+$(TENSORFLOW): pyproject.toml constraints.txt
+	$(call install,$(VENV_TENSORFLOW),$(TENSORFLOW_EXTRAS))
+	@touch $@

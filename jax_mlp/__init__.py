@@ -1,0 +1,1 @@
+"""The MLP in JAX, Flax and optax. Never imports torch."""

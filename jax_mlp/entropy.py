@@ -1,0 +1,34 @@
+"""Entropy, cross-entropy and KL divergence in `jax.numpy`; definitions as in `mlp_workload.entropy`."""
+
+import jax
+import numpy as np
+from jax.scipy.special import entr, rel_entr, xlogy
+
+from mlp_workload.entropy import NATS_PER_UNIT, Base, check_distribution
+
+
+def entropy(p: jax.Array, base: Base = "bits", check: bool = True) -> jax.Array:
+    """H(p) = -sum p log p of distributions (..., classes), as (...), in the dtype of p.
+
+    Raises `ValueError` where `check` finds p to be no distribution; inside `jit` pass `check=False`.
+    """
+    _check(check, p=p)
+    return entr(p).sum(axis=-1) / NATS_PER_UNIT[base]
+
+
+def cross_entropy(p: jax.Array, q: jax.Array, base: Base = "bits", check: bool = True) -> jax.Array:
+    """H(p, q) = -sum p log q of distributions (..., classes), as (...). Raises as `entropy` does."""
+    _check(check, p=p, q=q)
+    return -xlogy(p, q).sum(axis=-1) / NATS_PER_UNIT[base]
+
+
+def kl_divergence(p: jax.Array, q: jax.Array, base: Base = "bits", check: bool = True) -> jax.Array:
+    """KL(p || q) = sum p log(p / q) of distributions (..., classes), as (...). Raises as `entropy` does."""
+    _check(check, p=p, q=q)
+    return rel_entr(p, q).sum(axis=-1) / NATS_PER_UNIT[base]
+
+
+def _check(check: bool, **distributions: jax.Array) -> None:
+    if check:
+        for name, values in distributions.items():
+            check_distribution(name, np.asarray(values, np.float64))

@@ -1,0 +1,43 @@
+"""Cross-entropy of logits."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import optax
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Losses per example (batch,) in nats; what is made of them is said by name, never by an argument."""
+
+    per_example: jax.Array
+
+    @property
+    def sum(self) -> jax.Array:
+        return self.per_example.sum()
+
+    @property
+    def count(self) -> int:
+        return self.per_example.shape[0]
+
+    @property
+    def mean(self) -> jax.Array:
+        return self.sum / self.count
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> Loss:
+    """-sum_k t_k log softmax(logits)_k with t = (1 - s) onehot(label) + s / classes, from logits (batch, classes).
+
+    The same as `torch.nn.functional.cross_entropy`. Raises `ValueError` on a label (batch,) outside 0 .. classes-1, as
+    torch does, where labels are concrete; inside `jit` values can't be looked at, and optax gives nan.
+    """
+    classes = logits.shape[-1]
+    if not isinstance(labels, jax.core.Tracer):
+        outside = (labels < 0) | (labels >= classes)
+        if outside.any():
+            raise ValueError(f"label {np.asarray(labels)[np.asarray(outside)][0]}, expected 0 to {classes - 1}")
+    if label_smoothing == 0:
+        return Loss(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=logits.dtype), label_smoothing)
+    return Loss(optax.softmax_cross_entropy(logits, targets))

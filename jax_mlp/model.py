@@ -1,0 +1,104 @@
+"""The MLP as a Flax NNX module."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer, lecun_normal, variance_scaling, zeros
+
+from mlp_workload.config import Config
+from mlp_workload.initial import Initialization
+
+Activation = Literal["relu", "leaky_relu", "none"]
+Params = nnx.State[Any, Any]
+"""What `nnx.split` makes of the module besides its graph."""
+
+
+def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
+    """x where x > 0, else negative_slope * x, elementwise.
+
+    The slope at exactly 0 is `negative_slope`, as in torch; `jax.nn.leaky_relu` has 1 there.
+    """
+    return jnp.where(x > 0, x, negative_slope * x)
+
+
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "leaky_relu": leaky_relu,
+    "none": lambda x: x,
+}
+
+
+class MLP(nnx.Module):
+    """Linear layers with an activation behind each; (batch, widths[0]) to logits (batch, widths[-1]).
+
+    Kernels are (fan_in, fan_out), the transpose of torch's weights. Products have IEEE precision, torch's default;
+    JAX's own default is TF32 on GPUs since Ampere. Flax's default initialiser is `flax_linear`.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: Activation,
+        logits_activation: Activation,
+        initialization: Initialization,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.layers = nnx.List(
+            nnx.Linear(
+                fan_in,
+                fan_out,
+                dtype=dtype,
+                param_dtype=dtype,
+                precision=jax.lax.Precision.HIGHEST,
+                kernel_init=kernel_init(initialization),
+                bias_init=bias_init(initialization, fan_in),
+                rngs=rngs,
+            )
+            for fan_in, fan_out in pairwise(widths)
+        )
+        self.activations = [activation] * (len(widths) - 2) + [logits_activation]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer, activation in zip(self.layers, self.activations, strict=True):
+            x = ACTIVATIONS[activation](layer(x))
+        return x
+
+
+def build_model(config: Config, widths: Sequence[int]) -> MLP:
+    """The model of a run, with initial weights drawn from its seed."""
+    return MLP(
+        widths,
+        config.activation,
+        config.logits_activation,
+        config.initialization,
+        jnp.dtype(config.dtype),
+        nnx.Rngs(config.seed),
+    )
+
+
+def kernel_init(initialization: Initialization) -> Initializer:
+    """For a kernel (fan_in, fan_out); distributions as `mlp_workload.initial` defines them."""
+    match initialization:
+        case "torch_linear":  # uniform has bound sqrt(3 scale / fan_in)
+            return variance_scaling(1 / 3, "fan_in", "uniform")
+        case "kaiming_normal":  # "normal", unlike he_normal's "truncated_normal", is not cut off
+            return variance_scaling(2.0, "fan_in", "normal")
+        case "flax_linear":
+            return lecun_normal()
+
+
+def bias_init(initialization: Initialization, fan_in: int) -> Initializer:
+    """For a bias (fan_out,), whose own shape does not tell the layer's fan_in."""
+    if initialization != "torch_linear":
+        return zeros
+    bound = fan_in**-0.5
+
+    def init(key: jax.Array, shape: Any, dtype: Any = None, out_sharding: Any = None) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

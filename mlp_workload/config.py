@@ -1,0 +1,117 @@
+"""One description of a run."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from mlp_workload.data import check_source
+from mlp_workload.errors import UserError
+from mlp_workload.initial import Initialization
+
+LARGEST_SEED = 2**32 - 1
+"""Both frameworks' generators take it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A training run. The presets `relu` and `leaky` are the two programs of the tutorial.
+
+    Raises `UserError`, naming the flag, where a value makes no sense.
+    """
+
+    preset: Literal["relu", "leaky"] = "leaky"
+    """relu: Kaiming-normal weights, standardised pixels, ReLU. leaky: torch's Linear default, pixels in 0..1,
+    LeakyReLU. Sets the defaults of the flags below; each can still be given."""
+    dataset: str = "mnist"
+    """mnist, shipped with the package; idx:DIR, a folder of four IDX files; tfds:NAME, through tensorflow-datasets."""
+    epochs: int = 10
+    """Passes over the training set; 0 evaluates and saves the initial weights."""
+    batch_size: int = 200
+    """Examples per step; where it does not divide the training set, the last step of an epoch is smaller."""
+    learning_rate: float = 0.01
+    """Of stochastic gradient descent, constant."""
+    momentum: float = 0.0
+    """Share of the last update's velocity that is kept; torch's rule, without dampening."""
+    nesterov: bool = False
+    """Nesterov's momentum, by torch's rule; needs --momentum."""
+    weight_decay: float = 0.0
+    """Times the parameters, added to the gradient before the momentum, by torch's rule; biases included."""
+    label_smoothing: float = 0.0
+    """Share of each training label spread over all classes; the test loss is always without."""
+    seed: int = 0
+    """Of the batch order, equal in both frameworks, and of the framework's own initial weights."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Of parameters, activations and gradients."""
+    hidden: tuple[int, ...] = (200, 200)
+    """Widths of the hidden layers."""
+    activation: Literal["relu", "leaky_relu"] = "leaky_relu"
+    """After each layer. leaky_relu has slope 0.01 below 0, and at 0 as in torch."""
+    last_activation: Literal["same", "none"] = "same"
+    """Whether the logits pass the activation too, as in the tutorial. That can lose classes for good; none cures it."""
+    initialization: Initialization = "torch_linear"
+    """torch_linear: uniform in +-1/sqrt(fan_in). kaiming_normal: untruncated, variance 2/fan_in, biases 0. flax_linear:
+    truncated normal, variance 1/fan_in, biases 0."""
+    pixel_mean: float = 0.0
+    """Subtracted from pixels in 0..1."""
+    pixel_std: float = 1.0
+    """Pixels are divided by it."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto takes a GPU if the framework sees one; gpu never falls back to the CPU."""
+    initial_weights: Path | None = None
+    """A safetensors file to start from, such as another run's weights.safetensors, in place of --initialization."""
+    run_dir: Path | None = None
+    """Where the run is written, a new or empty folder; by default runs/TIME-FRAMEWORK-PRESET-SEED."""
+
+    def __post_init__(self) -> None:
+        for field, kind in get_type_hints(type(self)).items():
+            if choices := get_args(kind) if getattr(kind, "__origin__", None) is Literal else ():
+                self._require(field, getattr(self, field) in choices, f"one of {', '.join(choices)}")
+        try:
+            check_source(self.dataset)
+        except UserError as error:
+            raise UserError(f"--dataset: {error}") from None
+        self._require("epochs", self.epochs >= 0, "at least 0")
+        self._require("batch_size", self.batch_size >= 1, "at least 1")
+        self._require("learning_rate", 0 <= self.learning_rate < math.inf, "finite and at least 0")
+        self._require("momentum", 0 <= self.momentum < math.inf, "finite and at least 0")
+        self._require("nesterov", not self.nesterov or self.momentum > 0, "used with a --momentum above 0")
+        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "finite and at least 0")
+        self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
+        self._require("seed", 0 <= self.seed <= LARGEST_SEED, f"from 0 to {LARGEST_SEED}")
+        self._require("hidden", all(width >= 1 for width in self.hidden), "widths of at least 1")
+        self._require("pixel_mean", math.isfinite(self.pixel_mean), "finite")
+        self._require("pixel_std", 0 < self.pixel_std < math.inf, "finite and above 0")
+
+    def _require(self, field: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise UserError(f"--{field.replace('_', '-')} must be {rule}, got {getattr(self, field)}")
+
+    def widths(self, pixels: int, classes: int) -> tuple[int, ...]:
+        """Of all layers, input and output included: (784, 200, 200, 10) for MNIST."""
+        return (pixels, *self.hidden, classes)
+
+    @property
+    def logits_activation(self) -> Literal["relu", "leaky_relu", "none"]:
+        return self.activation if self.last_activation == "same" else "none"
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), default=str, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        values: dict[str, Any] = json.loads(text)
+        for path in ("initial_weights", "run_dir"):
+            values[path] = None if values[path] is None else Path(values[path])
+        return cls(**values | {"hidden": tuple(values["hidden"])})
+
+
+PRESETS = {
+    "relu": Config(
+        preset="relu", activation="relu", initialization="kaiming_normal", pixel_mean=0.1307, pixel_std=0.3081
+    ),
+    "leaky": Config(preset="leaky"),
+}
+"""The tutorial's two programs: the hand-written one and the one on `nn.Module`."""

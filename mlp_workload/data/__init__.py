@@ -1,0 +1,30 @@
+"""Where images come from. Every source ends in the same `Dataset`."""
+
+from mlp_workload.data.dataset import Dataset, Examples
+from mlp_workload.data.idx import load_idx
+from mlp_workload.data.shipped import load_mnist
+from mlp_workload.data.tfds import load_tfds
+from mlp_workload.errors import UserError
+
+__all__ = ["Dataset", "Examples", "check_source", "load"]
+
+
+def check_source(source: str) -> None:
+    """Raises `UserError` where `source` is not of a form that `load` knows."""
+    kind, _, rest = source.partition(":")
+    if source != "mnist" and not (kind in ("idx", "tfds") and rest):
+        raise UserError(f"expected mnist, idx:DIR or tfds:NAME, got {source!r}")
+
+
+def load(source: str) -> Dataset:
+    """The data set that `source` names: "mnist", "idx:DIR" or "tfds:NAME".
+
+    Raises `UserError` where there is no such set, it is damaged, or it is not made of grey images in classes.
+    """
+    check_source(source)
+    kind, _, rest = source.partition(":")
+    if kind == "idx":
+        return load_idx(rest)
+    if kind == "tfds":
+        return load_tfds(rest)
+    return load_mnist()

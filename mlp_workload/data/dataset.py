@@ -1,0 +1,99 @@
+"""What every source of data becomes: grey uint8 images with their labels."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_workload.errors import UserError
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images (n, height, width) uint8, 0 black to 255 white, and their labels (n,) int32."""
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test set over the same classes.
+
+    `source` is the specification that it was loaded from, such as "mnist" or "idx:/data/kmnist"; `class_names[k]`
+    is the name of label k. A label without any example, such as 0 in EMNIST letters, keeps its place.
+
+    Raises `UserError` where the two sets do not fit together: unlike image shapes, no examples, images and labels of
+    unlike number, a label outside the classes, or a class that only one of the two sets contains.
+    """
+
+    source: str
+    train: Examples
+    test: Examples
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name, examples in (("training", self.train), ("test", self.test)):
+            self._check_examples(name, examples)
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            raise UserError(f"{self.source}: training images are {_size(self.train)}, test images {_size(self.test)}")
+        self._check_same_classes()
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def pixels(self) -> int:
+        """Inputs of the network: height times width."""
+        return int(np.prod(self.train.images.shape[1:]))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over shapes, pixels and labels of both sets, in their order."""
+        sha256 = hashlib.sha256()
+        for examples in (self.train, self.test):
+            sha256.update(repr(examples.images.shape).encode())
+            sha256.update(examples.images.tobytes())
+            sha256.update(examples.labels.astype("<i4").tobytes())
+        return sha256.hexdigest()
+
+    def _check_examples(self, name: str, examples: Examples) -> None:
+        images, labels = examples.images, examples.labels
+        if images.ndim != 3 or images.dtype != np.uint8:
+            raise UserError(
+                f"{self.source}: {name} images must be grey uint8 (n, height, width), got {images.dtype} {images.shape}"
+            )
+        if len(images) != len(labels):
+            raise UserError(f"{self.source}: {len(images)} {name} images but {len(labels)} labels")
+        if images.size == 0:
+            raise UserError(f"{self.source}: the {name} set is empty, images {images.shape}")
+        outside = np.flatnonzero((labels < 0) | (labels >= self.classes))
+        if outside.size:
+            first = outside[0]
+            raise UserError(f"{self.source}: {name} label {first} is {labels[first]}, expected 0 to {self.classes - 1}")
+
+    def _check_same_classes(self) -> None:
+        counts = [np.bincount(examples.labels, minlength=self.classes) for examples in (self.train, self.test)]
+        one_sided = np.flatnonzero((counts[0] == 0) != (counts[1] == 0))
+        if one_sided.size:
+            label = one_sided[0]
+            there, absent = ("training", "test") if counts[0][label] else ("test", "training")
+            first = np.flatnonzero((self.train if counts[0][label] else self.test).labels == label)[0]
+            raise UserError(
+                f"{self.source}: label {label} stands in the {there} set (first at {first}) but never in the {absent} "
+                "set; a stray label, or two files that do not belong together"
+            )
+
+
+def _size(examples: Examples) -> str:
+    _, height, width = examples.images.shape
+    return f"{height}x{width}"

@@ -1,0 +1,45 @@
+"""What a run's numbers depend on besides its configuration."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+
+
+def describe_environment(packages: Sequence[str]) -> dict[str, Any]:
+    """Versions of Python and of `packages`, the processor and how much of it is ours, and the source's commit."""
+    return {
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name, which Linux keeps in a file and others answer through `platform`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package lies in, "-dirty" behind it where files were changed; else None."""
+    checkout = Path(__file__).parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,59 @@
+"""Initial weights by named schemes, as NumPy arrays: what each framework's own initialiser must match."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_workload.weights import Parameters
+
+Initialization = Literal["torch_linear", "kaiming_normal", "flax_linear"]
+Layer = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+TRUNCATED_STD = 0.87962566103423978
+"""Standard deviation of a standard normal cut off at +-2; JAX divides by it to keep the variance that it promises."""
+
+
+def initial_parameters(initialization: Initialization, widths: Sequence[int], seed: int) -> Parameters:
+    """The float64 starting weights of an MLP of these widths under neutral names; the same on every machine."""
+    rng = np.random.default_rng(seed)
+    parameters: Parameters = {}
+    for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        weight, bias = SCHEMES[initialization](rng, fan_in, fan_out)
+        parameters[f"layers.{layer}.weight"], parameters[f"layers.{layer}.bias"] = weight, bias
+    return parameters
+
+
+def torch_linear(rng: np.random.Generator, fan_in: int, fan_out: int) -> Layer:
+    """`torch.nn.Linear`'s default: weight (fan_out, fan_in) and bias (fan_out,) uniform in +-1/sqrt(fan_in).
+
+    Torch comes by it through `kaiming_uniform_(a=sqrt(5))`: bound = sqrt(6 / ((1 + a^2) fan_in)).
+    """
+    bound = fan_in**-0.5
+    return rng.uniform(-bound, bound, (fan_out, fan_in)), rng.uniform(-bound, bound, fan_out)
+
+
+def kaiming_normal(rng: np.random.Generator, fan_in: int, fan_out: int) -> Layer:
+    """`torch.nn.init.kaiming_normal_`'s default: normal of variance 2 / fan_in, not truncated; zero biases.
+
+    He et al. 2015, equation 10. `jax.nn.initializers.he_normal` has the same variance but cuts off at 2 deviations.
+    """
+    return rng.normal(0.0, (2 / fan_in) ** 0.5, (fan_out, fan_in)), np.zeros(fan_out)
+
+
+def flax_linear(rng: np.random.Generator, fan_in: int, fan_out: int) -> Layer:
+    """Flax's default for `Linear`, `lecun_normal`: normal of variance 1 / fan_in cut off at +-2 deviations of the
+    uncut normal, rescaled to that variance; zero biases."""
+    normal = rng.normal(size=(fan_out, fan_in))
+    while (outside := np.abs(normal) > 2).any():
+        normal[outside] = rng.normal(size=int(outside.sum()))
+    return normal * fan_in**-0.5 / TRUNCATED_STD, np.zeros(fan_out)
+
+
+SCHEMES: dict[Initialization, Callable[[np.random.Generator, int, int], Layer]] = {
+    "torch_linear": torch_linear,
+    "kaiming_normal": kaiming_normal,
+    "flax_linear": flax_linear,
+}

@@ -1,0 +1,67 @@
+"""What an evaluation says, from sums and counts: never a mean of means."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One pass over a test set of n examples, each counted once.
+
+    `losses` (n,) are cross-entropies in nats without label smoothing, in the run's dtype; `predictions` (n,) the first
+    largest logit; `labels` (n,) the truth; `positive` (classes,) whether a logit, after the last activation, was above
+    0 for at least one example.
+    """
+
+    losses: npt.NDArray[np.floating[Any]]
+    predictions: npt.NDArray[np.integer[Any]]
+    labels: npt.NDArray[np.integer[Any]]
+    positive: npt.NDArray[np.bool_]
+
+    @property
+    def examples(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def correct(self) -> int:
+        return int((self.predictions == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.examples
+
+    @cached_property
+    def loss(self) -> float:
+        """True mean over examples, in nats, summed in float64."""
+        return float(self.losses.sum(dtype=np.float64)) / self.examples
+
+    def article_loss(self, batch_size: int) -> float:
+        """The number that the tutorial prints as "average loss".
+
+        It adds up the batches' mean losses and divides by the number of examples, so that it is the true mean over
+        the batch size where batches are of one size: ten equal logits at batch 200 give ln(10) / 200 = 0.011513.
+        """
+        starts = np.arange(0, self.examples, batch_size)
+        sums = np.add.reduceat(self.losses.astype(np.float64), starts)
+        return float((sums / np.diff(starts, append=self.examples)).sum()) / self.examples
+
+    @cached_property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """(classes, classes): how many examples of the row's label were taken for the column's."""
+        classes = len(self.positive)
+        flat = self.labels.astype(np.int64) * classes + self.predictions
+        return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+
+    @property
+    def lost_classes(self) -> list[int]:
+        """Labels that occur and are never predicted rightly: recall 0."""
+        return np.flatnonzero((self.confusion.sum(axis=1) > 0) & (self.confusion.diagonal() == 0)).tolist()
+
+    @property
+    def never_positive(self) -> list[int]:
+        """Logits that are not above 0 for any example; behind a ReLU they have no gradient left to learn from."""
+        return np.flatnonzero(~self.positive).tolist()

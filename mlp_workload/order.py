@@ -1,0 +1,14 @@
+"""The one batch order that both frameworks follow."""
+
+import numpy as np
+import numpy.typing as npt
+
+
+def epoch_order(seed: int, epoch: int, examples: int) -> npt.NDArray[np.int32]:
+    """A permutation of 0 .. examples-1: the order of the training set in `epoch`, counted from 1.
+
+    It depends on nothing else, so that a resumed run, the other framework and a run on more devices see the same
+    batches: batch i of size b is `order[i * b : (i + 1) * b]`. Like torch's `DataLoader(shuffle=True)` each epoch
+    draws without replacement; the permutations themselves are NumPy's (PCG64), not torch's or JAX's.
+    """
+    return np.random.default_rng([seed, epoch]).permutation(examples).astype(np.int32)

@@ -1,0 +1,1 @@
+"""Where events go. The training loop knows none of these by name."""

@@ -1,0 +1,182 @@
+"""The loop around a trainer: the same events and the same run folder whichever framework does the steps."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset, load
+from mlp_workload.environment import describe_environment
+from mlp_workload.errors import UserError
+from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, Sink, TrainLosses, Warned
+from mlp_workload.metrics import Evaluation
+from mlp_workload.order import epoch_order
+from mlp_workload.run_folder import RunFolder, default_path
+from mlp_workload.sinks.console import Console
+from mlp_workload.sinks.json_lines import JsonLines
+from mlp_workload.weights import Parameters, load_weights, parameter_shapes
+
+T = TypeVar("T")
+
+
+class Trainer(Protocol):
+    """What a framework must provide."""
+
+    @property
+    def framework(self) -> str: ...
+
+    @property
+    def packages(self) -> Sequence[str]:
+        """Whose versions matter; the first is the framework's."""
+
+    @property
+    def device(self) -> str:
+        """ "cpu", or "gpu" with the card's name."""
+
+    def compile(self) -> None:
+        """Makes everything ready, so that the first epoch takes as long as the others."""
+
+    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+        """Trains once over the training set in `order` (n,); the losses (steps,) when all is computed."""
+
+    def evaluate(self) -> Evaluation: ...
+
+    def parameters(self) -> Parameters:
+        """A copy of the weights under neutral names."""
+
+
+MakeTrainer = Callable[[Config, Dataset, Parameters | None], Trainer]
+"""Takes the starting weights, which it copies, or None for the framework's own initialiser. Raises `UserError` where
+the wanted device is not there."""
+
+
+def train(config: Config, make_trainer: MakeTrainer) -> dict[str, Any]:
+    """Trains as `config` says, leaves a run folder, and returns the content of its summary.json.
+
+    Raises `UserError` where the data, the starting weights, the device or the run folder are not to be had; the folder
+    is claimed last, so that none of the others leaves an empty one behind.
+    """
+    start = time.perf_counter()
+    dataset = load(config.dataset)
+    examples = len(dataset.train)
+    if config.batch_size > examples:
+        raise UserError(f"--batch-size must be at most {examples}, the training examples, got {config.batch_size}")
+    initial = None
+    if config.initial_weights is not None:
+        shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
+        initial = load_weights(config.initial_weights.expanduser(), shapes)
+    trainer = make_trainer(config, dataset, initial)
+    folder = RunFolder((config.run_dir or default_path(config, trainer.framework)).expanduser(), config)
+
+    summary: dict[str, Any] = {}
+    sinks: list[Sink] = [JsonLines(folder.events), Console(folder.path)]
+    try:
+        for event in run(config, dataset, trainer, start):
+            if isinstance(event, RunFinished):
+                summary |= event.summary
+                folder.save(summary, trainer.parameters())
+            for sink in sinks:
+                sink.emit(event)
+    finally:
+        for sink in sinks:
+            sink.close()
+    return summary
+
+
+def run(config: Config, dataset: Dataset, trainer: Trainer, start: float) -> Iterator[Event]:
+    """The events of a run, which goes on as they are taken. `start` is when the work began, by `time.perf_counter`."""
+    _, compile_seconds = _timed(trainer.compile)
+    environment = describe_environment(("numpy", *trainer.packages))
+    facts = {
+        "framework": trainer.framework,
+        "framework_version": environment["versions"][trainer.packages[0]],
+        "preset": config.preset,
+        "dataset": config.dataset,
+        "dataset_digest": dataset.digest,
+        "device": trainer.device,
+        "seed": config.seed,
+        "environment": environment,
+    }
+    yield RunStarted(config, facts)
+
+    step, train_seconds, evaluate_seconds = 0, 0.0, 0.0
+    for epoch in range(1, config.epochs + 1):
+        trained = _train_epoch(config, dataset, trainer, epoch, step + 1)
+        yield trained
+        yield from _warn_of_divergence(trained)
+        step += len(trained.losses)
+        train_seconds += trained.seconds
+        evaluated = _evaluate(config, trainer, epoch, step)
+        yield evaluated
+        evaluate_seconds += evaluated.seconds
+    if config.epochs == 0:
+        evaluated = _evaluate(config, trainer, 0, 0)
+        yield evaluated
+        evaluate_seconds = evaluated.seconds
+
+    evaluation = evaluated.evaluation
+    dead_logits = evaluation.never_positive if config.logits_activation == "relu" else []
+    yield from _warn_of_losses(config, dataset, evaluation, dead_logits)
+    yield RunFinished(
+        {
+            **facts,
+            "steps": step,
+            "test_correct": evaluation.correct,
+            "test_examples": evaluation.examples,
+            "test_accuracy": evaluation.accuracy,
+            "test_loss": evaluation.loss,
+            "article_test_loss": evaluated.article_test_loss,
+            "dead_logits": dead_logits,
+            "lost_classes": evaluation.lost_classes,
+            "compile_seconds": compile_seconds,
+            "train_seconds": train_seconds,
+            "evaluate_seconds": evaluate_seconds,
+            "total_seconds": time.perf_counter() - start,
+        }
+    )
+
+
+def _train_epoch(config: Config, dataset: Dataset, trainer: Trainer, epoch: int, first_step: int) -> TrainLosses:
+    order = epoch_order(config.seed, epoch, len(dataset.train))
+    labels_digest = hashlib.sha256(dataset.train.labels[order].tobytes()).hexdigest()
+    losses, seconds = _timed(lambda: trainer.run_epoch(order))
+    return TrainLosses(epoch, first_step, losses, labels_digest, seconds)
+
+
+def _evaluate(config: Config, trainer: Trainer, epoch: int, step: int) -> Evaluated:
+    evaluation, seconds = _timed(trainer.evaluate)
+    return Evaluated(epoch, step, evaluation, evaluation.article_loss(config.batch_size), seconds)
+
+
+def _warn_of_divergence(trained: TrainLosses) -> Iterator[Warned]:
+    broken = np.flatnonzero(~np.isfinite(trained.losses))
+    if broken.size:
+        step, loss = trained.first_step + broken[0], trained.losses[broken[0]]
+        yield Warned(f"the loss is {loss} from step {step} of epoch {trained.epoch}: try a lower --learning-rate")
+
+
+def _warn_of_losses(
+    config: Config, dataset: Dataset, evaluation: Evaluation, dead_logits: Sequence[int]
+) -> Iterator[Warned]:
+    """Warns of classes that the network can't, or doesn't, tell any more."""
+
+    def name(labels: Sequence[int]) -> str:
+        return ", ".join(dataset.class_names[label] for label in labels)
+
+    if dead_logits:
+        yield Warned(
+            f"{len(dead_logits)} dead logits ({name(dead_logits)}): behind the last ReLU they are 0 for every test "
+            "example and get no gradient; --last-activation none cures it"
+        )
+    if config.epochs > 0 and (lost := evaluation.lost_classes):
+        cure = "; --last-activation none cures it" if config.last_activation == "same" else ""
+        yield Warned(f"{len(lost)} lost classes ({name(lost)}): no test example of them is recognised{cure}")
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start

@@ -1,0 +1,73 @@
+"""The neutral names and layouts of parameters, and their safetensors files.
+
+`layers.0.weight` (fan_out, fan_in) and `layers.0.bias` (fan_out,), counted from the input: torch's convention.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from mlp_workload.errors import UserError
+from mlp_workload.files import write_atomically
+
+Array = npt.NDArray[np.floating[Any]]
+Parameters = dict[str, Array]
+
+
+def parameter_shapes(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes, in order from the input, of an MLP of these widths: (784, 200, 200, 10) has three layers."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        shapes[f"layers.{layer}.weight"] = (fan_out, fan_in)
+        shapes[f"layers.{layer}.bias"] = (fan_out,)
+    return shapes
+
+
+def check(parameters: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Raises `UserError`, naming the tensor, where one is missing, extra, misshapen, not floating or not finite."""
+    for problem in _problems(parameters, shapes):
+        raise UserError(f"{source}: {problem}")
+
+
+def _problems(parameters: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    for name in shapes.keys() - parameters.keys():
+        yield f"{name} is missing"
+    for name in parameters.keys() - shapes.keys():
+        yield f"{name} is not a parameter of this model, which has {', '.join(shapes)}"
+    for name, shape in shapes.items():
+        array = parameters[name]
+        if array.shape != shape:
+            yield f"{name} has shape {array.shape}, expected {shape}"
+        if array.dtype not in (np.float32, np.float64):
+            yield f"{name} is {array.dtype}, expected float32 or float64"
+        if not (finite := np.isfinite(array)).all():
+            index = tuple(int(i) for i in np.argwhere(~finite)[0])
+            yield f"{name} holds {array[index]} at {index}"
+
+
+def save_weights(path: Path, parameters: Parameters) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in parameters.items()}))
+
+
+def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Parameters:
+    """Reads a safetensors file that must hold exactly `shapes`, in float32 or float64, all finite.
+
+    Raises `UserError`, naming the file and the tensor, where it does not.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except (SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks, such as bfloat16
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error
+    check(parameters, shapes, str(path))
+    return {name: parameters[name] for name in shapes}

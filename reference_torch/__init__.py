@@ -1,0 +1,1 @@
+"""The MLP in PyTorch, the original that JAX is held against. Never imports jax."""

@@ -1,0 +1,42 @@
+"""Entropy, cross-entropy and KL divergence in torch; definitions as in `mlp_workload.entropy`."""
+
+import torch
+from torch.special import entr, xlogy
+
+from mlp_workload.entropy import NATS_PER_UNIT, Base, check_distribution
+
+
+def entropy(p: torch.Tensor, base: Base = "bits", check: bool = True) -> torch.Tensor:
+    """H(p) = -sum p log p of distributions (..., classes), as (...), in the dtype of p.
+
+    Raises `ValueError` where `check` finds p to be no distribution.
+    """
+    _check(check, p=p)
+    nats: torch.Tensor = entr(p).sum(dim=-1)
+    return nats / NATS_PER_UNIT[base]
+
+
+def cross_entropy(p: torch.Tensor, q: torch.Tensor, base: Base = "bits", check: bool = True) -> torch.Tensor:
+    """H(p, q) = -sum p log q of distributions (..., classes), as (...). Raises as `entropy` does.
+
+    `torch.nn.functional.cross_entropy` takes logits in place of q, and class numbers or probabilities as p behind it.
+    """
+    _check(check, p=p, q=q)
+    nats: torch.Tensor = -xlogy(p, q).sum(dim=-1)
+    return nats / NATS_PER_UNIT[base]
+
+
+def kl_divergence(p: torch.Tensor, q: torch.Tensor, base: Base = "bits", check: bool = True) -> torch.Tensor:
+    """KL(p || q) = sum p log(p / q) of distributions (..., classes), as (...). Raises as `entropy` does.
+
+    `torch.nn.functional.kl_div` takes log q first, then p, and by default averages over every element.
+    """
+    _check(check, p=p, q=q)
+    nats: torch.Tensor = (xlogy(p, p) - xlogy(p, q)).sum(dim=-1)
+    return nats / NATS_PER_UNIT[base]
+
+
+def _check(check: bool, **distributions: torch.Tensor) -> None:
+    if check:
+        for name, values in distributions.items():
+            check_distribution(name, values.detach().double().cpu().numpy())

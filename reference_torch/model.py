@@ -1,0 +1,106 @@
+"""The MLP twice, as the tutorial has it: by hand from plain tensors, and as an `nn.Module`."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mlp_workload.config import Config
+from mlp_workload.initial import TRUNCATED_STD, Initialization
+
+Activation = Literal["relu", "leaky_relu", "none"]
+ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "none": lambda x: x,
+}
+
+
+class HandWritten:
+    """Plain tensors: weights (fan_out, fan_in), biases (fan_out,), x @ w.t() + b, an activation behind each layer.
+
+    Maps (batch, widths[0]) to logits (batch, widths[-1]).
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: Activation,
+        logits_activation: Activation,
+        initialization: Initialization,
+        dtype: torch.dtype,
+    ) -> None:
+        self.weights = [torch.empty(fan_out, fan_in, dtype=dtype) for fan_in, fan_out in pairwise(widths)]
+        self.biases = [torch.empty(fan_out, dtype=dtype) for fan_out in widths[1:]]
+        self.activations = [activation] * (len(widths) - 2) + [logits_activation]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            initialize(initialization, weight, bias)
+        self.to(torch.device("cpu"))
+
+    def to(self, device: torch.device) -> "HandWritten":
+        """Moves the tensors, which start to ask for gradients there."""
+        self.weights = [weight.detach().to(device).requires_grad_() for weight in self.weights]
+        self.biases = [bias.detach().to(device).requires_grad_() for bias in self.biases]
+        return self
+
+    def parameters(self) -> list[torch.Tensor]:
+        """Weight and bias of each layer, from the input on, as `nn.Module.parameters` yields them."""
+        return [tensor for layer in zip(self.weights, self.biases, strict=True) for tensor in layer]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        for weight, bias, activation in zip(self.weights, self.biases, self.activations, strict=True):
+            x = ACTIVATIONS[activation](x @ weight.t() + bias)
+        return x
+
+
+class MLP(nn.Module):
+    """`nn.Linear` layers with an activation behind each; (batch, widths[0]) to logits (batch, widths[-1])."""
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: Activation,
+        logits_activation: Activation,
+        initialization: Initialization,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        modules = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "none": nn.Identity}
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(widths):
+            linear = nn.Linear(fan_in, fan_out, dtype=dtype)
+            initialize(initialization, linear.weight, linear.bias)
+            layers += [linear, modules[activation]()]
+        layers[-1] = modules[logits_activation]()
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)  # type: ignore[no-any-return]
+
+
+def build_model(config: Config, widths: Sequence[int]) -> HandWritten | MLP:
+    """The tutorial's form for each preset: by hand for `relu`, the module for `leaky`. Draws from torch's generator."""
+    form = HandWritten if config.preset == "relu" else MLP
+    dtype = {"float32": torch.float32, "float64": torch.float64}[config.dtype]
+    return form(widths, config.activation, config.logits_activation, config.initialization, dtype)
+
+
+@torch.no_grad()
+def initialize(initialization: Initialization, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Fills weight (fan_out, fan_in) and bias (fan_out,) in place; distributions as `mlp_workload.initial` has them."""
+    fan_in = weight.shape[1]
+    match initialization:
+        case "torch_linear":  # what nn.Linear has done already; by hand, for plain tensors
+            bound = fan_in**-0.5
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+        case "kaiming_normal":
+            nn.init.kaiming_normal_(weight)
+            nn.init.zeros_(bias)
+        case "flax_linear":
+            std = fan_in**-0.5 / TRUNCATED_STD
+            nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+            nn.init.zeros_(bias)

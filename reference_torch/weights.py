@@ -1,0 +1,47 @@
+"""Parameters of the torch models to and from their neutral names, always by copy."""
+
+from collections.abc import Mapping
+
+import torch
+
+from mlp_workload.weights import Parameters, check
+from reference_torch.model import MLP, HandWritten
+
+
+def to_neutral(model: HandWritten | MLP) -> Parameters:
+    """Copies of the model's parameters."""
+    return {
+        name: tensor.detach().cpu().numpy().copy()
+        for name, tensor in zip(_names(model), model.parameters(), strict=True)
+    }
+
+
+@torch.no_grad()
+def load_neutral(model: HandWritten | MLP, parameters: Parameters) -> None:
+    """Sets the model's parameters to copies of `parameters`, in the model's dtype. Names and shapes must fit.
+
+    A copy, because torch updates in place, and a tensor made by `from_numpy` could lie in a JAX array's memory.
+    """
+    for name, tensor in zip(_names(model), model.parameters(), strict=True):
+        tensor.copy_(torch.tensor(parameters[name]))
+
+
+def from_state_dict(model: MLP, state: Mapping[str, torch.Tensor], source: str = "state_dict") -> Parameters:
+    """The parameters in a `state_dict` of such a model, under neutral names.
+
+    Raises `UserError`, by torch's name, where a key is missing, extra, misshapen, not floating or not finite.
+    """
+    keys = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    arrays = {key: tensor.detach().cpu().numpy().copy() for key, tensor in state.items()}
+    check(arrays, keys, source)
+    return dict(zip(_names(model), (arrays[key] for key in keys), strict=True))
+
+
+def to_state_dict(model: MLP, parameters: Parameters) -> dict[str, torch.Tensor]:
+    """A `state_dict` of such a model with copies of `parameters`, in their own dtype."""
+    return {key: torch.tensor(parameters[name]) for key, name in zip(model.state_dict(), _names(model), strict=True)}
+
+
+def _names(model: HandWritten | MLP) -> list[str]:
+    layers = sum(1 for _ in model.parameters()) // 2
+    return [f"layers.{layer}.{kind}" for layer in range(layers) for kind in ("weight", "bias")]
