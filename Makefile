@@ -23,7 +23,7 @@ IS_NEW_ENOUGH := import sys; sys.version_info >= (3, 11) or sys.exit( \
 # $(call install,ENVIRONMENT,EXTRAS) makes the environment, or mends one that was left half-finished, and fills it.
 define install
 	@$(1)/bin/python -m pip --version >/dev/null 2>&1 \
-		|| $(1)/bin/python -m ensurepip >/dev/null 2>&1 \
+		|| $(1)/bin/python -m ensurepip --default-pip >/dev/null 2>&1 \
 		|| { $(PYTHON) -c '$(IS_NEW_ENOUGH)' && $(PYTHON) -m venv $(if $(wildcard $(1)/pyvenv.cfg),--clear) $(1); }
 	$(call PIP_INSTALL,$(1)) --editable '.$(2)'
 endef
@@ -52,7 +52,7 @@ check: $(FULL)  ## lint, format, types, import boundaries
 	$(VENV)/bin/lint-imports --no-logo
 
 clean:  ## back to a fresh clone, but for runs/, which holds your results
-	rm -rf .venv .venv-tensorflow build dist *.egg-info
+	rm -rf .venv .venv-tensorflow build dist
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./runs -prune -o -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,12 +1,12 @@
 """The folder that a run leaves behind."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mlp_workload import strict_json
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import write_atomically
@@ -22,16 +22,21 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
-        with clear_write_errors():
+        with clear_write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             if names := sorted(entry.name for entry in path.iterdir()):
                 holds = "already holds a run" if "config.json" in names else f"is not empty ({', '.join(names[:3])})"
                 raise UserError(f"--run-dir {path} {holds}; name a new or empty folder")
             try:
-                with (path / "config.json").open("x") as file:
-                    file.write(config.to_json())
+                claim = (path / "config.json").open("x", encoding="utf-8")
             except FileExistsError:
                 raise UserError(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
+        try:
+            with clear_write_errors(path / "config.json"), claim:
+                claim.write(config.to_json())
+        except UserError:
+            (path / "config.json").unlink()
+            raise
 
     @property
     def events(self) -> Path:
@@ -39,9 +44,11 @@ class RunFolder:
 
     def save(self, summary: Mapping[str, Any], parameters: Parameters) -> None:
         """Writes the weights, then the summary: where there is a summary, the run is complete."""
-        with clear_write_errors():
-            save_weights(self.path / "weights.safetensors", parameters)
-            write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        weights, summary_json = self.path / "weights.safetensors", self.path / "summary.json"
+        with clear_write_errors(weights):
+            save_weights(weights, parameters)
+        with clear_write_errors(summary_json):
+            write_atomically(summary_json, (strict_json.dumps(summary, indent=2) + "\n").encode())
 
 
 def default_path(config: Config, framework: str) -> Path:
@@ -54,9 +61,9 @@ def default_path(config: Config, framework: str) -> Path:
 
 
 @contextlib.contextmanager
-def clear_write_errors() -> Iterator[None]:
-    """Turns a full disk, a missing permission and their like into a `UserError` that names the file."""
+def clear_write_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk, a missing permission and their like into a `UserError` that names what was being written."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {error.filename or 'the run folder'}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

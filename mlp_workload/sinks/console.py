@@ -1,7 +1,6 @@
 """Events for the person at the terminal: a line per epoch, a progress bar, a closing table."""
 
-import os
-import sys
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,20 @@ from rich.table import Table
 from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
 
 
+class Output(RichConsole):
+    """Standard output, which goes quiet where nobody reads it any more, as behind `| head`; the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
+
+
 class Console:
-    """Prints to standard output; goes quiet where nobody reads it any more, as behind `| head`."""
+    """Prints to standard output."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
-        self._console = RichConsole(highlight=False, soft_wrap=True)
+        self._console = Output(highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("epoch"),
             MofNCompleteColumn(),
@@ -34,16 +41,6 @@ class Console:
         self._train_loss = ""
 
     def emit(self, event: Event) -> None:
-        try:
-            self._print(event)
-        except BrokenPipeError:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, stays open: it replaces standard output
-            self._console.file = sys.stdout
-
-    def close(self) -> None:
-        self._progress.stop()
-
-    def _print(self, event: Event) -> None:
         match event:
             case RunStarted(config, facts):
                 self._console.print(
@@ -64,6 +61,9 @@ class Console:
                 self._progress.stop()
                 self._console.print(_closing_table(summary))
                 self._console.print(f"weights, losses and summary are in {self._run_dir}")
+
+    def close(self) -> None:
+        self._progress.stop()
 
 
 def _closing_table(summary: Mapping[str, Any]) -> Table:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import math
 import re
 import time
 from pathlib import Path
 from typing import Any
 
+from mlp_workload import strict_json
 from mlp_workload.events import Evaluated, Event, RunStarted, TrainLosses
 from mlp_workload.run_folder import clear_write_errors
 
@@ -17,22 +17,18 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with clear_write_errors():
+        with clear_write_errors(path):
             self._file = path.open("x", encoding="utf-8")
 
     def emit(self, event: Event) -> None:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-        line = json.dumps({"event": name, "time": time.time()} | _finite(_fields(event)), allow_nan=False)
-        with clear_write_errors():
-            try:
-                self._file.write(line + "\n")
-                self._file.flush()
-            except OSError as error:
-                error.filename = str(self._path)
-                raise
+        line = strict_json.dumps({"event": name, "time": time.time()} | _fields(event))
+        with clear_write_errors(self._path):
+            self._file.write(line + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        with clear_write_errors():
+        with clear_write_errors(self._path):
             self._file.close()
 
 
@@ -56,14 +52,3 @@ def _fields(event: Event) -> dict[str, Any]:
         case _:
             return dataclasses.asdict(event)
 
-
-def _finite(value: Any) -> Any:
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case _:
-            return value

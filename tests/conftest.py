@@ -1,0 +1,55 @@
+"""What the whole test session shares: strict numerics, the data, and the commands as users run them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from mlp_workload.data import Dataset, Examples, load
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+settings.register_profile("compiling", deadline=None)  # the first call of a JAX function compiles
+settings.load_profile("compiling")
+
+ROOT = Path(__file__).parent.parent
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Dataset:
+    return load("mnist")
+
+
+@pytest.fixture
+def digits() -> Dataset:
+    """A small set, 3 classes of 6x5 pixels in noise, that is learned within a few steps."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 2, (3, 6, 5)) * 200
+
+    def examples(n: int) -> Examples:
+        labels = np.arange(n, dtype=np.int32) % 3
+        return Examples((patterns[labels] + rng.integers(0, 50, (n, 6, 5))).astype(np.uint8), labels)
+
+    return Dataset("digits", examples(103), examples(31), ("a", "b", "c"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs `python -m MODULE ARGUMENT...` in an empty folder; the process's result with its output as text."""
+
+    def run(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | options.pop("env", {})
+        command = [*options.pop("prefix", ()), sys.executable, *options.pop("python", ()), "-m", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=240, **options
+        )
+
+    return run

@@ -1,0 +1,269 @@
+"""The commands as people type them: real processes, real files, real ends."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from safetensors.numpy import save_file
+
+from mlp_workload.config import PRESETS
+from mlp_workload.data.shipped import load_mnist
+from mlp_workload.initial import initial_parameters
+
+TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
+trainer = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
+SHIPPED = Path(load_mnist.__defaults__[0])
+
+
+def assert_one_line(process, message: str) -> None:
+    assert process.returncode == 2, process.stderr
+    assert process.stdout == ""
+    lines = process.stderr.splitlines()
+    assert len(lines) == 1, process.stderr
+    assert re.search(message, lines[0]), lines[0]
+
+
+WRONG = [
+    ("--preset tanh", "error: invalid choice 'tanh' for argument '--preset'"),
+    ("--batch-size 0", "--batch-size must be at least 1, got 0"),
+    ("--batch-size -1", "--batch-size must be at least 1, got -1"),
+    ("--batch-size 70000", "--batch-size must be at most 60000, the training examples, got 70000"),
+    ("--epochs -1", "--epochs must be at least 0, got -1"),
+    ("--learning-rate nan", "--learning-rate must be finite"),
+    ("--dataset idx:empty", "idx:empty: no IDX files there"),
+    ("--dataset idx:nowhere/at/all", "idx:nowhere/at/all: no such folder"),
+    ("--dataset idx:truncated", r"truncated/train-images-idx3-ubyte.gz: damaged gzip file"),
+    ("--dataset tfds:no_such_set", "tfds:no_such_set: "),
+    ("--initial-weights misshapen.safetensors", r"layers.1.bias has shape \(3,\), expected \(200,\)"),
+    ("--initial-weights nothing.safetensors", "nothing.safetensors: .*(No such file|not a readable)"),
+    ("--initial-weights empty", "empty: "),
+    ("--run-dir used", "--run-dir used already holds a run"),
+    ("--run-dir other", r"--run-dir other is not empty \(notes.txt\)"),
+    ("--run-dir file.txt", "cannot write file.txt: "),
+    ("--run-dir file.txt/deeper", "cannot write file.txt"),
+    ("--device gpu", "--device gpu: (JAX|torch) sees none"),
+]
+
+
+@pytest.fixture
+def bad_things(tmp_path):
+    """What the wrong command lines point at."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/config.json").write_text("{}")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine")
+    (tmp_path / "file.txt").write_text("mine")
+    shutil.copytree(SHIPPED, tmp_path / "truncated")
+    with (tmp_path / "truncated/train-images-idx3-ubyte.gz").open("r+b") as file:
+        file.truncate(5_000_000)
+    parameters = initial_parameters("torch_linear", (784, 200, 200, 10), 0)
+    save_file(parameters | {"layers.1.bias": np.zeros(3)}, tmp_path / "misshapen.safetensors")
+    return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@trainer
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[arguments for arguments, _ in WRONG])
+def test_bad_input_ends_in_one_line_and_status_2(trainer, arguments, message, run, bad_things, tmp_path):
+    if arguments == "--device gpu" and shutil.which("nvidia-smi"):
+        pytest.skip("a GPU may be there; this is about a machine without")
+    start = time.monotonic()
+    assert_one_line(run(trainer, *arguments.split(), env={"TFDS_DATA_DIR": str(tmp_path / "empty")}), message)
+    assert time.monotonic() - start < 30
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == bad_things
+
+
+def test_auto_takes_the_cpu_and_says_so(run, tmp_path):
+    for trainer in TRAINERS.values():
+        folder = tmp_path / trainer
+        assert run(trainer, "--epochs", "0", "--run-dir", str(folder)).returncode == 0
+        if not shutil.which("nvidia-smi"):
+            assert json.loads((folder / "summary.json").read_text())["device"] == "cpu"
+
+
+@trainer
+def test_in_a_pipe_there_is_a_line_per_epoch_and_a_closing_table(trainer, run, tmp_path):
+    process = run(trainer, "--epochs", "2", "--seed", "1")
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    assert "\x1b" not in process.stdout
+    assert re.findall(r"^epoch +(\d+) +step +(\d+) .*train loss .*test loss .*accuracy", process.stdout, re.M) == [
+        ("1", "300"),
+        ("2", "600"),
+    ]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert str(Path("runs", folder.name)) in process.stdout
+    correct = json.loads((folder / "summary.json").read_text())["test_correct"]
+    assert f"{correct} of 10000" in process.stdout
+
+
+@trainer
+def test_nobody_reading_does_not_stop_the_run(trainer, tmp_path):
+    """As behind `| head -1`."""
+    command = [sys.executable, "-m", trainer, "--epochs", "2", "--run-dir", "run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=240) == 0
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 600
+
+
+@trainer
+def test_ctrl_c_ends_in_one_line(trainer, tmp_path):
+    command = [sys.executable, "-m", trainer, "--epochs", "1000", "--run-dir", "run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment, text=True
+    ) as process:
+        while not process.stdout.readline().startswith("epoch  1"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert error.splitlines() == [f"python -m {trainer}: interrupted"]
+
+
+@trainer
+def test_a_folder_without_write_permission(trainer, run, tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    # Root may write anywhere, unless it gives up the capability to.
+    drop = ["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override"] if os.geteuid() == 0 else []
+    for target in (folder, folder / "new"):
+        assert_one_line(run(trainer, "--run-dir", str(target), prefix=drop), f"cannot write {folder}.*Permission")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("trainer", "free", "full"),
+    [
+        ("jax_mlp.train", 0, "config.json"),
+        ("jax_mlp.train", 12, "events.jsonl"),
+        ("jax_mlp.train", 100, "weights.safetensors"),
+        ("reference_torch.train", 12, "events.jsonl"),
+    ],
+)
+def test_a_full_disk(trainer, free, full, tmp_path):
+    """A real file system with a few free kilobytes."""
+    script = f"""
+        mount -t tmpfs -o size=300k none {tmp_path} && cd {tmp_path} || exit 99
+        head -c {300 - free}k /dev/zero > filler
+        PYTHONPATH={ROOT} {sys.executable} -m {trainer} --epochs 5 --batch-size 200 --run-dir {tmp_path}/run
+        status=$?
+        echo left:; ls -A run
+        exit $status
+    """
+    user = [] if os.geteuid() == 0 else ["--map-root-user", "--user"]
+    process = subprocess.run(
+        ["unshare", "--mount", *user, "sh", "-c", script], capture_output=True, text=True, timeout=240
+    )
+    assert process.returncode == 2, process.stderr
+    message = f"cannot write {tmp_path}/run/{full}: No space left on device"
+    assert process.stderr == f"python -m {trainer}: error: {message}\n"
+    *_, left = process.stdout.rpartition("left:")
+    assert left.split() == {"config.json": []}.get(full, ["config.json", "events.jsonl"])
+
+
+@trainer
+def test_warnings_and_forks(trainer, tmp_path):
+    """A full epoch with every warning an error; JAX warns of a fork of its threads, so torch's side is watched too."""
+    script = f"""
+import os, runpy, sys
+os.register_at_fork(before=lambda: print("forked", file=sys.stderr))
+sys.argv = ["{trainer}", "--epochs", "1", "--run-dir", "run"]
+runpy.run_module("{trainer}", run_name="__main__")
+"""
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=240,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("form", ["hand-written", "module"])
+def test_the_articles_programs(form, run):
+    process = run("reference_torch.article", form, "--epochs", "1")
+    assert process.returncode == 0, process.stderr
+    assert re.findall(r"^epoch 1, (\d+) of 60000 \(\d+%\): loss \d\.\d{6}$", process.stdout, re.M) == [
+        "0", "20000", "40000"
+    ]  # fmt: skip
+    over_divided, undivided, mean = (
+        float(number)
+        for number in re.findall(r"^  ([\d.]+) (?:over-divided|undivided|true mean)", process.stdout, re.M)
+    )
+    assert over_divided == pytest.approx(undivided / 10_000, abs=1e-6)
+    assert mean == pytest.approx(over_divided * 200, abs=2e-4)
+    accuracy = int(re.search(r"(\d+) of 10000 right", process.stdout)[1]) / 10_000
+    assert accuracy > {"hand-written": 0.7, "module": 0.3}[form]
+
+
+def test_a_wrong_form_of_the_article(run):
+    assert_one_line(run("reference_torch.article", "module2"), "module2")
+    assert_one_line(run("reference_torch.article", "module", "--epochs", "-1"), "--epochs must be at least 0")
+
+
+@pytest.mark.parametrize(("trainer", "missing"), [("jax_mlp.train", "jax"), ("reference_torch.train", "torch")])
+def test_a_missing_framework_is_one_line(trainer, missing, tmp_path):
+    script = f"""
+import runpy, sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{missing}":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())
+sys.argv = ["{trainer}"]
+runpy.run_module("{trainer}", run_name="__main__")
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=240,
+    )  # fmt: skip
+    assert_one_line(process, f"{missing} is not installed: make setup, or pip install")
+
+
+def test_two_runs_at_once_never_share_a_folder(tmp_path):
+    command = [sys.executable, "-m", "jax_mlp.train", "--epochs", "1", "--run-dir", "run"]
+    processes = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    ends = [(process.communicate(timeout=240)[1], process.returncode) for process in processes]
+    assert sorted(status for _, status in ends) == [0, 2, 2]
+    for error, status in ends:
+        assert status == 0 or re.search(r"--run-dir run (already holds a run|is in use)", error)
+    events = [json.loads(line)["event"] for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
+    assert events == ["run_started", "train_losses", "evaluated", "run_finished"] or "warned" in events
+    assert events.count("run_finished") == 1
+
+
+def test_unlike_values_reach_the_step(run, tmp_path):
+    """Flags are more than parsed: a wider network, another optimiser, another last batch."""
+    config = dataclasses.replace(PRESETS["relu"], hidden=(30,))
+    process = run(
+        "jax_mlp.train", "--preset", "relu", "--hidden", "30", "--epochs", "1", "--batch-size", "7000",
+        "--momentum", "0.9", "--nesterov", "--weight-decay", "0.001", "--run-dir", "run",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["steps"] == 9
+    assert config.widths(784, 10) == (784, 30, 10)
+    from safetensors.numpy import load_file
+
+    assert load_file(tmp_path / "run/weights.safetensors")["layers.0.weight"].shape == (30, 784)

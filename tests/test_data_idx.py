@@ -1,0 +1,175 @@
+"""IDX files: the shipped MNIST, folders in the layouts of torchvision and Debian, and damaged ones."""
+
+import gzip
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlp_workload.data import load
+from mlp_workload.data.idx import read_idx
+from mlp_workload.data.shipped import load_mnist
+from mlp_workload.errors import UserError
+
+SHIPPED = Path(load_mnist.__defaults__[0])
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def write_set(folder: Path, prefix: str = "", test: str = "t10k", classes: int = 10) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, n in (("train", 60), (test, 30)):
+        images = np.arange(n * 12).reshape(n, 4, 3)
+        (folder / f"{prefix}{split}-images-idx3-ubyte").write_bytes(idx(images))
+        (folder / f"{prefix}{split}-labels-idx1-ubyte").write_bytes(idx(np.arange(n) % classes))
+
+
+def test_mnist_is_mnist(mnist):
+    assert mnist.train.images.shape == (60_000, 28, 28)
+    assert mnist.test.images.shape == (10_000, 28, 28)
+    assert mnist.train.images.dtype == np.uint8
+    assert mnist.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert np.bincount(mnist.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert mnist.class_names == tuple("0123456789")
+    assert (mnist.pixels, mnist.classes) == (784, 10)
+    # The mean and deviation that the tutorial standardises with.
+    assert round(mnist.train.images.mean() / 255, 4) == 0.1307
+    assert round(mnist.train.images.std() / 255, 4) == 0.3081
+
+
+@pytest.mark.parametrize("where", [0, 9, 400, -5])
+@pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "train-labels-idx1-ubyte"])
+def test_one_flipped_byte_of_mnist_is_refused(where, name, tmp_path):
+    """Of the content, recompressed, so that gzip's own sum can't find it."""
+    for path in SHIPPED.glob("*.gz"):
+        shutil.copy(path, tmp_path)
+    content = bytearray(gzip.decompress((tmp_path / f"{name}.gz").read_bytes()))
+    content[where] ^= 1
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(bytes(content), 1))
+    with pytest.raises(UserError, match=rf"{name}\.gz: .*expected|{name}\.gz: its header"):
+        load_mnist(tmp_path)
+
+
+def test_the_shipped_files_as_a_folder_are_the_same_data(mnist):
+    dataset = load(f"idx:{SHIPPED}")
+    assert dataset.digest == mnist.digest
+    assert dataset.class_names == mnist.class_names
+
+
+@pytest.mark.parametrize("layout", ["", "raw", "MNIST/raw"])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("dot", [False, True])
+def test_layouts(layout, ending, dot, tmp_path):
+    folder = tmp_path / layout
+    write_set(folder)
+    for path in list(folder.iterdir()):
+        name = path.name.replace("-idx", ".idx") if dot else path.name
+        content = path.read_bytes()
+        path.unlink()
+        (folder / (name + ending)).write_bytes(gzip.compress(content) if ending else content)
+    dataset = load(f"idx:{tmp_path}")
+    assert dataset.train.images.shape == (60, 4, 3)
+    assert dataset.train.images[59, 3, 2] == (60 * 12 - 1) % 256
+    assert dataset.test.labels.tolist() == [i % 10 for i in range(30)]
+    assert dataset.classes == 10
+    assert dataset.pixels == 12
+
+
+def test_torchvisions_folder_holds_both_raw_and_gz(tmp_path):
+    write_set(tmp_path)
+    for path in list(tmp_path.iterdir()):
+        Path(f"{path}.gz").write_bytes(b"not looked at")
+    assert load(f"idx:{tmp_path}").classes == 10
+
+
+def test_several_sets_in_one_folder_are_told_apart_by_prefix(tmp_path):
+    write_set(tmp_path / "EMNIST/raw", "emnist-letters-", "test", classes=26)
+    write_set(tmp_path / "EMNIST/raw", "emnist-digits-", "test")
+    with pytest.raises(UserError, match=r"several data sets.*name one: idx:.*emnist-digits, idx:.*emnist-letters"):
+        load(f"idx:{tmp_path}")
+    assert load(f"idx:{tmp_path}/EMNIST/raw/emnist-letters").classes == 26
+    with pytest.raises(UserError, match="no IDX files there"):
+        load(f"idx:{tmp_path}/EMNIST/raw/emnist-letter")
+
+
+def test_labels_from_1_keep_their_numbers(tmp_path):
+    """As in EMNIST letters, whose labels are 1 .. 26."""
+    write_set(tmp_path)
+    for split, n in (("train", 60), ("t10k", 30)):
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(idx(np.arange(n) % 26 + 1))
+    assert load(f"idx:{tmp_path}").class_names == tuple(map(str, range(27)))
+
+
+def broken_sets():
+    good = np.arange(30) % 10
+
+    def at(value):
+        labels = good.copy()
+        labels[7] = value
+        return idx(labels)
+
+    compressed = gzip.compress(idx(good), mtime=0)
+    flipped = bytearray(compressed)
+    flipped[-12] ^= 1
+    name = "t10k-labels-idx1-ubyte"
+    yield name, None, "test labels missing"
+    yield name, b"", f"{name}: 0 bytes, too short"
+    yield name, idx(good)[:-1], f"{name}: its header promises 30 = 30 bytes, the file holds only 29"
+    yield name, idx(good) + b"\0", f"{name}: its header promises 30 = 30 bytes, the file holds more"
+    yield name, b"\0\0\x0d\x01" + idx(good)[4:], f"{name}: starts with 00 00 0d 01, expected 00 00 08 01"
+    yield name, idx(good.reshape(5, 6)), f"{name}: starts with 00 00 08 02, expected 00 00 08 01"
+    yield name, b"<!DOCTYPE html>", f"{name}: starts with 3c 21 44 4f"
+    yield name, idx(good[:29]), "30 test images but 29 labels"
+    yield name, at(10), "test label 7 is 10, expected 0 to 9"
+    yield name, idx(np.where(good == 9, 0, good)), "label 9 stands in the training set .* never in the test set"
+    yield name, compressed[:-9], f"{name}: damaged gzip"
+    yield name, bytes(flipped), f"{name}: damaged gzip"
+    yield name, compressed[:6], f"{name}: damaged gzip"
+    yield "train-labels-idx1-ubyte", idx(np.append(np.arange(59) % 10, 10)), "label 10 stands in the training set"
+    yield "t10k-images-idx3-ubyte", idx(np.zeros((30, 3, 4))), "training images are 4x3, test images 3x4"
+    yield "t10k-images-idx3-ubyte", idx(np.zeros((0, 4, 3))), "0 test images but 30 labels"
+    yield "train-images-idx3-ubyte", idx(np.zeros((60, 0, 3))), "the training set is empty"
+    huge = struct.pack(">HBB3I", 0, 8, 3, 2**20, 2**10, 2**10)
+    yield "train-images-idx3-ubyte", huge + b"\0" * 100, "promises 1048576 x 1024 x 1024 = 1099511627776 bytes, more"
+    yield "train-images-idx3-ubyte", gzip.compress(huge + b"\0" * 100), "= 1099511627776 bytes, more"
+    most = struct.pack(">HBB3I", 0, 8, 3, *[2**32 - 1] * 3)
+    yield "train-images-idx3-ubyte", most, "more than the file can hold"
+
+
+@pytest.mark.parametrize(("name", "content", "message"), list(broken_sets()))
+def test_a_broken_set_is_refused(name, content, message, tmp_path):
+    write_set(tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load(f"idx:{tmp_path}")
+
+
+def test_a_bomb_is_refused_before_it_unpacks(tmp_path):
+    """2 GiB of zeros behind an honest header are read by pieces; what the header leaves out is not unpacked."""
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(idx(np.zeros(1)) + b"\0" * 2**27, 1))
+    with pytest.raises(UserError, match="promises 1 = 1 bytes, the file holds more"):
+        read_idx(path, 1)
+
+
+def test_no_folder_and_an_empty_one(tmp_path):
+    with pytest.raises(UserError, match="no IDX files there"):
+        load(f"idx:{tmp_path}")
+    with pytest.raises(UserError, match="no such folder"):
+        load(f"idx:{tmp_path}/a/b")
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+def test_fashion_mnist_as_debian_ships_it():
+    dataset = load(f"idx:{FASHION}")
+    assert dataset.train.images.shape == (60_000, 28, 28)
+    assert np.bincount(dataset.test.labels).tolist() == [1000] * 10
+    assert dataset.train.labels[:5].tolist() == [9, 0, 0, 3, 0]

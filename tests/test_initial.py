@@ -1,0 +1,107 @@
+"""Initial weights: the schemes' known moments, and each framework's own initialiser against them."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from tolerances import INITIAL_STD, SAME_DISTRIBUTION
+
+import jax_mlp.model
+import jax_mlp.weights
+import reference_torch.model
+import reference_torch.weights
+from mlp_workload.config import Config
+from mlp_workload.initial import SCHEMES, initial_parameters
+
+WIDTHS = (784, 200, 200, 10)
+
+
+def numpy_side(initialization, seed):
+    return initial_parameters(initialization, WIDTHS, seed)
+
+
+def jax_side(initialization, seed):
+    config = Config(initialization=initialization, seed=seed, dtype="float64")
+    return jax_mlp.weights.to_neutral(jax_mlp.model.nnx.state(jax_mlp.model.build_model(config, WIDTHS)))
+
+
+def torch_side(form):
+    def draw(initialization, seed):
+        import torch
+
+        torch.manual_seed(seed)
+        config = Config(preset=form, initialization=initialization, dtype="float64")
+        return reference_torch.weights.to_neutral(reference_torch.model.build_model(config, WIDTHS))
+
+    return draw
+
+
+SIDES = {
+    "numpy": numpy_side,
+    "jax": jax_side,
+    "torch hand-written": torch_side("relu"),
+    "torch module": torch_side("leaky"),
+}
+side = pytest.mark.parametrize("side", SIDES)
+
+
+@side
+def test_torch_linear(side):
+    parameters = SIDES[side]("torch_linear", 0)
+    weight, bias = parameters["layers.0.weight"], parameters["layers.0.bias"]
+    assert weight.std() == pytest.approx(0.02062, rel=INITIAL_STD)
+    assert 0.035 < np.abs(weight).max() <= 784**-0.5
+    assert 0.034 < np.abs(bias).max() <= 784**-0.5
+
+
+@side
+def test_kaiming_normal_is_not_truncated(side):
+    parameters = SIDES[side]("kaiming_normal", 0)
+    weight, bias = parameters["layers.0.weight"], parameters["layers.0.bias"]
+    assert weight.std() == pytest.approx(0.05051, rel=INITIAL_STD)
+    expected = weight.size * 2 * stats.norm.sf(0.11484 / (2 / 784) ** 0.5)
+    assert expected == pytest.approx(3604, abs=1)
+    assert (np.abs(weight) > 0.11484).sum() == pytest.approx(expected, abs=180)
+    assert (bias == 0).all()
+
+
+@side
+def test_flax_linear_is_truncated(side):
+    parameters = SIDES[side]("flax_linear", 0)
+    weight, bias = parameters["layers.0.weight"], parameters["layers.0.bias"]
+    assert weight.std() == pytest.approx(784**-0.5, rel=INITIAL_STD)
+    assert np.abs(weight).max() <= 2 * 784**-0.5 / 0.8796256
+    assert (bias == 0).all()
+
+
+@pytest.mark.parametrize("side", list(SIDES)[1:])
+@pytest.mark.parametrize("initialization", SCHEMES)
+def test_each_framework_draws_from_the_same_distribution(side, initialization):
+    native, ours = SIDES[side](initialization, 1), numpy_side(initialization, 2)
+    assert {name: array.shape for name, array in native.items()} == {name: array.shape for name, array in ours.items()}
+    for name, array in native.items():
+        assert stats.ks_2samp(array.ravel(), ours[name].ravel()).pvalue > SAME_DISTRIBUTION, name
+
+
+@side
+def test_the_seed_decides(side):
+    one, again, other = (SIDES[side]("torch_linear", seed) for seed in (5, 5, 6))
+    for name, array in one.items():
+        assert array.tobytes() == again[name].tobytes()
+        assert array.tobytes() != other[name].tobytes()
+
+
+def test_flax_linear_is_what_flax_does_by_itself():
+    from flax import nnx
+
+    default = nnx.Linear(784, 200, rngs=nnx.Rngs(0))
+    ours = nnx.Linear(784, 200, kernel_init=jax_mlp.model.kernel_init("flax_linear"), rngs=nnx.Rngs(0))
+    assert (default.kernel[...] == ours.kernel[...]).all()
+
+
+def test_torch_linear_is_what_torch_does_by_itself():
+    import torch
+
+    torch.manual_seed(0)
+    default = torch.nn.Linear(784, 200).weight.detach().numpy().ravel()
+    ours = numpy_side("torch_linear", 0)["layers.0.weight"].ravel()
+    assert stats.ks_2samp(default, ours).pvalue > SAME_DISTRIBUTION

@@ -1,0 +1,69 @@
+"""Cross-entropy of logits in both frameworks, and what the tutorial makes of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from numpy_mlp import forward_backward
+from tolerances import ENTROPY, PRINTED
+
+import jax_mlp.loss
+import reference_torch.loss
+from mlp_workload.metrics import Evaluation
+
+SIDES = {"jax": (jax_mlp.loss.cross_entropy, jnp.asarray), "torch": (reference_torch.loss.cross_entropy, torch.tensor)}
+side = pytest.mark.parametrize("side", SIDES)
+
+
+@side
+@pytest.mark.parametrize(("smoothing", "expected"), [(0.0, 0.417030), (0.1, 0.513697)])
+def test_three_logits(side, smoothing, expected):
+    cross_entropy, array = SIDES[side]
+    loss = cross_entropy(array(np.array([[2.0, 1.0, 0.1]])), array(np.array([0])), smoothing)
+    PRINTED.assert_close(loss.mean, expected)
+
+
+@side
+@pytest.mark.parametrize("label", [10, -1])
+def test_a_label_outside_the_classes_is_an_error(side, label):
+    cross_entropy, array = SIDES[side]
+    with pytest.raises((ValueError, IndexError)):
+        cross_entropy(array(np.zeros((2, 10))), array(np.array([3, label])))
+
+
+@side
+def test_equal_logits(side):
+    cross_entropy, array = SIDES[side]
+    labels = np.arange(1000) % 10
+    losses = np.asarray(cross_entropy(array(np.zeros((1000, 10))), array(labels)).per_example)
+    evaluation = Evaluation(losses, np.zeros(1000, int), labels, np.zeros(10, bool))
+    PRINTED.assert_close(evaluation.loss, 2.302585)
+    PRINTED.assert_close(evaluation.article_loss(200), 0.011513)
+
+
+@side
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_sum_count_mean_and_examples_match_numpy(side, smoothing, dtype):
+    cross_entropy, array = SIDES[side]
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (37, 10)), rng.integers(0, 10, 37)
+    parameters = {"layers.0.weight": np.eye(10), "layers.0.bias": np.zeros(10)}
+    _, expected, _ = forward_backward(parameters, ["none"], logits, labels, smoothing)
+    loss = cross_entropy(array(logits.astype(dtype)), array(labels), smoothing)
+    assert loss.per_example.shape == (37,)
+    assert loss.count == 37
+    ENTROPY[dtype].assert_close(loss.mean, expected)
+    ENTROPY[dtype].assert_close(loss.sum, 37 * expected)
+
+
+def test_huge_logits_stay_finite_in_both():
+    logits, labels = np.array([[1e4, 0.0, -1e4]]), np.array([1])
+    assert float(jax_mlp.loss.cross_entropy(jnp.asarray(logits), jnp.asarray(labels)).mean) == 1e4
+    assert float(reference_torch.loss.cross_entropy(torch.tensor(logits), torch.tensor(labels)).mean) == 1e4
+
+
+def test_the_check_of_labels_does_not_stop_jit():
+    loss = jax.jit(lambda logits, labels: jax_mlp.loss.cross_entropy(logits, labels).mean)
+    PRINTED.assert_close(loss(jnp.zeros((4, 10)), jnp.arange(4)), 2.302585)

@@ -1,0 +1,269 @@
+"""Whole runs of both trainers, in this process."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy_mlp import forward_backward
+from tolerances import FORWARD_BACKWARD, RUN_FLOAT64
+
+import jax_mlp.train
+import jax_mlp.trainer
+import reference_torch.train
+import reference_torch.trainer
+from mlp_workload import training
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.data import Dataset, Examples
+from mlp_workload.errors import UserError
+from mlp_workload.events import Evaluated, RunFinished, TrainLosses, Warned
+from mlp_workload.initial import initial_parameters
+from mlp_workload.order import epoch_order
+from mlp_workload.weights import load_weights, parameter_shapes, save_weights
+
+TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
+TRAINER = {"jax": jax_mlp.trainer.Trainer, "torch": reference_torch.trainer.Trainer}
+side = pytest.mark.parametrize("side", TRAIN)
+preset = pytest.mark.parametrize("preset", PRESETS)
+MNIST_SHAPES = parameter_shapes((784, 200, 200, 10))
+
+
+def events_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+@preset
+def test_the_same_start_and_batches_in_float64_give_the_same_result(preset, tmp_path):
+    start = tmp_path / "start.safetensors"
+    save_weights(start, initial_parameters(PRESETS[preset].initialization, (784, 200, 200, 10), seed=3))
+    config = dataclasses.replace(PRESETS[preset], epochs=2, seed=3, dtype="float64", initial_weights=start)
+    jax, torch = (train(dataclasses.replace(config, run_dir=tmp_path / name)) for name, train in TRAIN.items())
+    assert jax["test_correct"] == torch["test_correct"]
+    RUN_FLOAT64.assert_close(jax["test_loss"], torch["test_loss"])
+    RUN_FLOAT64.assert_close(jax["article_test_loss"], torch["article_test_loss"])
+
+    jax_events, torch_events = (events_of(tmp_path / name) for name in TRAIN)
+    assert [event["event"] for event in jax_events] == [event["event"] for event in torch_events]
+    for one, other in zip(jax_events, torch_events, strict=True):
+        if one["event"] == "train_losses":
+            assert one["labels_digest"] == other["labels_digest"]
+            RUN_FLOAT64.assert_close(one["losses"], other["losses"])
+    for name in TRAIN:
+        weights = load_weights(tmp_path / name / "weights.safetensors", MNIST_SHAPES)
+        assert {array.dtype.name for array in weights.values()} == {"float64"}
+
+
+@side
+def test_a_run_folder_tells_the_whole_run(side, mnist, tmp_path):
+    config = dataclasses.replace(PRESETS["leaky"], epochs=2, batch_size=7000, seed=4, run_dir=tmp_path / "run")
+    summary = TRAIN[side](config)
+    assert sorted(path.name for path in config.run_dir.iterdir()) == [
+        "config.json", "events.jsonl", "summary.json", "weights.safetensors"
+    ]  # fmt: skip
+    assert Config.from_json((config.run_dir / "config.json").read_text()) == config
+    assert json.loads((config.run_dir / "summary.json").read_text()) == summary
+    assert summary.keys() >= {
+        "framework", "framework_version", "preset", "dataset", "device", "seed", "steps", "test_correct",
+        "test_examples", "test_accuracy", "test_loss", "article_test_loss", "dead_logits", "compile_seconds",
+        "train_seconds", "evaluate_seconds", "total_seconds", "environment",
+    }  # fmt: skip
+    assert (summary["framework"], summary["device"], summary["test_examples"]) == (side, "cpu", 10_000)
+    assert summary["steps"] == 18, "60,000 examples are 8 batches of 7,000 and one of 4,000"
+
+    events = events_of(config.run_dir)
+    assert events[0]["config"] == json.loads(config.to_json())
+    losses = [event for event in events if event["event"] == "train_losses"]
+    assert [(event["epoch"], event["first_step"], len(event["losses"])) for event in losses] == [(1, 1, 9), (2, 10, 9)]
+    for event in losses:
+        order = epoch_order(4, event["epoch"], 60_000)
+        assert event["labels_digest"] == hashlib.sha256(mnist.train.labels[order].tobytes()).hexdigest()
+    assert losses[0]["labels_digest"] != losses[1]["labels_digest"]
+    evaluations = [event for event in events if event["event"] == "evaluated"]
+    assert [event["step"] for event in evaluations] == [9, 18]
+    assert evaluations[-1]["test_correct"] == summary["test_correct"]
+    assert events[-1] == {"event": "run_finished", "time": events[-1]["time"], "summary": summary}
+
+
+@side
+@preset
+@pytest.mark.parametrize("optimizer", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}])
+def test_an_epoch_is_what_numpy_says(side, preset, optimizer, digits):
+    """Batch order, the smaller last batch, normalisation, label smoothing, gradients, updates, evaluation."""
+    config = Config(
+        **PRESETS[preset].__dict__
+        | {"hidden": (8,), "batch_size": 20, "dtype": "float64", "learning_rate": 0.1, "label_smoothing": 0.1}
+        | optimizer
+    )
+    parameters = initial_parameters("torch_linear", config.widths(digits.pixels, digits.classes), seed=0)
+    trainer = TRAINER[side](config, digits, parameters)
+    trainer.compile()
+    orders = [epoch_order(0, epoch, 103) for epoch in (1, 2)]
+    losses = np.concatenate([trainer.run_epoch(order) for order in orders])
+    evaluation = trainer.evaluate()
+
+    def inputs(examples):
+        return (examples.images.reshape(len(examples), -1) / 255 - config.pixel_mean) / config.pixel_std
+
+    activations = [config.activation, config.logits_activation]
+    expected, velocity = [], {name: np.zeros_like(array) for name, array in parameters.items()}
+    for batch in (order[i : i + 20] for order in orders for i in range(0, 103, 20)):
+        x, labels = inputs(digits.train)[batch], digits.train.labels[batch]
+        _, loss, gradients = forward_backward(parameters, activations, x, labels, 0.1)
+        expected.append(loss)
+        for name, gradient in gradients.items():
+            gradient = gradient + config.weight_decay * parameters[name]
+            velocity[name] = config.momentum * velocity[name] + gradient
+            step = gradient + config.momentum * velocity[name] if config.nesterov else velocity[name]
+            parameters[name] = parameters[name] - 0.1 * step
+    FORWARD_BACKWARD["float64"].assert_close(losses, expected)
+    for name, array in trainer.parameters().items():
+        FORWARD_BACKWARD["float64"].assert_close(array, parameters[name])
+    logits, test_loss, _ = forward_backward(parameters, activations, inputs(digits.test), digits.test.labels)
+    FORWARD_BACKWARD["float64"].assert_close(evaluation.loss, test_loss)
+    assert (evaluation.predictions == logits.argmax(axis=1)).all()
+    assert (evaluation.positive == (logits > 0).any(axis=0)).all()
+
+
+@side
+def test_evaluation_counts_every_example_once_whatever_the_chunk(side, mnist):
+    """10,000 examples go in chunks of 2,000; 4,567 leave a smaller last one."""
+    part = Dataset("part", mnist.train, Examples(mnist.test.images[:4567], mnist.test.labels[:4567]), mnist.class_names)
+    config = PRESETS["relu"]
+    whole, some = (TRAINER[side](config, dataset, None).evaluate() for dataset in (mnist, part))
+    assert (whole.examples, some.examples) == (10_000, 4567)
+    assert len(whole.losses) == len(whole.predictions) == 10_000
+    assert (some.predictions == whole.predictions[:4567]).mean() > 0.999
+    FORWARD_BACKWARD["float32"].assert_close(some.losses, whole.losses[:4567])
+
+
+@side
+@preset
+def test_two_runs_with_one_seed_are_byte_identical(side, preset, tmp_path):
+    runs = []
+    for number in (1, 2):
+        config = dataclasses.replace(PRESETS[preset], epochs=1, seed=11, run_dir=tmp_path / str(number))
+        TRAIN[side](config)
+        losses = [event["losses"] for event in events_of(config.run_dir) if event["event"] == "train_losses"]
+        runs.append(((config.run_dir / "weights.safetensors").read_bytes(), losses))
+    assert runs[0] == runs[1]
+
+
+@side
+@preset
+def test_float64_is_float64_everywhere(side, preset, digits):
+    config = dataclasses.replace(PRESETS[preset], dtype="float64", hidden=(4,), batch_size=10)
+    trainer = TRAINER[side](config, digits, None)
+    trainer.compile()
+    assert trainer.run_epoch(epoch_order(0, 1, 103)).dtype == np.float64
+    assert trainer.evaluate().losses.dtype == np.float64
+    assert {array.dtype.name for array in trainer.parameters().values()} == {"float64"}
+
+
+def run_events(side: str, config: Config, dataset: Dataset, parameters=None) -> list:
+    return list(training.run(config, dataset, TRAINER[side](config, dataset, parameters), start=0.0))
+
+
+@side
+def test_dead_logits_are_named_with_the_cure(side, mnist):
+    config = dataclasses.replace(PRESETS["relu"], epochs=1)
+    parameters = initial_parameters(config.initialization, (784, 200, 200, 10), seed=0)
+    parameters["layers.2.bias"] -= 100
+    events = run_events(side, config, mnist, parameters)
+    (losses,) = [event.losses for event in events if isinstance(event, TrainLosses)]
+    assert np.round(losses, 6).tolist() == [np.float32(2.302585)] * 300
+    messages = [event.message for event in events if isinstance(event, Warned)]
+    assert messages[0].startswith("10 dead logits (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)")
+    assert messages[1].startswith("9 lost classes (1, 2, 3, 4, 5, 6, 7, 8, 9)")
+    assert all("--last-activation none" in message for message in messages)
+    (evaluated,) = [event for event in events if isinstance(event, Evaluated)]
+    assert round(evaluated.article_test_loss, 6) == 0.011513
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].summary["dead_logits"] == list(range(10))
+
+
+@side
+@pytest.mark.parametrize("last_activation", ["same", "none"])
+def test_a_lost_class_is_named(side, last_activation, digits):
+    """A bias so low that class "b" is never predicted; a leaky logit is not dead, but lost all the same."""
+    config = Config(hidden=(), epochs=1, learning_rate=0.0, last_activation=last_activation)
+    config = dataclasses.replace(config, batch_size=10)
+    parameters = {"layers.0.weight": np.zeros((3, 30)), "layers.0.bias": np.array([0.0, -1e4, 0.0])}
+    events = run_events(side, config, digits, parameters)
+    (message,) = [event.message for event in events if isinstance(event, Warned)]
+    assert message.startswith("2 lost classes (b, c)")
+    assert ("--last-activation none" in message) == (last_activation == "same")
+    assert events[-1].summary["dead_logits"] == []
+    assert events[-1].summary["lost_classes"] == [1, 2]
+
+
+@side
+def test_a_healthy_run_does_not_warn(side, digits):
+    config = Config(hidden=(16,), epochs=20, batch_size=10, learning_rate=0.1, last_activation="none")
+    events = run_events(side, config, digits)
+    assert not [event for event in events if isinstance(event, Warned)]
+    assert events[-1].summary["test_accuracy"] == 1
+
+
+@side
+def test_a_diverging_run_says_where(side, tmp_path):
+    config = dataclasses.replace(
+        PRESETS["relu"], epochs=1, learning_rate=1e6, last_activation="none", run_dir=tmp_path / "run"
+    )
+    TRAIN[side](config)
+
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    lines = (config.run_dir / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line, parse_constant=no_constant) for line in lines]
+    json.loads((config.run_dir / "summary.json").read_text(), parse_constant=no_constant)
+    losses = next(event["losses"] for event in events if event["event"] == "train_losses")
+    (warning,) = [event["message"] for event in events if "the loss is" in event.get("message", "")]
+    assert f"from step {losses.index(None) + 1} of epoch 1: try a lower --learning-rate" in warning
+
+
+@side
+def test_no_epochs_saves_the_start(side, tmp_path):
+    start = tmp_path / "start.safetensors"
+    parameters = initial_parameters("torch_linear", (784, 200, 200, 10), seed=3)
+    save_weights(start, {name: array.astype(np.float32) for name, array in parameters.items()})
+    summary = TRAIN[side](Config(epochs=0, initial_weights=start, run_dir=tmp_path / "run"))
+    assert (tmp_path / "run/weights.safetensors").read_bytes() == start.read_bytes()
+    assert (summary["steps"], summary["train_seconds"]) == (0, 0)
+
+
+def test_one_torch_step_never_changes_jax_arrays(digits):
+    """JAX hands NumPy a view of its memory; torch, which updates in place, must have copied it. 50 steps."""
+    import jax.numpy as jnp
+
+    config = Config(hidden=(8,), batch_size=10, dtype="float64", learning_rate=0.5)
+    parameters = initial_parameters("torch_linear", config.widths(digits.pixels, digits.classes), seed=0)
+    shared = {name: jnp.array(array) for name, array in parameters.items()}
+    before = {name: np.asarray(array).tobytes() for name, array in shared.items()}
+    views = {name: np.asarray(array) for name, array in shared.items()}
+    jax_trainer = TRAINER["jax"](config, digits, views)
+    torch_trainer = TRAINER["torch"](config, digits, jax_trainer.parameters() | views)
+    for _ in range(50):
+        torch_trainer.run_epoch(np.arange(10, dtype=np.int32))
+        assert {name: np.asarray(array).tobytes() for name, array in shared.items()} == before
+    assert torch_trainer.parameters()["layers.0.weight"].tobytes() != before["layers.0.weight"]
+    for name, array in jax_trainer.parameters().items():
+        assert array.tobytes() == before[name]
+
+
+@side
+def test_what_a_trainer_hands_out_does_not_change_any_more(side, digits):
+    trainer = TRAINER[side](Config(hidden=(8,), batch_size=10, learning_rate=0.5), digits, None)
+    handed_out = trainer.parameters()
+    before = {name: array.tobytes() for name, array in handed_out.items()}
+    trainer.run_epoch(epoch_order(0, 1, 103))
+    assert {name: array.tobytes() for name, array in handed_out.items()} == before
+
+
+@side
+def test_a_batch_larger_than_the_training_set_is_refused(side, tmp_path):
+    with pytest.raises(UserError, match="--batch-size must be at most 60000, the training examples, got 70000"):
+        TRAIN[side](Config(batch_size=70_000, run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
