@@ -51,4 +51,3 @@ def _fields(event: Event) -> dict[str, Any]:
             }
         case _:
             return dataclasses.asdict(event)
-

@@ -1,0 +1,119 @@
+"""The arrows between the packages point one way, and neither framework is needed to run the other's half."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+JAX = ("flax", "jax", "jaxlib", "optax")
+TORCH = ("torch",)
+
+# Imports every module of a package in a process where some packages seem not to be installed.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+
+package, *blocked = sys.argv[1:]
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r} (blocked by the test)", name=name)
+
+sys.meta_path.insert(0, Blocker())
+modules = [package]
+for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+        modules.append(module.name)
+print(*modules)
+"""
+
+
+def import_all(package, blocked, directory=ROOT):
+    """Runs IMPORT_ALL with `directory` as the place to import from."""
+    return subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, package, *blocked], cwd=directory, capture_output=True, text=True
+    )
+
+
+def lint_imports(directory):
+    command = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run([sys.executable, "-c", command, "--no-cache"], cwd=directory, capture_output=True, text=True)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the packages, to break."""
+    for package in ("jax_mlp", "mlp_workload", "reference_torch"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("mnist", "__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def plant(file, line):
+    file.write_text(file.read_text() + f"\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("package", "blocked"),
+    [
+        ("jax_mlp", (*TORCH, "reference_torch")),
+        ("reference_torch", (*JAX, "jax_mlp")),
+        ("mlp_workload", (*JAX, *TORCH, "jax_mlp", "reference_torch")),
+    ],
+)
+def test_every_module_imports_without_the_other_framework(package, blocked, copy):
+    result = import_all(package, blocked)
+    assert result.returncode == 0, result.stderr
+    files = sorted(path for path in (ROOT / package).rglob("*.py") if path.name != "__main__.py")
+    assert len(result.stdout.split()) == len(files)
+
+    # The same process does stop at an import of what is blocked, in the last of the modules.
+    plant(copy / files[-1].relative_to(ROOT), f"import {blocked[0]}")
+    result = import_all(package, blocked, copy)
+    assert result.returncode == 1
+    assert f"No module named {blocked[0]!r} (blocked by the test)" in result.stderr
+
+
+def test_lint_imports_accepts_the_packages(copy):
+    result = lint_imports(copy)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "3 kept, 0 broken" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("jax_mlp/model.py", "import torch", "jax_mlp never imports torch"),
+        ("jax_mlp/model.py", "import reference_torch.model", "jax_mlp never imports torch"),
+        ("reference_torch/model.py", "from jax import numpy", "reference_torch never imports jax"),
+        ("reference_torch/model.py", "def later():\n    import jax_mlp", "reference_torch never imports jax"),
+        ("mlp_workload/config.py", "import torch", "mlp_workload imports neither framework"),
+        ("mlp_workload/config.py", "import optax", "mlp_workload imports neither framework"),
+        ("mlp_workload/config.py", "from jax_mlp import model", "mlp_workload imports neither framework"),
+    ],
+)
+def test_lint_imports_rejects_a_planted_import(file, line, contract, copy):
+    plant(copy / file, line)
+    result = lint_imports(copy)
+    assert result.returncode == 1
+    assert f"{contract} BROKEN" in result.stdout
+
+
+@pytest.mark.parametrize("trainer", ["jax_mlp.train", "reference_torch.train"])
+def test_importing_a_trainer_warns_of_nothing(trainer):
+    # A PYTHONWARNINGS of the caller's would come before -W.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import {trainer}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
