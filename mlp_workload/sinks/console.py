@@ -45,8 +45,9 @@ class Console:
             case RunStarted(config, facts):
                 self._console.print(
                     f"{facts['framework']} {facts['framework_version']} on {facts['device']}, {config.preset} preset, "
-                    f"{config.dataset}, {config.dtype}, seed {config.seed}; run folder {self._run_dir}"
+                    f"{config.dataset}, {config.dtype}, seed {config.seed}"
                 )
+                self._console.print(f"run folder {self._run_dir}")
                 self._progress.update(self._task, total=config.epochs)
                 self._progress.start()
             case TrainLosses():
