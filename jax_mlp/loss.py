@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -30,14 +31,15 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     """-sum_k t_k log softmax(logits)_k with t = (1 - s) onehot(label) + s / classes, from logits (batch, classes).
 
     The same as `torch.nn.functional.cross_entropy`. Raises `ValueError` on a label (batch,) outside 0 .. classes-1, as
-    torch does, where labels are concrete; inside `jit` values can't be looked at, and optax gives nan.
+    torch does, where labels are concrete; inside `jit` values can't be looked at, and the example's loss is nan.
     """
     classes = logits.shape[-1]
-    if not isinstance(labels, jax.core.Tracer):
-        outside = (labels < 0) | (labels >= classes)
-        if outside.any():
-            raise ValueError(f"label {np.asarray(labels)[np.asarray(outside)][0]}, expected 0 to {classes - 1}")
+    outside = (labels < 0) | (labels >= classes)
+    if not isinstance(labels, jax.core.Tracer) and outside.any():
+        raise ValueError(f"label {np.asarray(labels)[np.asarray(outside)][0]}, expected 0 to {classes - 1}")
     if label_smoothing == 0:
-        return Loss(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=logits.dtype), label_smoothing)
-    return Loss(optax.softmax_cross_entropy(logits, targets))
+        per_example = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    else:
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=logits.dtype), label_smoothing)
+        per_example = optax.softmax_cross_entropy(logits, targets)
+    return Loss(jnp.where(outside, jnp.nan, per_example))  # optax takes -1 for the last class

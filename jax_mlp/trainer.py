@@ -41,7 +41,7 @@ class Trainer:
                 load_neutral(model, initial)
             optimizer = sgd(config.learning_rate, config.momentum, config.nesterov, config.weight_decay)
             graph, params = nnx.split(model)
-            self._state = jax.device_put((params, optimizer.init(params)), device)
+            self._state = jax.block_until_ready(jax.device_put((params, optimizer.init(params)), device))
             self._train, self._test = (
                 jax.device_put((examples.images.reshape(len(examples), -1), examples.labels), device)
                 for examples in (dataset.train, dataset.test)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,10 @@ from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 
 _INSTALL = {
-    "torch": "make setup, or pip install 'jax-mlp[torch]'",
-    "jax": "make setup, or pip install jax-mlp",
-    "flax": "make setup, or pip install jax-mlp",
-    "optax": "make setup, or pip install jax-mlp",
+    "torch": "make setup, or pip install '.[torch]' in the project's folder",
+    "jax": "make setup, or pip install . in the project's folder",
+    "flax": "make setup, or pip install . in the project's folder",
+    "optax": "make setup, or pip install . in the project's folder",
 }
 
 
@@ -57,7 +58,7 @@ def parse(kind: Any, arguments: Sequence[str], **options: Any) -> Any:
 
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Ends the process with one line: status 2 for what the user can mend, 130 for Ctrl-C."""
+    """Ends the process with one line: status 2 for what the user can mend, 130 for Ctrl-C; without at a closed pipe."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -68,6 +69,9 @@ def one_line_errors(program: str) -> Iterator[None]:
     except UserError as error:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # nobody reads any more, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -75,5 +79,7 @@ def one_line_errors(program: str) -> Iterator[None]:
 
 def run_trainer(program: str, description: str, train: Callable[[Config], object]) -> None:
     """A trainer's `main`: parses the process's arguments and trains."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a path that the terminal's encoding lacks must not end the run
     with one_line_errors(program):
         train(parse_config(sys.argv[1:], prog=program, description=description))

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
+
+import numpy as np
 
 from mlp_workload.data import check_source
 from mlp_workload.errors import UserError
@@ -13,12 +14,15 @@ from mlp_workload.initial import Initialization
 
 LARGEST_SEED = 2**32 - 1
 """Both frameworks' generators take it."""
+LARGEST_WIDTH = 1_000_000
+"""Far from what memory allows, and near enough that no product of two overflows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A training run. The presets `relu` and `leaky` are the two programs of the tutorial.
 
+    From Python, start from `PRESETS["relu"]` by `dataclasses.replace`: the field `preset` alone changes no other.
     Raises `UserError`, naming the flag, where a value makes no sense.
     """
 
@@ -46,7 +50,7 @@ class Config:
     dtype: Literal["float32", "float64"] = "float32"
     """Of parameters, activations and gradients."""
     hidden: tuple[int, ...] = (200, 200)
-    """Widths of the hidden layers."""
+    """Widths of the hidden layers; without any it is a linear model."""
     activation: Literal["relu", "leaky_relu"] = "leaky_relu"
     """After each layer. leaky_relu has slope 0.01 below 0, and at 0 as in torch."""
     last_activation: Literal["same", "none"] = "same"
@@ -69,21 +73,27 @@ class Config:
         for field, kind in get_type_hints(type(self)).items():
             if choices := get_args(kind) if getattr(kind, "__origin__", None) is Literal else ():
                 self._require(field, getattr(self, field) in choices, f"one of {', '.join(choices)}")
+            if kind is int:
+                self._require(field, isinstance(getattr(self, field), int), "a whole number")
         try:
             check_source(self.dataset)
         except UserError as error:
             raise UserError(f"--dataset: {error}") from None
         self._require("epochs", self.epochs >= 0, "at least 0")
         self._require("batch_size", self.batch_size >= 1, "at least 1")
-        self._require("learning_rate", 0 <= self.learning_rate < math.inf, "finite and at least 0")
-        self._require("momentum", 0 <= self.momentum < math.inf, "finite and at least 0")
-        self._require("nesterov", not self.nesterov or self.momentum > 0, "used with a --momentum above 0")
-        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "finite and at least 0")
+        smallest, largest = float(np.finfo(self.dtype).tiny), float(np.finfo(self.dtype).max)
+        from_zero = f"from 0 to {largest:.3g}, the largest {self.dtype}"
+        self._require("learning_rate", 0 <= self.learning_rate <= largest, from_zero)
+        self._require("momentum", 0 <= self.momentum <= largest, from_zero)
+        self._require("momentum", self.momentum > 0 or not self.nesterov, "above 0 for --nesterov")
+        self._require("weight_decay", 0 <= self.weight_decay <= largest, from_zero)
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("seed", 0 <= self.seed <= LARGEST_SEED, f"from 0 to {LARGEST_SEED}")
-        self._require("hidden", all(width >= 1 for width in self.hidden), "widths of at least 1")
-        self._require("pixel_mean", math.isfinite(self.pixel_mean), "finite")
-        self._require("pixel_std", 0 < self.pixel_std < math.inf, "finite and above 0")
+        self._require(
+            "hidden", all(1 <= width <= LARGEST_WIDTH for width in self.hidden), f"widths from 1 to {LARGEST_WIDTH}"
+        )
+        self._require("pixel_mean", abs(self.pixel_mean) <= largest, f"finite in {self.dtype}")
+        self._require("pixel_std", smallest <= self.pixel_std <= largest, f"above 0 and finite in {self.dtype}")
 
     def _require(self, field: str, holds: bool, rule: str) -> None:
         if not holds:

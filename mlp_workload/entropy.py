@@ -19,6 +19,7 @@ def entropy(p: npt.ArrayLike, base: Base = "bits", check: bool = True) -> Array:
     """H(p) = -sum p log p of distributions (..., classes), as (...).
 
     `check=False` takes p as it is; the tutorial's third example sums to 1.002 and gives its printed 0.0313 only so.
+    A nan, or the logarithm of a negative number, then makes the result nan.
     Raises `ValueError` where `check` finds p to be no distribution.
     """
     return cross_entropy(p, p, base, check)
@@ -31,9 +32,7 @@ def cross_entropy(p: npt.ArrayLike, q: npt.ArrayLike, base: Base = "bits", check
     Raises `ValueError` where `check` finds p or q to be no distribution.
     """
     p, q = _distribution("p", p, check), _distribution("q", q, check)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(p > 0, -p * np.log(q), 0.0)
-    return np.asarray(terms.sum(axis=-1) / NATS_PER_UNIT[base])
+    return np.asarray((0.0 - _xlogy(p, q).sum(axis=-1)) / NATS_PER_UNIT[base])  # 0 - 0 is 0, and -0 is not
 
 
 def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, base: Base = "bits", check: bool = True) -> Array:
@@ -43,9 +42,13 @@ def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, base: Base = "bits", check
     Raises `ValueError` where `check` finds p or q to be no distribution.
     """
     p, q = _distribution("p", p, check), _distribution("q", q, check)
+    return np.asarray((_xlogy(p, p) - _xlogy(p, q)).sum(axis=-1) / NATS_PER_UNIT[base])
+
+
+def _xlogy(x: Array, y: Array) -> Array:
+    """x log y, and 0 where x is 0 and y a number, as `scipy.special.xlogy` has it."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
-    return np.asarray(terms.sum(axis=-1) / NATS_PER_UNIT[base])
+        return np.where((x == 0) & ~np.isnan(y), 0.0, x * np.log(y))
 
 
 def check_distribution(name: str, p: Array) -> None:

@@ -1,7 +1,17 @@
-"""Files that are there whole or not at all."""
+"""Paths as users type them, and files that are there whole or not at all."""
 
 import os
 from pathlib import Path
+
+from mlp_workload.errors import UserError
+
+
+def expand(path: Path) -> Path:
+    """`path` with the home folder for a leading ~. Raises `UserError` where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

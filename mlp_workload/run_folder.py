@@ -13,24 +13,35 @@ from mlp_workload.files import write_atomically
 from mlp_workload.weights import Parameters, save_weights
 
 
+class FolderTaken(UserError):
+    """Another run has it, or other files are in it."""
+
+
 class RunFolder:
     """`config.json`, `events.jsonl`, `summary.json` and `weights.safetensors` of one run.
 
     Creating one claims the folder, atomically: of two processes that want the same, the second is refused.
-    Raises `UserError` where the folder is not empty or can't be written to.
+    Raises `FolderTaken` where the folder is not empty, `UserError` where it can't be written to.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         with clear_write_errors(path):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"--run-dir {path} is not a folder")
             path.mkdir(parents=True, exist_ok=True)
             if names := sorted(entry.name for entry in path.iterdir()):
-                holds = "already holds a run" if "config.json" in names else f"is not empty ({', '.join(names[:3])})"
-                raise UserError(f"--run-dir {path} {holds}; name a new or empty folder")
+                if "summary.json" in names:
+                    holds = "already holds a run"
+                elif "config.json" in names:
+                    holds = "holds a run that is not finished"
+                else:
+                    holds = f"is not empty ({', '.join(names[:3])})"
+                raise FolderTaken(f"--run-dir {path} {holds}; name a new or empty folder")
             try:
                 claim = (path / "config.json").open("x", encoding="utf-8")
             except FileExistsError:
-                raise UserError(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
+                raise FolderTaken(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
         try:
             with clear_write_errors(path / "config.json"), claim:
                 claim.write(config.to_json())
@@ -51,13 +62,16 @@ class RunFolder:
             write_atomically(summary_json, (strict_json.dumps(summary, indent=2) + "\n").encode())
 
 
-def default_path(config: Config, framework: str) -> Path:
+def claim_default(config: Config, framework: str) -> RunFolder:
     """`runs/2026-01-31T12-00-00-jax-leaky-seed0`, with a number behind where that is taken."""
     name = f"{datetime.now():%Y-%m-%dT%H-%M-%S}-{framework}-{config.preset}-seed{config.seed}"
-    path, again = Path("runs", name), 2
-    while path.exists():
-        path, again = Path("runs", f"{name}-{again}"), again + 1
-    return path
+    path, again = Path("runs", name), 1
+    while True:
+        try:
+            return RunFolder(path, config)
+        except FolderTaken:
+            again += 1
+            path = Path("runs", f"{name}-{again}")
 
 
 @contextlib.contextmanager

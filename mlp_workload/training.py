@@ -1,6 +1,8 @@
 """The loop around a trainer: the same events and the same run folder whichever framework does the steps."""
 
+import contextlib
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
@@ -13,9 +15,10 @@ from mlp_workload.data import Dataset, load
 from mlp_workload.environment import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, Sink, TrainLosses, Warned
+from mlp_workload.files import expand
 from mlp_workload.metrics import Evaluation
 from mlp_workload.order import epoch_order
-from mlp_workload.run_folder import RunFolder, default_path
+from mlp_workload.run_folder import RunFolder, claim_default
 from mlp_workload.sinks.console import Console
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.weights import Parameters, load_weights, parameter_shapes
@@ -68,19 +71,24 @@ def train(config: Config, make_trainer: MakeTrainer) -> dict[str, Any]:
     initial = None
     if config.initial_weights is not None:
         shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
-        initial = load_weights(config.initial_weights.expanduser(), shapes)
-    trainer = make_trainer(config, dataset, initial)
-    folder = RunFolder((config.run_dir or default_path(config, trainer.framework)).expanduser(), config)
+        initial = load_weights(expand(config.initial_weights), shapes, config.dtype)
+    with _clear_memory_errors():
+        trainer = make_trainer(config, dataset, initial)
+    if config.run_dir is None:
+        folder = claim_default(config, trainer.framework)
+    else:
+        folder = RunFolder(expand(config.run_dir), config)
 
     summary: dict[str, Any] = {}
     sinks: list[Sink] = [JsonLines(folder.events), Console(folder.path)]
     try:
-        for event in run(config, dataset, trainer, start):
-            if isinstance(event, RunFinished):
-                summary |= event.summary
-                folder.save(summary, trainer.parameters())
-            for sink in sinks:
-                sink.emit(event)
+        with _clear_memory_errors():
+            for event in run(config, dataset, trainer, start):
+                if isinstance(event, RunFinished):
+                    summary |= event.summary
+                    folder.save(summary, trainer.parameters())
+                for sink in sinks:
+                    sink.emit(event)
     finally:
         for sink in sinks:
             sink.close()
@@ -119,8 +127,10 @@ def run(config: Config, dataset: Dataset, trainer: Trainer, start: float) -> Ite
         evaluate_seconds = evaluated.seconds
 
     evaluation = evaluated.evaluation
-    dead_logits = evaluation.never_positive if config.logits_activation == "relu" else []
-    yield from _warn_of_losses(config, dataset, evaluation, dead_logits)
+    finite = bool(np.isfinite(evaluation.loss))  # nan is not above 0 either, and no class is recognised by it
+    dead_logits = evaluation.never_positive if finite and config.logits_activation == "relu" else []
+    if finite:
+        yield from _warn_of_losses(config, dataset, evaluation, dead_logits)
     yield RunFinished(
         {
             **facts,
@@ -169,12 +179,23 @@ def _warn_of_losses(
 
     if dead_logits:
         yield Warned(
-            f"{len(dead_logits)} dead logits ({name(dead_logits)}): behind the last ReLU they are 0 for every test "
-            "example and get no gradient; --last-activation none cures it"
+            f"{len(dead_logits)} dead logits ({name(dead_logits)}): the last ReLU makes them 0 for every test example, "
+            "where no gradient passes; --last-activation none cures it"
         )
     if config.epochs > 0 and (lost := evaluation.lost_classes):
         cure = "; --last-activation none cures it" if config.last_activation == "same" else ""
         yield Warned(f"{len(lost)} lost classes ({name(lost)}): no test example of them is recognised{cure}")
+
+
+@contextlib.contextmanager
+def _clear_memory_errors() -> Iterator[None]:
+    """Both frameworks raise a `RuntimeError` of many lines where memory does not suffice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error), re.I):
+            raise
+        raise UserError("not enough memory: try smaller --hidden or --batch-size, or --device cpu") from error
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

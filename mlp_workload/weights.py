@@ -57,11 +57,15 @@ def save_weights(path: Path, parameters: Parameters) -> None:
     write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in parameters.items()}))
 
 
-def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Parameters:
-    """Reads a safetensors file that must hold exactly `shapes`, in float32 or float64, all finite.
+def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str | None = None) -> Parameters:
+    """Reads a safetensors file that must hold exactly `shapes`, in float32 or float64, all finite, also in `dtype`.
+
+    The arrays come back in `dtype`, by default in the file's.
 
     Raises `UserError`, naming the file and the tensor, where it does not.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
         with safe_open(path, framework="numpy") as file:
             parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
@@ -70,4 +74,7 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Parameter
     except OSError as error:
         raise UserError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error
     check(parameters, shapes, str(path))
-    return {name: parameters[name] for name in shapes}
+    with np.errstate(over="ignore"):
+        parameters = {name: parameters[name].astype(dtype or parameters[name].dtype) for name in shapes}
+    check(parameters, shapes, f"{path} in {dtype}")
+    return parameters

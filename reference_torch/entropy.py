@@ -1,7 +1,7 @@
 """Entropy, cross-entropy and KL divergence in torch; definitions as in `mlp_workload.entropy`."""
 
 import torch
-from torch.special import entr, xlogy
+from torch.special import xlogy
 
 from mlp_workload.entropy import NATS_PER_UNIT, Base, check_distribution
 
@@ -11,9 +11,7 @@ def entropy(p: torch.Tensor, base: Base = "bits", check: bool = True) -> torch.T
 
     Raises `ValueError` where `check` finds p to be no distribution.
     """
-    _check(check, p=p)
-    nats: torch.Tensor = entr(p).sum(dim=-1)
-    return nats / NATS_PER_UNIT[base]
+    return cross_entropy(p, p, base, check)
 
 
 def cross_entropy(p: torch.Tensor, q: torch.Tensor, base: Base = "bits", check: bool = True) -> torch.Tensor:
@@ -22,7 +20,7 @@ def cross_entropy(p: torch.Tensor, q: torch.Tensor, base: Base = "bits", check: 
     `torch.nn.functional.cross_entropy` takes logits in place of q, and class numbers or probabilities as p behind it.
     """
     _check(check, p=p, q=q)
-    nats: torch.Tensor = -xlogy(p, q).sum(dim=-1)
+    nats: torch.Tensor = 0 - xlogy(p, q).sum(dim=-1)
     return nats / NATS_PER_UNIT[base]
 
 

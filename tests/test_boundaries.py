@@ -109,7 +109,7 @@ def test_importing_a_trainer_warns_of_nothing(trainer):
     # A PYTHONWARNINGS of the caller's would come before -W.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import {trainer}"],
+        [sys.executable, "-W", "error", "-c", f"import {trainer}, {trainer}er"],
         cwd=ROOT,
         env=environment,
         capture_output=True,

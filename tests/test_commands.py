@@ -1,6 +1,6 @@
 """The commands as people type them: real processes, real files, real ends."""
 
-import dataclasses
+import contextlib
 import json
 import os
 import re
@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from mlp_workload.config import PRESETS
 from mlp_workload.data.shipped import load_mnist
+from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
+from mlp_workload.run_folder import RunFolder, claim_default
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 trainer = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
@@ -39,17 +41,25 @@ WRONG = [
     ("--batch-size -1", "--batch-size must be at least 1, got -1"),
     ("--batch-size 70000", "--batch-size must be at most 60000, the training examples, got 70000"),
     ("--epochs -1", "--epochs must be at least 0, got -1"),
-    ("--learning-rate nan", "--learning-rate must be finite"),
+    ("--learning-rate nan", "--learning-rate must be from 0 to 3.4e"),
+    ("--learning-rate 1e300", "--learning-rate must be from 0 to 3.4e"),
+    ("--hidden 10000000000", "--hidden must be widths from 1 to 1000000"),
+    ("--momentum 0 --nesterov", "--momentum must be above 0 for --nesterov"),
+    ("--dataset idx:~nosuchuser/x", "home directory"),
+    ("--dataset idx:" + 300 * "x", "idx:x+: File name too long"),
+    ("--initial-weights ~nosuchuser/x", "home directory"),
+    ("--run-dir ~nosuchuser/x", "home directory"),
     ("--dataset idx:empty", "idx:empty: no IDX files there"),
     ("--dataset idx:nowhere/at/all", "idx:nowhere/at/all: no such folder"),
     ("--dataset idx:truncated", r"truncated/train-images-idx3-ubyte.gz: damaged gzip file"),
     ("--dataset tfds:no_such_set", "tfds:no_such_set: "),
     ("--initial-weights misshapen.safetensors", r"layers.1.bias has shape \(3,\), expected \(200,\)"),
-    ("--initial-weights nothing.safetensors", "nothing.safetensors: .*(No such file|not a readable)"),
-    ("--initial-weights empty", "empty: "),
+    ("--initial-weights nothing.safetensors", "nothing.safetensors: no such file"),
+    ("--initial-weights empty", "empty: not a file"),
     ("--run-dir used", "--run-dir used already holds a run"),
+    ("--run-dir unfinished", "--run-dir unfinished holds a run that is not finished"),
     ("--run-dir other", r"--run-dir other is not empty \(notes.txt\)"),
-    ("--run-dir file.txt", "cannot write file.txt: "),
+    ("--run-dir file.txt", "--run-dir file.txt is not a folder"),
     ("--run-dir file.txt/deeper", "cannot write file.txt"),
     ("--device gpu", "--device gpu: (JAX|torch) sees none"),
 ]
@@ -59,8 +69,10 @@ WRONG = [
 def bad_things(tmp_path):
     """What the wrong command lines point at."""
     (tmp_path / "empty").mkdir()
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used/config.json").write_text("{}")
+    for folder, names in {"used": ["config.json", "summary.json"], "unfinished": ["config.json"]}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text("{}")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("mine")
     (tmp_path / "file.txt").write_text("mine")
@@ -168,6 +180,8 @@ def test_a_full_disk(trainer, free, full, tmp_path):
         exit $status
     """
     user = [] if os.geteuid() == 0 else ["--map-root-user", "--user"]
+    if subprocess.run(["unshare", "--mount", *user, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system of its own")
     process = subprocess.run(
         ["unshare", "--mount", *user, "sh", "-c", script], capture_output=True, text=True, timeout=240
     )
@@ -247,15 +261,97 @@ def test_two_runs_at_once_never_share_a_folder(tmp_path):
     ends = [(process.communicate(timeout=240)[1], process.returncode) for process in processes]
     assert sorted(status for _, status in ends) == [0, 2, 2]
     for error, status in ends:
-        assert status == 0 or re.search(r"--run-dir run (already holds a run|is in use)", error)
+        assert status == 0 or re.search(
+            r"--run-dir run (already holds a run|holds a run that is not finished|is in use)", error
+        )
     events = [json.loads(line)["event"] for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
     assert events == ["run_started", "train_losses", "evaluated", "run_finished"] or "warned" in events
     assert events.count("run_finished") == 1
 
 
+def test_the_claim_on_a_folder_is_atomic(tmp_path, monkeypatch):
+    """Two runs that both find the folder empty: only one makes config.json."""
+    RunFolder(tmp_path / "run", PRESETS["leaky"])
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter(()))
+    with pytest.raises(UserError, match="is in use by another run"):
+        RunFolder(tmp_path / "run", PRESETS["relu"])
+    assert '"leaky"' in (tmp_path / "run/config.json").read_text()
+
+
+def test_default_folders_of_one_second_get_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [claim_default(PRESETS["leaky"], "jax").path for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert any(folder.name.endswith("-2") for folder in folders)
+
+
+@trainer
+def test_a_terminal_gets_a_progress_bar_and_the_table(trainer, tmp_path):
+    """In a pseudoterminal of 100 columns."""
+    master, slave = os.openpty()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
+    command = [sys.executable, "-m", trainer, "--epochs", "2", "--batch-size", "1000", "--run-dir", "a[bold]b[/x]"]
+    with subprocess.Popen(command, stdout=slave, stderr=slave, cwd=tmp_path, env=environment) as process:
+        os.close(slave)
+        screen = b""
+        with contextlib.suppress(OSError):  # Linux's end of a pseudoterminal
+            while part := os.read(master, 4096):
+                screen += part
+        assert process.wait(timeout=240) == 0, screen
+    os.close(master)
+    text = screen.decode()
+    assert re.search(r"1/2.*━.*train loss \d", text)
+    assert re.search(r"test accuracy +│ \d+ of 10000", text)
+    assert text.rstrip().endswith("weights, losses and summary are in a[bold]b[/x]")
+
+
+@trainer
+def test_an_encoding_without_the_paths_letters(trainer, run, tmp_path):
+    environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    process = run(trainer, "--epochs", "0", "--run-dir", "rünning", env=environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "in r?nning" in process.stdout
+    assert (tmp_path / "rünning/summary.json").exists()
+
+
+@trainer
+def test_a_full_standard_output_does_not_stop_the_run(trainer, tmp_path):
+    command = [sys.executable, "-m", trainer, "--epochs", "1", "--run-dir", "run"]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=240,
+        )  # fmt: skip
+    assert process.returncode == 0
+    assert process.stderr == "warning: cannot print (No space left on device); the run goes on\n"
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 300
+
+
+def test_nobody_reading_ends_the_articles_program_quietly(tmp_path):
+    command = [sys.executable, "-m", "reference_torch.article", "module", "--epochs", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=240) == 1
+
+
+def test_float64_from_the_command_line(tmp_path):
+    """Where x64 is not on already, as it is in this test session, and with every warning an error."""
+    command = [sys.executable, "-W", "error", "-m", "jax_mlp.train", "--dtype", "float64", "--epochs", "1"]
+    process = subprocess.run(
+        [*command, "--run-dir", "run"], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=240,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, "")
+    assert {array.dtype.name for array in load_file(tmp_path / "run/weights.safetensors").values()} == {"float64"}
+
+
 def test_unlike_values_reach_the_step(run, tmp_path):
-    """Flags are more than parsed: a wider network, another optimiser, another last batch."""
-    config = dataclasses.replace(PRESETS["relu"], hidden=(30,))
+    """Flags are more than parsed: a narrower network, another last batch."""
     process = run(
         "jax_mlp.train", "--preset", "relu", "--hidden", "30", "--epochs", "1", "--batch-size", "7000",
         "--momentum", "0.9", "--nesterov", "--weight-decay", "0.001", "--run-dir", "run",
@@ -263,7 +359,4 @@ def test_unlike_values_reach_the_step(run, tmp_path):
     assert process.returncode == 0, process.stderr
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["steps"] == 9
-    assert config.widths(784, 10) == (784, 30, 10)
-    from safetensors.numpy import load_file
-
     assert load_file(tmp_path / "run/weights.safetensors")["layers.0.weight"].shape == (30, 784)

@@ -307,7 +307,7 @@ def test_what_takes_tensorflow_asks_for_it(name, purpose, folder):
     write(folder, "digits", {"train": NOTHING, "test": NOTHING}, file_format="tfrecord")
     result = load_elsewhere(folder, name)
     assert (result.returncode, result.stderr) == (2, "")
-    needed = "TensorFlow is needed: pip install 'jax-mlp[tfds]' (No module named 'tensorflow')"
+    needed = "TensorFlow is needed: pip install '.[tfds]' in the project's folder (No module named 'tensorflow')"
     assert result.stdout == f"tfds:{name}: {purpose.replace('FOLDER', str(folder))}, {needed}\n"
 
 
@@ -316,5 +316,5 @@ def test_a_missing_package_is_named(package, written_digits):
     result = load_elsewhere(written_digits, "digits", package, *["cv2"] * (package == "PIL"))
     assert (result.returncode, result.stderr) == (2, "")
     assert package in result.stdout
-    assert result.stdout.endswith("(pip install 'jax-mlp[tfds]')\n")
+    assert result.stdout.endswith("(pip install '.[tfds]' in the project's folder)\n")
     assert result.stdout.count("\n") == 1

@@ -107,6 +107,33 @@ def test_zeros(side):
     assert float(module.kl_divergence(certain, certain)) == 0
 
 
+@pytest.mark.parametrize("function", ["entropy", "cross_entropy", "kl_divergence"])
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [
+        ([np.nan, 1.0], [0.5, 0.5]),
+        ([0.0, 1.0], [np.nan, 1.0]),
+        ([-0.1, 1.1], [0.5, 0.5]),
+        ([0.5, 0.5], [-0.5, 1.5]),
+        ([0.0, 1.0], [-0.5, 1.5]),
+        ([np.inf, 0.0], [0.5, 0.5]),
+        ([0.0, 0.0], [0.0, 0.0]),
+    ],
+)
+def test_unchecked_all_three_say_the_same_of_what_is_no_distribution(function, p, q):
+    values = []
+    for module, array in SIDES.values():
+        arguments = [array(np.array(part)) for part in ((p,) if function == "entropy" else (p, q))]
+        values.append(float(getattr(module, function)(*arguments, check=False)))
+    assert np.isnan(values).all() or len(set(values)) == 1, values
+
+
+@side
+def test_a_certain_outcome_has_no_negative_zero(side):
+    module, array = SIDES[side]
+    assert not np.signbit(float(module.entropy(array(np.array([1.0, 0.0])))))
+
+
 @side
 def test_a_bit_is_ln_2_nats(side):
     module, array = SIDES[side]

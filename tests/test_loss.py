@@ -64,6 +64,13 @@ def test_huge_logits_stay_finite_in_both():
     assert float(reference_torch.loss.cross_entropy(torch.tensor(logits), torch.tensor(labels)).mean) == 1e4
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("label", [10, -1])
+def test_inside_jit_a_label_outside_the_classes_makes_its_loss_nan(label, smoothing):
+    loss = jax.jit(lambda logits, labels: jax_mlp.loss.cross_entropy(logits, labels, smoothing).per_example)
+    assert np.isnan(loss(jnp.zeros((3, 10)), jnp.array([3, label, 0]))).tolist() == [False, True, False]
+
+
 def test_the_check_of_labels_does_not_stop_jit():
     loss = jax.jit(lambda logits, labels: jax_mlp.loss.cross_entropy(logits, labels).mean)
     PRINTED.assert_close(loss(jnp.zeros((4, 10)), jnp.arange(4)), 2.302585)

@@ -108,3 +108,13 @@ def test_any_widths(hidden):
         widths = config.widths(20, 7)
         assert jax_mlp.model.build_model(config, widths)(jnp.zeros((2, 20), jnp.float32)).shape == (2, 7)
         assert reference_torch.model.build_model(config, widths)(torch.zeros(2, 20)).shape == (2, 7)
+
+
+def test_every_product_asks_for_ieee_precision():
+    """Forward and backward: on recent GPUs JAX would take TF32, torch would not. A CPU's numbers can't show it."""
+    model = jax_mlp.model.build_model(Config(), (20, 6, 6, 4))
+    graph, params = nnx.split(model)
+    gradient = jax.grad(lambda params, x: nnx.merge(graph, params)(x).sum())
+    text = str(jax.make_jaxpr(gradient)(params, jnp.zeros((2, 20), jnp.float32)))
+    assert text.count("dot_general[") == text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == 8
+    assert torch.get_float32_matmul_precision() == "highest"

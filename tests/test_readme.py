@@ -1,4 +1,4 @@
-"""Every command of the README, as written. `make` targets are what runs this, and `.ci/run` runs the others."""
+"""Every command of the README, as written, but for `make`, which runs this, and pip, which the Makefile calls."""
 
 import os
 import re

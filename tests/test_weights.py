@@ -106,6 +106,30 @@ def test_in_and_out_of_each_framework_returns_the_bytes(parameters, preset, dtyp
     assert as_bytes(reference_torch.weights.to_neutral(model)) == as_bytes(parameters)
 
 
+@pytest.mark.parametrize("side", [jax_mlp, reference_torch])
+def test_what_is_loaded_is_a_copy(side):
+    """JAX would take over an array whose memory is aligned, torch any."""
+    parameters = {}
+    for name, shape in SHAPES.items():
+        buffer = np.zeros(np.prod(shape) + 8)
+        start = -buffer.ctypes.data % 64 // 8
+        parameters[name] = buffer[start : start + np.prod(shape)].reshape(shape)
+    model = side.model.build_model(Config(dtype="float64"), WIDTHS)
+    side.weights.load_neutral(model, parameters)
+    for array in parameters.values():
+        array[...] = 1
+    loaded = side.weights.to_neutral(nnx.state(model) if side is jax_mlp else model)
+    assert all((array == 0).all() for array in loaded.values())
+
+
+def test_a_number_too_large_for_the_runs_dtype_is_refused(parameters, tmp_path):
+    parameters["layers.1.bias"][2] = 1e300
+    save_weights(tmp_path / "w.safetensors", parameters)
+    assert load_weights(tmp_path / "w.safetensors", SHAPES, "float64")["layers.1.bias"][2] == 1e300
+    with pytest.raises(UserError, match=r"w.safetensors in float32: layers.1.bias holds inf at \(2,\)"):
+        load_weights(tmp_path / "w.safetensors", SHAPES, "float32")
+
+
 def test_the_square_kernel_is_transposed_too(parameters):
     module = jax_mlp.model.build_model(Config(dtype="float64"), WIDTHS)
     jax_mlp.weights.load_neutral(module, parameters)

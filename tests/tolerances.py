@@ -35,6 +35,6 @@ RUN_FLOAT64 = Tolerance(0.0, 1e-12)
 PRINTED = Tolerance(0.0, 5e-7)
 """Against a figure that is known to six decimals."""
 INITIAL_STD = 0.01
-"""Relative: the standard deviation of 156,800 draws is known to 0.25 % (one deviation is 1 / sqrt(2 n) = 0.18 %)."""
+"""Relative: the standard deviation of n = 156,800 normal draws scatters by 1 / sqrt(2 n) = 0.18 %; five of these."""
 SAME_DISTRIBUTION = 1e-4
 """Kolmogorov-Smirnov: seeds are fixed, so that a p-value under this is a wrong scheme and never bad luck."""

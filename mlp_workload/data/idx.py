@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from mlp_workload.data.dataset import Dataset, Examples
 from mlp_workload.errors import UserError
+from mlp_workload.files import expand
 
 _FILE_NAME = re.compile(
     r"(?:(?P<prefix>.+)-)?(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx(?P<ndim>[13])-ubyte(?P<gz>\.gz)?"
@@ -84,12 +85,15 @@ def load_idx(directory: str) -> Dataset:
     Raises `UserError` where a file is missing, there are several sets, or `read_idx` or `Dataset` refuses.
     """
     source = f"idx:{directory}"
-    folder, prefix = Path(directory).expanduser(), None
-    if not folder.is_dir():
-        folder, prefix = folder.parent, folder.name
-    if not folder.is_dir():
-        raise UserError(f"{source}: no such folder")
-    files = _find(source, folder, prefix)
+    try:
+        folder, prefix = expand(Path(directory)), None
+        if not folder.is_dir():
+            folder, prefix = folder.parent, folder.name
+        if not folder.is_dir():
+            raise UserError(f"{source}: no such folder")
+        files = _find(source, folder, prefix)
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror or error}") from error
     train, test = (
         Examples(read_idx(files[split, "images"], 3), read_idx(files[split, "labels"], 1).astype(np.int32))
         for split in ("train", "test")

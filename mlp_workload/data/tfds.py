@@ -22,7 +22,7 @@ import numpy as np
 from mlp_workload.data.dataset import Dataset, Examples
 from mlp_workload.errors import UserError
 
-_PIP = "pip install 'jax-mlp[tfds]'"
+_PIP = "pip install '.[tfds]' in the project's folder"
 _NAME = re.compile(r"\w+(/[\w.-]+)?(:[\d*]+(\.[\d*]+){2})?")  # no namespace: huggingface: asks the network
 _BATCH = 1000  # examples per read; one by one takes half as long again
 _PATIENCE = 6.0  # seconds to connect; a download under way has no limit

@@ -1,14 +1,15 @@
 """Events for the person at the terminal: a line per epoch, a progress bar, a closing table."""
 
 import contextlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
 
@@ -26,7 +27,7 @@ class Console:
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
-        self._console = Output(highlight=False, soft_wrap=True)
+        self._console = Output(markup=False, highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("epoch"),
             MofNCompleteColumn(),
@@ -41,6 +42,13 @@ class Console:
         self._train_loss = ""
 
     def emit(self, event: Event) -> None:
+        try:
+            self._print(event)
+        except OSError as error:
+            self._console.on_broken_pipe()
+            print(f"warning: cannot print ({error.strerror}); the run goes on", file=sys.stderr)
+
+    def _print(self, event: Event) -> None:
         match event:
             case RunStarted(config, facts):
                 self._console.print(
@@ -57,7 +65,7 @@ class Console:
                 self._console.print(f"epoch {epoch:2d}  step {step:5d}  {line}")
                 self._progress.update(self._task, completed=epoch, description=line)
             case Warned(message):
-                self._console.print(f"[yellow]warning:[/] {escape(message)}")
+                self._console.print(Text.assemble(("warning:", "yellow"), f" {message}"))
             case RunFinished(summary):
                 self._progress.stop()
                 self._console.print(_closing_table(summary))
@@ -79,6 +87,8 @@ def _closing_table(summary: Mapping[str, Any]) -> Table:
         "total": f"{summary['total_seconds']:.2f} s",
     }
     table = Table(show_header=False, title=f"{summary['framework']}, {summary['preset']}, seed {summary['seed']}")
+    for _ in range(2):
+        table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, value)
     return table

@@ -149,7 +149,7 @@ def test_importlib_resources_is_named_where_it_is_missing(tmp_path):
     result = load_elsewhere(tmp_path, "untouched", blocked="importlib_resources")
     assert (result.returncode, result.stderr) == (2, "")
     assert "importlib_resources" in result.stdout
-    assert result.stdout.endswith("(pip install 'jax-mlp[tfds]')\n")
+    assert result.stdout.endswith("(pip install '.[tfds]' in the project's folder)\n")
 
 
 def test_a_slow_download_goes_on(tmp_path, stock, monkeypatch):
