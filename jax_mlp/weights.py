@@ -20,12 +20,13 @@ def to_neutral(params: Params) -> Parameters:
 def load_neutral(model: MLP, parameters: Parameters) -> None:
     """Sets the module's parameters to copies of `parameters`, in the module's dtype. Names and shapes must fit.
 
-    A copy, because on the CPU a JAX array can lie in NumPy's or torch's memory, and would change with it.
+    NumPy copies them, because on the CPU a JAX array can lie in NumPy's or torch's memory and would change with it;
+    JAX's own `copy=True` is asynchronous, so that a change right after the call can still get in.
     """
     layers = {
         index: {
-            "kernel": jnp.array(parameters[f"layers.{index}.weight"].T, layer.param_dtype, copy=True),
-            "bias": jnp.array(parameters[f"layers.{index}.bias"], layer.param_dtype, copy=True),
+            "kernel": jnp.asarray(np.array(parameters[f"layers.{index}.weight"].T, layer.param_dtype, order="C")),
+            "bias": jnp.asarray(np.array(parameters[f"layers.{index}.bias"], layer.param_dtype)),
         }
         for index, layer in enumerate(model.layers)
     }
