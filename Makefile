@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_TENSORFLOW ?= .venv-tensorflow
 
-PACKAGES := mlp_workload jax_mlp reference_torch
-FULL_EXTRAS := [dev,torch,visdom]
+PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare
+FULL_EXTRAS := [dev,compare,visdom]
 TENSORFLOW_EXTRAS := [test,tfds]
 
 # An empty file inside an environment says what is installed there, so that a second `make train` starts at once.

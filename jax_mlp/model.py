@@ -1,6 +1,6 @@
 """The MLP as a Flax NNX module."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from jax.nn.initializers import Initializer, lecun_normal, variance_scaling, zer
 
 from mlp_workload.config import Config
 from mlp_workload.initial import Initialization
+from mlp_workload.trace import activation as activation_name
+from mlp_workload.trace import pre_activation
 
 Activation = Literal["relu", "leaky_relu", "none"]
 Params = nnx.State[Any, Any]
@@ -64,9 +66,16 @@ class MLP(nnx.Module):
         self.activations = [activation] * (len(widths) - 2) + [logits_activation]
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for layer, activation in zip(self.layers, self.activations, strict=True):
-            x = ACTIVATIONS[activation](layer(x))
-        return x
+        *_, (_, logits) = self.intermediates(x)
+        return logits
+
+    def intermediates(self, x: jax.Array) -> Iterator[tuple[str, jax.Array]]:
+        """Each layer's pre-activation and activation, by the names of `mlp_workload.trace`; the logits come last."""
+        for index, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True)):
+            x = layer(x)
+            yield pre_activation(index), x
+            x = ACTIVATIONS[activation](x)
+            yield activation_name(index, len(self.layers)), x
 
 
 def build_model(config: Config, widths: Sequence[int]) -> MLP:

@@ -13,11 +13,12 @@ from jax import lax
 from jax_mlp.loss import cross_entropy
 from jax_mlp.model import MLP, Params, build_model
 from jax_mlp.optimizer import sgd
-from jax_mlp.weights import load_neutral, to_neutral
+from jax_mlp.weights import from_neutral, load_neutral, to_neutral
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.metrics import Evaluation
+from mlp_workload.trace import Trace, mlp_trace
 from mlp_workload.weights import Parameters
 
 _EVALUATED_AT_ONCE = 2000
@@ -31,9 +32,8 @@ class Trainer:
     packages = ("jax", "jaxlib", "flax", "optax")
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
-        device = find_device(config.device)
+        device = self._device = find_device(config.device)
         self.device = "cpu" if device.platform == "cpu" else f"{device.platform} ({device.device_kind})"
-        self._config = config
         self._test_labels = dataset.test.labels
         with jax.default_device(device):
             model = build_model(config, config.widths(dataset.pixels, dataset.classes))
@@ -46,6 +46,7 @@ class Trainer:
                 jax.device_put((examples.images.reshape(len(examples), -1), examples.labels), device)
                 for examples in (dataset.train, dataset.test)
             )
+        self._step: Any = jax.jit(_step_program(config, graph, optimizer))
         self._epoch: Any = jax.jit(_epoch_program(config, graph, optimizer), donate_argnums=0)
         self._evaluate: Any = jax.jit(_evaluation_program(config, graph))
 
@@ -59,28 +60,78 @@ class Trainer:
         return np.asarray(losses)
 
     def evaluate(self) -> Evaluation:
-        losses, predictions, positive = jax.device_get(self._evaluate(self._state[0], *self._test))
-        return Evaluation(losses, predictions, self._test_labels, positive)
+        losses, predictions, positive, margins = jax.device_get(self._evaluate(self._state[0], *self._test))
+        return Evaluation(losses, predictions, self._test_labels, positive, margins)
 
     def parameters(self) -> Parameters:
         return to_neutral(self._state[0])
 
+    def state(self) -> Parameters:
+        params, optimizer_state = self._state
+        velocity = optax.tree.get(optimizer_state, "trace")
+        return to_neutral(params) | ({} if velocity is None else _suffixed(to_neutral(velocity), "momentum"))
+
+    def load_state(self, state: Parameters) -> None:
+        params, optimizer_state = self._state
+        if optax.tree.get(optimizer_state, "trace") is not None:
+            velocity = {name: state[f"{name}.momentum"] for name in to_neutral(params)}
+            optimizer_state = optax.tree.set(optimizer_state, trace=from_neutral(params, velocity))
+        self._state = jax.device_put((from_neutral(params, state), optimizer_state), self._device)
+
+    def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
+        self._state, (tensors, gradients) = self._step(self._state, *self._train, batch)
+        return mlp_trace(jax.device_get(tensors) | _suffixed(to_neutral(gradients), "grad") | self.state())
+
+
+def _suffixed(parameters: Parameters, suffix: str) -> Parameters:
+    return {f"{name}.{suffix}": array for name, array in parameters.items()}
+
+
+def _step_program(config: Config, graph: nnx.GraphDef[MLP], optimizer: optax.GradientTransformation) -> Any:
+    """(state, images (n, pixels) uint8, labels (n,), batch (b,)) to (state, (tensors, gradients)).
+
+    `tensors` are the step's by the names of `mlp_workload.trace`; where nobody takes them, the compiler leaves out
+    what only they need.
+    """
+
+    def step(state: Any, images: jax.Array, labels: jax.Array, batch: jax.Array) -> Any:
+        params, optimizer_state = state
+        pixels, y = gather(images, batch), gather(labels, batch)
+        tensors = {"batch.images": pixels, "batch.labels": y, "inputs": normalize(config, pixels)}
+        computed, gradients = loss_and_gradients(config, graph, params, tensors["inputs"], y)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+        state = optax.apply_updates(params, updates), optimizer_state
+        return state, (tensors | computed, gradients)
+
+    return step
+
+
+def loss_and_gradients(
+    config: Config, graph: nnx.GraphDef[MLP], params: Params, x: jax.Array, labels: jax.Array
+) -> tuple[dict[str, jax.Array], Params]:
+    """Forward and backward pass over x (batch, pixels): the intermediates, loss and logits' gradient; the gradients."""
+
+    def forward(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+        intermediates = dict(nnx.merge(graph, params).intermediates(x))
+        return intermediates["logits"], intermediates
+
+    def loss(logits: jax.Array) -> jax.Array:
+        return cross_entropy(logits, labels, config.label_smoothing).mean
+
+    logits, pull_back, intermediates = jax.vjp(forward, params, has_aux=True)
+    value, logits_gradient = jax.value_and_grad(loss)(logits)
+    (gradients,) = pull_back(logits_gradient)
+    return intermediates | {"loss": value, "logits.grad": logits_gradient}, gradients
+
 
 def _epoch_program(config: Config, graph: nnx.GraphDef[MLP], optimizer: optax.GradientTransformation) -> Any:
     """(state, images (n, pixels) uint8, labels (n,), order (n,)) to (state, losses (steps,))."""
+    step_program = _step_program(config, graph, optimizer)
 
     def epoch(state: Any, images: jax.Array, labels: jax.Array, order: jax.Array) -> Any:
         def step(state: Any, batch: jax.Array) -> Any:
-            params, optimizer_state = state
-            x = normalize(config, images.at[batch].get(mode="promise_in_bounds"))
-            y = labels.at[batch].get(mode="promise_in_bounds")
-
-            def loss(params: Params) -> jax.Array:
-                return cross_entropy(nnx.merge(graph, params)(x), y, config.label_smoothing).mean
-
-            value, gradients = jax.value_and_grad(loss)(params)
-            updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-            return (optax.apply_updates(params, updates), optimizer_state), value
+            state, (tensors, _) = step_program(state, images, labels, batch)
+            return state, tensors["loss"]
 
         full = len(order) // config.batch_size * config.batch_size
         state, losses = lax.scan(step, state, order[:full].reshape(-1, config.batch_size))
@@ -93,14 +144,22 @@ def _epoch_program(config: Config, graph: nnx.GraphDef[MLP], optimizer: optax.Gr
 
 
 def _evaluation_program(config: Config, graph: nnx.GraphDef[MLP]) -> Any:
-    """(params, images (n, pixels) uint8, labels (n,)) to (losses (n,), predictions (n,), positive (classes,))."""
+    """(params, images (n, pixels) uint8, labels (n,)) to the fields of `Evaluation` but for its labels."""
 
     def evaluate(params: Params, images: jax.Array, labels: jax.Array) -> Any:
         model = nnx.merge(graph, params)
         logits = lax.map(lambda image: model(normalize(config, image)), images, batch_size=_EVALUATED_AT_ONCE)
-        return cross_entropy(logits, labels).per_example, logits.argmax(axis=-1), (logits > 0).any(axis=0)
+        predictions = logits.argmax(axis=-1)
+        others = jnp.where(jax.nn.one_hot(predictions, logits.shape[-1], dtype=bool), -jnp.inf, logits)
+        margins = logits.max(axis=-1) - others.max(axis=-1)
+        return cross_entropy(logits, labels).per_example, predictions, (logits > 0).any(axis=0), margins
 
     return evaluate
+
+
+def gather(examples: jax.Array, batch: jax.Array) -> jax.Array:
+    """The rows (b, ...) of `examples` (n, ...) that `batch` (b,) names; out of bounds is undefined."""
+    return examples.at[batch].get(mode="promise_in_bounds")
 
 
 def normalize(config: Config, images: jax.Array) -> jax.Array:

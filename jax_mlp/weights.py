@@ -1,5 +1,6 @@
 """Parameters of the Flax module to and from their neutral names; the one transpose is here."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -18,16 +19,19 @@ def to_neutral(params: Params) -> Parameters:
 
 
 def load_neutral(model: MLP, parameters: Parameters) -> None:
-    """Sets the module's parameters to copies of `parameters`, in the module's dtype. Names and shapes must fit.
+    """Sets the module's parameters to copies of `parameters`, in the module's dtype. Names and shapes must fit."""
+    nnx.update(model, from_neutral(nnx.state(model), parameters))
+
+
+def from_neutral(like: Params, parameters: Parameters) -> Params:
+    """Copies of `parameters` in the structure and the dtypes of `like`. Names and shapes must fit.
 
     NumPy copies them, because on the CPU a JAX array can lie in NumPy's or torch's memory and would change with it;
     JAX's own `copy=True` is asynchronous, so that a change right after the call can still get in.
     """
-    layers = {
-        index: {
-            "kernel": jnp.asarray(np.array(parameters[f"layers.{index}.weight"].T, layer.param_dtype, order="C")),
-            "bias": jnp.asarray(np.array(parameters[f"layers.{index}.bias"], layer.param_dtype)),
-        }
-        for index, layer in enumerate(model.layers)
-    }
-    nnx.update(model, {"layers": layers})
+    new: Params = jax.tree.map(jnp.zeros_like, like)  # variables of its own
+    for index, layer in new["layers"].items():
+        kernel, bias = parameters[f"layers.{index}.weight"].T, parameters[f"layers.{index}.bias"]
+        for name, array in (("kernel", kernel), ("bias", bias)):
+            layer[name].set_value(jnp.asarray(np.array(array, layer[name].get_value().dtype, order="C")))
+    return new

@@ -14,13 +14,14 @@ class Evaluation:
 
     `losses` (n,) are cross-entropies in nats without label smoothing, in the run's dtype; `predictions` (n,) the first
     largest logit; `labels` (n,) the truth; `positive` (classes,) whether a logit, after the last activation, was above
-    0 for at least one example.
+    0 for at least one example; `margins` (n,) by how much the largest logit exceeds the next, in the run's dtype.
     """
 
     losses: npt.NDArray[np.floating[Any]]
     predictions: npt.NDArray[np.integer[Any]]
     labels: npt.NDArray[np.integer[Any]]
     positive: npt.NDArray[np.bool_]
+    margins: npt.NDArray[np.floating[Any]]
 
     @property
     def examples(self) -> int:

@@ -12,3 +12,14 @@ def epoch_order(seed: int, epoch: int, examples: int) -> npt.NDArray[np.int32]:
     draws without replacement; the permutations themselves are NumPy's (PCG64), not torch's or JAX's.
     """
     return np.random.default_rng([seed, epoch]).permutation(examples).astype(np.int32)
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """The last step of an epoch is smaller where `batch_size` does not divide `examples`."""
+    return -(-examples // batch_size)
+
+
+def step_batch(seed: int, step: int, examples: int, batch_size: int) -> npt.NDArray[np.int32]:
+    """The examples (batch_size,) or fewer of step `step` of a run, counted from 1 over all epochs."""
+    epoch, batch = divmod(step - 1, steps_per_epoch(examples, batch_size))
+    return epoch_order(seed, epoch + 1, examples)[batch * batch_size : (batch + 1) * batch_size]

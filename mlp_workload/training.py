@@ -21,6 +21,7 @@ from mlp_workload.order import epoch_order
 from mlp_workload.run_folder import RunFolder, claim_default
 from mlp_workload.sinks.console import Console
 from mlp_workload.sinks.json_lines import JsonLines
+from mlp_workload.trace import Trace
 from mlp_workload.weights import Parameters, load_weights, parameter_shapes
 
 T = TypeVar("T")
@@ -50,6 +51,16 @@ class Trainer(Protocol):
 
     def parameters(self) -> Parameters:
         """A copy of the weights under neutral names."""
+
+    def state(self) -> Parameters:
+        """A copy of all that the next step depends on: the weights and, where the run has momentum, the velocities as
+        `layers.0.weight.momentum`, zeros before the first step."""
+
+    def load_state(self, state: Parameters) -> None:
+        """Goes on from what `state` returned, which it copies."""
+
+    def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
+        """Trains on the examples `batch` (b,), as `run_epoch` does with each of its batches, and tells all of it."""
 
 
 MakeTrainer = Callable[[Config, Dataset, Parameters | None], Trainer]

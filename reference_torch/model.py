@@ -1,6 +1,6 @@
 """The MLP twice, as the tutorial has it: by hand from plain tensors, and as an `nn.Module`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from mlp_workload.config import Config
 from mlp_workload.initial import TRUNCATED_STD, Initialization
+from mlp_workload.trace import activation as activation_name
+from mlp_workload.trace import pre_activation
 
 Activation = Literal["relu", "leaky_relu", "none"]
 ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -51,9 +53,17 @@ class HandWritten:
         return [tensor for layer in zip(self.weights, self.biases, strict=True) for tensor in layer]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        for weight, bias, activation in zip(self.weights, self.biases, self.activations, strict=True):
-            x = ACTIVATIONS[activation](x @ weight.t() + bias)
-        return x
+        *_, (_, logits) = self.intermediates(x)
+        return logits
+
+    def intermediates(self, x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each layer's pre-activation and activation, by the names of `mlp_workload.trace`; the logits come last."""
+        layers = zip(self.weights, self.biases, self.activations, strict=True)
+        for index, (weight, bias, activation) in enumerate(layers):
+            x = x @ weight.t() + bias
+            yield pre_activation(index), x
+            x = ACTIVATIONS[activation](x)
+            yield activation_name(index, len(self.weights)), x
 
 
 class MLP(nn.Module):
@@ -79,6 +89,15 @@ class MLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.model(x)  # type: ignore[no-any-return]
+
+    def intermediates(self, x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """As `HandWritten.intermediates`; `forward` in single steps."""
+        layers = len(self.model) // 2
+        for index in range(layers):
+            x = self.model[2 * index](x)
+            yield pre_activation(index), x
+            x = self.model[2 * index + 1](x)
+            yield activation_name(index, layers), x
 
 
 def build_model(config: Config, widths: Sequence[int]) -> HandWritten | MLP:

@@ -10,11 +10,12 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.metrics import Evaluation
+from mlp_workload.trace import Trace, mlp_trace
 from mlp_workload.weights import Parameters
 from reference_torch.loss import cross_entropy
-from reference_torch.model import build_model
+from reference_torch.model import MLP, HandWritten, build_model
 from reference_torch.optimizer import sgd
-from reference_torch.weights import load_neutral, to_neutral
+from reference_torch.weights import load_neutral, neutral_names, to_neutral
 
 _EVALUATED_AT_ONCE = 2000
 """Test examples whose activations are in memory together; fits a processor's cache."""
@@ -51,15 +52,15 @@ class Trainer:
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         batches = torch.tensor(order, device=self._labels.device).split(self._config.batch_size)
-        return torch.stack([self._step(batch) for batch in batches]).cpu().numpy()
+        return torch.stack([self._step(batch)["loss"] for batch in batches]).cpu().numpy()
 
-    def _step(self, batch: torch.Tensor) -> torch.Tensor:
-        x, y = normalize(self._config, self._images[batch]), self._labels[batch]
-        loss = cross_entropy(self._model(x), y, self._config.label_smoothing).mean
-        self._optimizer.zero_grad()
-        loss.backward()
+    def _step(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Trains on the examples `batch` (b,); the step's tensors by the names of `mlp_workload.trace`."""
+        pixels, y = gather(self._images, batch), gather(self._labels, batch)
+        tensors = {"batch.images": pixels, "batch.labels": y, "inputs": normalize(self._config, pixels)}
+        tensors |= loss_and_gradients(self._config, self._model, tensors["inputs"], y)
         self._optimizer.step()
-        return loss.detach()
+        return tensors
 
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
@@ -67,10 +68,64 @@ class Trainer:
         logits = torch.cat([self._model(normalize(self._config, part)) for part in images.split(_EVALUATED_AT_ONCE)])
         losses, predictions = cross_entropy(logits, labels).per_example, logits.argmax(dim=-1)
         positive = (logits > 0).any(dim=0)
-        return Evaluation(*(tensor.cpu().numpy() for tensor in (losses, predictions, labels, positive)))
+        others = logits.scatter(1, predictions[:, None], -torch.inf)
+        margins = logits.amax(dim=-1) - others.amax(dim=-1)
+        return Evaluation(*(tensor.cpu().numpy() for tensor in (losses, predictions, labels, positive, margins)))
 
     def parameters(self) -> Parameters:
         return to_neutral(self._model)
+
+    def state(self) -> Parameters:
+        if not self._config.momentum:
+            return self.parameters()
+        return self.parameters() | {
+            f"{name}.momentum": np.zeros(parameter.shape, self._config.dtype)
+            if (velocity := self._optimizer.state[parameter].get("momentum_buffer")) is None  # before the first step
+            else velocity.cpu().numpy().copy()
+            for name, parameter in self._named_parameters().items()
+        }
+
+    def load_state(self, state: Parameters) -> None:
+        load_neutral(self._model, state)
+        if self._config.momentum:
+            for name, parameter in self._named_parameters().items():
+                velocity = torch.tensor(state[f"{name}.momentum"], dtype=parameter.dtype, device=parameter.device)
+                self._optimizer.state[parameter]["momentum_buffer"] = velocity
+
+    def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
+        tensors = self._step(torch.tensor(batch, device=self._labels.device))
+        for name, parameter in self._named_parameters().items():
+            assert parameter.grad is not None
+            tensors[f"{name}.grad"] = parameter.grad
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        arrays["batch.labels"] = arrays["batch.labels"].astype(np.int32)
+        return mlp_trace(arrays | self.state())
+
+    def _named_parameters(self) -> dict[str, torch.Tensor]:
+        return dict(zip(neutral_names(self._model), self._model.parameters(), strict=True))
+
+
+def loss_and_gradients(
+    config: Config, model: HandWritten | MLP, x: torch.Tensor, labels: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Forward and backward pass over x (batch, pixels): the intermediates, loss and logits' gradient.
+
+    The parameters' gradients are left in their `grad`, in place of those of the step before.
+    """
+    intermediates = dict(model.intermediates(x))
+    logits = intermediates["logits"]
+    logits.retain_grad()
+    loss = cross_entropy(logits, labels, config.label_smoothing).mean
+    for parameter in model.parameters():
+        parameter.grad = None
+    loss.backward()
+    assert logits.grad is not None
+    return intermediates | {"loss": loss.detach(), "logits.grad": logits.grad}
+
+
+def gather(examples: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    """The rows (b, ...) of `examples` (n, ...) that `batch` (b,) names."""
+    return examples[batch]
 
 
 def normalize(config: Config, images: torch.Tensor) -> torch.Tensor:

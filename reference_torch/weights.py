@@ -12,7 +12,7 @@ def to_neutral(model: HandWritten | MLP) -> Parameters:
     """Copies of the model's parameters."""
     return {
         name: tensor.detach().cpu().numpy().copy()
-        for name, tensor in zip(_names(model), model.parameters(), strict=True)
+        for name, tensor in zip(neutral_names(model), model.parameters(), strict=True)
     }
 
 
@@ -22,7 +22,7 @@ def load_neutral(model: HandWritten | MLP, parameters: Parameters) -> None:
 
     A copy, because torch updates in place, and a tensor made by `from_numpy` could lie in a JAX array's memory.
     """
-    for name, tensor in zip(_names(model), model.parameters(), strict=True):
+    for name, tensor in zip(neutral_names(model), model.parameters(), strict=True):
         tensor.copy_(torch.tensor(parameters[name]))
 
 
@@ -34,14 +34,17 @@ def from_state_dict(model: MLP, state: Mapping[str, torch.Tensor], source: str =
     keys = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     arrays = {key: tensor.detach().cpu().numpy().copy() for key, tensor in state.items()}
     check(arrays, keys, source)
-    return dict(zip(_names(model), (arrays[key] for key in keys), strict=True))
+    return dict(zip(neutral_names(model), (arrays[key] for key in keys), strict=True))
 
 
 def to_state_dict(model: MLP, parameters: Parameters) -> dict[str, torch.Tensor]:
     """A `state_dict` of such a model with copies of `parameters`, in their own dtype."""
-    return {key: torch.tensor(parameters[name]) for key, name in zip(model.state_dict(), _names(model), strict=True)}
+    return {
+        key: torch.tensor(parameters[name]) for key, name in zip(model.state_dict(), neutral_names(model), strict=True)
+    }
 
 
-def _names(model: HandWritten | MLP) -> list[str]:
+def neutral_names(model: HandWritten | MLP) -> list[str]:
+    """Names of `model.parameters()`, in their order."""
     layers = sum(1 for _ in model.parameters()) // 2
     return [f"layers.{layer}.{kind}" for layer in range(layers) for kind in ("weight", "bias")]

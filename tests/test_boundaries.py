@@ -48,7 +48,7 @@ def lint_imports(directory):
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the packages, to break."""
-    for package in ("jax_mlp", "mlp_workload", "reference_torch"):
+    for package in ("jax_mlp", "mlp_compare", "mlp_workload", "reference_torch"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("mnist", "__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path

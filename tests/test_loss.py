@@ -37,7 +37,7 @@ def test_equal_logits(side):
     cross_entropy, array = SIDES[side]
     labels = np.arange(1000) % 10
     losses = np.asarray(cross_entropy(array(np.zeros((1000, 10))), array(labels)).per_example)
-    evaluation = Evaluation(losses, np.zeros(1000, int), labels, np.zeros(10, bool))
+    evaluation = Evaluation(losses, np.zeros(1000, int), labels, np.zeros(10, bool), np.zeros(1000))
     PRINTED.assert_close(evaluation.loss, 2.302585)
     PRINTED.assert_close(evaluation.article_loss(200), 0.011513)
 

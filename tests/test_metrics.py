@@ -10,7 +10,7 @@ from mlp_workload.metrics import Evaluation
 
 def evaluation(losses, predictions, labels, classes):
     arrays = np.array(losses, np.float32), np.array(predictions), np.array(labels)
-    return Evaluation(*arrays, positive=np.arange(classes) % 2 == 0)
+    return Evaluation(*arrays, positive=np.arange(classes) % 2 == 0, margins=np.zeros(len(labels)))
 
 
 def test_loss_is_the_true_mean_and_the_articles_is_not():
@@ -24,7 +24,7 @@ def test_loss_is_the_true_mean_and_the_articles_is_not():
 @given(st.integers(1, 50), st.integers(1, 60), st.randoms())
 def test_the_articles_loss_is_the_sum_of_batch_means_over_examples(examples, batch_size, random):
     losses = np.array([random.random() for _ in range(examples)])
-    one = Evaluation(losses, np.zeros(examples, int), np.zeros(examples, int), np.ones(1, bool))
+    one = Evaluation(losses, np.zeros(examples, int), np.zeros(examples, int), np.ones(1, bool), losses)
     means = [losses[i : i + batch_size].mean() for i in range(0, examples, batch_size)]
     assert one.article_loss(batch_size) == pytest.approx(sum(means) / examples)
 
@@ -45,5 +45,5 @@ def test_counts():
 
 def test_float32_losses_are_summed_in_float64():
     losses = np.full(2**25, 0.1, np.float32)
-    one = Evaluation(losses, np.zeros(2**25, np.int8), np.zeros(2**25, np.int8), np.ones(1, bool))
+    one = Evaluation(losses, np.zeros(2**25, np.int8), np.zeros(2**25, np.int8), np.ones(1, bool), losses)
     assert one.loss == pytest.approx(float(np.float32(0.1)), rel=1e-12)

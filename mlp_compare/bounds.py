@@ -1,0 +1,86 @@
+"""How far two computations of one thing may lie apart, and why: the one table that the parity check judges by.
+
+|a - b| <= absolute + relative * max|b|, the maximum over the tensor: sums cancel, so that a single element's own size
+says nothing about its rounding.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Bound:
+    """`relative` is to the largest magnitude in the tensor. The reason is told beside it."""
+
+    relative: float = 0.0
+    absolute: float = 0.0
+    reason: str = ""
+
+
+Table = Mapping[str, "Bound"]
+"""Bounds by `kind`."""
+Bounds = Callable[[str], Bound]
+"""The bound of the tensor of that name."""
+
+EXACT = Bound(reason="bytes of the data set, whole numbers and counts: nothing rounds")
+"""Nothing may differ."""
+
+DRIFT_FLOAT64 = 1e-13
+"""Absolute, for losses, parameters and momentum of float64 runs of any length that this tool is for.
+
+A prototype's parameters stayed within 7e-16 over 3,000 steps. Nothing amplifies: the loss falls and the step is small.
+"""
+
+
+def kind(name: str) -> str:
+    """The row of the table that a tensor of an MLP's trace belongs to."""
+    if name.startswith(("batch.", "evaluation.")) or name in ("inputs", "logits", "loss"):
+        return name
+    last = name.rpartition(".")[2]
+    return {"grad": "gradients", "weight": "parameters", "bias": "parameters"}.get(last, f"{last}s")
+
+
+def table(dtype: str, terms: int, steps: float = 1) -> Table:
+    """The bounds by `kind`, for products of at most `terms` terms, `steps` after both sides had the same parameters.
+
+    A sum of n rounded terms errs by about sqrt(n) eps of its terms' size (Higham and Mary 2019, 10.1137/18M1226312);
+    4 stands for the maximum over 10^5 elements of what is by nature random. A difference of parameters does a random
+    walk, which grows as the square root of the steps, in float32. In float64 `DRIFT_FLOAT64` bounds it.
+    """
+    eps = float(np.finfo(dtype).eps)
+    walk = max(steps, 1) ** 0.5
+    product = 4 * terms**0.5 * eps * walk
+    each = f"4 sqrt({terms}) eps: each number is a sum of up to {terms} products"
+    if dtype == "float64":
+        drift = Bound(absolute=DRIFT_FLOAT64, reason="rounding does not add up over a run; prototype 7e-16")
+        loss = drift
+    else:
+        drift = Bound(8 * eps * walk, reason="8 eps sqrt(steps): a rounding of each update on each side, a random walk")
+        loss = Bound(product, reason=each)
+    return {
+        "batch.images": EXACT,
+        "batch.labels": EXACT,
+        "batch.digest": EXACT,
+        "inputs": Bound(4 * eps, reason="4 eps: a division, a difference and a division, each side in its own way"),
+        "pre_activations": Bound(product, reason=each),
+        "activations": Bound(product, reason="as the pre-activations, whose differences pass with slope 1 at most"),
+        "logits": Bound(product, reason="as the pre-activations"),
+        "loss": loss,
+        "logits.grad": Bound(product, reason="as the logits: softmax passes differences on with slope 1 at most"),
+        "gradients": Bound(product, reason=each),
+        "momentums": drift,
+        "parameters": drift,
+        "evaluation.losses": Bound(product, DRIFT_FLOAT64 if dtype == "float64" else 0, "as the logits"),
+        "evaluation.predictions": EXACT,
+        "evaluation.correct": EXACT,
+        "evaluation.loss": Bound(product, DRIFT_FLOAT64 if dtype == "float64" else 0, "a mean of the losses"),
+        "evaluation.article_loss": Bound(product, DRIFT_FLOAT64 if dtype == "float64" else 0, "a mean of the losses"),
+    }
+
+
+def uniform(dtype: str, terms: int = 1000) -> Bounds:
+    """One bound for whatever a model of one's own holds: 16 sqrt(terms) eps, a few layers of such sums."""
+    bound = Bound(16 * terms**0.5 * float(np.finfo(dtype).eps), reason=f"16 sqrt({terms}) eps, a few layers of sums")
+    return lambda name: bound

@@ -1,0 +1,117 @@
+"""Two traces held against each other, tensor by tensor in causal order."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_compare.bounds import Bound, Bounds
+from mlp_workload.errors import UserError
+from mlp_workload.trace import Trace
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where one tensor differs most between two traces: there `a` and `b`, their distance, and what is allowed.
+
+    `relative` is to the largest magnitude of b's tensor, `ulps` counts spacings of floating-point numbers at the larger
+    of the two values. A nan on either side, or on both, is an infinite distance. Where even the shapes differ, `index`
+    is empty and `note` says so.
+    """
+
+    name: str
+    index: tuple[int, ...]
+    a: float
+    b: float
+    absolute: float
+    relative: float
+    ulps: float
+    bound: float
+    note: str = ""
+
+    @property
+    def within(self) -> bool:
+        return self.absolute <= self.bound
+
+    @property
+    def share(self) -> float:
+        """Of the bound, how much is used up: 1 is just within."""
+        return self.absolute / self.bound if self.bound else (0.0 if self.absolute == 0 else float("inf"))
+
+    def __str__(self) -> str:
+        if self.note:
+            return f"{self.name}: {self.note}"
+        where = f"[{', '.join(map(str, self.index))}]" if self.index else ""
+        return f"{self.name}{where}: {self.a!r} and {self.b!r}, {self.absolute:.2e} apart, allowed {self.bound:.2e}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The differences of all tensors in causal order."""
+
+    differences: tuple[Difference, ...]
+
+    @property
+    def first(self) -> Difference | None:
+        """The first tensor out of its bound: the culprit, or the first thing that the culprit could show in."""
+        return next((difference for difference in self.differences if not difference.within), None)
+
+    @property
+    def within(self) -> bool:
+        return self.first is None
+
+
+def compare(trace_a: Trace, trace_b: Trace, bounds: Bounds, explained: Mapping[str, Array] | None = None) -> Comparison:
+    """Compares two traces in the order of the first; `explained` are differences b - a that are accounted for.
+
+    Raises `UserError`, naming the tensor, where one of the traces lacks it or the two have it in different types.
+    """
+    names_a, names_b = trace_a.facts.get("framework", "the first"), trace_b.facts.get("framework", "the second")
+    for one, other, name_one, name_other in (
+        (trace_a, trace_b, names_a, names_b),
+        (trace_b, trace_a, names_b, names_a),
+    ):
+        for name in one.tensors:
+            if name not in other.tensors:
+                raise UserError(f"{name} is in the trace of {name_one} and missing in that of {name_other}")
+    for name, a in trace_a.tensors.items():
+        if a.dtype != (b := trace_b.tensors[name]).dtype:
+            raise UserError(f"{name} is {a.dtype} in the trace of {names_a} and {b.dtype} in that of {names_b}")
+    return Comparison(tuple(_differences(trace_a, trace_b, bounds, explained or {})))
+
+
+def _differences(a: Trace, b: Trace, bounds: Bounds, explained: Mapping[str, Array]) -> Iterator[Difference]:
+    for name, array in a.tensors.items():
+        yield difference(name, array, b.tensors[name], bounds(name), explained.get(name))
+
+
+def difference(name: str, a: Array, b: Array, bound: Bound, explained: Array | None = None) -> Difference:
+    """Where `a` and `b` differ most, once `explained`, b - a as far as it is accounted for, is taken off."""
+    if a.shape != b.shape:
+        note = f"shapes {a.shape} and {b.shape}"
+        return Difference(name, (), np.nan, np.nan, np.inf, np.inf, np.inf, 0.0, note)
+    if a.size == 0:
+        return Difference(name, (), 0.0, 0.0, 0.0, 0.0, 0.0, bound.absolute)
+    if a.dtype.kind != "f":
+        distance = (a != b).astype(np.float64)
+        scale = 0.0
+    else:
+        with np.errstate(invalid="ignore", over="ignore"):
+            distance = np.abs(a - b if explained is None else a + explained - b)
+        scale = float(np.abs(b).max())  # nan where there is one
+    flat = int(distance.argmax())  # the first nan, where there is one
+    index = tuple(int(i) for i in np.unravel_index(flat, a.shape))
+    one, other, absolute = float(a[index]), float(b[index]), float(distance[index])
+    if not np.isfinite(absolute):
+        return Difference(name, index, one, other, np.inf, np.inf, np.inf, 0.0)
+    if a.dtype.kind != "f":
+        absolute = abs(one - other)
+        return Difference(name, index, one, other, absolute, absolute, absolute, bound.absolute)
+    spacing = float(np.spacing(max(abs(a[index]), abs(b[index]))))
+    allowed = bound.absolute + bound.relative * scale
+    relative = absolute / scale if scale else (0.0 if absolute == 0 else np.inf)
+    return Difference(name, index, one, other, absolute, relative, absolute / spacing, allowed)

@@ -1,0 +1,52 @@
+"""A planted fault, and the seams that faults are planted at."""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from unittest.mock import patch
+
+from mlp_workload.weights import Parameters
+
+
+def _nothing() -> AbstractContextManager[Any]:
+    return contextlib.nullcontext()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A small change on one side, and where the check must name it: at `step`, in `tensor`.
+
+    It is planted by `flags`, which only that side's configuration gets, or by `plant`, which is called in that side's
+    process. The run has the preset and dtype named here and `config` on both sides; `start` edits the common initial
+    parameters. Step 0 is before the first step.
+    """
+
+    name: str
+    side: Literal["jax", "torch"]
+    step: int
+    tensor: str
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    plant: Callable[[], AbstractContextManager[Any]] = _nothing
+    preset: Literal["relu", "leaky"] = "leaky"
+    dtype: Literal["float32", "float64"] = "float64"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    start: Callable[[Parameters], Parameters] | None = None
+    evaluates: bool = False
+    runs_freely: bool = False
+
+
+def replaced(target: str, make: Callable[[Any], Any]) -> Callable[[], AbstractContextManager[Any]]:
+    """A plant that puts `make(original)` in place of `target`, "package.module:name" or "package.module:class.name"."""
+
+    def plant() -> AbstractContextManager[Any]:
+        module, _, path = target.partition(":")
+        *owners, name = path.split(".")
+        owner: Any = importlib.import_module(module)
+        for part in owners:
+            owner = getattr(owner, part)
+        return patch.object(owner, name, make(getattr(owner, name)))
+
+    return plant

@@ -1,0 +1,123 @@
+"""What a step of training computed, tensor by tensor: the exchange format of the parity check.
+
+A trace's tensors stand in causal order, under these names for an MLP: the batch (`batch.images`, `batch.labels`,
+`batch.digest`), `inputs`, then `layers.0.pre_activation`, `layers.0.activation` and so on to `logits`, `loss`,
+`logits.grad`, the gradients from the last layer back (`layers.2.weight.grad`), the momentum
+(`layers.0.weight.momentum`), and the parameters after the step (`layers.0.weight`). Weights and their like are
+(fan_out, fan_in); the rest is (batch, features).
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from mlp_workload.errors import UserError
+from mlp_workload.files import write_atomically
+from mlp_workload.run_folder import clear_write_errors
+
+FORMAT = "1"
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Named tensors in causal order, and `facts` in words: which framework, which version, which step.
+
+    The file is safetensors; its metadata hold the order of the tensors, the facts, and the version of the format.
+    """
+
+    tensors: Mapping[str, Array]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all. Raises `UserError` where it can't."""
+        metadata = {"format": FORMAT, "order": json.dumps(list(self.tensors)), "facts": json.dumps(dict(self.facts))}
+        tensors = {name: np.ascontiguousarray(array) for name, array in self.tensors.items()}
+        with clear_write_errors(path):
+            write_atomically(path, save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: Path) -> "Trace":
+        """Reads a file that `save` wrote. Raises `UserError`, naming the file, where it is none."""
+        if not path.is_file():
+            raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        except (SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks, such as bfloat16
+            raise UserError(f"{path}: not a readable trace ({error})") from error
+        except OSError as error:
+            raise UserError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error
+        if (found := metadata.get("format")) != FORMAT:
+            what = f"a trace of format {found}" if found else "not a trace (it names no format)"
+            raise UserError(f"{path}: {what}; this version reads format {FORMAT}: record it again")
+        try:
+            order, facts = json.loads(metadata["order"]), json.loads(metadata["facts"])
+            complete = sorted(order) == sorted(tensors) and all(isinstance(fact, str) for fact in facts.values())
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: the trace's metadata are damaged ({error})") from error
+        if not complete:
+            raise UserError(f"{path}: the trace's metadata do not fit its tensors")
+        return cls({name: tensors[name] for name in order}, facts)
+
+
+def pre_activation(layer: int) -> str:
+    return f"layers.{layer}.pre_activation"
+
+
+def activation(layer: int, layers: int) -> str:
+    return "logits" if layer == layers - 1 else f"layers.{layer}.activation"
+
+
+def mlp_trace(tensors: Mapping[str, Array]) -> Trace:
+    """The trace of one step of an MLP: `tensors` in causal order, the batch's digest added."""
+    parameters = [name for name in tensors if name.endswith((".weight", ".bias"))]
+    layers = len(parameters) // 2
+    order = ["batch.images", "batch.labels", "batch.digest", "inputs"]
+    for layer in range(layers):
+        order += [pre_activation(layer), activation(layer, layers)]
+    order += ["loss", "logits.grad"]
+    order += [f"layers.{layer}.{kind}.grad" for layer in reversed(range(layers)) for kind in ("weight", "bias")]
+    order += [f"{name}.momentum" for name in parameters if f"{name}.momentum" in tensors]
+    order += parameters
+    tensors = {**tensors, "batch.digest": batch_digest(tensors["batch.images"], tensors["batch.labels"])}
+    return Trace({name: tensors[name] for name in order})
+
+
+def batch_digest(images: Array, labels: Array) -> npt.NDArray[np.uint8]:
+    """SHA-256 (32,) over a batch's raw pixels (batch, pixels) and its labels (batch,), in their order."""
+    digest = sha256(np.ascontiguousarray(images).tobytes() + labels.astype("<i4").tobytes()).digest()
+    return np.frombuffer(digest, np.uint8)
+
+
+def rename(trace: Trace, names: Mapping[str, str], axes: Mapping[str, Sequence[int]] | None = None) -> Trace:
+    """`trace` with each tensor under its new name and with its axes permuted, where `axes` (by old name) has an order.
+
+    Raises `UserError` where a tensor has no new name, two have the same one, a name is of no tensor, or an order does
+    not fit its tensor: nothing is left out of the comparison by oversight.
+    """
+    for old in trace.tensors:
+        if old not in names:
+            raise UserError(f"the mapping has no name for {old}")
+    for old in (*names, *(axes or {})):
+        if old not in trace.tensors:
+            raise UserError(f"the mapping names {old}, and the trace has {', '.join(trace.tensors)}")
+    renamed: dict[str, Array] = {}
+    for old, array in trace.tensors.items():
+        if names[old] in renamed:
+            raise UserError(f"the mapping has {names[old]} twice, the second time for {old}")
+        order = (axes or {}).get(old, range(array.ndim))
+        if sorted(order) != list(range(array.ndim)):
+            raise UserError(f"the mapping orders the axes of {old} as {tuple(order)}, and its shape is {array.shape}")
+        renamed[names[old]] = array.transpose(order)
+    return Trace(renamed, trace.facts)
