@@ -46,7 +46,14 @@ class Difference:
         if self.note:
             return f"{self.name}: {self.note}"
         where = f"[{', '.join(map(str, self.index))}]" if self.index else ""
-        return f"{self.name}{where}: {self.a!r} and {self.b!r}, {self.absolute:.2e} apart, allowed {self.bound:.2e}"
+        return f"{self.name}{where}: {self.a!r} and {self.b!r}, {self.verdict}"
+
+    @property
+    def verdict(self) -> str:
+        """The distance and what is allowed, in words."""
+        if self.absolute == np.inf:
+            return "never within a bound"
+        return f"{self.absolute:.2e} apart, allowed {self.bound:.2e}"
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,15 @@ def find_crossings(a: Trace, b: Trace, before_a: Parameters, before_b: Parameter
         (weight_a, bias_a), (weight_b, bias_b) = (
             (before[f"layers.{layer}.weight"], before[f"layers.{layer}.bias"]) for before in (before_a, before_b)
         )
-        for example, unit in np.argwhere((z_a > 0) != (z_b > 0)).tolist():
-            x, w, bias = np.abs(x_a[example]), np.abs(weight_a[unit]), abs(float(bias_a[unit]))
-            x_apart, w_apart = np.abs(x_a[example] - x_b[example]), np.abs(weight_a[unit] - weight_b[unit])
-            apart = float(x_apart @ w + x @ w_apart + x_apart @ w_apart) + abs(float(bias_a[unit] - bias_b[unit]))
+        finite = np.isfinite(z_a) & np.isfinite(z_b)
+        for example, unit in np.argwhere(((z_a > 0) != (z_b > 0)) & finite).tolist():
+            rows = x_a[example], x_b[example], weight_a[unit], weight_b[unit]
+            one, other, w_one, w_other = (row.astype(np.float64) for row in rows)
+            x, w, bias = np.abs(one), np.abs(w_one), abs(float(bias_a[unit]))
+            x_apart, w_apart = np.abs(one - other), np.abs(w_one - w_other)
+            apart = float(x_apart @ w + x @ w_apart + x_apart @ w_apart) + abs(
+                float(bias_a[unit]) - float(bias_b[unit])
+            )
             rounding = 4 * float(np.finfo(z_a.dtype).eps) * (float(x @ w) + bias) + apart
             yield Crossing(step, layer, example, unit, float(z_a[example, unit]), float(z_b[example, unit]), rounding)
 

@@ -1,7 +1,7 @@
 """Both frameworks through one run, step by step: what differs most, what explains it, and the first departure."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,74 +9,21 @@ import numpy as np
 from mlp_compare import bounds
 from mlp_compare.comparison import Array, Comparison, Difference, compare, difference
 from mlp_compare.kinks import Crossing, effect, find_crossings
-from mlp_compare.side import Evaluated, FreeRun, Side, Step, both
+from mlp_compare.report import Departed, Departure, Report
+from mlp_compare.side import Evaluated, Side, Step, both
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
+from mlp_workload.errors import UserError
 from mlp_workload.order import steps_per_epoch
 from mlp_workload.trace import Trace, pre_activation
 from mlp_workload.weights import Parameters
 
 
-@dataclass(frozen=True)
-class Departure:
-    """The first thing out of its bound. Step 0 is before the first step."""
-
-    step: int
-    phase: str
-    difference: Difference
-    note: str = ""
-
-    def __str__(self) -> str:
-        return f"step {self.step}, {self.phase}, {self.difference}" + (f"; {self.note}" if self.note else "")
-
-
-@dataclass
-class Worst:
-    """The difference that used up most of its bound among all of one kind."""
-
-    step: int
-    difference: Difference
-
-
-@dataclass
-class Report:
-    """What a check found; `worst` is by kind of quantity, in causal order of their first appearance."""
-
-    worst: dict[str, Worst] = field(default_factory=dict)
-    crossings: list[Crossing] = field(default_factory=list)
-    near_ties: list[str] = field(default_factory=list)
-    departure: Departure | None = None
-    departure_traces: tuple[Trace, Trace] | None = None
-    steps_compared: int = 0
-    correct: dict[int, tuple[int, int]] = field(default_factory=dict)
-    free_runs: tuple[FreeRun, FreeRun] | None = None
-
-    def take(self, kind: str, step: int, found: Difference) -> None:
-        if kind not in self.worst or found.share > self.worst[kind].difference.share:
-            self.worst[kind] = Worst(step, found)
-
-
-class Departed(Exception):
-    """Ends the check at its first departure."""
-
-    def __init__(self, departure: Departure, traces: tuple[Trace, Trace] | None = None) -> None:
-        super().__init__(str(departure))
-        self.departure, self.traces = departure, traces
-
-
-def phase(name: str) -> str:
-    kind = bounds.kind(name)
-    if kind.startswith("batch.") or kind == "inputs":
-        return "batch"
-    if kind.startswith("evaluation."):
-        return "evaluation"
-    return {
-        "loss": "loss",
-        "logits.grad": "backward",
-        "gradients": "backward",
-        "momentums": "update",
-        "parameters": "update",
-    }.get(kind, "forward")
+def check_devices(devices: Mapping[str, str]) -> None:
+    """Raises `UserError`, naming both, where the frameworks' devices are not the same."""
+    if len(set(devices.values())) > 1:
+        found = " and ".join(f"{framework} on {device}" for framework, device in devices.items())
+        raise UserError(f"unlike devices are not compared: {found}; name one with --device")
 
 
 class Lockstep:
@@ -92,59 +39,61 @@ class Lockstep:
         terms = max(*config.widths(dataset.pixels, dataset.classes), min(config.batch_size, len(dataset.train)))
         self._table = partial(bounds.table, config.dtype, terms)
         self._rebased_at: int | None = None
+        self.report = Report()
 
     def run(
         self,
         trace_steps: Collection[int],
         faults: Sequence[str | None] = (None, None),
-        free_runs: bool = True,
         evaluate: bool = True,
+        free_runs: bool = True,
         on_trace: Callable[[tuple[Trace, Trace]], None] = lambda traces: None,
-    ) -> Iterator[Report]:
-        """Yields the report, which grows, after each step; it is complete when the iteration ends."""
-        report = Report()
+    ) -> Iterator[int]:
+        """Yields each step's number when `report` has it. The report is complete when the iteration ends."""
         try:
             for side, fault in zip(self._sides, faults, strict=True):
                 side.ask("start", self._config, fault)
             states = tuple(side.answer() for side in self._sides)
-            self._check_start(report, states)
+            facts = both(self._sides, "facts")
+            check_devices({side.framework: fact["device"] for side, fact in zip(self._sides, facts, strict=True)})
+            self._check_start(states)
+            pauses = {*range(0, self._steps, self._epoch), self._steps}
             if evaluate:
-                self._evaluate(report, 0)
-            pauses = {step for step in range(self._steps + 1) if step % self._epoch == 0} | {self._steps}
+                self._evaluate(0)
             for step in range(1, self._steps + 1):
                 if step in trace_steps:
-                    on_trace(self._trace_from_common(report, step, states))
+                    on_trace(self._trace_from_common(step, states))
                 if step in trace_steps or step - 1 in pauses:
                     self._ask(step)
-                go_on = step not in pauses and step + 1 not in trace_steps
-                states = self._step(report, step, states, go_on)
-                report.steps_compared = step
+                states = self._step(step, states, go_on=step not in pauses and step + 1 not in trace_steps)
+                self.report.steps_compared = step
                 if step in pauses and evaluate:
-                    self._evaluate(report, step)
-                yield report
+                    self._evaluate(step)
+                yield step
             if free_runs:
-                self._run_freely(report, states[0])
+                self._run_freely(states[0])
         except Departed as departed:
-            report.departure, report.departure_traces = departed.departure, departed.traces
-        yield report
+            self.report.departure, self.report.departure_traces = departed.departure, departed.traces
+
+    def table(self) -> bounds.Table:
+        """The bounds, one step from common parameters."""
+        return self._table(1)
 
     def _steps_apart(self, step: int) -> int:
         """How many steps the sides' parameters have had to drift apart since they were common."""
         return step if self._rebased_at is None or step <= self._rebased_at else 1
 
-    def _check_start(self, report: Report, states: Sequence[Parameters]) -> None:
+    def _check_start(self, states: Sequence[Parameters]) -> None:
         for name in states[0]:
             found = difference(name, states[0][name], states[1][name], bounds.EXACT)
             if not found.within:
-                raise Departed(Departure(0, "start", found))
+                raise Departed(Departure(0, found))
 
     def _ask(self, step: int) -> None:
         for side in self._sides:
             side.ask("step", step)
 
-    def _step(
-        self, report: Report, step: int, before: Sequence[Parameters], go_on: bool
-    ) -> tuple[Parameters, Parameters]:
+    def _step(self, step: int, before: Sequence[Parameters], go_on: bool) -> tuple[Parameters, Parameters]:
         """Compares the step that both sides were asked for; the states after it, one twice where they are common.
 
         Where they may `go_on`, the sides compute the next step meanwhile.
@@ -152,7 +101,7 @@ class Lockstep:
         a, b = (side.answer() for side in self._sides)
         table = self._table(self._steps_apart(step))
         if (a.digest == b.digest).all() and (a.signs != b.signs).any():
-            self._explain(report, step, before, table)
+            self._explain(step, before, table)
             self._rebased_at = self._rebased_at or step
             streamed: Iterable[tuple[str, Array, Array]] = ()
         else:
@@ -163,21 +112,21 @@ class Lockstep:
         if go_on:
             self._ask(step + 1)
         for name, one, other in streamed:
-            found = difference(name, one, other, table[bounds.kind(name)])
+            found = difference(name, one, other, _bound(table, name, one, before[0].get(name)))
             if not found.within:
                 if go_on:
                     for side in self._sides:
                         side.answer()
-                self._name_culprit(report, step, before, found)
-            report.take(bounds.kind(name), step, found)
+                self._name_culprit(step, before, found)
+            self.report.take(bounds.kind(name), step, found)
         return a.state, b.state
 
-    def _explain(self, report: Report, step: int, before: Sequence[Parameters], table: bounds.Table) -> None:
+    def _explain(self, step: int, before: Sequence[Parameters], table: bounds.Table) -> None:
         """Compares a step with crossings tensor by tensor, once what they make of it is taken off."""
         traces = both(self._sides, "trace", step)
         comparison, crossings = self._compare(traces, before, step, table)
-        self._take(report, step, comparison, traces)
-        report.crossings += crossings
+        self._take(step, comparison, traces)
+        self.report.crossings += crossings
 
     def _compare(
         self, traces: tuple[Trace, Trace], before: Sequence[Parameters], step: int, table: bounds.Table
@@ -185,33 +134,34 @@ class Lockstep:
         """Of the crossings those that are not explained are differences out of bounds."""
         crossings = list(find_crossings(*traces, before[0], before[1], step))
         explained = effect(self._config, *traces, before[0]) if crossings else None
-        comparison = compare(*traces, lambda name: table[bounds.kind(name)], explained)
+        after = traces[0].tensors
+        comparison = compare(*traces, lambda name: _bound(table, name, after[name], before[0].get(name)), explained)
         strange = {
             pre_activation(crossing.layer): _strange(crossing) for crossing in crossings if not crossing.explained
         }
         return Comparison(tuple(strange.get(found.name, found) for found in comparison.differences)), crossings
 
-    def _take(self, report: Report, step: int, comparison: Comparison, traces: tuple[Trace, Trace]) -> None:
+    def _take(self, step: int, comparison: Comparison, traces: tuple[Trace, Trace]) -> None:
         if (first := comparison.first) is not None:
-            raise Departed(Departure(step, phase(first.name), first), traces)
+            raise Departed(Departure(step, first), traces)
         for found in comparison.differences:
-            report.take(bounds.kind(found.name), step, found)
+            self.report.take(bounds.kind(found.name), step, found)
 
     def _from_common(self, step: int, before: Parameters) -> tuple[Trace, Trace]:
         both(self._sides, "load_state", before)
         both(self._sides, "step", step)
         return both(self._sides, "trace", step)
 
-    def _trace_from_common(self, report: Report, step: int, states: Sequence[Parameters]) -> tuple[Trace, Trace]:
+    def _trace_from_common(self, step: int, states: Sequence[Parameters]) -> tuple[Trace, Trace]:
         """Compares the step from one side's parameters, then puts each side's own back."""
         traces = self._from_common(step, states[0])
         comparison, _ = self._compare(traces, (states[0], states[0]), step, self._table(1))
-        self._take(report, step, comparison, traces)
+        self._take(step, comparison, traces)
         for side, state in zip(self._sides, states, strict=True):
             side.do("load_state", state)
         return traces
 
-    def _name_culprit(self, report: Report, step: int, before: Sequence[Parameters], found: Difference) -> None:
+    def _name_culprit(self, step: int, before: Sequence[Parameters], found: Difference) -> None:
         """Goes back to the last step that agreed and looks inside the one that does not. Always raises `Departed`.
 
         First from common parameters, by the bounds of a single step; then at the step as it was, for a fault that
@@ -225,18 +175,18 @@ class Lockstep:
         ):
             comparison, _ = self._compare(traces, begin, step, table)
             if (first := comparison.first) is not None:
-                raise Departed(Departure(step, phase(first.name), first), traces)
+                raise Departed(Departure(step, first), traces)
         note = "no tensor inside this step is out of its bound: the difference has built up over the steps before"
-        raise Departed(Departure(step, phase(found.name), found, note), own)
+        raise Departed(Departure(step, found, note), own)
 
-    def _evaluate(self, report: Report, step: int) -> None:
+    def _evaluate(self, step: int) -> None:
         a, b = both(self._sides, "evaluate")
-        self._compare_evaluations(report, step, a, b, self._table(self._steps_apart(max(step, 1))))
+        self._compare_evaluations(step, a, b, self._table(self._steps_apart(max(step, 1))))
 
-    def _compare_evaluations(self, report: Report, step: int, a: Evaluated, b: Evaluated, table: bounds.Table) -> None:
-        report.correct[step] = (int(a.tensors["evaluation.correct"]), int(b.tensors["evaluation.correct"]))
+    def _compare_evaluations(self, step: int, a: Evaluated, b: Evaluated, table: bounds.Table) -> None:
+        self.report.correct[step] = (int(a.tensors["evaluation.correct"]), int(b.tensors["evaluation.correct"]))
         ties = list(_near_ties(a, b, table))
-        report.near_ties += [f"step {step}, test example {example}" for example in ties]
+        self.report.near_ties += [f"step {step}, test example {example}" for example in ties]
         settled = dict(b.tensors)
         if ties:
             settled["evaluation.predictions"][ties] = a.tensors["evaluation.predictions"][ties]
@@ -244,24 +194,24 @@ class Lockstep:
         for name, array in a.tensors.items():
             found = difference(name, array, settled[name], table[name])
             if not found.within:
-                raise Departed(Departure(step, phase(name), found))
-            report.take(name, step, found)
+                raise Departed(Departure(step, found))
+            self.report.take(name, step, found)
 
-    def _run_freely(self, report: Report, state: Parameters) -> None:
+    def _run_freely(self, state: Parameters) -> None:
         """The trainers' own epochs: in float64 they must end where the steps ended; in float32 two runs part."""
-        report.free_runs = a, b = tuple(side.do("run_freely", self._steps) for side in self._sides)
+        self.report.free_runs = a, b = tuple(side.do("run_freely", self._steps) for side in self._sides)
         if self._config.dtype != "float64" or self._rebased_at is not None:
             return
         table = self._table(self._steps)
-        pairs = [("losses", a.losses, b.losses, table["loss"])]
+        pairs = [("loss", a.losses, b.losses, table["loss"])]
         for run in (a, b):
             pairs += [(name, run.state[name], state[name], table[bounds.kind(name)]) for name in state]
         for name, one, other, bound in pairs:
-            found = difference(f"whole epochs: {name}", one, other, bound)
+            found = difference(f"epochs.{name}", one, other, bound)
             if not found.within:
-                raise Departed(Departure(self._steps, "whole epochs", found))
-            report.take(f"whole epochs: {bounds.kind(name)}", self._steps, found)
-        self._compare_evaluations(report, self._steps, a.evaluated, b.evaluated, table)
+                raise Departed(Departure(self._steps, found))
+            self.report.take(f"epochs.{bounds.kind(name)}", self._steps, found)
+        self._compare_evaluations(self._steps, a.evaluated, b.evaluated, table)
 
 
 def _streamed(a: Step, b: Step) -> Sequence[tuple[str, Array, Array]]:
@@ -269,6 +219,16 @@ def _streamed(a: Step, b: Step) -> Sequence[tuple[str, Array, Array]]:
     names = sorted(a.state, key=lambda name: not name.endswith(".momentum"))
     states = [(name, a.state[name], b.state[name]) for name in names]
     return [("batch.digest", a.digest, b.digest), ("loss", a.loss, b.loss), *states]
+
+
+def _bound(table: bounds.Table, name: str, after: Array, before: Array | None) -> bounds.Bound:
+    """A parameter's own bound, and of what the step added to it that of a gradient."""
+    bound = table[bounds.kind(name)]
+    if before is None or bounds.kind(name) != "parameters":
+        return bound
+    with np.errstate(invalid="ignore", over="ignore"):
+        update = float(np.abs(after - before).max())
+    return replace(bound, absolute=bound.absolute + table["gradients"].relative * update)
 
 
 def _strange(crossing: Crossing) -> Difference:

@@ -18,10 +18,11 @@ import numpy.typing as npt
 from mlp_compare.faults import FAULTS
 from mlp_workload import data, initial, order
 from mlp_workload.config import Config
+from mlp_workload.environment import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
 from mlp_workload.trace import Array, Trace
-from mlp_workload.training import Trainer
+from mlp_workload.training import Trainer, check_batch_size, clear_memory_errors
 from mlp_workload.weights import Parameters, load_weights, parameter_shapes
 
 load = cache(data.load)
@@ -92,7 +93,7 @@ class Side:
 
     def __exit__(self, *error: object) -> None:
         self._connection.close()
-        self._process.join(timeout=5)
+        self._process.join(timeout=1)
         self._process.kill()
         self._process.join()
 
@@ -110,16 +111,18 @@ def _serve(framework: str, connection: Connection) -> None:
     while True:
         try:
             method, arguments = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return
         answer: tuple[Exception | None, Any]
         try:
-            answer = (None, getattr(worker, method)(*arguments))
+            with clear_memory_errors():
+                answer = (None, getattr(worker, method)(*arguments))
         except (UserError, ModuleNotFoundError) as error:
             answer = (error, None)
         except Exception:
             answer = (RuntimeError(f"in the {framework} process: {traceback.format_exc()}"), None)
-        connection.send(answer)
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone, as the next turn finds
+            connection.send(answer)
 
 
 class _Worker:
@@ -145,6 +148,7 @@ class _Worker:
             config = replace(config, **FAULTS[fault].flags)
             self._faults.enter_context(FAULTS[fault].plant())
         self._config, self._dataset = config, load(config.dataset)
+        check_batch_size(config, self._dataset)
         widths = config.widths(self._dataset.pixels, self._dataset.classes)
         if config.initial_weights is None:
             parameters = initial.initial_parameters(config.initialization, widths, config.seed)
@@ -156,7 +160,8 @@ class _Worker:
         return self._start
 
     def facts(self) -> dict[str, Any]:
-        return {"device": self._trainer.device, "packages": self._trainer.packages}
+        environment = describe_environment(("numpy", *self._trainer.packages))
+        return {"device": self._trainer.device, "environment": environment}
 
     def step(self, number: int) -> Step:
         batch = order.step_batch(self._config.seed, number, len(self._dataset.train), self._config.batch_size)
@@ -180,7 +185,7 @@ class _Worker:
             "evaluation.losses": evaluation.losses,
             "evaluation.predictions": evaluation.predictions.astype(np.int64),
             "evaluation.correct": np.array(evaluation.correct),
-            "evaluation.loss": np.array(evaluation.loss),
+            "evaluation.loss": np.array(evaluation.loss, self._config.dtype),
         }
         return Evaluated(tensors, evaluation.margins, evaluation.labels)
 

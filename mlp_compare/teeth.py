@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlp_compare.faults import Fault
-from mlp_compare.lockstep import Departure, Lockstep
+from mlp_compare.lockstep import Lockstep
+from mlp_compare.report import Departure
 from mlp_compare.side import Side
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, load
@@ -49,8 +50,9 @@ def _departure(fault: Fault, sides: Sequence[Side], dataset: Dataset, folder: Pa
     planted = [fault.name if side.framework == fault.side else None for side in sides]
     steps = fault.step + (0 if fault.runs_freely else 1)
     check = Lockstep(config, dataset, sides, steps)
-    *_, report = check.run((1, 2), planted, evaluate=fault.evaluates, free_runs=fault.runs_freely)
-    return report.departure
+    for _ in check.run((1, 2), planted, evaluate=fault.evaluates, free_runs=fault.runs_freely):
+        pass
+    return check.report.departure
 
 
 def _start(fault: Fault, config: Config, dataset: Dataset, folder: Path) -> Path:

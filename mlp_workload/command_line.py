@@ -7,31 +7,36 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import tyro
 
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 
+C = TypeVar("C", bound=Config)
+
 _INSTALL = {
     "torch": "make setup, or pip install '.[torch]' in the project's folder",
     "jax": "make setup, or pip install . in the project's folder",
     "flax": "make setup, or pip install . in the project's folder",
     "optax": "make setup, or pip install . in the project's folder",
+    "matplotlib": "make setup, or pip install '.[compare]' in the project's folder",
+    "scipy": "make setup, or pip install '.[compare]' in the project's folder",
 }
 
 
-def parse_config(arguments: Sequence[str], **options: Any) -> Config:
+def parse_config(arguments: Sequence[str], kind: type[C], **options: Any) -> C:
     """The run that `arguments` describe: the flags that are given, over the preset's values for the rest.
 
-    `options` are tyro's, such as `prog` and `description`.
+    `kind` is `Config` or one with more flags. `options` are tyro's, such as `prog` and `description`.
 
     Raises `UserError` in one line where they make no sense, `SystemExit` after `--help`.
     """
 
     chosen, _ = parse(_Preset, arguments, return_unknown_args=True, add_help=False)
-    return cast(Config, parse(Config, arguments, default=PRESETS.get(chosen.preset, Config()), **options))
+    default = kind(**vars(PRESETS.get(chosen.preset, Config())))
+    return cast(C, parse(kind, arguments, default=default, **options))
 
 
 @dataclass
@@ -82,4 +87,4 @@ def run_trainer(program: str, description: str, train: Callable[[Config], object
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a path that the terminal's encoding lacks must not end the run
     with one_line_errors(program):
-        train(parse_config(sys.argv[1:], prog=program, description=description))
+        train(parse_config(sys.argv[1:], Config, prog=program, description=description))

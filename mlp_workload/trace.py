@@ -41,7 +41,7 @@ class Trace:
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all. Raises `UserError` where it can't."""
         metadata = {"format": FORMAT, "order": json.dumps(list(self.tensors)), "facts": json.dumps(dict(self.facts))}
-        tensors = {name: np.ascontiguousarray(array) for name, array in self.tensors.items()}
+        tensors = {name: np.asarray(array, order="C") for name, array in self.tensors.items()}
         with clear_write_errors(path):
             write_atomically(path, save(tensors, metadata))
 
@@ -100,24 +100,29 @@ def batch_digest(images: Array, labels: Array) -> npt.NDArray[np.uint8]:
     return np.frombuffer(digest, np.uint8)
 
 
-def rename(trace: Trace, names: Mapping[str, str], axes: Mapping[str, Sequence[int]] | None = None) -> Trace:
-    """`trace` with each tensor under its new name and with its axes permuted, where `axes` (by old name) has an order.
+def rename(trace: Trace, names: Mapping[str, str | tuple[str, Sequence[int]] | None]) -> Trace:
+    """`trace` with each tensor under its new name, its axes permuted, or left out, as `names` has it by old name.
 
-    Raises `UserError` where a tensor has no new name, two have the same one, a name is of no tensor, or an order does
-    not fit its tensor: nothing is left out of the comparison by oversight.
+    A value is the new name, `(new name, order of the axes)` as `numpy.transpose` takes it, or None for a tensor to
+    leave out: nothing is left out of a comparison by oversight.
+
+    Raises `UserError`, naming the tensor, where one is not mapped, two get the same name, there is no such tensor, or
+    an order does not fit its tensor.
     """
     for old in trace.tensors:
         if old not in names:
             raise UserError(f"the mapping has no name for {old}")
-    for old in (*names, *(axes or {})):
+    for old in names:
         if old not in trace.tensors:
             raise UserError(f"the mapping names {old}, and the trace has {', '.join(trace.tensors)}")
     renamed: dict[str, Array] = {}
     for old, array in trace.tensors.items():
-        if names[old] in renamed:
-            raise UserError(f"the mapping has {names[old]} twice, the second time for {old}")
-        order = (axes or {}).get(old, range(array.ndim))
+        if (new := names[old]) is None:
+            continue
+        name, order = (new, range(array.ndim)) if isinstance(new, str) else new
+        if name in renamed:
+            raise UserError(f"the mapping has {name} twice, the second time for {old}")
         if sorted(order) != list(range(array.ndim)):
             raise UserError(f"the mapping orders the axes of {old} as {tuple(order)}, and its shape is {array.shape}")
-        renamed[names[old]] = array.transpose(order)
+        renamed[name] = array.transpose(order)
     return Trace(renamed, trace.facts)

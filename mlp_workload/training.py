@@ -76,14 +76,12 @@ def train(config: Config, make_trainer: MakeTrainer) -> dict[str, Any]:
     """
     start = time.perf_counter()
     dataset = load(config.dataset)
-    examples = len(dataset.train)
-    if config.batch_size > examples:
-        raise UserError(f"--batch-size must be at most {examples}, the training examples, got {config.batch_size}")
+    check_batch_size(config, dataset)
     initial = None
     if config.initial_weights is not None:
         shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
         initial = load_weights(expand(config.initial_weights), shapes, config.dtype)
-    with _clear_memory_errors():
+    with clear_memory_errors():
         trainer = make_trainer(config, dataset, initial)
     if config.run_dir is None:
         folder = claim_default(config, trainer.framework)
@@ -93,7 +91,7 @@ def train(config: Config, make_trainer: MakeTrainer) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     sinks: list[Sink] = [JsonLines(folder.events), Console(folder.path)]
     try:
-        with _clear_memory_errors():
+        with clear_memory_errors():
             for event in run(config, dataset, trainer, start):
                 if isinstance(event, RunFinished):
                     summary |= event.summary
@@ -198,9 +196,15 @@ def _warn_of_losses(
         yield Warned(f"{len(lost)} lost classes ({name(lost)}): no test example of them is recognised{cure}")
 
 
+def check_batch_size(config: Config, dataset: Dataset) -> None:
+    """Raises `UserError` where a batch is larger than the training set."""
+    if config.batch_size > (examples := len(dataset.train)):
+        raise UserError(f"--batch-size must be at most {examples}, the training examples, got {config.batch_size}")
+
+
 @contextlib.contextmanager
-def _clear_memory_errors() -> Iterator[None]:
-    """Both frameworks raise a `RuntimeError` of many lines where memory does not suffice."""
+def clear_memory_errors() -> Iterator[None]:
+    """Turns running out of memory, a `RuntimeError` of many lines in both frameworks, into a `UserError`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Run:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | options.pop("env", {})
         command = [*options.pop("prefix", ()), sys.executable, *options.pop("python", ()), "-m", *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=240, **options
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, **{"timeout": 240} | options
         )
 
     return run

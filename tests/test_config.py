@@ -26,17 +26,17 @@ def test_presets_are_the_articles_two_programs():
 
 @pytest.mark.parametrize("arguments", [["--preset", "relu"], ["--preset=relu"], ["--epochs", "10", "--preset", "relu"]])
 def test_the_preset_sets_defaults(arguments):
-    assert parse_config(arguments) == PRESETS["relu"]
+    assert parse_config(arguments, Config) == PRESETS["relu"]
 
 
 def test_a_flag_beats_the_preset_wherever_it_stands():
-    config = parse_config(["--pixel-std", "1", "--preset", "relu", "--activation", "leaky_relu"])
+    config = parse_config(["--pixel-std", "1", "--preset", "relu", "--activation", "leaky_relu"], Config)
     assert config == dataclasses.replace(PRESETS["relu"], pixel_std=1.0, activation="leaky_relu")
 
 
 def test_every_field_has_a_flag(capsys):
     with pytest.raises(SystemExit) as stop:
-        parse_config(["--help"], prog="python -m jax_mlp.train")
+        parse_config(["--help"], Config, prog="python -m jax_mlp.train")
     assert not stop.value.code
     text = capsys.readouterr().out
     assert "usage: python -m jax_mlp.train" in text
@@ -78,7 +78,7 @@ WRONG = [
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
 def test_a_wrong_value_is_refused_in_one_line_that_names_it(arguments, message, capfd):
     with pytest.raises(UserError) as error:
-        parse_config(arguments)
+        parse_config(arguments, Config)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert "│" not in str(error.value)

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from mlp_compare.faults.fault import Fault, replaced
+from mlp_compare.faults.start import near_kinks
+from mlp_workload.data import load
+from mlp_workload.order import epoch_order
 
 
 def _mean(package: str, mean: Callable[[Any], Any]) -> Any:
@@ -73,6 +76,21 @@ def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
     return replaced("jax_mlp.trainer:loss_and_gradients", make)
 
 
+def _wrong_in_step_3(original: Any) -> Any:
+    """The gradient of the first weights is 1.1 of themselves in the third batch alone."""
+    import torch
+
+    wrong = torch.from_numpy(load("mnist").train.labels[epoch_order(0, 1, 60_000)[400:600]])
+
+    def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any) -> Any:
+        tensors = original(config, model, x, labels)
+        if torch.equal(labels, wrong.to(labels)):
+            next(iter(model.parameters())).grad *= 1.1
+        return tensors
+
+    return loss_and_gradients
+
+
 def _with(value: float, *index: int) -> Callable[[Any], Any]:
     def edit(gradient: Any) -> Any:
         gradient = gradient.clone()
@@ -98,6 +116,12 @@ FAULTS = [
           plant=replaced("jax_mlp.trainer:cross_entropy", _scaled_backward)),
     Fault(name="one gradient 1.001 of itself", side="jax", step=1, tensor="layers.1.weight.grad", dtype="float32",
           plant=_jax_gradient(1, "kernel", lambda gradient: gradient * 1.001)),
+    Fault(name="one gradient 1.001 of itself in a step with kink crossings", side="jax", step=1,
+          tensor="layers.1.weight.grad", dtype="float32", start=near_kinks,
+          plant=_jax_gradient(1, "kernel", lambda gradient: gradient * 1.001)),
+    Fault(name="one gradient 1.1 of itself after kink crossings", side="torch", step=3,
+          tensor="layers.0.weight.grad", dtype="float32", start=near_kinks,
+          plant=replaced("reference_torch.trainer:loss_and_gradients", _wrong_in_step_3)),
     Fault(name="one gradient's sign", side="jax", step=1, tensor="layers.0.bias.grad",
           plant=_jax_gradient(0, "bias", lambda gradient: -gradient)),
     Fault(name="one gradient detached", side="jax", step=1, tensor="layers.0.weight.grad",

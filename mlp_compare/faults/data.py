@@ -96,7 +96,7 @@ FAULTS = [
     ),
     Fault(
         name="last, smaller batch dropped by the compiled epoch alone", side="jax", step=9,
-        tensor="whole epochs: losses", config=_LARGE, runs_freely=True,
+        tensor="epochs.loss", config=_LARGE, runs_freely=True,
         plant=replaced("jax_mlp.trainer:Trainer.run_epoch",
                        lambda original: lambda self, order: original(self, order[: len(order) // 7000 * 7000])),
     ),

@@ -1,0 +1,157 @@
+"""Holds both trainers together through one run: `python -m mlp_compare.parity --help`."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.progress import track
+
+from mlp_compare.faults import FAULTS
+from mlp_compare.lockstep import Lockstep
+from mlp_compare.side import PACKAGES, Side, both
+from mlp_compare.teeth import bite
+from mlp_compare.verdict import as_json, print_bite, print_report
+from mlp_workload import data, strict_json
+from mlp_workload.command_line import one_line_errors, parse_config
+from mlp_workload.config import Config
+from mlp_workload.errors import UserError
+from mlp_workload.files import expand, write_atomically
+from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.sinks.console import Output
+from mlp_workload.trace import Trace
+
+TRACED = (1, 2, 10, 100, 1000)
+"""Steps that are compared tensor by tensor, and the last one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity(Config):
+    """Trains JAX and torch from the same weights on the same batches and compares every step's loss and parameters.
+
+    Some steps are compared tensor by tensor. Exit status 0: all within bounds. 1: not, and the first departure is
+    named: step, phase, tensor, index, both values, bound. 2: the arguments or the machine do not allow the check.
+    """
+
+    epochs: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 10
+    run_dir: tyro.conf.Suppress[tyro.conf.Fixed[Path | None]] = None
+    steps: int = 3000
+    """Of training, over as many epochs as it takes."""
+    json: Path | None = None
+    """A new file for all figures."""
+    traces: Path | None = None
+    """A new or empty folder for what was compared tensor by tensor: one file for each step and side."""
+    teeth: tuple[str, ...] | None = None
+    """Instead of a run, plants faults and sees whether each is caught where it was planted: those named, or all. The
+    run's flags are the faults' own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("steps", self.steps >= 1, "at least 1")
+        for name in self.teeth or ():
+            if name not in FAULTS:
+                near = difflib.get_close_matches(name, FAULTS, 1, cutoff=0.0)[0]
+                raise UserError(f"--teeth: there is no fault {name!r}; the nearest is {near!r}")
+
+    @property
+    def run(self) -> Config:
+        return Config(**{field.name: getattr(self, field.name) for field in fields(Config)})
+
+
+def main() -> None:
+    with one_line_errors("python -m mlp_compare.parity"):
+        options = parse_config(sys.argv[1:], Parity, prog="python -m mlp_compare.parity", description=Parity.__doc__)
+        sys.exit(0 if run(options) else 1)
+
+
+def run(options: Parity) -> bool:
+    """Whether the check passed."""
+    json, traces = _new_file(options.json), _new_folder(options.traces)
+    console = Output(markup=False, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 140
+    with ExitStack() as stack:
+        sides = [stack.enter_context(Side(framework)) for framework in PACKAGES]
+        if options.teeth is not None:
+            passed, content = _teeth(options, sides, console)
+        else:
+            passed, content = _lockstep(options, sides, traces, console)
+    if json is not None:
+        with clear_write_errors(json):
+            write_atomically(json, (strict_json.dumps(content, indent=2) + "\n").encode())
+    return passed
+
+
+def _lockstep(options: Parity, sides: Sequence[Side], traces: Path | None, console: Output) -> tuple[bool, Any]:
+    config = options.run
+    check = Lockstep(config, data.load(config.dataset), sides, options.steps)
+    steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
+    silent = not console.is_terminal
+    for _ in track(steps, "compared", options.steps, console=console, transient=True, disable=silent):
+        pass
+    report = check.report
+    if report.departure_traces:
+        _save(traces, report.departure_traces)
+    facts = dict(zip(PACKAGES, both(sides, "facts"), strict=True))
+    print_report(console, config, options.steps, report, facts, check.table())
+    return report.departure is None, as_json(config, options.steps, report, facts, check.table())
+
+
+def _teeth(options: Parity, sides: Sequence[Side], console: Output) -> tuple[bool, Any]:
+    chosen = [fault for name, fault in FAULTS.items() if not options.teeth or name in options.teeth]
+    bites = []
+    for found in bite(chosen, sides):
+        print_bite(console, found)
+        bites.append(found)
+    caught, placed = sum(found.caught for found in bites), sum(found.placed for found in bites)
+    console.print(f"{len(bites)} faults planted, {caught} caught, {placed} named where they were planted")
+    rows = [
+        {
+            "fault": found.fault.name,
+            "side": found.fault.side,
+            "planted": {"step": found.fault.step, "tensor": found.fault.tensor},
+            "caught": found.caught,
+            "placed": found.placed,
+            "departure": found.departure and str(found.departure),
+        }
+        for found in bites
+    ]
+    return caught == placed == len(bites), {"faults": rows}
+
+
+def _new_file(path: Path | None) -> Path | None:
+    """Before any work: a place that can be written to, and where nothing would be lost."""
+    if path is None:
+        return None
+    path = expand(path)
+    if path.exists():
+        raise UserError(f"--json {path} exists; name a new file")
+    with clear_write_errors(path):
+        path.open("x").close()
+        path.unlink()
+    return path
+
+
+def _new_folder(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    path = expand(path)
+    with clear_write_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise UserError(f"--traces {path} is not empty; name a new or empty folder")
+    return path
+
+
+def _save(folder: Path | None, pair: tuple[Trace, Trace]) -> None:
+    if folder is not None:
+        for trace in pair:
+            trace.save(folder / f"step-{int(trace.facts['step']):06d}-{trace.facts['framework']}.safetensors")
+
+
+if __name__ == "__main__":
+    main()

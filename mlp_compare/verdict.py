@@ -1,0 +1,158 @@
+"""What a parity check found, for people and for programs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from mlp_compare import bounds
+from mlp_compare.comparison import Difference
+from mlp_compare.report import Report
+from mlp_compare.teeth import Bite
+from mlp_workload.config import Config
+from mlp_workload.sinks.console import Output
+
+_LISTED = 10
+"""Kink crossings on the terminal; the JSON file has all of them."""
+
+Facts = Mapping[str, Mapping[str, Any]]
+"""By framework: device and environment."""
+
+
+def print_report(
+    console: Output, config: Config, steps: int, report: Report, facts: Facts, table: bounds.Table
+) -> None:
+    one, other = facts
+    versions = [f"{name} {facts[name]['environment']['versions'][name]} on {facts[name]['device']}" for name in facts]
+    console.print(
+        f"{' and '.join(versions)}, {config.preset} preset, {config.dataset}, {config.dtype}, seed {config.seed}"
+    )
+    console.print(_table(report, table))
+    _print_crossings(console, report)
+    for near_tie in report.near_ties:
+        console.print(f"near tie: {near_tie}: rounding chooses between the two largest logits")
+    if report.correct:
+        step = max(report.correct)
+        correct = report.correct[step]
+        console.print(f"correct on the test set after step {step}: {one} {correct[0]}, {other} {correct[1]}")
+    if report.free_runs:
+        ends = [int(run.evaluated.tensors["evaluation.correct"]) for run in report.free_runs]
+        console.print(f"after {steps} steps by the trainers' own epochs: {one} {ends[0]}, {other} {ends[1]}")
+    if report.departure is None:
+        console.print(Text.assemble(("parity holds", "bold green"), f": {report.steps_compared} steps within bounds"))
+        return
+    departure, found = report.departure, report.departure.difference
+    index = f"[{', '.join(map(str, found.index))}]" if found.index else ""
+    console.print(
+        Text.assemble(
+            ("first departure", "bold red"), f": step {departure.step}, {departure.phase}, {found.name}{index}"
+        )
+    )
+    if found.note:
+        console.print(f"  {found.note}")
+    else:
+        console.print(f"  {one:6s} {found.a!r}")
+        console.print(f"  {other:6s} {found.b!r}")
+        console.print(f"  {found.verdict} ({_bound(table, found).reason})")
+    if departure.note:
+        console.print(f"  {departure.note}")
+
+
+def _print_crossings(console: Output, report: Report) -> None:
+    if not report.crossings:
+        return
+    first = report.crossings[0].step
+    console.print(
+        f"{len(report.crossings)} kink crossings, all within rounding of 0 and their effect accounted for; after step "
+        f"{first} each step began from common parameters"
+    )
+    for crossing in report.crossings[:_LISTED]:
+        console.print(f"  {crossing}")
+    if (more := len(report.crossings) - _LISTED) > 0:
+        console.print(f"  and {more} more (--json has them all)")
+
+
+def _table(report: Report, bounds_table: bounds.Table) -> Table:
+    title = "largest difference of each quantity, measured by its bound"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("quantity", no_wrap=True)
+    for name in ("difference", "relative", "ulps"):
+        table.add_column(name, justify="right")
+    table.add_column("at step")
+    table.add_column("where", overflow="fold")
+    for name in ("bound", "room"):
+        table.add_column(name, justify="right")
+    for kind in (kind for kind in bounds_table if kind in report.worst):
+        worst = report.worst[kind]
+        found = worst.difference
+        if found.absolute == 0:
+            table.add_row(kind, "equal", "", "", "", "", f"{found.bound:.1e}" if found.bound else "equal", "")
+            continue
+        where = f"{found.name}[{', '.join(map(str, found.index))}]" if found.index else found.name
+        figures = f"{found.absolute:.1e}", f"{found.relative:.1e}", f"{found.ulps:.0f}"
+        table.add_row(kind, *figures, str(worst.step), where, f"{found.bound:.1e}", f"{1 / found.share:.0f}x")
+    return table
+
+
+def print_bite(console: Output, bite: Bite) -> None:
+    """One line of `--teeth`."""
+    verdict = ("caught", "green") if bite.placed else ("misplaced" if bite.caught else "not caught", "bold red")
+    where = f"step {bite.fault.step}, {bite.fault.tensor}"
+    if bite.departure is not None and not bite.placed:
+        where = f"planted at {where}, named {bite.departure}"
+    console.print(Text.assemble(verdict, f"  {bite.fault.name} ({bite.fault.side}): {where}"))
+
+
+def as_json(config: Config, steps: int, report: Report, facts: Facts, table: bounds.Table) -> dict[str, Any]:
+    """All figures. `free_runs` are the trainers' own epochs."""
+    departure = report.departure
+    return {
+        "config": {
+            name: str(value) if name == "initial_weights" and value else value for name, value in vars(config).items()
+        },
+        "steps": steps,
+        "steps_compared": report.steps_compared,
+        "within_bounds": departure is None,
+        "first_departure": departure
+        and {
+            "step": departure.step,
+            "phase": departure.phase,
+            **_difference(departure.difference, table),
+            "note": departure.note or departure.difference.note,
+        },
+        "quantities": {
+            kind: {"step": worst.step, **_difference(worst.difference, table)} for kind, worst in report.worst.items()
+        },
+        "crossings": [dataclasses.asdict(crossing) for crossing in report.crossings],
+        "near_ties": report.near_ties,
+        "test_correct": {step: dict(zip(facts, correct, strict=True)) for step, correct in report.correct.items()},
+        "free_runs": report.free_runs
+        and {
+            framework: {
+                "test_correct": int(run.evaluated.tensors["evaluation.correct"]),
+                "test_loss": float(run.evaluated.tensors["evaluation.loss"]),
+            }
+            for framework, run in zip(facts, report.free_runs, strict=True)
+        },
+        "sides": facts,
+    }
+
+
+def _difference(found: Difference, table: bounds.Table) -> dict[str, Any]:
+    return {
+        "tensor": found.name,
+        "index": found.index,
+        "values": [found.a, found.b],
+        "absolute": found.absolute,
+        "relative": found.relative,
+        "ulps": found.ulps,
+        "bound": found.bound,
+        "reason": _bound(table, found).reason,
+    }
+
+
+def _bound(table: bounds.Table, found: Difference) -> bounds.Bound:
+    return table[bounds.kind(found.name)]

@@ -1,0 +1,215 @@
+"""`python -m mlp_compare.parity` as its users run it: real processes, real MNIST."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from mlp_compare.faults import FAULTS
+from mlp_compare.faults.start import near_kinks
+from mlp_compare.lockstep import check_devices
+from mlp_compare.side import Side
+from mlp_compare.teeth import bite
+from mlp_workload.errors import UserError
+from mlp_workload.initial import initial_parameters
+from mlp_workload.trace import Trace
+from mlp_workload.weights import save_weights
+
+PARITY = "mlp_compare.parity"
+
+
+def figures(folder):
+    return json.loads((folder / "parity.json").read_text())
+
+
+@pytest.mark.parametrize("preset", ["relu", "leaky"])
+def test_float64_agrees_over_all_3000_steps(preset, run, tmp_path):
+    process = run(PARITY, "--preset", preset, "--dtype", "float64", "--json", "parity.json", timeout=280)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stderr == ""
+    assert "parity holds: 3000 steps within bounds" in process.stdout
+    found = figures(tmp_path)
+    assert found["within_bounds"]
+    assert found["first_departure"] is None
+    assert found["steps_compared"] == 3000
+    assert found["crossings"] == []
+    for kind in ("parameters", "epochs.parameters"):
+        assert found["quantities"][kind]["bound"] == 1e-13
+        assert 0 < found["quantities"][kind]["absolute"] < 1e-13
+    assert set(found["test_correct"]) == {str(step) for step in range(0, 3001, 300)}
+    for correct in found["test_correct"].values():
+        assert correct["jax"] == correct["torch"]
+    ends = {side: run["test_correct"] for side, run in found["free_runs"].items()}
+    assert ends == found["test_correct"]["3000"]
+    assert ends["jax"] > 7000
+
+
+def test_the_optimizers_of_both_agree(run, tmp_path):
+    flags = ["--momentum", "0.9", "--nesterov", "--weight-decay", "1e-4", "--label-smoothing", "0.1"]
+    process = run(PARITY, "--dtype", "float64", "--steps", "11", "--seed", "5", *flags, "--batch-size", "7000")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "momentums" in process.stdout
+
+
+def test_float32_explains_forced_kink_crossings(run, tmp_path):
+    save_weights(tmp_path / "start.safetensors", near_kinks(initial_parameters("torch_linear", (784, 200, 200, 10), 0)))
+    process = run(
+        PARITY, "--initial-weights", "start.safetensors", "--steps", "20", "--json", "parity.json", "--traces", "traces"
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    found = figures(tmp_path)
+    crossings = [crossing for crossing in found["crossings"] if crossing["step"] == 1]
+    assert len(crossings) >= 20
+    for crossing in crossings:
+        assert crossing["layer"] == 0
+        assert crossing["example"] == crossing["unit"]
+        assert (crossing["a"] > 0) != (crossing["b"] > 0)
+        assert 0 < max(abs(crossing["a"]), abs(crossing["b"])) <= crossing["rounding"] < 1e-5
+    assert re.search(r"\d+ kink crossings, all within rounding of 0 .*after step 1 each step began", process.stdout)
+
+    names = {f"step-{step:06d}-{side}.safetensors" for step in (1, 2, 10, 20) for side in ("jax", "torch")}
+    assert {path.name for path in (tmp_path / "traces").iterdir()} == names
+    one, other = (Trace.load(tmp_path / f"traces/step-000001-{side}.safetensors") for side in ("jax", "torch"))
+    assert list(one.tensors) == list(other.tensors)
+    signs = [trace.tensors["layers.0.pre_activation"] > 0 for trace in (one, other)]
+    assert (signs[0] != signs[1]).sum() == len(crossings)
+
+
+def test_a_nan_on_both_sides_fails(run):
+    process = run(PARITY, "--learning-rate", "1e30", "--steps", "10", "--dtype", "float32")
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert re.search(r"first departure: step \d", process.stdout)
+    assert "parity holds" not in process.stdout
+
+
+@pytest.fixture(scope="module")
+def bites():
+    """Every fault, planted once."""
+    with Side("jax") as one, Side("torch") as other:
+        yield {bite.fault.name: bite for bite in bite(FAULTS.values(), (one, other))}
+
+
+@pytest.mark.timeout(600)  # the first one plants them all
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_caught_where_it_was_planted(name, bites):
+    assert bites[name].caught
+    assert bites[name].placed, f"planted at step {FAULTS[name].step}, {FAULTS[name].tensor}: {bites[name].departure}"
+
+
+def test_there_are_faults_of_all_kinds_on_both_sides():
+    assert len(FAULTS) >= 40
+    for side in ("jax", "torch"):
+        assert sum(fault.side == side for fault in FAULTS.values()) >= 20
+    assert sum(fault.dtype == "float32" for fault in FAULTS.values()) >= 5
+    tensors = {fault.tensor.rpartition(".")[2] for fault in FAULTS.values()}
+    assert tensors >= {"images", "labels", "inputs", "pre_activation", "activation", "logits", "loss", "grad",
+                       "momentum", "weight", "losses", "predictions"}  # fmt: skip
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the packages, to break."""
+    for package in ("jax_mlp", "mlp_compare", "mlp_workload", "reference_torch"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_a_fault_that_is_switched_off_is_not_caught(copy):
+    file = copy / "mlp_compare/faults/update.py"
+    source = file.read_text()
+    assert '"learning_rate": 0.0101' in source
+    file.write_text(source.replace('"learning_rate": 0.0101', '"learning_rate": 0.01'))
+    command = [sys.executable, "-m", PARITY, "--teeth", "learning rate 1 % off", "velocity is an average"]
+    process = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert "not caught  learning rate 1 % off (jax)" in process.stdout
+    assert "caught  velocity is an average (jax): step 1, layers.0.weight.momentum" in process.stdout
+    assert "2 faults planted, 1 caught, 1 named where they were planted" in process.stdout
+
+
+def test_a_fault_that_is_caught_elsewhere_is_misplaced(copy):
+    file = copy / "mlp_compare/faults/backward.py"
+    source = file.read_text()
+    changed = source.replace('name="sum for mean", side="jax", step=1, tensor="loss"',
+                             'name="sum for mean", side="jax", step=1, tensor="logits.grad"')  # fmt: skip
+    assert changed != source
+    file.write_text(changed)
+    command = [sys.executable, "-m", PARITY, "--teeth", "sum for mean", "--json", "teeth.json"]
+    process = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert "misplaced  sum for mean (jax): planted at step 1, logits.grad, named step 1, loss" in process.stdout
+    (row,) = json.loads((copy / "teeth.json").read_text())["faults"]
+    assert (row["caught"], row["placed"]) == (True, False)
+
+
+def test_a_real_departure_ends_with_status_1_and_names_it(copy):
+    """A port that forgot torch's rule of weight decay: the trainer itself is wrong, no fault is planted."""
+    file = copy / "jax_mlp/optimizer.py"
+    source = file.read_text()
+    changed = source.replace("optax.add_decayed_weights(weight_decay)", "optax.add_decayed_weights(2 * weight_decay)")
+    assert changed != source
+    file.write_text(changed)
+    command = [sys.executable, "-m", PARITY, "--steps", "5", "--weight-decay", "1e-3", "--json", "parity.json"]
+    process = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert "first departure: step 1, update, layers.0.weight[" in process.stdout
+    departure = figures(copy)["first_departure"]
+    assert (departure["step"], departure["phase"], departure["tensor"]) == (1, "update", "layers.0.weight")
+    one, other = departure["values"]
+    assert departure["absolute"] == pytest.approx(abs(one - other))
+    assert departure["absolute"] > departure["bound"] > 0
+    assert departure["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--epochs", "3"], "Unrecognized options: --epochs, 3"),
+        (["--teeth", "learning rate"], "there is no fault 'learning rate'; the nearest is 'learning rate 1 % off'"),
+        (["--json", "no/such/folder.json"], "cannot write no/such/folder.json: No such file or directory"),
+        (["--json", "taken.json"], "--json taken.json exists; name a new file"),
+        (["--traces", "taken"], "--traces taken is not empty; name a new or empty folder"),
+        (["--traces", "taken.json"], "taken.json"),
+        (["--device", "gpu"], "--device gpu: "),
+        (["--batch-size", "60001"], "--batch-size must be at most 60000, the training examples, got 60001"),
+        (["--initial-weights", "nothing"], "nothing: no such file"),
+        (["--dataset", "idx:nowhere"], "nowhere"),
+        (["--preset", "gelu"], "preset"),
+    ],
+)
+def test_bad_arguments_end_in_one_line_and_status_2(arguments, message, run, tmp_path):
+    (tmp_path / "taken.json").write_text("kept")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/file").write_text("kept")
+    process = run(PARITY, "--steps", "2", *arguments)
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert process.stdout == ""
+    assert process.stderr.count("\n") == 1
+    assert process.stderr.startswith("python -m mlp_compare.parity: error: ")
+    assert message in process.stderr
+    assert (tmp_path / "taken.json").read_text() == (tmp_path / "taken/file").read_text() == "kept"
+
+
+def test_unlike_devices_are_refused_by_name():
+    check_devices({"jax": "cpu", "torch": "cpu"})
+    with pytest.raises(UserError, match=r"unlike devices .*: jax on gpu \(NVIDIA H100\) and torch on cpu; name one"):
+        check_devices({"jax": "gpu (NVIDIA H100)", "torch": "cpu"})
+
+
+def test_the_command_itself_loads_neither_framework():
+    check = "import sys, mlp_compare.parity; sys.exit(bool({'jax', 'torch', 'flax'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
+def test_a_side_that_dies_is_an_error_and_no_hang():
+    with Side("torch") as side:
+        side._process.kill()
+        with pytest.raises(RuntimeError, match="the torch process ended"):
+            side.do("facts")
+        np.testing.assert_equal(side._process.exitcode, -9)
