@@ -119,6 +119,6 @@ def difference(name: str, a: Array, b: Array, bound: Bound, explained: Array | N
         absolute = abs(one - other)
         return Difference(name, index, one, other, absolute, absolute, absolute, bound.absolute)
     spacing = float(np.spacing(max(abs(a[index]), abs(b[index]))))
-    allowed = bound.absolute + bound.relative * scale
+    allowed = max(bound.absolute, bound.relative * scale)
     relative = absolute / scale if scale else (0.0 if absolute == 0 else np.inf)
     return Difference(name, index, one, other, absolute, relative, absolute / spacing, allowed)

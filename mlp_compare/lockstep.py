@@ -222,13 +222,13 @@ def _streamed(a: Step, b: Step) -> Sequence[tuple[str, Array, Array]]:
 
 
 def _bound(table: bounds.Table, name: str, after: Array, before: Array | None) -> bounds.Bound:
-    """A parameter's own bound, and of what the step added to it that of a gradient."""
+    """A parameter's own bound, or that of a gradient for what the step added to it, if that is wider."""
     bound = table[bounds.kind(name)]
     if before is None or bounds.kind(name) != "parameters":
         return bound
     with np.errstate(invalid="ignore", over="ignore"):
         update = float(np.abs(after - before).max())
-    return replace(bound, absolute=bound.absolute + table["gradients"].relative * update)
+    return replace(bound, absolute=max(bound.absolute, table["gradients"].relative * update))
 
 
 def _strange(crossing: Crossing) -> Difference:
