@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_TENSORFLOW ?= .venv-tensorflow
 
-PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare
+PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare examples
 FULL_EXTRAS := [dev,compare,visdom]
 TENSORFLOW_EXTRAS := [test,tfds]
 

@@ -1,0 +1,1 @@
+"""A small torch network, its Flax port, and the two held together."""

@@ -1,0 +1,51 @@
+"""Records a pass of each model in a process of its own, and names the first tensor in which the two differ."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from examples.port_your_model.common import Mistake
+from examples.port_your_model.names import FLAX, TORCH_ONLY
+from mlp_compare import Comparison, compare, uniform
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.trace import Trace, rename
+
+
+@dataclass(frozen=True)
+class Arguments:
+    mistake: Mistake = "none"
+    """Plants this one in the port."""
+
+
+def recorded(side: str, folder: Path, mistake: Mistake) -> Trace:
+    """What the program `side` records; where it ends badly, this one ends likewise."""
+    trace, weights = folder / f"{side}.safetensors", folder / "weights.safetensors"
+    files = ("--trace", str(trace), "--weights", str(weights), "--mistake", mistake)
+    if status := subprocess.run([sys.executable, "-m", f"{__package__}.{side}", *files]).returncode:
+        sys.exit(status)
+    return Trace.load(trace)
+
+
+def comparison(torch: Trace, flax: Trace) -> Comparison:
+    torch = rename(torch, {**{name: name for name in torch.tensors}, **TORCH_ONLY})
+    return compare(torch, rename(flax, FLAX), uniform("float64"))
+
+
+def main() -> None:
+    mistake = parse(Arguments, sys.argv[1:], prog=PROGRAM, description=__doc__).mistake
+    with TemporaryDirectory() as folder:
+        torch, flax = (recorded(side, Path(folder), mistake) for side in ("torch_model", "flax_model"))
+    found = comparison(torch, flax)
+    if found.first is not None:
+        print(f"torch and Flax first depart at {found.first}")
+        sys.exit(1)
+    print(f"torch and Flax agree in all {len(found.differences)} tensors")
+
+
+PROGRAM = f"python -m {__package__}.compare_models"
+
+if __name__ == "__main__":
+    with one_line_errors(PROGRAM):
+        main()
