@@ -10,7 +10,8 @@ from mlp_compare import bounds
 from mlp_compare.comparison import Array, Comparison, Difference, compare, difference
 from mlp_compare.kinks import Crossing, effect, find_crossings
 from mlp_compare.report import Departed, Departure, Report
-from mlp_compare.side import Evaluated, Side, Step, both
+from mlp_compare.side import Side, both
+from mlp_compare.worker import Evaluated, Step
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError

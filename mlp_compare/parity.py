@@ -13,20 +13,24 @@ from rich.progress import track
 
 from mlp_compare.faults import FAULTS
 from mlp_compare.lockstep import Lockstep
+from mlp_compare.outputs import new_file, new_folder
 from mlp_compare.side import PACKAGES, Side, both
 from mlp_compare.teeth import bite
 from mlp_compare.verdict import as_json, print_bite, print_report
+from mlp_compare.worker import Worker
 from mlp_workload import data, strict_json
 from mlp_workload.command_line import one_line_errors, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.files import expand, write_atomically
+from mlp_workload.files import write_atomically
 from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.sinks.console import Output
 from mlp_workload.trace import Trace
 
 TRACED = (1, 2, 10, 100, 1000)
 """Steps that are compared tensor by tensor, and the last one."""
+_WIDTH = 140
+"""Of the table where no terminal sets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +74,19 @@ def main() -> None:
 
 def run(options: Parity) -> bool:
     """Whether the check passed."""
-    json, traces = _new_file(options.json), _new_folder(options.traces)
     console = Output(markup=False, highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 140
-    with ExitStack() as stack:
-        sides = [stack.enter_context(Side(framework)) for framework in PACKAGES]
+        console.width = _WIDTH
+    traces = new_folder("--traces", options.traces)
+    with new_file("--json", options.json) as json, ExitStack() as stack:
+        sides = [stack.enter_context(Side(framework, Worker)) for framework in PACKAGES]
         if options.teeth is not None:
             passed, content = _teeth(options, sides, console)
         else:
             passed, content = _lockstep(options, sides, traces, console)
-    if json is not None:
-        with clear_write_errors(json):
-            write_atomically(json, (strict_json.dumps(content, indent=2) + "\n").encode())
+        if json is not None:
+            with clear_write_errors(json):
+                write_atomically(json, (strict_json.dumps(content, indent=2) + "\n").encode())
     return passed
 
 
@@ -121,30 +125,6 @@ def _teeth(options: Parity, sides: Sequence[Side], console: Output) -> tuple[boo
         for found in bites
     ]
     return caught == placed == len(bites), {"faults": rows}
-
-
-def _new_file(path: Path | None) -> Path | None:
-    """Before any work: a place that can be written to, and where nothing would be lost."""
-    if path is None:
-        return None
-    path = expand(path)
-    if path.exists():
-        raise UserError(f"--json {path} exists; name a new file")
-    with clear_write_errors(path):
-        path.open("x").close()
-        path.unlink()
-    return path
-
-
-def _new_folder(path: Path | None) -> Path | None:
-    if path is None:
-        return None
-    path = expand(path)
-    with clear_write_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise UserError(f"--traces {path} is not empty; name a new or empty folder")
-    return path
 
 
 def _save(folder: Path | None, pair: tuple[Trace, Trace]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from mlp_compare import bounds
 from mlp_compare.comparison import Difference
 from mlp_compare.kinks import Crossing
-from mlp_compare.side import FreeRun
+from mlp_compare.worker import FreeRun
 from mlp_workload.trace import Trace
 
 _PHASES = {

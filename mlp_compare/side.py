@@ -1,71 +1,31 @@
 """One framework in a process of its own: the handle here, and what runs there."""
 
 import contextlib
-import importlib
 import multiprocessing
 import signal
 import traceback
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from mlp_compare.faults import FAULTS
-from mlp_workload import data, initial, order
-from mlp_workload.config import Config
-from mlp_workload.environment import describe_environment
 from mlp_workload.errors import UserError
-from mlp_workload.files import expand
-from mlp_workload.trace import Array, Trace
-from mlp_workload.training import Trainer, check_batch_size, clear_memory_errors
-from mlp_workload.weights import Parameters, load_weights, parameter_shapes
+from mlp_workload.training import clear_memory_errors
 
-load = cache(data.load)
-"""Each set once a process."""
 PACKAGES = {"jax": "jax_mlp", "torch": "reference_torch"}
 
 
-class Step(NamedTuple):
-    """What is compared of every step. `signs` packs for each pre-activation, layer by layer, whether it is above 0."""
-
-    digest: npt.NDArray[np.uint8]
-    signs: npt.NDArray[np.uint8]
-    loss: npt.NDArray[np.floating[Any]]
-    state: Parameters
-
-
-class Evaluated(NamedTuple):
-    """What is compared of an evaluation, as its side sees it; margins and labels as in `Evaluation`."""
-
-    tensors: dict[str, Array]
-    margins: Array
-    labels: Array
-
-
-class FreeRun(NamedTuple):
-    """A run by the trainer's own epochs: the losses (steps,), and where it ended."""
-
-    losses: npt.NDArray[np.floating[Any]]
-    state: Parameters
-    evaluated: Evaluated
-
-
 class Side:
-    """The handle. Methods are those of `_Worker`: `ask` sends a request, `answer` waits for what it returns.
+    """The handle on a process where `worker(framework)` does what it is asked.
 
-    Use it as a context manager; the process ends with it.
+    `ask` names one of the worker's methods, `answer` waits for what it returns; answers come in the order of the
+    questions. Use it as a context manager; the process ends with it.
     """
 
-    def __init__(self, framework: str) -> None:
+    def __init__(self, framework: str, worker: Callable[[str], Any]) -> None:
         self.framework = framework
         context = multiprocessing.get_context("spawn")
         self._connection, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(framework, there), daemon=True)
+        self._process = context.Process(target=_serve, args=(worker, framework, there), daemon=True)
         self._process.start()
         there.close()
 
@@ -105,9 +65,9 @@ def both(sides: Sequence[Side], method: str, *arguments: Any) -> tuple[Any, ...]
     return tuple([side.answer() for side in sides])
 
 
-def _serve(framework: str, connection: Connection) -> None:
+def _serve(make_worker: Callable[[str], Any], framework: str, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, whose end ends this
-    worker = _Worker(framework)
+    worker = make_worker(framework)
     while True:
         try:
             method, arguments = connection.recv()
@@ -123,90 +83,3 @@ def _serve(framework: str, connection: Connection) -> None:
             answer = (RuntimeError(f"in the {framework} process: {traceback.format_exc()}"), None)
         with contextlib.suppress(BrokenPipeError):  # the parent is gone, as the next turn finds
             connection.send(answer)
-
-
-class _Worker:
-    """Does what it is asked with one framework's trainer, and returns what can be sent."""
-
-    def __init__(self, framework: str) -> None:
-        self._framework = framework
-        self._faults = contextlib.ExitStack()
-        self._cores = 0
-        self._trainer: Trainer
-        self._traces: deque[Trace] = deque(maxlen=2)
-
-    def start(self, config: Config, fault: str | None) -> Parameters:
-        """A trainer at the beginning of the run, with a fault planted on this side or None; its state."""
-        if self._framework == "jax":
-            import jax
-
-            jax.config.update("jax_enable_x64", config.dtype == "float64")
-        module = importlib.import_module(f"{PACKAGES[self._framework]}.trainer")
-        self._faults.close()
-        self._use_cores(0.5)
-        if fault is not None:
-            config = replace(config, **FAULTS[fault].flags)
-            self._faults.enter_context(FAULTS[fault].plant())
-        self._config, self._dataset = config, load(config.dataset)
-        check_batch_size(config, self._dataset)
-        widths = config.widths(self._dataset.pixels, self._dataset.classes)
-        if config.initial_weights is None:
-            parameters = initial.initial_parameters(config.initialization, widths, config.seed)
-        else:
-            shapes = parameter_shapes(widths)
-            parameters = load_weights(expand(config.initial_weights), shapes, config.dtype)
-        self._trainer = module.Trainer(config, self._dataset, parameters)
-        self._start = self._trainer.state()
-        return self._start
-
-    def facts(self) -> dict[str, Any]:
-        environment = describe_environment(("numpy", *self._trainer.packages))
-        return {"device": self._trainer.device, "environment": environment}
-
-    def step(self, number: int) -> Step:
-        batch = order.step_batch(self._config.seed, number, len(self._dataset.train), self._config.batch_size)
-        trace = self._trainer.trace_step(batch)
-        facts = {"framework": self._framework, "step": str(number), "dtype": self._config.dtype}
-        self._traces.append(Trace(trace.tensors, facts))
-        signs = [np.packbits(array > 0) for name, array in trace.tensors.items() if name.endswith(".pre_activation")]
-        state = {name: array for name, array in trace.tensors.items() if name in self._start}
-        return Step(trace.tensors["batch.digest"], np.concatenate(signs), trace.tensors["loss"], state)
-
-    def trace(self, number: int) -> Trace:
-        """Of one of the last two steps."""
-        return next(trace for trace in reversed(self._traces) if trace.facts["step"] == str(number))
-
-    def load_state(self, state: Parameters) -> None:
-        self._trainer.load_state(state)
-
-    def evaluate(self) -> Evaluated:
-        evaluation = self._trainer.evaluate()
-        tensors = {
-            "evaluation.losses": evaluation.losses,
-            "evaluation.predictions": evaluation.predictions.astype(np.int64),
-            "evaluation.correct": np.array(evaluation.correct),
-            "evaluation.loss": np.array(evaluation.loss, self._config.dtype),
-        }
-        return Evaluated(tensors, evaluation.margins, evaluation.labels)
-
-    def run_freely(self, steps: int) -> FreeRun:
-        """From the beginning by the trainer's own epochs, as its users run them."""
-        self._use_cores(1)
-        self._trainer.load_state(self._start)
-        examples, batch_size = len(self._dataset.train), self._config.batch_size
-        losses: list[npt.NDArray[np.floating[Any]]] = []
-        done, epoch = 0, 0
-        while done < steps:
-            epoch += 1
-            indices = order.epoch_order(self._config.seed, epoch, examples)[: (steps - done) * batch_size]
-            losses.append(self._trainer.run_epoch(indices))
-            done += len(losses[-1])
-        return FreeRun(np.concatenate(losses), self._trainer.state(), self.evaluate())
-
-    def _use_cores(self, share: float) -> None:
-        """Torch's threads wait for work by spinning, and would take the cores from the other side's process."""
-        if self._framework == "torch":
-            import torch
-
-            self._cores = self._cores or torch.get_num_threads()
-            torch.set_num_threads(max(1, int(self._cores * share)))

@@ -15,6 +15,7 @@ from mlp_compare.faults.start import near_kinks
 from mlp_compare.lockstep import check_devices
 from mlp_compare.side import Side
 from mlp_compare.teeth import bite
+from mlp_compare.worker import Worker
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.trace import Trace
@@ -90,7 +91,7 @@ def test_a_nan_on_both_sides_fails(run):
 @pytest.fixture(scope="module")
 def bites():
     """Every fault, planted once."""
-    with Side("jax") as one, Side("torch") as other:
+    with Side("jax", Worker) as one, Side("torch", Worker) as other:
         yield {bite.fault.name: bite for bite in bite(FAULTS.values(), (one, other))}
 
 
@@ -208,7 +209,7 @@ def test_the_command_itself_loads_neither_framework():
 
 
 def test_a_side_that_dies_is_an_error_and_no_hang():
-    with Side("torch") as side:
+    with Side("torch", Worker) as side:
         side._process.kill()
         with pytest.raises(RuntimeError, match="the torch process ended"):
             side.do("facts")

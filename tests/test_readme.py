@@ -18,7 +18,7 @@ SCRIPTS = [block for block in BLOCKS if not block.startswith("make ")]
 def checkout(tmp_path_factory):
     """The project's folders alone, so that what the commands write lands elsewhere."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("mlp_workload", "jax_mlp", "reference_torch"):
+    for name in ("mlp_workload", "jax_mlp", "reference_torch", "mlp_compare", "examples"):
         shutil.copytree(ROOT / name, folder / name)
     return folder
 

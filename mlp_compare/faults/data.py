@@ -24,7 +24,7 @@ def _edited(edit: Any) -> Any:
 
         return loaded
 
-    return replaced("mlp_compare.side:load", load)
+    return replaced("mlp_compare.worker:load", load)
 
 
 def _swap_examples(original: Any) -> Any:
