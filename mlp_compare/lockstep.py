@@ -143,9 +143,9 @@ class Lockstep:
         return Comparison(tuple(strange.get(found.name, found) for found in comparison.differences)), crossings
 
     def _take(self, step: int, comparison: Comparison, traces: tuple[Trace, Trace]) -> None:
-        if (first := comparison.first) is not None:
-            raise Departed(Departure(step, first), traces)
         for found in comparison.differences:
+            if not found.within:
+                raise Departed(Departure(step, found), traces)
             self.report.take(bounds.kind(found.name), step, found)
 
     def _from_common(self, step: int, before: Parameters) -> tuple[Trace, Trace]:
