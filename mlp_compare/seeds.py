@@ -1,11 +1,10 @@
 """Training runs of one framework by seed, in its process: one trainer, compiled once, for all seeds of a configuration.
 
-JAX's seeds are not one vmapped program: on two CPU cores the epochs of 4 seeds took 0.97 times, those of 8 seeds 1.04
-times as long as one after another (medians of five pairs, interleaved): the products fill the cores as they are.
+JAX's seeds are not one vmapped program: on two CPU cores an epoch of 4 or 8 seeds took 0.98 times as long as one after
+another (medians of five interleaved pairs; 0.97 and 1.04 on a busier machine), which compiling it longer eats up.
 """
 
 import importlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
@@ -30,8 +29,6 @@ class Runs:
 
     def __init__(self, framework: str) -> None:
         self._framework = framework
-        # Torch's threads wait by spinning, which costs five times the time where another program wants their cores.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._compiled: Config | None = None
         self._trainer: Trainer
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import traceback
 from collections.abc import Callable, Sequence
@@ -67,6 +68,8 @@ def both(sides: Sequence[Side], method: str, *arguments: Any) -> tuple[Any, ...]
 
 def _serve(make_worker: Callable[[str], Any], framework: str, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, whose end ends this
+    # Torch's threads wait by spinning, which costs several times the time where the other side wants their cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     worker = make_worker(framework)
     while True:
         try:

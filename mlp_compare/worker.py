@@ -55,7 +55,6 @@ class Worker:
     def __init__(self, framework: str) -> None:
         self._framework = framework
         self._faults = contextlib.ExitStack()
-        self._cores = 0
         self._trainer: Trainer
         self._traces: deque[Trace] = deque(maxlen=2)
 
@@ -67,7 +66,6 @@ class Worker:
             jax.config.update("jax_enable_x64", config.dtype == "float64")
         module = importlib.import_module(f"{PACKAGES[self._framework]}.trainer")
         self._faults.close()
-        self._use_cores(0.5)
         if fault is not None:
             config = replace(config, **FAULTS[fault].flags)
             self._faults.enter_context(FAULTS[fault].plant())
@@ -115,7 +113,6 @@ class Worker:
 
     def run_freely(self, steps: int) -> FreeRun:
         """From the beginning by the trainer's own epochs, as its users run them."""
-        self._use_cores(1)
         self._trainer.load_state(self._start)
         examples, batch_size = len(self._dataset.train), self._config.batch_size
         losses: list[npt.NDArray[np.floating[Any]]] = []
@@ -126,11 +123,3 @@ class Worker:
             losses.append(self._trainer.run_epoch(indices))
             done += len(losses[-1])
         return FreeRun(np.concatenate(losses), self._trainer.state(), self.evaluate())
-
-    def _use_cores(self, share: float) -> None:
-        """Torch's threads wait for work by spinning, and would take the cores from the other side's process."""
-        if self._framework == "torch":
-            import torch
-
-            self._cores = self._cores or torch.get_num_threads()
-            torch.set_num_threads(max(1, int(self._cores * share)))
