@@ -75,10 +75,10 @@ def run(options: Accuracy) -> bool:
     console = Output(markup=False, highlight=False, soft_wrap=True)
     with new_file("--json", options.json) as json, new_file("--plot", options.plot) as plot:
         measured = measurement.measure(options.configs, options.seeds, console)
-        measurement.print_measurement(console, measured)
         if json is not None:
             with clear_write_errors(json):
                 write_atomically(json, (strict_json.dumps(measurement.as_json(measured), indent=2) + "\n").encode())
+        measurement.print_measurement(console, measured)
         if plot is not None:
             with clear_write_errors(plot):
                 write_atomically(plot, distributions.draw(measured.cells))

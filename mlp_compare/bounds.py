@@ -56,6 +56,7 @@ def table(dtype: str, terms: int, steps: float = 1) -> Table:
     """
     eps, tiny = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
     walk = max(steps, 1) ** 0.5
+    drifted = tiny + 8 * eps * (walk - 1)  # what parameters of size 1 are apart, through a curvature of 1
     product = 4 * terms**0.5 * eps * walk
     each = f"4 sqrt({terms}) eps: each number is a sum of up to {terms} products"
     log = "as the logits, from whose differences it is computed, taken as of size 1 where the loss is smaller"
@@ -66,7 +67,7 @@ def table(dtype: str, terms: int, steps: float = 1) -> Table:
     else:
         rounds = "8 eps sqrt(steps), a rounding of each update on each side, and of the last update as of its gradient"
         drift = Bound(8 * eps * walk, tiny, rounds)
-        momentum = Bound(product, tiny, "as the gradients, of which it is a sum")
+        momentum = Bound(product, drifted, "as the gradients, of which it is a sum")
         loss = Bound(product, product, log)
     table = {
         "batch": EXACT,
@@ -75,10 +76,11 @@ def table(dtype: str, terms: int, steps: float = 1) -> Table:
         "activations": Bound(product, tiny, "as the pre-activations, whose differences pass with slope 1 at most"),
         "logits": Bound(product, tiny, "as the pre-activations"),
         "loss": loss,
-        "logits.grad": Bound(product, tiny, "as the logits: softmax passes differences on with slope 1 at most"),
-        "gradients": Bound(product, tiny, each),
+        "logits.grad": Bound(product, tiny, "as the logits, whose error softmax passes on; at least `gradient_floors`"),
+        "gradients": Bound(product, drifted, f"{each}; at least `gradient_floors`"),
         "momentums": momentum,
         "parameters": drift,
+        "evaluation.labels": EXACT,
         "evaluation.losses": Bound(product, product, log),
         "evaluation.predictions": EXACT,
         "evaluation.correct": EXACT,

@@ -75,8 +75,11 @@ class Comparison:
 def compare(trace_a: Trace, trace_b: Trace, bounds: Bounds, explained: Mapping[str, Array] | None = None) -> Comparison:
     """Compares two traces in the order of the first; `explained` are differences b - a that are accounted for.
 
-    Raises `UserError`, naming the tensor, where one of the traces lacks it or the two have it in different types.
+    Raises `UserError`, naming the tensor, where one of the traces lacks it, the two have it in different types, or its
+    type has no distance here, such as complex numbers; and where there is nothing to compare.
     """
+    if not trace_a.tensors and not trace_b.tensors:
+        raise UserError("both traces are empty: there is nothing to compare")
     names_a, names_b = trace_a.facts.get("framework", "the first"), trace_b.facts.get("framework", "the second")
     for one, other, name_one, name_other in (
         (trace_a, trace_b, names_a, names_b),
@@ -88,6 +91,8 @@ def compare(trace_a: Trace, trace_b: Trace, bounds: Bounds, explained: Mapping[s
     for name, a in trace_a.tensors.items():
         if a.dtype != (b := trace_b.tensors[name]).dtype:
             raise UserError(f"{name} is {a.dtype} in the trace of {names_a} and {b.dtype} in that of {names_b}")
+        if a.dtype.kind not in "biuf":
+            raise UserError(f"{name} is {a.dtype}, expected whole numbers or float16, float32 or float64")
     return Comparison(tuple(_differences(trace_a, trace_b, bounds, explained or {})))
 
 
@@ -116,7 +121,7 @@ def difference(name: str, a: Array, b: Array, bound: Bound, explained: Array | N
     if not np.isfinite(absolute):
         return Difference(name, index, one, other, np.inf, np.inf, np.inf, 0.0)
     if a.dtype.kind != "f":
-        absolute = abs(one - other)
+        absolute = float(abs(int(a[index]) - int(b[index])))
         return Difference(name, index, one, other, absolute, absolute, absolute, bound.absolute)
     spacing = float(np.spacing(max(abs(a[index]), abs(b[index]))))
     allowed = max(bound.absolute, bound.relative * scale)

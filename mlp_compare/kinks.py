@@ -43,10 +43,19 @@ class Crossing:
         )
 
 
-def find_crossings(a: Trace, b: Trace, before_a: Parameters, before_b: Parameters, step: int) -> Iterator[Crossing]:
+def has_kink(config: Config, layer: int, layers: int) -> bool:
+    """Whether the slope behind that pre-activation changes at 0."""
+    return layer < layers - 1 or config.logits_activation != "none"
+
+
+def find_crossings(
+    config: Config, a: Trace, b: Trace, before_a: Parameters, before_b: Parameters, step: int
+) -> Iterator[Crossing]:
     """The crossings of a step of an MLP which began from the parameters `before_a` and `before_b`."""
     layers = _layers(a)
     for layer in range(layers):
+        if not has_kink(config, layer, layers):
+            continue
         z_a, z_b = a.tensors[pre_activation(layer)], b.tensors[pre_activation(layer)]
         if z_a.shape != z_b.shape:
             return

@@ -26,7 +26,8 @@ def new_file(flag: str, path: Path | None) -> Iterator[Path | None]:
     try:
         yield path
     except BaseException:
-        path.unlink()
+        if path.stat().st_size == 0:
+            path.unlink()
         raise
 
 

@@ -62,11 +62,16 @@ class Worst:
 
 @dataclass
 class Report:
-    """`worst` is by kind of quantity, `correct` by step, `free_runs` are the trainers' own epochs."""
+    """`worst` is by kind of quantity, `correct` by step, `free_runs` are the trainers' own epochs.
+
+    `drifts` are differences that rounding built up, `losses` (steps,) both sides'.
+    """
 
     worst: dict[str, Worst] = field(default_factory=dict)
     crossings: list[Crossing] = field(default_factory=list)
     near_ties: list[str] = field(default_factory=list)
+    drifts: list[str] = field(default_factory=list)
+    losses: list[tuple[float, float]] = field(default_factory=list)
     departure: Departure | None = None
     departure_traces: tuple[Trace, Trace] | None = None
     steps_compared: int = 0

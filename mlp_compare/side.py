@@ -27,7 +27,12 @@ class Side:
         context = multiprocessing.get_context("spawn")
         self._connection, there = context.Pipe()
         self._process = context.Process(target=_serve, args=(worker, framework, there), daemon=True)
-        self._process.start()
+        # The child inherits it: Ctrl-C ends the parent alone, whose end ends the child.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
         there.close()
 
     def ask(self, method: str, *arguments: Any) -> None:
@@ -35,12 +40,13 @@ class Side:
             self._connection.send((method, arguments))
 
     def answer(self) -> Any:
-        """Raises `UserError` as the worker did, `RuntimeError` where it failed or its process ended."""
+        """Raises `UserError` as the worker did, or where its process was ended; `RuntimeError` where it failed."""
         try:
             error, value = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            raise RuntimeError(f"the {self.framework} process ended with {self._process.exitcode}") from None
+            how = f"the {self.framework} process ended with {self._process.exitcode}"
+            raise UserError(f"{how}; -9 is how the system ends what takes too much memory") from None
         if error is not None:
             raise error
         return value
@@ -67,7 +73,6 @@ def both(sides: Sequence[Side], method: str, *arguments: Any) -> tuple[Any, ...]
 
 
 def _serve(make_worker: Callable[[str], Any], framework: str, connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, whose end ends this
     # Torch's threads wait by spinning, which costs several times the time where the other side wants their cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     worker = make_worker(framework)

@@ -32,6 +32,8 @@ def print_report(
     )
     console.print(_table(report, table))
     _print_crossings(console, report)
+    for drift in report.drifts[:_LISTED]:
+        console.print(f"drift: {drift}; from common parameters the step agrees, and both went on from there")
     for near_tie in report.near_ties:
         console.print(f"near tie: {near_tie}: rounding chooses between the two largest logits")
     if report.correct:
@@ -66,7 +68,7 @@ def _print_crossings(console: Output, report: Report) -> None:
         return
     first = report.crossings[0].step
     console.print(
-        f"{len(report.crossings)} kink crossings, all within rounding of 0 and their effect accounted for; after step "
+        f"kink crossings: {len(report.crossings)}, all within rounding of 0 and their effect accounted for; after step "
         f"{first} each step began from common parameters"
     )
     for crossing in report.crossings[:_LISTED]:
@@ -128,6 +130,7 @@ def as_json(config: Config, steps: int, report: Report, facts: Facts, table: bou
         },
         "crossings": [dataclasses.asdict(crossing) for crossing in report.crossings],
         "near_ties": report.near_ties,
+        "drifts": report.drifts,
         "test_correct": {step: dict(zip(facts, correct, strict=True)) for step, correct in report.correct.items()},
         "free_runs": report.free_runs
         and {

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_compare.faults import FAULTS
+from mlp_compare.kinks import has_kink
 from mlp_compare.side import PACKAGES
 from mlp_workload import data, initial, order
 from mlp_workload.config import Config
 from mlp_workload.environment import describe_environment
 from mlp_workload.files import expand
-from mlp_workload.trace import Array, Trace
+from mlp_workload.trace import Array, Trace, pre_activation
 from mlp_workload.training import Trainer, check_batch_size
 from mlp_workload.weights import Parameters, load_weights, parameter_shapes
 
@@ -34,11 +35,10 @@ class Step(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """What is compared of an evaluation, as its side sees it; margins and labels as in `Evaluation`."""
+    """What is compared of an evaluation, as its side sees it; the margins are `Evaluation`'s."""
 
     tensors: dict[str, Array]
     margins: Array
-    labels: Array
 
 
 class FreeRun(NamedTuple):
@@ -90,7 +90,9 @@ class Worker:
         trace = self._trainer.trace_step(batch)
         facts = {"framework": self._framework, "step": str(number), "dtype": self._config.dtype}
         self._traces.append(Trace(trace.tensors, facts))
-        signs = [np.packbits(array > 0) for name, array in trace.tensors.items() if name.endswith(".pre_activation")]
+        layers = len(self._config.hidden) + 1
+        kinks = [pre_activation(layer) for layer in range(layers) if has_kink(self._config, layer, layers)]
+        signs = [np.packbits(trace.tensors[name] > 0) for name in kinks] or [np.zeros(0, np.uint8)]
         state = {name: array for name, array in trace.tensors.items() if name in self._start}
         return Step(trace.tensors["batch.digest"], np.concatenate(signs), trace.tensors["loss"], state)
 
@@ -104,12 +106,13 @@ class Worker:
     def evaluate(self) -> Evaluated:
         evaluation = self._trainer.evaluate()
         tensors = {
+            "evaluation.labels": evaluation.labels.astype(np.int64),
             "evaluation.losses": evaluation.losses,
             "evaluation.predictions": evaluation.predictions.astype(np.int64),
             "evaluation.correct": np.array(evaluation.correct),
             "evaluation.loss": np.array(evaluation.loss, self._config.dtype),
         }
-        return Evaluated(tensors, evaluation.margins, evaluation.labels)
+        return Evaluated(tensors, evaluation.margins)
 
     def run_freely(self, steps: int) -> FreeRun:
         """From the beginning by the trainer's own epochs, as its users run them."""

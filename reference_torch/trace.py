@@ -78,7 +78,11 @@ class _Recording:
         for leaf, tensor in _leaves(name, value):
             if leaf in self.tensors:
                 raise UserError(f"two tensors of the pass are called {leaf}: rename one in the model")
-            self.tensors[leaf] = tensor.detach().cpu().numpy().copy()
+            dense = tensor.detach().cpu().to_dense() if tensor.is_sparse else tensor.detach().cpu()
+            try:
+                self.tensors[leaf] = dense.numpy().copy()
+            except TypeError as error:
+                raise UserError(f"{leaf} is {tensor.dtype}, which NumPy lacks: record the model in float32") from error
 
     def take_all(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():

@@ -52,15 +52,19 @@ class Trainer:
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         batches = torch.tensor(order, device=self._labels.device).split(self._config.batch_size)
-        return torch.stack([self._step(batch)["loss"] for batch in batches]).cpu().numpy()
+        return torch.stack([self._step(batch) for batch in batches]).cpu().numpy()
 
-    def _step(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Trains on the examples `batch` (b,); the step's tensors by the names of `mlp_workload.trace`."""
+    def _step(self, batch: torch.Tensor) -> torch.Tensor:
+        """Trains on the examples `batch` (b,); the loss."""
+        tensors = self._backward(batch)
+        self._optimizer.step()
+        return tensors["loss"]
+
+    def _backward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All of a step but the update: its tensors by the names of `mlp_workload.trace`."""
         pixels, y = gather(self._images, batch), gather(self._labels, batch)
         tensors = {"batch.images": pixels, "batch.labels": y, "inputs": normalize(self._config, pixels)}
-        tensors |= loss_and_gradients(self._config, self._model, tensors["inputs"], y)
-        self._optimizer.step()
-        return tensors
+        return tensors | loss_and_gradients(self._config, self._model, tensors["inputs"], y)
 
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
@@ -90,13 +94,15 @@ class Trainer:
         if self._config.momentum:
             for name, parameter in self._named_parameters().items():
                 velocity = torch.tensor(state[f"{name}.momentum"], dtype=parameter.dtype, device=parameter.device)
-                self._optimizer.state[parameter]["momentum_buffer"] = velocity
+                # Without a buffer torch's step is its first: it then begins one, undampened.
+                self._optimizer.state[parameter]["momentum_buffer"] = velocity if velocity.any() else None
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
-        tensors = self._step(torch.tensor(batch, device=self._labels.device))
+        tensors = self._backward(torch.tensor(batch, device=self._labels.device))
         for name, parameter in self._named_parameters().items():
             assert parameter.grad is not None
-            tensors[f"{name}.grad"] = parameter.grad
+            tensors[f"{name}.grad"] = parameter.grad.clone()  # Nesterov's update may be computed in place
+        self._optimizer.step()
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         arrays["batch.labels"] = arrays["batch.labels"].astype(np.int32)
         return mlp_trace(arrays | self.state())

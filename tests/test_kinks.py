@@ -64,14 +64,14 @@ def test_without_a_crossing_there_is_no_effect():
 
 def test_a_crossing_is_named_with_both_values_and_what_rounding_reaches():
     (before_a, before_b), (a, b) = crossed_pair(PRESETS["leaky"], 1, 2)
-    (crossing,) = find_crossings(a, b, before_a, before_b, step=42)
+    (crossing,) = find_crossings(PRESETS["leaky"], a, b, before_a, before_b, step=42)
     assert (crossing.step, crossing.layer, crossing.example, crossing.unit) == (42, 1, 2, 2)
     assert crossing.a == pytest.approx(1e-9)
     assert crossing.b == pytest.approx(-1e-9)
     assert crossing.explained, "the starts themselves are 2e-9 apart"
     assert str(crossing).startswith("step 42, layers.1.pre_activation[2, 2]: 1.00e-09 and -1.00e-09 lie on different")
 
-    (from_common,) = find_crossings(a, b, before_a, before_a, step=42)
+    (from_common,) = find_crossings(PRESETS["leaky"], a, b, before_a, before_a, step=42)
     assert not from_common.explained, "from equal starts, float64 can't be 1e-9 off"
     assert from_common.rounding < 1e-14
 
@@ -79,9 +79,16 @@ def test_a_crossing_is_named_with_both_values_and_what_rounding_reaches():
 def test_in_float32_the_same_distance_is_rounding():
     (before, _), pair = crossed_pair(PRESETS["leaky"], 0, 3, reach=1e-7)
     a, b = (Trace({name: np.float32(array) for name, array in one.tensors.items()}) for one in pair)
-    (crossing,) = find_crossings(a, b, before, before, step=1)
+    (crossing,) = find_crossings(PRESETS["leaky"], a, b, before, before, step=1)
     assert crossing.explained
     (before, _), pair = crossed_pair(PRESETS["leaky"], 0, 3, reach=1e-5)
     a, b = (Trace({name: np.float32(array) for name, array in one.tensors.items()}) for one in pair)
-    (crossing,) = find_crossings(a, b, before, before, step=1)
+    (crossing,) = find_crossings(PRESETS["leaky"], a, b, before, before, step=1)
     assert not crossing.explained
+
+
+def test_logits_without_an_activation_have_no_kink():
+    config = dataclasses.replace(PRESETS["leaky"], last_activation="none")
+    (before_a, before_b), (a, b) = crossed_pair(config, 2, 1)
+    assert not list(find_crossings(config, a, b, before_a, before_b, step=1))
+    assert list(find_crossings(PRESETS["leaky"], a, b, before_a, before_b, step=1))

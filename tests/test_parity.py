@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from mlp_compare import bounds
 from mlp_compare.faults import FAULTS
 from mlp_compare.faults.start import near_kinks
-from mlp_compare.lockstep import check_devices
+from mlp_compare.lockstep import check_devices, near_ties
 from mlp_compare.side import Side
 from mlp_compare.teeth import bite
-from mlp_compare.worker import Worker
+from mlp_compare.worker import Evaluated, Worker
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.trace import Trace
@@ -71,7 +72,7 @@ def test_float32_explains_forced_kink_crossings(run, tmp_path):
         assert crossing["example"] == crossing["unit"]
         assert (crossing["a"] > 0) != (crossing["b"] > 0)
         assert 0 < max(abs(crossing["a"]), abs(crossing["b"])) <= crossing["rounding"] < 1e-5
-    assert re.search(r"\d+ kink crossings, all within rounding of 0 .*after step 1 each step began", process.stdout)
+    assert re.search(r"kink crossings: \d+, all within rounding of 0 .*after step 1 each step began", process.stdout)
 
     names = {f"step-{step:06d}-{side}.safetensors" for step in (1, 2, 10, 20) for side in ("jax", "torch")}
     assert {path.name for path in (tmp_path / "traces").iterdir()} == names
@@ -79,6 +80,62 @@ def test_float32_explains_forced_kink_crossings(run, tmp_path):
     assert list(one.tensors) == list(other.tensors)
     signs = [trace.tensors["layers.0.pre_activation"] > 0 for trace in (one, other)]
     assert (signs[0] != signs[1]).sum() == len(crossings)
+
+
+LARGE_STEPS = ["--preset", "relu", "--last-activation", "none", "--batch-size", "32", "--learning-rate", "0.1",
+               "--momentum", "0.9", "--steps", "80"]  # fmt: skip
+
+
+def test_float64_tells_amplified_rounding_from_a_fault(run, tmp_path):
+    """Steps this large amplify rounding by orders of magnitude; each of them still agrees from common parameters."""
+    process = run(PARITY, *LARGE_STEPS, "--dtype", "float64", "--json", "parity.json")
+    assert process.returncode == 0, process.stdout + process.stderr
+    drifts = figures(tmp_path)["drifts"]
+    assert drifts
+    assert re.search(r"drift: step \d+, .*; from common parameters the step agrees", process.stdout)
+
+
+def test_float32_says_that_a_difference_has_built_up(run):
+    process = run(PARITY, *LARGE_STEPS)
+    if process.returncode == 0:  # a kink crossing can come first
+        assert "kink crossings: " in process.stdout
+    else:
+        assert process.returncode == 1
+        assert "the difference has built up over the steps before" in process.stdout
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("flags", [["--momentum", "0.9", "--learning-rate", "0.1"], ["--label-smoothing", "1"]])
+def test_what_is_learned_by_heart_agrees(dtype, flags, digits, run, tmp_path):
+    """Gradients next to nothing, of which rounding is all that is left."""
+    for part, examples in (("train", digits.train), ("t10k", digits.test)):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte", examples.images)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", examples.labels.astype(np.uint8))
+    shape = ["--dataset", "idx:.", "--hidden", "8", "8", "--batch-size", "20", "--last-activation", "none"]
+    process = run(PARITY, *shape, *flags, "--dtype", dtype, "--steps", "400")
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def write_idx(path, array):
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes())
+
+
+@pytest.mark.parametrize("flags", [["--hidden"], ["--batch-size", "1"], ["--batch-size", "7001"]])
+def test_other_shapes_agree(flags, run):
+    process = run(PARITY, *flags, "--steps", "3", "--last-activation", "none")
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_near_ties_are_settled_and_wide_margins_are_not():
+    def evaluated(predictions, margins):
+        tensors = {"evaluation.predictions": np.array(predictions), "evaluation.losses": np.ones(4)}
+        return Evaluated(tensors, np.array(margins))
+
+    table = bounds.table("float32", 784)
+    reach = 2 * table["evaluation.losses"].relative
+    a = evaluated([0, 1, 2, 3], [0.0, 0.9 * reach, 1.1 * reach, 5.0])
+    b = evaluated([9, 9, 9, 3], [0.0, 0.0, 0.0, 5.0])
+    assert list(near_ties(a, b, table)) == [1], "0 is an exact tie, which has a rule; 2 is too far; 3 agrees"
 
 
 def test_a_nan_on_both_sides_fails(run):
@@ -211,6 +268,6 @@ def test_the_command_itself_loads_neither_framework():
 def test_a_side_that_dies_is_an_error_and_no_hang():
     with Side("torch", Worker) as side:
         side._process.kill()
-        with pytest.raises(RuntimeError, match="the torch process ended"):
+        with pytest.raises(UserError, match="the torch process ended with -9"):
             side.do("facts")
         np.testing.assert_equal(side._process.exitcode, -9)

@@ -76,19 +76,23 @@ def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
     return replaced("jax_mlp.trainer:loss_and_gradients", make)
 
 
-def _wrong_in_step_3(original: Any) -> Any:
-    """The gradient of the first weights is 1.1 of themselves in the third batch alone."""
-    import torch
+def _torch_gradient_in_step(step: int, factor: float) -> Any:
+    """The gradient of the first weights is `factor` of itself in that step alone."""
 
-    wrong = torch.from_numpy(load("mnist").train.labels[epoch_order(0, 1, 60_000)[400:600]])
+    def make(original: Any) -> Any:
+        import torch
 
-    def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any) -> Any:
-        tensors = original(config, model, x, labels)
-        if torch.equal(labels, wrong.to(labels)):
-            next(iter(model.parameters())).grad *= 1.1
-        return tensors
+        wrong = torch.from_numpy(load("mnist").train.labels[epoch_order(0, 1, 60_000)[(step - 1) * 200 : step * 200]])
 
-    return loss_and_gradients
+        def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any) -> Any:
+            tensors = original(config, model, x, labels)
+            if torch.equal(labels, wrong.to(labels)):
+                next(iter(model.parameters())).grad *= factor
+            return tensors
+
+        return loss_and_gradients
+
+    return replaced("reference_torch.trainer:loss_and_gradients", make)
 
 
 def _with(value: float, *index: int) -> Callable[[Any], Any]:
@@ -120,8 +124,9 @@ FAULTS = [
           tensor="layers.1.weight.grad", dtype="float32", start=near_kinks,
           plant=_jax_gradient(1, "kernel", lambda gradient: gradient * 1.001)),
     Fault(name="one gradient 1.1 of itself after kink crossings", side="torch", step=3,
-          tensor="layers.0.weight.grad", dtype="float32", start=near_kinks,
-          plant=replaced("reference_torch.trainer:loss_and_gradients", _wrong_in_step_3)),
+          tensor="layers.0.weight.grad", dtype="float32", start=near_kinks, plant=_torch_gradient_in_step(3, 1.1)),
+    Fault(name="one gradient 1.003 of itself long after kink crossings", side="torch", step=40,
+          tensor="layers.0.weight.grad", dtype="float32", start=near_kinks, plant=_torch_gradient_in_step(40, 1.003)),
     Fault(name="one gradient's sign", side="jax", step=1, tensor="layers.0.bias.grad",
           plant=_jax_gradient(0, "bias", lambda gradient: -gradient)),
     Fault(name="one gradient detached", side="jax", step=1, tensor="layers.0.weight.grad",

@@ -100,4 +100,10 @@ FAULTS = [
         plant=replaced("jax_mlp.trainer:Trainer.run_epoch",
                        lambda original: lambda self, order: original(self, order[: len(order) // 7000 * 7000])),
     ),
+    Fault(
+        name="losses of the compiled epoch nan in float32", side="jax", step=2, tensor="epochs.loss",
+        dtype="float32", runs_freely=True,
+        plant=replaced("jax_mlp.trainer:Trainer.run_epoch",
+                       lambda original: lambda self, order: original(self, order) * np.float32("nan")),
+    ),
 ]  # fmt: skip

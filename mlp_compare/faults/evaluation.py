@@ -44,7 +44,22 @@ def _smoothed(original: Any) -> Any:
     return lambda logits, labels, smoothing=0.01: original(logits, labels, smoothing)
 
 
+def _one_wrong(original: Any) -> Any:
+    """One prediction is not the largest logit's, by far."""
+
+    def evaluate(self: Any) -> Any:
+        evaluation = original(self)
+        predictions = evaluation.predictions.copy()
+        surest = int(evaluation.margins.argmax())
+        predictions[surest] = (predictions[surest] + 1) % 10
+        return dataclasses.replace(evaluation, predictions=predictions)
+
+    return evaluate
+
+
 FAULTS = [
+    Fault(name="one sure prediction wrong", side="torch", step=0, tensor="evaluation.predictions", evaluates=True,
+          dtype="float32", plant=replaced("reference_torch.trainer:Trainer.evaluate", _one_wrong)),
     Fault(name="last test examples dropped", side="jax", step=0, tensor="evaluation.losses", evaluates=True,
           plant=replaced("jax_mlp.trainer:Trainer.evaluate", _drop_last)),
     Fault(name="ties to the last class", side="torch", step=0, tensor="evaluation.predictions", evaluates=True,
