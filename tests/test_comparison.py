@@ -134,3 +134,22 @@ def test_bounds_of_float32_grow_with_steps_and_terms_and_those_of_float64_hardly
 def test_each_tensor_has_its_row_in_the_table(name, row):
     assert kind(name) == row
     assert row in table("float32", 10)
+
+
+def test_large_whole_numbers_are_told_apart():
+    one, other = traces(labels=np.array([2**53 + 1], np.int64))
+    one = Trace(one.tensors | {"labels": np.array([2**53], np.int64)}, one.facts)
+    assert compare(one, other, bounds).first.absolute == 1
+
+
+@pytest.mark.parametrize("values", [np.array([1 + 1j]), np.array(["a"]), np.array([None])])
+def test_what_has_no_distance_is_refused_by_name(values):
+    one, other = traces(x=values)
+    one = Trace(one.tensors | {"x": values}, one.facts)
+    with pytest.raises(UserError, match=r"x is \S+, expected whole numbers or float16, float32 or float64"):
+        compare(one, other, bounds)
+
+
+def test_nothing_to_compare_is_no_agreement():
+    with pytest.raises(UserError, match="nothing to compare"):
+        compare(Trace({}), Trace({}), bounds)

@@ -458,3 +458,12 @@ def test_rename_gives_names_and_layouts_and_leaves_out_what_is_none():
 def test_rename_refuses_what_is_not_one_to_one(names, message):
     with pytest.raises(UserError, match=f"^{message}$"):
         rename(TRACE, names)
+
+
+def test_torch_tensors_that_numpy_lacks_are_refused_by_name_and_sparse_ones_taken():
+    model = torch.nn.Linear(3, 2).bfloat16()
+    with pytest.raises(UserError, match=r"weight is torch\.bfloat16, which NumPy lacks"):
+        reference_torch.trace.record(model, lambda y: y.sum(), torch.zeros(1, 3, dtype=torch.bfloat16))
+    embedding = torch.nn.Embedding(4, 3, sparse=True)
+    trace = reference_torch.trace.record(embedding, lambda y: y.sum(), torch.tensor([1, 1, 3]))
+    assert trace.tensors["weight.grad"].tolist() == [[0] * 3, [2] * 3, [0] * 3, [1] * 3]
