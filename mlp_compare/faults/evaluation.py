@@ -60,7 +60,7 @@ def _one_wrong(original: Any) -> Any:
 FAULTS = [
     Fault(name="one sure prediction wrong", side="torch", step=0, tensor="evaluation.predictions", evaluates=True,
           dtype="float32", plant=replaced("reference_torch.trainer:Trainer.evaluate", _one_wrong)),
-    Fault(name="last test examples dropped", side="jax", step=0, tensor="evaluation.losses", evaluates=True,
+    Fault(name="last test examples dropped", side="jax", step=0, tensor="evaluation.labels", evaluates=True,
           plant=replaced("jax_mlp.trainer:Trainer.evaluate", _drop_last)),
     Fault(name="ties to the last class", side="torch", step=0, tensor="evaluation.predictions", evaluates=True,
           preset="relu", start=_dead_logits, plant=replaced("torch:Tensor.argmax", _last_largest)),
