@@ -6,7 +6,8 @@ examples that are learned by heart; a bound relative to the gradient would shrin
 
 import numpy as np
 
-from mlp_workload.trace import Array, Trace, activation
+from mlp_compare.kinks import layer_count, layer_inputs
+from mlp_workload.trace import Array, Trace
 from mlp_workload.weights import Parameters
 
 
@@ -20,9 +21,9 @@ def gradient_floors(trace: Trace, before: Parameters) -> dict[str, float]:
     batch = len(logits)
     error = 4 * float(np.finfo(logits.dtype).eps) * max(1.0, _largest(logits)) / batch
     floors = {"logits.grad": error}
-    layers = sum(name.endswith(".pre_activation") for name in trace.tensors)
+    layers = layer_count(trace)
     for layer in reversed(range(layers)):
-        inputs = trace.tensors["inputs" if layer == 0 else activation(layer - 1, layers)]
+        inputs = layer_inputs(trace, layer, layers)
         floors[f"layers.{layer}.bias.grad"] = error * batch**0.5
         floors[f"layers.{layer}.weight.grad"] = error * batch**0.5 * _largest(inputs)
         error *= float(np.sqrt(np.square(before[f"layers.{layer}.weight"].astype(np.float64)).sum(axis=0)).max())

@@ -52,14 +52,14 @@ def find_crossings(
     config: Config, a: Trace, b: Trace, before_a: Parameters, before_b: Parameters, step: int
 ) -> Iterator[Crossing]:
     """The crossings of a step of an MLP which began from the parameters `before_a` and `before_b`."""
-    layers = _layers(a)
+    layers = layer_count(a)
     for layer in range(layers):
         if not has_kink(config, layer, layers):
             continue
         z_a, z_b = a.tensors[pre_activation(layer)], b.tensors[pre_activation(layer)]
         if z_a.shape != z_b.shape:
             return
-        x_a, x_b = _inputs(a, layer, layers), _inputs(b, layer, layers)
+        x_a, x_b = layer_inputs(a, layer, layers), layer_inputs(b, layer, layers)
         (weight_a, bias_a), (weight_b, bias_b) = (
             (before[f"layers.{layer}.weight"], before[f"layers.{layer}.bias"]) for before in (before_a, before_b)
         )
@@ -82,7 +82,7 @@ def effect(config: Config, a: Trace, b: Trace, before: Parameters) -> dict[str, 
 
     The backward pass of the examples concerned with b's sides of 0 less the one with a's, all else being a's.
     """
-    layers = _layers(a)
+    layers = layer_count(a)
     sides = [tuple(trace.tensors[pre_activation(layer)] > 0 for trace in (a, b)) for layer in range(layers)]
     rows = np.flatnonzero(np.any([(one != other).any(axis=1) for one, other in sides], axis=0))
     effects: dict[str, Array] = {}
@@ -93,7 +93,7 @@ def effect(config: Config, a: Trace, b: Trace, before: Parameters) -> dict[str, 
             gradient * np.where(above[rows], 1.0, slope) for gradient, above in zip(backward, sides[layer], strict=True)
         ]
         difference = backward[1] - backward[0]
-        effects[f"layers.{layer}.weight"] = difference.T @ _inputs(a, layer, layers)[rows]
+        effects[f"layers.{layer}.weight"] = difference.T @ layer_inputs(a, layer, layers)[rows]
         effects[f"layers.{layer}.bias"] = difference.sum(axis=0)
         backward = [gradient @ before[f"layers.{layer}.weight"] for gradient in backward]
     factor = config.learning_rate * (1 + config.momentum if config.nesterov else 1)
@@ -104,9 +104,9 @@ def effect(config: Config, a: Trace, b: Trace, before: Parameters) -> dict[str, 
     )
 
 
-def _layers(trace: Trace) -> int:
+def layer_count(trace: Trace) -> int:
     return sum(name.endswith(".pre_activation") for name in trace.tensors)
 
 
-def _inputs(trace: Trace, layer: int, layers: int) -> Array:
+def layer_inputs(trace: Trace, layer: int, layers: int) -> Array:
     return trace.tensors["inputs" if layer == 0 else activation(layer - 1, layers)]

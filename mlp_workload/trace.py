@@ -8,7 +8,6 @@ A trace's tensors stand in causal order, under these names for an MLP: the batch
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from mlp_workload import safetensors_file
 from mlp_workload.errors import UserError
 from mlp_workload.files import write_atomically
 from mlp_workload.run_folder import clear_write_errors
@@ -48,16 +47,7 @@ class Trace:
     @classmethod
     def load(cls, path: Path) -> "Trace":
         """Reads a file that `save` wrote. Raises `UserError`, naming the file, where it is none."""
-        if not path.is_file():
-            raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-        except (SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks, such as bfloat16
-            raise UserError(f"{path}: not a readable trace ({error})") from error
-        except OSError as error:
-            raise UserError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error
+        tensors, metadata = safetensors_file.read(path, "trace")
         if (found := metadata.get("format")) != FORMAT:
             what = f"a trace of format {found}" if found else "not a trace (it names no format)"
             raise UserError(f"{path}: {what}; this version reads format {FORMAT}: record it again")

@@ -3,7 +3,6 @@
 `layers.0.weight` (fan_out, fan_in) and `layers.0.bias` (fan_out,), counted from the input: torch's convention.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from mlp_workload import safetensors_file
 from mlp_workload.errors import UserError
 from mlp_workload.files import write_atomically
 
@@ -64,15 +63,7 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str |
 
     Raises `UserError`, naming the file and the tensor, where it does not.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except (SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks, such as bfloat16
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
-    except OSError as error:
-        raise UserError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error
+    parameters, _ = safetensors_file.read(path, "safetensors file")
     check(parameters, shapes, str(path))
     with np.errstate(over="ignore"):
         parameters = {name: parameters[name].astype(dtype or parameters[name].dtype) for name in shapes}
