@@ -53,3 +53,12 @@ def run(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+def write_idx_folder(folder: Path, dataset: Dataset) -> str:
+    """Writes four IDX files; the `--dataset` that reads them."""
+    for part, examples in (("train", dataset.train), ("t10k", dataset.test)):
+        for kind, array in (("images-idx3", examples.images), ("labels-idx1", examples.labels.astype(np.uint8))):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    return f"idx:{folder}"

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_idx_folder
 
 from mlp_compare import bounds
 from mlp_compare.faults import FAULTS
@@ -108,16 +108,19 @@ def test_float32_says_that_a_difference_has_built_up(run):
 @pytest.mark.parametrize("flags", [["--momentum", "0.9", "--learning-rate", "0.1"], ["--label-smoothing", "1"]])
 def test_what_is_learned_by_heart_agrees(dtype, flags, digits, run, tmp_path):
     """Gradients next to nothing, of which rounding is all that is left."""
-    for part, examples in (("train", digits.train), ("t10k", digits.test)):
-        write_idx(tmp_path / f"{part}-images-idx3-ubyte", examples.images)
-        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", examples.labels.astype(np.uint8))
-    shape = ["--dataset", "idx:.", "--hidden", "8", "8", "--batch-size", "20", "--last-activation", "none"]
+    shape = [
+        "--dataset",
+        write_idx_folder(tmp_path, digits),
+        "--hidden",
+        "8",
+        "8",
+        "--batch-size",
+        "20",
+        "--last-activation",
+        "none",
+    ]
     process = run(PARITY, *shape, *flags, "--dtype", dtype, "--steps", "400")
     assert process.returncode == 0, process.stdout + process.stderr
-
-
-def write_idx(path, array):
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes())
 
 
 @pytest.mark.parametrize("flags", [["--hidden"], ["--batch-size", "1"], ["--batch-size", "7001"]])

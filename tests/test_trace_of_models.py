@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from tolerances import MODEL_FLOAT64
 
 import jax_mlp.trace
 import reference_torch.trace
@@ -147,7 +148,7 @@ def test_torch_values_are_those_of_an_ordinary_pass(torch_net):
         "norm.running_mean": torch_net.norm.running_mean,
     }
     for name, tensor in expected.items():
-        np.testing.assert_allclose(tensors[name], tensor.detach().numpy(), rtol=1e-13, atol=1e-15, err_msg=name)
+        MODEL_FLOAT64.assert_close(tensors[name], tensor.detach().numpy(), name)
     assert (tensors["norm.output"] < 0).any(), "copied before ReLU overwrote it"
     assert (tensors["norm.running_mean"] != 0).all()
 
@@ -183,7 +184,7 @@ def test_flax_values_are_those_of_an_ordinary_pass(flax_net):
         "norm.scale.grad": gradients["norm"]["scale"].get_value(),
     }
     for name, array in expected.items():
-        np.testing.assert_allclose(tensors[name], array, rtol=1e-13, atol=1e-15, err_msg=name)
+        MODEL_FLOAT64.assert_close(tensors[name], array, name)
     assert (tensors["norm.mean"] != 0).all()
 
 
@@ -196,7 +197,7 @@ def test_a_second_recording_goes_on_from_the_first_ones_statistics(torch_net, fl
         assert list(first) == list(second)
         assert (first["output"] == second["output"]).all()
         momentum = 0.9 if model is torch_net else 0.99
-        np.testing.assert_allclose(second[name], (1 + momentum) * first[name], rtol=1e-12)
+        MODEL_FLOAT64.assert_close(second[name], (1 + momentum) * first[name])
     assert not hasattr(flax_net, "relu"), "what is sown is not stored"
 
 
@@ -271,7 +272,7 @@ def test_a_model_without_parameters():
     a, b = torch_record(torch.nn.GELU()).tensors, flax_record(Gelu()).tensors
     assert list(a) == list(b) == ["input", "output", "loss", "output.grad"]
     for name in a:
-        np.testing.assert_allclose(a[name], b[name], rtol=1e-14)
+        MODEL_FLOAT64.assert_close(a[name], b[name], name)
 
 
 def test_several_inputs_and_outputs_have_a_number_each():

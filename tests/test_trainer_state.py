@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from numpy_mlp import forward_backward
-from tolerances import FORWARD_BACKWARD
+from tolerances import FORWARD_BACKWARD, MODEL_FLOAT64
 
 import jax_mlp.trainer
 import reference_torch.trainer
@@ -68,11 +68,10 @@ def test_a_traced_step_is_the_trainers_own(side, preset, optimizer, digits):
     config = config_of(preset, optimizer)
     stepwise, by_epochs = (trainer_of(side, config, digits) for _ in range(2))
     losses = [stepwise.trace_step(step_batch(0, step, 103, 20)).tensors["loss"] for step in range(1, 13)]
-    np.testing.assert_allclose(
-        losses, np.concatenate([by_epochs.run_epoch(epoch_order(0, epoch, 103)) for epoch in (1, 2)]), rtol=1e-14
-    )
+    by_epoch = [by_epochs.run_epoch(epoch_order(0, epoch, 103)) for epoch in (1, 2)]
+    MODEL_FLOAT64.assert_close(losses, np.concatenate(by_epoch))
     for name, array in by_epochs.state().items():
-        np.testing.assert_allclose(stepwise.state()[name], array, rtol=1e-13, atol=1e-15, strict=True)
+        MODEL_FLOAT64.assert_close(stepwise.state()[name], array, name)
 
 
 @side

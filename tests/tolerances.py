@@ -9,10 +9,9 @@ class Tolerance(NamedTuple):
     relative: float
     absolute: float
 
-    def assert_close(self, actual: object, expected: object) -> None:
-        np.testing.assert_allclose(
-            np.asarray(actual), np.asarray(expected), rtol=self.relative, atol=self.absolute, strict=False
-        )
+    def assert_close(self, actual: object, expected: object, name: str = "") -> None:
+        a, b = np.asarray(actual), np.asarray(expected)
+        np.testing.assert_allclose(a, b, rtol=self.relative, atol=self.absolute, err_msg=name)
 
 
 ENTROPY = {
@@ -30,6 +29,10 @@ UPDATE = {
     "float64": Tolerance(1e-14, 1e-15),
     "float32": Tolerance(1e-5, 1e-7),
 }
+MODEL_FLOAT64 = Tolerance(1e-13, 1e-15)
+"""One pass of a small model, a dozen sums of up to 30 terms after one another; also a dozen steps by two programs."""
+CROSSING_EFFECT = Tolerance(0.0, 1e-8)
+"""The two starts are 2e-9 apart, through slopes of a few."""
 RUN_FLOAT64 = Tolerance(0.0, 1e-12)
 """Test loss after 600 steps from one start: a prototype's parameters stayed within 7e-16 over 3,000 steps."""
 PRINTED = Tolerance(0.0, 5e-7)

@@ -1,0 +1,76 @@
+"""The lockstep's judgement in the cases that the command can't be brought to at will: both sides in this process."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import write_idx_folder
+
+import reference_torch.trainer
+from mlp_compare import bounds
+from mlp_compare.faults import FAULTS
+from mlp_compare.lockstep import Lockstep
+from mlp_compare.worker import Worker
+from mlp_workload.config import PRESETS
+
+
+class InProcess:
+    """`Side` without the process."""
+
+    def __init__(self, framework):
+        self.framework, self._worker, self._answers = framework, Worker(framework), []
+
+    def ask(self, method, *arguments):
+        self._answers.append(getattr(self._worker, method)(*arguments))
+
+    def answer(self):
+        return self._answers.pop(0)
+
+    def do(self, method, *arguments):
+        self.ask(method, *arguments)
+        return self.answer()
+
+
+def check(digits, folder, steps, **settings):
+    """The report of a run on small data in which no step is traced unless something is wrong."""
+    source = write_idx_folder(folder, digits)
+    small = {"dataset": source, "hidden": (8, 8), "batch_size": 20, "device": "cpu"}
+    config = dataclasses.replace(PRESETS["leaky"], **small | settings)
+    lockstep = Lockstep(config, digits, [InProcess("jax"), InProcess("torch")], steps)
+    assert list(lockstep.run((), evaluate=False, free_runs=False))
+    return lockstep.report
+
+
+def test_a_fault_that_does_not_come_back_in_a_repetition_is_named(digits, tmp_path, monkeypatch):
+    """From common parameters the repeated step is clean: what is left is to look at the step as it was."""
+    original, calls = reference_torch.trainer.Trainer.trace_step, []
+
+    def trace_step(trainer, batch):
+        calls.append(batch)
+        with FAULTS["one entry of a gradient dropped"].plant() if len(calls) == 3 else monkeypatch.context():
+            return original(trainer, batch)
+
+    monkeypatch.setattr(reference_torch.trainer.Trainer, "trace_step", trace_step)
+    departure = check(digits, tmp_path, 5, dtype="float64").departure
+    assert departure is not None
+    assert (departure.step, departure.difference.name) == (3, "layers.1.bias.grad")
+
+
+def test_without_a_fault_there_is_no_departure(digits, tmp_path):
+    report = check(digits, tmp_path, 5, dtype="float64")
+    assert report.departure is None
+    assert report.steps_compared == 5
+    assert not report.drifts
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_large_update_widens_the_bound_of_what_it_changes(sign):
+    """An update is as wrong as the gradient it comes from, however small the parameters are."""
+    table = bounds.table("float32", 784)
+    before = {"layers.0.weight": np.zeros((2, 3), np.float32), "layers.0.weight.momentum": np.zeros(1, np.float32)}
+    after = np.full((2, 3), sign * 10, np.float32)
+    bound = Lockstep._bound(table, "layers.0.weight", after, before)
+    assert bound.absolute == pytest.approx(10 * table["gradients"].relative)
+    assert bound.relative == table["parameters"].relative
+    assert Lockstep._bound(table, "layers.0.weight", before["layers.0.weight"], before) == table["parameters"]
+    assert Lockstep._bound(table, "layers.0.weight.momentum", after, before) == table["momentums"]
