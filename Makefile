@@ -43,7 +43,7 @@ test: $(FULL)  ## run every test but those that need TensorFlow (PYTEST_ARGS='-k
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an environment of their own
-	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/tensorflow
+	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/with_tensorflow
 
 check: $(FULL)  ## lint, format, types, import boundaries
 	$(VENV)/bin/python -m ruff check

@@ -5,16 +5,17 @@ from typing import Any
 from mlp_workload import training
 from mlp_workload.command_line import run_trainer
 from mlp_workload.config import Config
+from mlp_workload.watching import Watching
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config, watching: Watching = Watching()) -> dict[str, Any]:  # noqa: B008, it is frozen
     """Trains as `config` says and returns the summary; see `mlp_workload.training.train`."""
     import jax  # only now: a wrong flag is answered before JAX is loaded
 
     from jax_mlp.trainer import Trainer
 
     with jax.enable_x64(config.dtype == "float64"):
-        return training.train(config, Trainer)
+        return training.train(config, Trainer, watching)
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.accuracy"
+LARGEST = 100_000
+"""Seeds and epochs: years of training."""
 LAST_ACTIVATIONS: tuple[Literal["same"], Literal["none"]] = ("same", "none")
 
 
@@ -46,8 +48,8 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         for flag, value, least in (("--seeds", self.seeds, 2), ("--epochs", self.epochs, 1)):
-            if value < least:
-                raise UserError(f"{flag} must be at least {least}, got {value}")
+            if not least <= value <= LARGEST:
+                raise UserError(f"{flag} must be from {least} to {LARGEST}, got {value}")
         if self.plot is not None and self.plot.suffix != ".svg":
             raise UserError(f"--plot must end in .svg, got {self.plot}")
 

@@ -19,8 +19,8 @@ class Difference:
     """Where one tensor differs most between two traces: there `a` and `b`, their distance, and what is allowed.
 
     `relative` is to the largest magnitude of b's tensor, `ulps` counts spacings of floating-point numbers at the larger
-    of the two values. A nan on either side, or on both, is an infinite distance. Where even the shapes differ, `index`
-    is empty and `note` says so.
+    of the two values. A nan or an infinity on either side, or on both, is an infinite distance. Where even the shapes
+    differ, `index` is empty and `note` says so.
     """
 
     name: str
@@ -52,7 +52,8 @@ class Difference:
     def verdict(self) -> str:
         """The distance and what is allowed, in words."""
         if self.absolute == np.inf:
-            return "never within a bound"
+            both = not np.isfinite(self.a) and not np.isfinite(self.b)
+            return "never within a bound" + (": both sides have diverged" if both else "")
         return f"{self.absolute:.2e} apart, allowed {self.bound:.2e}"
 
 
@@ -108,13 +109,15 @@ def difference(name: str, a: Array, b: Array, bound: Bound, explained: Array | N
         return Difference(name, (), np.nan, np.nan, np.inf, np.inf, np.inf, 0.0, note)
     if a.size == 0:
         return Difference(name, (), 0.0, 0.0, 0.0, 0.0, 0.0, bound.absolute)
-    if a.dtype.kind != "f":
-        distance = (a != b).astype(np.float64)
-        scale = 0.0
-    else:
-        with np.errstate(invalid="ignore", over="ignore"):
+    scale = 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        if a.dtype.kind == "b":
+            distance = a != b
+        elif a.dtype.kind != "f":
+            distance = np.asarray(np.maximum(a, b) - np.minimum(a, b)).view(f"u{a.itemsize}")  # never overflows
+        else:
             distance = np.abs(a - b if explained is None else a + explained - b)
-        scale = float(np.abs(b).max())  # nan where there is one
+            scale = float(np.abs(b).max())  # nan where there is one
     flat = int(distance.argmax())  # the first nan, where there is one
     index = tuple(int(i) for i in np.unravel_index(flat, a.shape))
     one, other, absolute = float(a[index]), float(b[index]), float(distance[index])

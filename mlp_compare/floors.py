@@ -17,6 +17,11 @@ def gradient_floors(trace: Trace, before: Parameters) -> dict[str, float]:
     4 eps max(1, |logits|) / batch for the logits. Further back an error passes through the weights, and is summed over
     the batch with the layer's inputs; signs are random, so that sums go by their root of squares.
     """
+    with np.errstate(over="ignore"):  # of a run that diverges
+        return _floors(trace, before)
+
+
+def _floors(trace: Trace, before: Parameters) -> dict[str, float]:
     logits = trace.tensors["logits"]
     batch = len(logits)
     error = 4 * float(np.finfo(logits.dtype).eps) * max(1.0, _largest(logits)) / batch

@@ -8,9 +8,9 @@ import numpy as np
 
 from mlp_compare import bounds
 from mlp_compare.comparison import Array, Comparison, Difference, compare, difference
+from mlp_compare.findings import Departed, Departure, Report
 from mlp_compare.floors import gradient_floors
 from mlp_compare.kinks import Crossing, effect, find_crossings
-from mlp_compare.report import Departed, Departure, Report
 from mlp_compare.side import Side, both
 from mlp_compare.worker import Evaluated, Step
 from mlp_workload.config import Config
@@ -59,17 +59,17 @@ class Lockstep:
             facts = both(self._sides, "facts")
             check_devices({side.framework: fact["device"] for side, fact in zip(self._sides, facts, strict=True)})
             self._check_start(states)
-            pauses = {*range(0, self._steps, self._epoch), self._steps}
             if evaluate:
                 self._evaluate(0)
             for step in range(1, self._steps + 1):
                 if step in trace_steps:
                     on_trace(self._trace_from_common(step, states))
-                if step in trace_steps or step - 1 in pauses:
+                if step in trace_steps or self._pauses_after(step - 1):
                     self._ask(step)
-                states = self._step(step, states, go_on=step not in pauses and step + 1 not in trace_steps)
+                go_on = not self._pauses_after(step) and step + 1 not in trace_steps
+                states = self._step(step, states, go_on)
                 self.report.steps_compared = step
-                if step in pauses and evaluate:
+                if self._pauses_after(step) and evaluate:
                     self._evaluate(step)
                 yield step
             if free_runs:
@@ -80,6 +80,10 @@ class Lockstep:
     def table(self) -> bounds.Table:
         """The bounds, one step from common parameters."""
         return self._table(1)
+
+    def _pauses_after(self, step: int) -> bool:
+        """At the end of each epoch and of the run, where there is something else to ask."""
+        return step % self._epoch == 0 or step == self._steps
 
     def _steps_apart(self, step: int) -> int:
         """How many steps the sides' parameters have had to drift apart since they were common."""

@@ -20,9 +20,10 @@ def new_file(flag: str, path: Path | None) -> Iterator[Path | None]:
         with clear_write_errors(path):
             path.open("x").close()
     except UserError as error:
-        if isinstance(error.__cause__, FileExistsError):
+        if not isinstance(error.__cause__, FileExistsError):
+            raise
+        if not path.is_file() or path.stat().st_size > 0:  # an empty one is left by a command that was killed
             raise UserError(f"{flag} {path} exists; name a new file") from None
-        raise
     try:
         yield path
     except BaseException:
@@ -31,13 +32,14 @@ def new_file(flag: str, path: Path | None) -> Iterator[Path | None]:
         raise
 
 
-def new_folder(flag: str, path: Path | None) -> Path | None:
-    """Makes the folder `path`, expanded, or takes an empty one. Raises `UserError` where there is something in it."""
+def empty_folder(flag: str, path: Path | None) -> Path | None:
+    """`path`, expanded: a folder that is empty or yet to be made. Raises `UserError` where there is something."""
     if path is None:
         return None
     path = expand(path)
     with clear_write_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{flag} {path} is not a folder")
+        if path.exists() and any(path.iterdir()):
             raise UserError(f"{flag} {path} is not empty; name a new or empty folder")
     return path

@@ -4,7 +4,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from rich.progress import track
 
 from mlp_compare.faults import FAULTS
 from mlp_compare.lockstep import Lockstep
-from mlp_compare.outputs import new_file, new_folder
+from mlp_compare.outputs import empty_folder, new_file
 from mlp_compare.side import PACKAGES, Side, both
 from mlp_compare.teeth import bite
 from mlp_compare.verdict import as_json, print_bite, print_report
 from mlp_compare.worker import Worker
 from mlp_workload import data, strict_json
-from mlp_workload.command_line import one_line_errors, parse_config
-from mlp_workload.config import Config
+from mlp_workload.command_line import one_line_errors, parse_config, part
+from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import write_atomically
 from mlp_workload.run_folder import clear_write_errors
@@ -29,6 +29,8 @@ from mlp_workload.trace import Trace
 
 TRACED = (1, 2, 10, 100, 1000)
 """Steps that are compared tensor by tensor, and the last one."""
+LARGEST_STEPS = 10_000_000
+"""What is kept of each step fits into memory."""
 _WIDTH = 140
 """Of the table where no terminal sets it."""
 
@@ -50,12 +52,15 @@ class Parity(Config):
     traces: Path | None = None
     """A new or empty folder for what was compared tensor by tensor: one file for each step and side."""
     teeth: tuple[str, ...] | None = None
-    """Instead of a run, plants faults and sees whether each is caught where it was planted: those named, or all. The
-    run's flags are the faults' own."""
+    """Instead of a run: plants faults, those named or all, each in a run of its own, and sees whether it is caught
+    where it was planted."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("steps", self.steps >= 1, "at least 1")
+        self._require("steps", 1 <= self.steps <= LARGEST_STEPS, f"from 1 to {LARGEST_STEPS}")
+        own = (self.run, self.steps, self.traces) == (PRESETS[self.preset], Parity.steps, None)
+        if self.teeth is not None and not own:
+            raise UserError("--teeth takes no flag of a run: each fault has its own run")
         for name in self.teeth or ():
             if name not in FAULTS:
                 near = difflib.get_close_matches(name, FAULTS, 1, cutoff=0.0)[0]
@@ -63,7 +68,7 @@ class Parity(Config):
 
     @property
     def run(self) -> Config:
-        return Config(**{field.name: getattr(self, field.name) for field in fields(Config)})
+        return part(Config, self)
 
 
 def main() -> None:
@@ -77,20 +82,15 @@ def run(options: Parity) -> bool:
     console = Output(markup=False, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _WIDTH
-    traces = new_folder("--traces", options.traces)
+    traces = empty_folder("--traces", options.traces)
     with new_file("--json", options.json) as json, ExitStack() as stack:
         sides = [stack.enter_context(Side(framework, Worker)) for framework in PACKAGES]
         if options.teeth is not None:
-            passed, content = _teeth(options, sides, console)
-        else:
-            passed, content = _lockstep(options, sides, traces, console)
-        if json is not None:
-            with clear_write_errors(json):
-                write_atomically(json, (strict_json.dumps(content, indent=2) + "\n").encode())
-    return passed
+            return _teeth(options, sides, json, console)
+        return _lockstep(options, sides, json, traces, console)
 
 
-def _lockstep(options: Parity, sides: Sequence[Side], traces: Path | None, console: Output) -> tuple[bool, Any]:
+def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces: Path | None, console: Output) -> bool:
     config = options.run
     check = Lockstep(config, data.load(config.dataset), sides, options.steps)
     steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
@@ -101,11 +101,12 @@ def _lockstep(options: Parity, sides: Sequence[Side], traces: Path | None, conso
     if report.departure_traces:
         _save(traces, report.departure_traces)
     facts = dict(zip(PACKAGES, both(sides, "facts"), strict=True))
+    _write(json, as_json(config, options.steps, report, facts, check.table()))
     print_report(console, config, options.steps, report, facts, check.table())
-    return report.departure is None, as_json(config, options.steps, report, facts, check.table())
+    return report.departure is None
 
 
-def _teeth(options: Parity, sides: Sequence[Side], console: Output) -> tuple[bool, Any]:
+def _teeth(options: Parity, sides: Sequence[Side], json: Path | None, console: Output) -> bool:
     chosen = [fault for name, fault in FAULTS.items() if not options.teeth or name in options.teeth]
     bites = []
     for found in bite(chosen, sides):
@@ -124,11 +125,20 @@ def _teeth(options: Parity, sides: Sequence[Side], console: Output) -> tuple[boo
         }
         for found in bites
     ]
-    return caught == placed == len(bites), {"faults": rows}
+    _write(json, {"faults": rows})
+    return caught == placed == len(bites)
+
+
+def _write(json: Path | None, content: Any) -> None:
+    if json is not None:
+        with clear_write_errors(json):
+            write_atomically(json, (strict_json.dumps(content, indent=2) + "\n").encode())
 
 
 def _save(folder: Path | None, pair: tuple[Trace, Trace]) -> None:
     if folder is not None:
+        with clear_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         for trace in pair:
             trace.save(folder / f"step-{int(trace.facts['step']):06d}-{trace.facts['framework']}.safetensors")
 

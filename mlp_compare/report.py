@@ -1,83 +1,74 @@
-"""What a check of two sides finds."""
+"""One page about runs that needs no server and no network: `python -m mlp_compare.report --help`."""
 
-from dataclasses import dataclass, field
+import inspect
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
-from mlp_compare import bounds
-from mlp_compare.comparison import Difference
-from mlp_compare.kinks import Crossing
-from mlp_compare.worker import FreeRun
-from mlp_workload.trace import Trace
+import tyro
 
-_PHASES = {
-    "batch": "batch",
-    "inputs": "batch",
-    "loss": "loss",
-    "logits.grad": "backward",
-    "gradients": "backward",
-    "momentums": "update",
-    "parameters": "update",
-}
-"""By kind of quantity; the others are of the forward pass."""
+from mlp_compare.outputs import new_file
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.errors import UserError
+from mlp_workload.files import expand, write_atomically
+from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.sinks.console import Output
 
-
-@dataclass(frozen=True)
-class Departure:
-    """The first thing out of its bound. Step 0 is before the first step."""
-
-    step: int
-    difference: Difference
-    note: str = ""
-
-    @property
-    def phase(self) -> str:
-        """The part of a step, or what is beside the steps: start, evaluation, whole epochs."""
-        kind = bounds.kind(self.difference.name)
-        if kind.startswith("epochs."):
-            return "whole epochs"
-        if kind.startswith("evaluation."):
-            return "evaluation"
-        if kind == "parameters" and self.step == 0:
-            return "start"
-        return _PHASES.get(kind, "forward")
-
-    def __str__(self) -> str:
-        return f"step {self.step}, {self.phase}, {self.difference}" + (f"; {self.note}" if self.note else "")
+PROGRAM = "python -m mlp_compare.report"
 
 
-class Departed(Exception):
-    """Ends a check at its first departure."""
-
-    def __init__(self, departure: Departure, traces: tuple[Trace, Trace] | None = None) -> None:
-        super().__init__(str(departure))
-        self.departure, self.traces = departure, traces
-
-
-@dataclass(frozen=True)
-class Worst:
-    """Of all differences of a kind the one that used up most of its bound."""
-
-    step: int
-    difference: Difference
-
-
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """`worst` is by kind of quantity, `correct` by step, `free_runs` are the trainers' own epochs.
+    """Writes one HTML file about one or more runs: how they differ, curves, mistakes, weights, timings, environment.
 
-    `drifts` are differences that rounding built up, `losses` (steps,) both sides'.
+    The file holds everything it shows. Runs may be finished, going on, or interrupted.
     """
 
-    worst: dict[str, Worst] = field(default_factory=dict)
-    crossings: list[Crossing] = field(default_factory=list)
-    near_ties: list[str] = field(default_factory=list)
-    drifts: list[str] = field(default_factory=list)
-    losses: list[tuple[float, float]] = field(default_factory=list)
-    departure: Departure | None = None
-    departure_traces: tuple[Trace, Trace] | None = None
-    steps_compared: int = 0
-    correct: dict[int, tuple[int, int]] = field(default_factory=dict)
-    free_runs: tuple[FreeRun, FreeRun] | None = None
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Run folders."""
+    output: Path = Path("report.html")
+    """A new file."""
+    results: tuple[Path, ...] = ()
+    """Files that mlp_compare.parity or mlp_compare.accuracy wrote by --json, to show as well."""
 
-    def take(self, kind: str, step: int, found: Difference) -> None:
-        if kind not in self.worst or found.share > self.worst[kind].difference.share:
-            self.worst[kind] = Worst(step, found)
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UserError("name at least one run folder")
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        run(parse(Report, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Report)))
+
+
+def run(options: Report) -> None:
+    from mlp_compare.page import render  # matplotlib or jinja2 may be missing, which `main` says
+
+    runs = [RecordedRun.load(folder) for folder in options.runs]
+    results = [_result(expand(path)) for path in options.results]
+    with new_file("--output", options.output) as output:
+        assert output is not None
+        content = render(runs, results).encode()
+        with clear_write_errors(output):
+            write_atomically(output, content)
+    Output(markup=False, highlight=False, soft_wrap=True).print(f"{output}: {len(content) / 2**10:.0f} KiB")
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """Raises `UserError` where `path` is not what a command wrote."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or not content.keys() & {"quantities", "cells"}:
+        raise UserError(f"{path} is not what mlp_compare.parity or mlp_compare.accuracy writes by --json")
+    return content
+
+
+if __name__ == "__main__":
+    main()

@@ -46,7 +46,7 @@ class Side:
         except (EOFError, ConnectionResetError):
             self._process.join()
             how = f"the {self.framework} process ended with {self._process.exitcode}"
-            raise UserError(f"{how}; -9 is how the system ends what takes too much memory") from None
+            raise UserError(f"{how}; -9 is a kill, which is also how the system frees memory") from None
         if error is not None:
             raise error
         return value

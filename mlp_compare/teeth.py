@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlp_compare.faults import Fault
+from mlp_compare.findings import Departure
 from mlp_compare.lockstep import Lockstep
-from mlp_compare.report import Departure
 from mlp_compare.side import Side
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, load

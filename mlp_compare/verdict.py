@@ -10,13 +10,16 @@ from rich.text import Text
 
 from mlp_compare import bounds
 from mlp_compare.comparison import Difference
-from mlp_compare.report import Report
+from mlp_compare.findings import Report
 from mlp_compare.teeth import Bite
 from mlp_workload.config import Config
 from mlp_workload.sinks.console import Output
 
 _LISTED = 10
 """Kink crossings on the terminal; the JSON file has all of them."""
+
+_WIDE = 110
+"""Columns of a terminal that hold the whole table."""
 
 Facts = Mapping[str, Mapping[str, Any]]
 """By framework: device and environment."""
@@ -30,7 +33,7 @@ def print_report(
     console.print(
         f"{' and '.join(versions)}, {config.preset} preset, {config.dataset}, {config.dtype}, seed {config.seed}"
     )
-    console.print(_table(report, table))
+    console.print(_table(console, report, table))
     _print_crossings(console, report)
     for drift in report.drifts[:_LISTED]:
         console.print(f"drift: {drift}; from common parameters the step agrees, and both went on from there")
@@ -77,24 +80,28 @@ def _print_crossings(console: Output, report: Report) -> None:
         console.print(f"  and {more} more (--json has them all)")
 
 
-def _table(report: Report, bounds_table: bounds.Table) -> Table:
+def _table(console: Output, report: Report, bounds_table: bounds.Table) -> Table:
+    wide = console.width >= _WIDE
     title = "largest difference of each quantity, measured by its bound"
+    if not wide:
+        title += " (relative and ulps: --json, or a wider terminal)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("quantity", no_wrap=True)
-    for name in ("difference", "relative", "ulps"):
-        table.add_column(name, justify="right")
-    table.add_column("at step")
+    for name in ("difference", "relative", "ulps") if wide else ("difference",):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("at step", no_wrap=True)
     table.add_column("where", overflow="fold")
     for name in ("bound", "room"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for kind in (kind for kind in bounds_table if kind in report.worst):
         worst = report.worst[kind]
         found = worst.difference
         if found.absolute == 0:
-            table.add_row(kind, "equal", "", "", "", "", f"{found.bound:.1e}" if found.bound else "equal", "")
+            blank = [""] * (4 if wide else 2)
+            table.add_row(kind, "equal", *blank, f"{found.bound:.1e}" if found.bound else "equal", "")
             continue
         where = f"{found.name}[{', '.join(map(str, found.index))}]" if found.index else found.name
-        figures = f"{found.absolute:.1e}", f"{found.relative:.1e}", f"{found.ulps:.0f}"
+        figures = [f"{found.absolute:.1e}", *([f"{found.relative:.1e}", f"{found.ulps:.0f}"] if wide else [])]
         table.add_row(kind, *figures, str(worst.step), where, f"{found.bound:.1e}", f"{1 / found.share:.0f}x")
     return table
 

@@ -6,15 +6,17 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar, cast
 
 import tyro
 
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
+from mlp_workload.watching import Watching
 
 C = TypeVar("C", bound=Config)
+T = TypeVar("T")
 
 _INSTALL = {
     "torch": "make setup, or pip install '.[torch]' in the project's folder",
@@ -22,6 +24,8 @@ _INSTALL = {
     "flax": "make setup, or pip install . in the project's folder",
     "optax": "make setup, or pip install . in the project's folder",
     "matplotlib": "make setup, or pip install '.[compare]' in the project's folder",
+    "tensorboardX": "make setup, or pip install '.[tensorboard]' in the project's folder",
+    "visdom": "make setup, or pip install '.[visdom]' in the project's folder",
     "scipy": "make setup, or pip install '.[compare]' in the project's folder",
 }
 
@@ -64,8 +68,11 @@ def parse(kind: Any, arguments: Sequence[str], **options: Any) -> Any:
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """Ends the process with one line: status 2 for what the user can mend, 130 for Ctrl-C; without at a closed pipe."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what the terminal's encoding lacks must not end the work
     try:
         yield
+        sys.stdout.flush()
     except ModuleNotFoundError as error:
         if error.name not in _INSTALL:
             raise
@@ -75,16 +82,39 @@ def one_line_errors(program: str) -> Iterator[None]:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # nobody reads any more, as behind `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_output()
         sys.exit(1)
+    except OSError as error:
+        _let_go_of_output()
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{program}: error: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def run_trainer(program: str, description: str, train: Callable[[Config], object]) -> None:
+def _let_go_of_output() -> None:
+    """What is left in the buffer would fail again at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Watching, Config):
+    """What a trainer's command takes: a run, and how it is watched."""
+
+    def __post_init__(self) -> None:
+        Config.__post_init__(self)
+        Watching.__post_init__(self)
+
+
+def run_trainer(program: str, description: str, train: Callable[[Config, Watching], object]) -> None:
     """A trainer's `main`: parses the process's arguments and trains."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a path that the terminal's encoding lacks must not end the run
     with one_line_errors(program):
-        train(parse_config(sys.argv[1:], Config, prog=program, description=description))
+        options = parse_config(sys.argv[1:], Training, prog=program, description=description)
+        train(part(Config, options), part(Watching, options))
+
+
+def part(kind: type[T], options: Any) -> T:
+    """Those fields of `options` that make up a `kind`."""
+    return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})  # type: ignore[arg-type]

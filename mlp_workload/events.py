@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_workload.config import Config
-from mlp_workload.metrics import Evaluation
+from mlp_workload.metrics import Mistakes
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,23 @@ class TrainLosses:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The test set after `step` steps; `article_test_loss` is the number that the tutorial prints."""
+    """The test set after `step` steps.
+
+    `test_loss` is the true mean over examples in nats, `article_test_loss` the number that the tutorial prints.
+    """
 
     epoch: int
     step: int
-    evaluation: Evaluation
+    test_loss: float
     article_test_loss: float
+    test_correct: int
+    test_examples: int
+    mistakes: Mistakes
     seconds: float
+
+    @property
+    def test_accuracy(self) -> float:
+        return self.test_correct / self.test_examples
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,26 @@
 """What an evaluation says, from sums and counts: never a mean of means."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """Test examples that were taken for another class: their numbers in the test set, and the class, both (n,)."""
+
+    examples: Sequence[int]
+    predictions: Sequence[int]
+
+    def predicted(self, labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
+        """The predictions (m,) for test examples of these `labels` (m,): the labels, but for the mistakes."""
+        predictions = labels.copy()
+        predictions[list(self.examples)] = self.predictions
+        return predictions
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,11 @@ class Evaluation:
     @cached_property
     def correct(self) -> int:
         return int((self.predictions == self.labels).sum())
+
+    @property
+    def mistakes(self) -> Mistakes:
+        wrong = np.flatnonzero(self.predictions != self.labels)
+        return Mistakes(wrong.tolist(), self.predictions[wrong].tolist())
 
     @property
     def accuracy(self) -> float:

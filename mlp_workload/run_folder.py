@@ -1,6 +1,7 @@
 """The folder that a run leaves behind."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,9 @@ from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import write_atomically
 from mlp_workload.weights import Parameters, save_weights
+
+_HEADER_BYTES = 2**16
+"""More than what stands in a safetensors file besides the numbers."""
 
 
 class FolderTaken(UserError):
@@ -50,16 +54,40 @@ class RunFolder:
             raise
 
     @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
+    def weights(self) -> Path:
+        return self.path / "weights.safetensors"
 
-    def save(self, summary: Mapping[str, Any], parameters: Parameters) -> None:
-        """Writes the weights, then the summary: where there is a summary, the run is complete."""
-        weights, summary_json = self.path / "weights.safetensors", self.path / "summary.json"
-        with clear_write_errors(weights):
-            save_weights(weights, parameters)
-        with clear_write_errors(summary_json):
-            write_atomically(summary_json, (strict_json.dumps(summary, indent=2) + "\n").encode())
+    @contextlib.contextmanager
+    def reserve(self, parameters: Parameters) -> Iterator[None]:
+        """Keeps room on the disk for such weights, so that a disk that fills up can't cost them.
+
+        Raises `UserError` where there is none, and gives the folder up.
+        """
+        size = sum(array.nbytes for array in parameters.values()) + _HEADER_BYTES
+        self._room = self.path / ".room-for-weights"
+        try:
+            with clear_write_errors(self.weights), self._room.open("xb") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+        except UserError:
+            self._room.unlink(missing_ok=True)
+            (self.path / "config.json").unlink()
+            raise
+        try:
+            yield
+        finally:
+            self._room.unlink(missing_ok=True)
+
+    def save_weights(self, parameters: Parameters) -> None:
+        self._room.unlink(missing_ok=True)
+        with clear_write_errors(self.weights):
+            save_weights(self.weights, parameters)
+
+    def save_summary(self, summary: Mapping[str, Any]) -> None:
+        """Comes last: where there is a summary, the run is complete."""
+        path = self.path / "summary.json"
+        with clear_write_errors(path):
+            write_atomically(path, (strict_json.dumps(summary, indent=2) + "\n").encode())
 
 
 def claim_default(config: Config, framework: str) -> RunFolder:

@@ -39,15 +39,16 @@ class Trace:
 
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all. Raises `UserError` where it can't."""
-        metadata = {"format": FORMAT, "order": json.dumps(list(self.tensors)), "facts": json.dumps(dict(self.facts))}
+        facts = {str(name): str(fact) for name, fact in self.facts.items()}
+        metadata = {"format": FORMAT, "order": json.dumps(list(self.tensors)), "facts": json.dumps(facts)}
         tensors = {name: np.asarray(array, order="C") for name, array in self.tensors.items()}
         with clear_write_errors(path):
-            write_atomically(path, save(tensors, metadata))
+            write_atomically(Path(path), save(tensors, metadata))
 
     @classmethod
     def load(cls, path: Path) -> "Trace":
         """Reads a file that `save` wrote. Raises `UserError`, naming the file, where it is none."""
-        tensors, metadata = safetensors_file.read(path, "trace")
+        tensors, metadata = safetensors_file.read(Path(path), "trace")
         if (found := metadata.get("format")) != FORMAT:
             what = f"a trace of format {found}" if found else "not a trace (it names no format)"
             raise UserError(f"{path}: {what}; this version reads format {FORMAT}: record it again")

@@ -14,14 +14,13 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset, load
 from mlp_workload.environment import describe_environment
 from mlp_workload.errors import UserError
-from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, Sink, TrainLosses, Warned
+from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
 from mlp_workload.files import expand
 from mlp_workload.metrics import Evaluation
 from mlp_workload.order import epoch_order
 from mlp_workload.run_folder import RunFolder, claim_default
-from mlp_workload.sinks.console import Console
-from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.trace import Trace
+from mlp_workload.watching import Watching
 from mlp_workload.weights import Parameters, load_weights, parameter_shapes
 
 T = TypeVar("T")
@@ -68,13 +67,15 @@ MakeTrainer = Callable[[Config, Dataset, Parameters | None], Trainer]
 the wanted device is not there."""
 
 
-def train(config: Config, make_trainer: MakeTrainer) -> dict[str, Any]:
+def train(config: Config, make_trainer: MakeTrainer, watching: Watching) -> dict[str, Any]:
     """Trains as `config` says, leaves a run folder, and returns the content of its summary.json.
 
-    Raises `UserError` where the data, the starting weights, the device or the run folder are not to be had; the folder
-    is claimed last, so that none of the others leaves an empty one behind.
+    Raises `UserError` where the data, the starting weights, the device, a required Visdom server or the run folder are
+    not to be had, before anything is trained; the folder is claimed last, so that none of the others leaves an empty
+    one behind. Where the events can't be written any more, the weights so far are saved before it is raised.
     """
     start = time.perf_counter()
+    watching.check()
     dataset = load(config.dataset)
     check_batch_size(config, dataset)
     initial = None
@@ -89,18 +90,23 @@ def train(config: Config, make_trainer: MakeTrainer) -> dict[str, Any]:
         folder = RunFolder(expand(config.run_dir), config)
 
     summary: dict[str, Any] = {}
-    sinks: list[Sink] = [JsonLines(folder.events), Console(folder.path)]
-    try:
-        with clear_memory_errors():
-            for event in run(config, dataset, trainer, start):
-                if isinstance(event, RunFinished):
-                    summary |= event.summary
-                    folder.save(summary, trainer.parameters())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(folder.reserve(trainer.parameters()))
+        stack.enter_context(clear_memory_errors())
+        sinks = watching.sinks(config, dataset, folder.path, trainer.framework)
+        for sink in sinks:
+            stack.callback(sink.close)
+        for event in run(config, dataset, trainer, start):
+            if isinstance(event, RunFinished):
+                summary |= event.summary
+                folder.save_weights(trainer.parameters())
+                folder.save_summary(summary)
+            try:
                 for sink in sinks:
                     sink.emit(event)
-    finally:
-        for sink in sinks:
-            sink.close()
+            except UserError as error:
+                folder.save_weights(trainer.parameters())
+                raise UserError(f"{error}; the weights so far are in {folder.weights}") from error
     return summary
 
 
@@ -114,6 +120,7 @@ def run(config: Config, dataset: Dataset, trainer: Trainer, start: float) -> Ite
         "preset": config.preset,
         "dataset": config.dataset,
         "dataset_digest": dataset.digest,
+        "train_examples": len(dataset.train),
         "device": trainer.device,
         "seed": config.seed,
         "environment": environment,
@@ -127,15 +134,14 @@ def run(config: Config, dataset: Dataset, trainer: Trainer, start: float) -> Ite
         yield from _warn_of_divergence(trained)
         step += len(trained.losses)
         train_seconds += trained.seconds
-        evaluated = _evaluate(config, trainer, epoch, step)
+        evaluation, evaluated = _evaluate(config, trainer, epoch, step)
         yield evaluated
         evaluate_seconds += evaluated.seconds
     if config.epochs == 0:
-        evaluated = _evaluate(config, trainer, 0, 0)
+        evaluation, evaluated = _evaluate(config, trainer, 0, 0)
         yield evaluated
         evaluate_seconds = evaluated.seconds
 
-    evaluation = evaluated.evaluation
     finite = bool(np.isfinite(evaluation.loss))  # nan is not above 0 either, and no class is recognised by it
     dead_logits = evaluation.never_positive if finite and config.logits_activation == "relu" else []
     if finite:
@@ -166,9 +172,18 @@ def _train_epoch(config: Config, dataset: Dataset, trainer: Trainer, epoch: int,
     return TrainLosses(epoch, first_step, losses, labels_digest, seconds)
 
 
-def _evaluate(config: Config, trainer: Trainer, epoch: int, step: int) -> Evaluated:
+def _evaluate(config: Config, trainer: Trainer, epoch: int, step: int) -> tuple[Evaluation, Evaluated]:
     evaluation, seconds = _timed(trainer.evaluate)
-    return Evaluated(epoch, step, evaluation, evaluation.article_loss(config.batch_size), seconds)
+    return evaluation, Evaluated(
+        epoch,
+        step,
+        evaluation.loss,
+        evaluation.article_loss(config.batch_size),
+        evaluation.correct,
+        evaluation.examples,
+        evaluation.mistakes,
+        seconds,
+    )
 
 
 def _warn_of_divergence(trained: TrainLosses) -> Iterator[Warned]:

@@ -5,13 +5,14 @@ from typing import Any
 from mlp_workload import training
 from mlp_workload.command_line import run_trainer
 from mlp_workload.config import Config
+from mlp_workload.watching import Watching
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config, watching: Watching = Watching()) -> dict[str, Any]:  # noqa: B008, it is frozen
     """Trains as `config` says and returns the summary; see `mlp_workload.training.train`."""
     from reference_torch.trainer import Trainer  # only now: a wrong flag is answered before torch is loaded
 
-    return training.train(config, Trainer)
+    return training.train(config, Trainer, watching)
 
 
 def main() -> None:

@@ -26,9 +26,10 @@ COMMAND = "mlp_compare.accuracy"
 SMALL = (COMMAND, "--seeds", "2", "--epochs", "1", "--preset", "relu", "--last-activation", "none")
 
 WRONG = [
-    ("--seeds 1", "--seeds must be at least 2, got 1"),
+    ("--seeds 1", "--seeds must be from 2 to 100000, got 1"),
+    ("--seeds 9999999999999", "--seeds must be from 2 to 100000, got 9999999999999"),
     ("--seeds two", "--seeds"),
-    ("--epochs 0", "--epochs must be at least 1, got 0"),
+    ("--epochs 0", "--epochs must be from 1 to 100000, got 0"),
     ("--preset tanh", "invalid choice 'tanh' for argument '--preset'"),
     ("--last-activation no", "invalid choice 'no' for argument '--last-activation'"),
     ("--json taken.svg", "--json taken.svg exists; name a new file"),

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,8 +20,11 @@ from safetensors.numpy import load_file, save_file
 from mlp_workload.config import PRESETS
 from mlp_workload.data.shipped import load_mnist
 from mlp_workload.errors import UserError
+from mlp_workload.events import Evaluated, TrainLosses
 from mlp_workload.initial import initial_parameters
 from mlp_workload.run_folder import RunFolder, claim_default
+from mlp_workload.sinks.json_lines import read_events
+from mlp_workload.weights import load_weights, parameter_shapes
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 trainer = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
@@ -98,14 +102,14 @@ def test_bad_input_ends_in_one_line_and_status_2(trainer, arguments, message, ru
 def test_auto_takes_the_cpu_and_says_so(run, tmp_path):
     for trainer in TRAINERS.values():
         folder = tmp_path / trainer
-        assert run(trainer, "--epochs", "0", "--run-dir", str(folder)).returncode == 0
+        assert run(trainer, "--epochs", "0", "--visdom", "off", "--run-dir", str(folder)).returncode == 0
         if not shutil.which("nvidia-smi"):
             assert json.loads((folder / "summary.json").read_text())["device"] == "cpu"
 
 
 @trainer
 def test_in_a_pipe_there_is_a_line_per_epoch_and_a_closing_table(trainer, run, tmp_path):
-    process = run(trainer, "--epochs", "2", "--seed", "1")
+    process = run(trainer, "--epochs", "2", "--seed", "1", "--visdom", "off")
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     assert "\x1b" not in process.stdout
@@ -120,9 +124,19 @@ def test_in_a_pipe_there_is_a_line_per_epoch_and_a_closing_table(trainer, run, t
 
 
 @trainer
+def test_quiet_prints_warnings_alone(trainer, run, tmp_path):
+    flags = ["--quiet", "--visdom", "off", "--run-dir", "run", "--epochs", "1", "--batch-size", "6000"]
+    process = run(trainer, *flags, "--preset", "relu", "--learning-rate", "1e6")
+    assert (process.returncode, process.stdout) == (0, "")
+    (warning,) = process.stderr.splitlines()
+    assert warning.startswith("warning: the loss is nan from step")
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 10
+
+
+@trainer
 def test_nobody_reading_does_not_stop_the_run(trainer, tmp_path):
     """As behind `| head -1`."""
-    command = [sys.executable, "-m", trainer, "--epochs", "2", "--run-dir", "run"]
+    command = [sys.executable, "-m", trainer, "--epochs", "2", "--visdom", "off", "--run-dir", "run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment
@@ -136,7 +150,7 @@ def test_nobody_reading_does_not_stop_the_run(trainer, tmp_path):
 
 @trainer
 def test_ctrl_c_ends_in_one_line(trainer, tmp_path):
-    command = [sys.executable, "-m", trainer, "--epochs", "1000", "--run-dir", "run"]
+    command = [sys.executable, "-m", trainer, "--epochs", "1000", "--visdom", "off", "--run-dir", "run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment, text=True
@@ -156,7 +170,9 @@ def test_a_folder_without_write_permission(trainer, run, tmp_path):
     # Root may write anywhere, unless it gives up the capability to.
     drop = ["setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override"] if os.geteuid() == 0 else []
     for target in (folder, folder / "new"):
-        assert_one_line(run(trainer, "--run-dir", str(target), prefix=drop), f"cannot write {folder}.*Permission")
+        assert_one_line(
+            run(trainer, "--visdom", "off", "--run-dir", str(target), prefix=drop), f"cannot write {folder}.*Permission"
+        )
     assert list(folder.iterdir()) == []
 
 
@@ -164,32 +180,44 @@ def test_a_folder_without_write_permission(trainer, run, tmp_path):
     ("trainer", "free", "full"),
     [
         ("jax_mlp.train", 0, "config.json"),
-        ("jax_mlp.train", 12, "events.jsonl"),
         ("jax_mlp.train", 100, "weights.safetensors"),
-        ("reference_torch.train", 12, "events.jsonl"),
+        ("jax_mlp.train", 900, "events.jsonl"),
+        ("reference_torch.train", 900, "events.jsonl"),
     ],
 )
 def test_a_full_disk(trainer, free, full, tmp_path):
-    """A real file system with a few free kilobytes."""
+    """A real file system with a few free kilobytes: no room for weights is noticed at once, and no run costs them."""
     script = f"""
-        mount -t tmpfs -o size=300k none {tmp_path} && cd {tmp_path} || exit 99
-        head -c {300 - free}k /dev/zero > filler
-        PYTHONPATH={ROOT} {sys.executable} -m {trainer} --epochs 5 --batch-size 200 --run-dir {tmp_path}/run
+        mount -t tmpfs -o size=1000k none {tmp_path} && cd {tmp_path} || exit 99
+        head -c {1000 - free}k /dev/zero > filler
+        PYTHONPATH={ROOT} {sys.executable} -m {trainer} --epochs 5 --batch-size 20 --visdom off --run-dir {tmp_path}/run
         status=$?
         echo left:; ls -A run
+        [ ! -e run/weights.safetensors ] || cp run/weights.safetensors run/events.jsonl "$0"
         exit $status
     """
     user = [] if os.geteuid() == 0 else ["--map-root-user", "--user"]
     if subprocess.run(["unshare", "--mount", *user, "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount a file system of its own")
-    process = subprocess.run(
-        ["unshare", "--mount", *user, "sh", "-c", script], capture_output=True, text=True, timeout=240
-    )
-    assert process.returncode == 2, process.stderr
-    message = f"cannot write {tmp_path}/run/{full}: No space left on device"
-    assert process.stderr == f"python -m {trainer}: error: {message}\n"
-    *_, left = process.stdout.rpartition("left:")
-    assert left.split() == {"config.json": []}.get(full, ["config.json", "events.jsonl"])
+    with tempfile.TemporaryDirectory() as rescued:
+        process = subprocess.run(
+            ["unshare", "--mount", *user, "sh", "-c", script, rescued], capture_output=True, text=True, timeout=240
+        )
+        assert process.returncode == 2, process.stderr
+        message = f"cannot write {tmp_path}/run/{full}: No space left on device"
+        saved = f"; the weights so far are in {tmp_path}/run/weights.safetensors" if full == "events.jsonl" else ""
+        assert process.stderr == f"python -m {trainer}: error: {message}{saved}\n"
+        output, _, left = process.stdout.rpartition("left:")
+        if full != "events.jsonl":
+            assert left.split() == []
+            assert "epoch" not in output, "refused before it trains"
+            return
+        assert left.split() == ["config.json", "events.jsonl", "weights.safetensors"]
+        weights = load_weights(Path(rescued, "weights.safetensors"), parameter_shapes((784, 200, 200, 10)))
+        start = initial_parameters("torch_linear", (784, 200, 200, 10), 0)
+        assert not np.allclose(weights["layers.2.weight"], start["layers.2.weight"], atol=1e-3), "trained"
+        events = list(read_events(Path(rescued, "events.jsonl")))
+        assert isinstance(events[-1], TrainLosses | Evaluated), "readable up to the last whole line"
 
 
 @trainer
@@ -198,7 +226,7 @@ def test_warnings_and_forks(trainer, tmp_path):
     script = f"""
 import os, runpy, sys
 os.register_at_fork(before=lambda: print("forked", file=sys.stderr))
-sys.argv = ["{trainer}", "--epochs", "1", "--run-dir", "run"]
+sys.argv = ["{trainer}", "--epochs", "1", "--visdom", "off", "--run-dir", "run"]
 runpy.run_module("{trainer}", run_name="__main__")
 """
     process = subprocess.run(
@@ -250,7 +278,7 @@ runpy.run_module("{trainer}", run_name="__main__")
 
 
 def test_two_runs_at_once_never_share_a_folder(tmp_path):
-    command = [sys.executable, "-m", "jax_mlp.train", "--epochs", "1", "--run-dir", "run"]
+    command = [sys.executable, "-m", "jax_mlp.train", "--epochs", "1", "--visdom", "off", "--run-dir", "run"]
     processes = [
         subprocess.Popen(
             command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
@@ -286,11 +314,23 @@ def test_default_folders_of_one_second_get_a_number(tmp_path, monkeypatch):
 
 
 @trainer
-def test_a_terminal_gets_a_progress_bar_and_the_table(trainer, tmp_path):
+def test_a_terminal_gets_a_live_table(trainer, tmp_path):
     """In a pseudoterminal of 100 columns."""
     master, slave = os.openpty()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
-    command = [sys.executable, "-m", trainer, "--epochs", "2", "--batch-size", "1000", "--run-dir", "a[bold]b[/x]"]
+    command = [
+        sys.executable,
+        "-m",
+        trainer,
+        "--epochs",
+        "2",
+        "--batch-size",
+        "1000",
+        "--visdom",
+        "off",
+        "--run-dir",
+        "a[bold]b[/x]",
+    ]
     with subprocess.Popen(command, stdout=slave, stderr=slave, cwd=tmp_path, env=environment) as process:
         os.close(slave)
         screen = b""
@@ -300,7 +340,11 @@ def test_a_terminal_gets_a_progress_bar_and_the_table(trainer, tmp_path):
         assert process.wait(timeout=240) == 0, screen
     os.close(master)
     text = screen.decode()
-    assert re.search(r"1/2.*━.*train loss \d", text)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert re.search(r"epoch +┃ +train loss +┃ +test loss +┃ +accuracy +┃ +examples/s +┃ +time left", plain)
+    for epoch in ("1/2", "2/2"):
+        row = r" +│ +\d\.\d{4} +│ +\d\.\d{4} +│ +\d+\.\d\d% +│ +[\d,]+ +│ +0:00:\d\d"
+        assert re.search(epoch + row, plain), plain
     assert re.search(r"test accuracy +│ \d+ of 10000", text)
     assert text.rstrip().endswith("weights, losses and summary are in a[bold]b[/x]")
 
@@ -308,7 +352,7 @@ def test_a_terminal_gets_a_progress_bar_and_the_table(trainer, tmp_path):
 @trainer
 def test_an_encoding_without_the_paths_letters(trainer, run, tmp_path):
     environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    process = run(trainer, "--epochs", "0", "--run-dir", "rünning", env=environment)
+    process = run(trainer, "--epochs", "0", "--visdom", "off", "--run-dir", "rünning", env=environment)
     assert (process.returncode, process.stderr) == (0, "")
     assert "in r?nning" in process.stdout
     assert (tmp_path / "rünning/summary.json").exists()
@@ -316,7 +360,7 @@ def test_an_encoding_without_the_paths_letters(trainer, run, tmp_path):
 
 @trainer
 def test_a_full_standard_output_does_not_stop_the_run(trainer, tmp_path):
-    command = [sys.executable, "-m", trainer, "--epochs", "1", "--run-dir", "run"]
+    command = [sys.executable, "-m", trainer, "--epochs", "1", "--visdom", "off", "--run-dir", "run"]
     with open("/dev/full", "w") as full:
         process = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
@@ -343,7 +387,7 @@ def test_float64_from_the_command_line(tmp_path):
     """Where x64 is not on already, as it is in this test session, and with every warning an error."""
     command = [sys.executable, "-W", "error", "-m", "jax_mlp.train", "--dtype", "float64", "--epochs", "1"]
     process = subprocess.run(
-        [*command, "--run-dir", "run"], capture_output=True, text=True, cwd=tmp_path,
+        [*command, "--visdom", "off", "--run-dir", "run"], capture_output=True, text=True, cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=240,
     )  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
@@ -354,7 +398,7 @@ def test_unlike_values_reach_the_step(run, tmp_path):
     """Flags are more than parsed: a narrower network, another last batch."""
     process = run(
         "jax_mlp.train", "--preset", "relu", "--hidden", "30", "--epochs", "1", "--batch-size", "7000",
-        "--momentum", "0.9", "--nesterov", "--weight-decay", "0.001", "--run-dir", "run",
+        "--momentum", "0.9", "--nesterov", "--weight-decay", "0.001", "--visdom", "off", "--run-dir", "run",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     summary = json.loads((tmp_path / "run/summary.json").read_text())

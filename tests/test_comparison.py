@@ -72,6 +72,19 @@ def test_what_is_not_finite_fails_on_one_side_and_on_both(value):
         assert (found.name, found.index, found.absolute) == ("x", (0, 1), np.inf)
 
 
+def test_whole_numbers_are_judged_where_they_differ_most():
+    """Also where their difference has no place in their own type."""
+    for one, other in (
+        (np.array([1, 1, 5], np.int32), np.array([2, 9, 5], np.int32)),
+        (np.array([0, 200, 1], np.uint8), np.array([1, 0, 1], np.uint8)),
+        (np.array([0, -128], np.int8), np.array([1, 127], np.int8)),
+    ):
+        for a, b in ((one, other), (other, one)):
+            found = compare(Trace({"n": a}), Trace({"n": b}), lambda name: Bound(absolute=5)).first
+            assert (found.index, found.absolute) == ((1,), abs(int(one[1]) - int(other[1])))
+            assert compare(Trace({"n": a}), Trace({"n": b}), lambda name: Bound(absolute=255)).within
+
+
 def test_the_explained_part_is_taken_off_and_no_more():
     other = traces(x=x(1, -2, 4.5, 0))
     assert not compare(*other, bounds).within

@@ -1,5 +1,6 @@
 """`python -m mlp_compare.parity` as its users run it: real processes, real MNIST."""
 
+import io
 import json
 import re
 import shutil
@@ -11,14 +12,19 @@ import pytest
 from conftest import ROOT, write_idx_folder
 
 from mlp_compare import bounds
+from mlp_compare.comparison import Difference
 from mlp_compare.faults import FAULTS
 from mlp_compare.faults.start import near_kinks
+from mlp_compare.findings import Report, Worst
 from mlp_compare.lockstep import check_devices, near_ties
 from mlp_compare.side import Side
 from mlp_compare.teeth import bite
+from mlp_compare.verdict import print_report
 from mlp_compare.worker import Evaluated, Worker
+from mlp_workload.config import PRESETS
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
+from mlp_workload.sinks.console import Output
 from mlp_workload.trace import Trace
 from mlp_workload.weights import save_weights
 
@@ -230,13 +236,17 @@ def test_a_real_departure_ends_with_status_1_and_names_it(copy):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--steps", "0"], "--steps must be from 1 to 10000000, got 0"),
+        (["--steps", "100000000000000000000000"], "--steps must be from 1 to 10000000, got 1000000000"),
+        (["--hidden", "1000000", "1000000"], "not enough memory"),
+        (["--teeth", "another seed", "--hidden", "3"], "--teeth takes no flag of a run"),
         (["--epochs", "3"], "Unrecognized options: --epochs, 3"),
         (["--teeth", "learning rate"], "there is no fault 'learning rate'; the nearest is 'learning rate 1 % off'"),
         (["--json", "no/such/folder.json"], "cannot write no/such/folder.json: No such file or directory"),
         (["--json", "taken.json"], "--json taken.json exists; name a new file"),
         (["--traces", "taken"], "--traces taken is not empty; name a new or empty folder"),
-        (["--traces", "taken.json"], "taken.json"),
+        (["--traces", "taken.json"], "--traces taken.json is not a folder"),
+        (["--traces", "new", "--json", "taken.json"], "--json taken.json exists; name a new file"),
         (["--device", "gpu"], "--device gpu: "),
         (["--batch-size", "60001"], "--batch-size must be at most 60000, the training examples, got 60001"),
         (["--initial-weights", "nothing"], "nothing: no such file"),
@@ -248,13 +258,43 @@ def test_bad_arguments_end_in_one_line_and_status_2(arguments, message, run, tmp
     (tmp_path / "taken.json").write_text("kept")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").write_text("kept")
-    process = run(PARITY, "--steps", "2", *arguments)
+    process = run(PARITY, *([] if "--teeth" in arguments else ["--steps", "2"]), *arguments)
     assert process.returncode == 2, process.stdout + process.stderr
     assert process.stdout == ""
     assert process.stderr.count("\n") == 1
     assert process.stderr.startswith("python -m mlp_compare.parity: error: ")
     assert message in process.stderr
     assert (tmp_path / "taken.json").read_text() == (tmp_path / "taken/file").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "taken.json"]
+
+
+def test_an_output_that_cannot_be_written_costs_no_figures(run, tmp_path):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", PARITY, "--steps", "2", "--json", str(tmp_path / "parity.json")]
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=240)
+    assert process.returncode == 2
+    assert process.stderr == "python -m mlp_compare.parity: error: No space left on device\n"
+    assert figures(tmp_path)["within_bounds"]
+
+
+def test_what_a_killed_command_left_is_taken_over(run, tmp_path):
+    (tmp_path / "parity.json").touch()
+    assert run(PARITY, "--steps", "1", "--json", "parity.json").returncode == 0
+    assert figures(tmp_path)["within_bounds"]
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_the_table_is_whole_at_any_width(columns):
+    console = Output(width=int(columns), file=io.StringIO(), markup=False, highlight=False, soft_wrap=True)
+    found = Difference("layers.0.pre_activation", (199, 199), 1.0, 1.1, 1.234e-16, 2.345e-16, 4321.0, 1e-13)
+    report = Report(worst={"pre_activations": Worst(3000, found)}, steps_compared=3000)
+    facts = {side: {"environment": {"versions": {side: "1"}}, "device": "cpu"} for side in ("jax", "torch")}
+    print_report(console, PRESETS["leaky"], 3000, report, facts, bounds.table("float64", 784))
+    text = console.file.getvalue()
+    assert "…" not in text
+    for figure in ("1.2e-16", "1.0e-13", "3000", "810x", *(["2.3e-16", "4321"] if columns == "200" else [])):
+        assert figure in text
+    assert max(map(len, text.splitlines()[2:-2])) <= int(columns)
 
 
 def test_unlike_devices_are_refused_by_name():

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,9 +24,14 @@ from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunFinished, TrainLosses, Warned
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
+from mlp_workload.watching import Watching
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
-TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
+UNWATCHED = Watching(visdom="off")
+TRAIN = {
+    "jax": partial(jax_mlp.train.train, watching=UNWATCHED),
+    "torch": partial(reference_torch.train.train, watching=UNWATCHED),
+}
 TRAINER = {"jax": jax_mlp.trainer.Trainer, "torch": reference_torch.trainer.Trainer}
 side = pytest.mark.parametrize("side", TRAIN)
 preset = pytest.mark.parametrize("preset", PRESETS)

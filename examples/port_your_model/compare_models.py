@@ -10,6 +10,7 @@ from examples.port_your_model.common import Mistake
 from examples.port_your_model.names import FLAX, TORCH_ONLY
 from mlp_compare import Comparison, compare, uniform
 from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.errors import UserError
 from mlp_workload.trace import Trace, rename
 
 
@@ -23,7 +24,11 @@ def recorded(side: str, folder: Path, mistake: Mistake) -> Trace:
     """What the program `side` records; where it ends badly, this one ends likewise."""
     trace, weights = folder / f"{side}.safetensors", folder / "weights.safetensors"
     files = ("--trace", str(trace), "--weights", str(weights), "--mistake", mistake)
-    if status := subprocess.run([sys.executable, "-m", f"{__package__}.{side}", *files]).returncode:
+    command = [sys.executable, "-m", f"{__package__}.{side}", *files]
+    status = subprocess.run(command, process_group=0).returncode  # Ctrl-C ends this program, which ends that one
+    if status < 0:
+        raise UserError(f"{side} was ended by signal {-status}")
+    if status:
         sys.exit(status)
     return Trace.load(trace)
 

@@ -1,17 +1,22 @@
-"""Events for the person at the terminal: a line per epoch, a progress bar, a closing table."""
+"""Events for the person at the terminal: a live table, in a pipe a line per epoch, and how it ended."""
 
 import contextlib
 import sys
+from collections import deque
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
+
+_BELOW = 8
+"""Lines of a terminal that are left to the table's frame and what stands above."""
 
 
 class Output(RichConsole):
@@ -22,24 +27,40 @@ class Output(RichConsole):
             super().on_broken_pipe()
 
 
-class Console:
-    """Prints to standard output."""
+class _Epoch(NamedTuple):
+    """A row of the table, and a line where there is no terminal."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
-        self._console = Output(markup=False, highlight=False, soft_wrap=True)
-        self._progress = Progress(
-            TextColumn("epoch"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
-        )
-        self._task = self._progress.add_task("")
-        self._train_loss = ""
+    epoch: int
+    step: int
+    train_loss: float | None
+    test_loss: float
+    accuracy: float
+    examples_per_second: float | None
+    left: timedelta
+
+    def cells(self, epochs: int) -> tuple[str, ...]:
+        loss = "" if self.train_loss is None else f"{self.train_loss:.4f}"
+        speed = "" if self.examples_per_second is None else f"{self.examples_per_second:,.0f}"
+        return f"{self.epoch}/{epochs}", loss, f"{self.test_loss:.4f}", f"{self.accuracy:.2%}", speed, str(self.left)
+
+    def __str__(self) -> str:
+        loss = "" if self.train_loss is None else f"train loss {self.train_loss:.4f}  "
+        speed = "" if self.examples_per_second is None else f"  {self.examples_per_second:9,.0f} examples/s"
+        result = f"test loss {self.test_loss:.4f}  accuracy {self.accuracy:.2%}"
+        return f"epoch {self.epoch:2d}  step {self.step:5d}  {loss}{result}{speed}"
+
+
+class Console:
+    """Prints to standard output; where `quiet`, only warnings, to standard error."""
+
+    def __init__(self, run_dir: Path, quiet: bool) -> None:
+        self._run_dir, self._quiet = run_dir, quiet
+        self._console = Output(markup=False, highlight=False, soft_wrap=True, quiet=quiet)
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._rows: deque[_Epoch] = deque(maxlen=max(self._console.height - _BELOW, 1))
+        self._epochs = self._train_examples = 0
+        self._trained: TrainLosses | None = None
+        self._seconds = 0.0
 
     def emit(self, event: Event) -> None:
         try:
@@ -51,28 +72,49 @@ class Console:
     def _print(self, event: Event) -> None:
         match event:
             case RunStarted(config, facts):
+                self._epochs, self._train_examples = config.epochs, facts["train_examples"]
                 self._console.print(
                     f"{facts['framework']} {facts['framework_version']} on {facts['device']}, {config.preset} preset, "
                     f"{config.dataset}, {config.dtype}, seed {config.seed}"
                 )
                 self._console.print(f"run folder {self._run_dir}")
-                self._progress.update(self._task, total=config.epochs)
-                self._progress.start()
+                if self._console.is_terminal:
+                    self._live.start()
             case TrainLosses():
-                self._train_loss = f"train loss {event.losses.mean():.4f}  "
-            case Evaluated(epoch, step, evaluation):
-                line = f"{self._train_loss}test loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}"
-                self._console.print(f"epoch {epoch:2d}  step {step:5d}  {line}")
-                self._progress.update(self._task, completed=epoch, description=line)
+                self._trained = event
+            case Evaluated():
+                self._show(self._row(event))
             case Warned(message):
+                if self._quiet:
+                    print(f"warning: {message}", file=sys.stderr)
                 self._console.print(Text.assemble(("warning:", "yellow"), f" {message}"))
             case RunFinished(summary):
-                self._progress.stop()
+                self._live.stop()
                 self._console.print(_closing_table(summary))
                 self._console.print(f"weights, losses and summary are in {self._run_dir}")
 
     def close(self) -> None:
-        self._progress.stop()
+        self._live.stop()
+
+    def _row(self, event: Evaluated) -> _Epoch:
+        trained = self._trained
+        self._seconds += event.seconds + (trained.seconds if trained else 0.0)
+        left = timedelta(seconds=round(self._seconds / max(event.epoch, 1) * (self._epochs - event.epoch)))
+        loss = None if trained is None else float(trained.losses.mean())
+        speed = None if trained is None else self._train_examples / trained.seconds
+        return _Epoch(event.epoch, event.step, loss, event.test_loss, event.test_accuracy, speed, left)
+
+    def _show(self, row: _Epoch) -> None:
+        if not self._console.is_terminal:
+            self._console.print(str(row))
+            return
+        self._rows.append(row)
+        table = Table("epoch", "train loss", "test loss", "accuracy", "examples/s", "time left")
+        for column in table.columns:
+            column.justify = "right"
+        for one in self._rows:
+            table.add_row(*one.cells(self._epochs))
+        self._live.update(table, refresh=True)
 
 
 def _closing_table(summary: Mapping[str, Any]) -> Table:

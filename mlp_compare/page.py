@@ -1,0 +1,220 @@
+"""The page of a report, put together from recorded runs."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mlp_compare.figures import COLOURS, inline, style, to_svg
+from mlp_workload.errors import UserError
+from mlp_workload.events import TrainLosses
+from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.weights import load_weights, parameter_shapes
+
+SHOWN_MISTAKES = 40
+SHOWN_UNITS = 200
+_LINES = ("-", "--", "-.", ":")
+_GROUPS = 300
+"""That a training curve is drawn of: each one's mean, in a band from its smallest to its largest loss."""
+_PARTS = ("compile", "train", "evaluate")
+
+
+def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) -> str:
+    """The HTML of a page about `runs`; `results` are what the comparing commands write as JSON."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mlp_compare", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["sum_values"] = lambda parts: sum(parts.values())
+    names = _names(runs)
+    return environment.get_template("page.html.jinja").render(
+        runs=[_view(run, name, i) for i, (run, name) in enumerate(zip(runs, names, strict=True))],
+        settings=_rows([_settings(run) for run in runs]),
+        environment=_rows([_environment(run) for run in runs]),
+        batches=_batches(runs),
+        curves=_curves(runs, names),
+        parities=[result for result in results if "quantities" in result],
+        accuracies=[result for result in results if "cells" in result],
+    )
+
+
+def _names(runs: Sequence[RecordedRun]) -> list[str]:
+    """The folders' own where these tell them apart, else with what is above."""
+    short = [run.folder.resolve().name for run in runs]
+    return short if len(set(short)) == len(runs) else [str(run.folder) for run in runs]
+
+
+def _view(run: RecordedRun, name: str, number: int) -> dict[str, Any]:
+    last = run.evaluations[-1] if run.evaluations else None
+    return {
+        "name": name,
+        "colour": COLOURS[number % len(COLOURS)],
+        "framework": f"{run.framework} {run.facts['framework_version']}",
+        "device": run.facts["device"],
+        "last": last,
+        "finished": run.summary is not None,
+        "epochs": run.config.epochs,
+        "warnings": run.warnings,
+        "timing": _timing(run),
+        **_mistakes(run),
+        "weights": _first_layer(run),
+    }
+
+
+def _settings(run: RecordedRun) -> dict[str, str]:
+    settings = {"framework": run.framework} | vars(run.config)
+    return {name.replace("_", " "): _text(value) for name, value in settings.items() if name != "run_dir"}
+
+
+def _environment(run: RecordedRun) -> dict[str, str]:
+    flat: dict[str, str] = {"device": _text(run.facts["device"])}
+    for name, value in run.facts["environment"].items():
+        if isinstance(value, Mapping):
+            flat |= {key: _text(one) for key, one in value.items()}
+        else:
+            flat[name.replace("_", " ")] = _text(value)
+    return flat
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(map(str, value)) or "none"
+        case _:
+            return str(value)
+
+
+def _rows(columns: Sequence[Mapping[str, str]]) -> dict[str, list[tuple[str, list[str]]]]:
+    """Names with each run's value, those apart that are the same for all."""
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [(name, [column.get(name, "") for column in columns]) for name in names]
+    return {
+        "different": [row for row in rows if len(set(row[1])) > 1],
+        "same": [row for row in rows if len(set(row[1])) == 1],
+    }
+
+
+def _batches(runs: Sequence[RecordedRun]) -> str:
+    digests = [[event.labels_digest for event in run.events if isinstance(event, TrainLosses)] for run in runs]
+    epochs = min(map(len, digests))
+    if len(runs) == 1 or epochs == 0:
+        return ""
+    same = all(one[:epochs] == digests[0][:epochs] for one in digests)
+    return "All runs saw the same batches." if same else "The runs saw different batches."
+
+
+def _timing(run: RecordedRun) -> dict[str, float]:
+    """Seconds by part; without a summary only those that events tell."""
+    if run.summary is None:
+        train = sum(event.seconds for event in run.events if isinstance(event, TrainLosses))
+        return {"train": train, "evaluate": sum(event.seconds for event in run.evaluations)}
+    parts = {part: float(run.summary[f"{part}_seconds"]) for part in _PARTS}
+    return parts | {"start, data, rest": float(run.summary["total_seconds"]) - sum(parts.values())}
+
+
+def _mistakes(run: RecordedRun) -> dict[str, Any]:
+    """The confusion matrix, and pictures of mistakes, of the last evaluation."""
+    if run.dataset is None or not run.evaluations:
+        return {"classes": (), "confusion": (), "mistakes": (), "mistaken": 0}
+    test, names = run.dataset.test, run.dataset.class_names
+    mistakes = run.evaluations[-1].mistakes
+    predictions = mistakes.predicted(test.labels)
+    confusion = np.zeros((len(names), len(names)), int)
+    np.add.at(confusion, (test.labels, predictions), 1)
+    shown = list(zip(mistakes.examples, mistakes.predictions, strict=True))[:SHOWN_MISTAKES]
+    return {
+        "classes": names,
+        "confusion": confusion.tolist(),
+        "mistaken": len(mistakes.examples),
+        "mistakes": [
+            {
+                "picture": _png(test.images[example]),
+                "example": example,
+                "label": names[test.labels[example]],
+                "prediction": names[prediction],
+            }
+            for example, prediction in shown
+        ],
+    }
+
+
+def _first_layer(run: RecordedRun) -> dict[str, Any] | None:
+    """Each unit's weights as an image of what it looks for: blue is positive, red negative."""
+    path = run.folder / "weights.safetensors"
+    if run.dataset is None or not path.exists():
+        return None
+    shapes = parameter_shapes(run.config.widths(run.dataset.pixels, run.dataset.classes))
+    try:
+        weights = load_weights(path, shapes)["layers.0.weight"].astype(float)
+    except UserError:
+        return None
+    height, width = run.dataset.test.images.shape[1:]
+    units = weights[:SHOWN_UNITS].reshape(-1, height, width)
+    reach = float(np.quantile(np.abs(units), 0.998)) or 1.0
+    columns = min(20, len(units))
+    rows = -(-len(units) // columns)
+    tiles = np.full((rows * columns, height + 2, width + 2), 128, np.uint8)
+    tiles[: len(units), 1:-1, 1:-1] = np.clip(128 + 127 * units / reach, 0, 255)
+    sheet = tiles.reshape(rows, columns, height + 2, width + 2).swapaxes(1, 2)
+    palette = colormaps["RdBu"](np.arange(256), bytes=True)[:, :3]
+    picture = _png(sheet.reshape(rows * (height + 2), columns * (width + 2)), palette)
+    return {"picture": picture, "shown": len(units), "units": len(weights), "reach": reach}
+
+
+def _png(pixels: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8] | None = None) -> str:
+    """Of grey `pixels` (height, width), or of indices into a `palette` (256, 3), as the address of an image."""
+    file = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    image.save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _curves(runs: Sequence[RecordedRun], names: Sequence[str]) -> list[str]:
+    titles = {"training loss": "nats, mean of a batch", "test loss": "nats", "test accuracy": ""}
+    figures = []
+    with style():
+        for title, unit in titles.items():
+            figure = Figure(figsize=(4.6, 3), layout="constrained")
+            axes = figure.subplots()
+            axes.set(title=title, xlabel="step", ylabel=unit)
+            axes.grid(alpha=0.25)
+            for number, (run, name) in enumerate(zip(runs, names, strict=True)):
+                line: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)]}
+                line["linestyle"] = _LINES[number % len(_LINES)]
+                if title == "training loss":
+                    _draw_training(axes, run, line, name)
+                else:
+                    values = [one.test_loss if title == "test loss" else one.test_accuracy for one in run.evaluations]
+                    axes.plot([one.step for one in run.evaluations], values, marker=".", label=name, **line)
+            if len(runs) > 1:
+                axes.legend(frameon=False, fontsize=8)
+            figures.append(inline(to_svg(figure), title.replace(" ", "-"), f"{title} by step"))
+    return figures
+
+
+def _draw_training(axes: Any, run: RecordedRun, line: Mapping[str, Any], name: str) -> None:
+    losses = run.train_losses
+    if not len(losses):
+        return
+    starts = np.arange(0, len(losses), -(-len(losses) // _GROUPS))
+    steps = starts + 1 + np.diff(starts, append=len(losses)) / 2
+    means = np.add.reduceat(losses, starts) / np.diff(starts, append=len(losses))
+    low, high = np.minimum.reduceat(losses, starts), np.maximum.reduceat(losses, starts)
+    axes.fill_between(steps, low, high, color=line["color"], alpha=0.15, linewidth=0)
+    axes.plot(steps, means, label=name, **line)

@@ -1,0 +1,72 @@
+"""A run as its folder tells it, whether it is finished, going on, or was killed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_workload import data
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset
+from mlp_workload.errors import UserError
+from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.files import expand
+from mlp_workload.sinks.json_lines import read_events
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """`config` and `facts` are those of its `RunStarted`, which `events` begin with."""
+
+    folder: Path
+    config: Config
+    facts: Mapping[str, Any]
+    events: tuple[Event, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> "RecordedRun":
+        """Raises `UserError` where `folder` holds no run that has begun."""
+        folder = expand(folder)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such run folder")
+        events = tuple(read_events(folder / "events.jsonl"))
+        if not events or not isinstance(first := events[0], RunStarted):
+            raise UserError(f"{folder}: the run has no events yet")
+        return cls(folder, first.config, first.facts, events)
+
+    @property
+    def framework(self) -> str:
+        return str(self.facts["framework"])
+
+    @cached_property
+    def train_losses(self) -> npt.NDArray[np.float64]:
+        """(steps,): the mean of each step's batch, from step 1 on."""
+        losses = [event.losses for event in self.events if isinstance(event, TrainLosses)]
+        return np.concatenate([np.empty(0), *losses])
+
+    @cached_property
+    def evaluations(self) -> list[Evaluated]:
+        return [event for event in self.events if isinstance(event, Evaluated)]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [event.message for event in self.events if isinstance(event, Warned)]
+
+    @property
+    def summary(self) -> Mapping[str, Any] | None:
+        """None where the run is not finished."""
+        last = self.events[-1]
+        return last.summary if isinstance(last, RunFinished) else None
+
+    @cached_property
+    def dataset(self) -> Dataset | None:
+        """None where it is gone, or is not what the run was trained on."""
+        try:
+            dataset = data.load(self.config.dataset)
+        except UserError:
+            return None
+        return dataset if dataset.digest == self.facts["dataset_digest"] else None

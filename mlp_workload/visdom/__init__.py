@@ -1,0 +1,1 @@
+"""A run's curves on a Visdom server."""

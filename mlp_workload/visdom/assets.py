@@ -1,0 +1,149 @@
+"""The files of others that Visdom's page is made of, which it does not ship.
+
+Visdom fetches them from content delivery networks, one after the other, without a time limit, and its server does not
+start without them. All but MathJax are in packages of the npm registry too.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from mlp_workload.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Asset:
+    """`target` below Visdom's static/ is `source` of the npm `package`, and `feature` is what the page lacks without.
+
+    What has no package is only to be had by Visdom's own download.
+    """
+
+    target: str
+    package: str
+    source: str
+    feature: str
+
+
+_LAYOUT, _GRAPHS = "the layout of the windows", "network graphs"
+
+
+def assets() -> list[Asset]:
+    """Of the Visdom that is installed."""
+    new = tuple(int(part) for part in version("visdom").split(".")[:2]) >= (0, 3)
+    resizable, grid = ("react-resizable@3.1.3", "react-grid-layout@2.2.3") if new else (
+        "react-resizable@1.4.6", "react-grid-layout@0.16.3"
+    )  # fmt: skip
+    mathjax = "js/mathjax/3.2.2/es5/tex-mml-svg.js" if new else "js/mathjax/2.7.5/MathJax.js"
+    fonts = [
+        Asset(f"fonts/{name}", "bootstrap@3.3.7", f"dist/fonts/{name}", "icons")
+        for name in (f"glyphicons-halflings-regular.{kind}" for kind in ("eot", "svg", "ttf", "woff", "woff2"))
+    ]
+    return [
+        Asset("js/jquery.min.js", "jquery@3.1.1", "dist/jquery.min.js", "everything"),
+        Asset("js/react-react.min.js", "react@16.2.0", "umd/react.production.min.js", "everything"),
+        Asset("js/react-dom.min.js", "react-dom@16.2.0", "umd/react-dom.production.min.js", "everything"),
+        Asset("js/react-modal.min.js", "react-modal@3.1.10", "dist/react-modal.min.js", "everything"),
+        Asset("js/layout_bin_packer.js", "layout-bin-packer@1.4.0", "dist/layout-bin-packer.js", "everything"),
+        Asset("js/plotly-plotly.min.js", "plotly.js-dist-min@2.11.1", "plotly.min.js", "curves"),
+        Asset("js/bootstrap.min.js", "bootstrap@3.3.7", "dist/js/bootstrap.min.js", "menus"),
+        Asset("css/bootstrap.min.css", "bootstrap@3.3.7", "dist/css/bootstrap.min.css", _LAYOUT),
+        Asset("css/react-resizable-styles.css", resizable, "css/styles.css", _LAYOUT),
+        Asset("css/react-grid-layout-styles.css", grid, "css/styles.css", _LAYOUT),
+        Asset("js/sjcl.js", "sjcl@1.0.7", "sjcl.js", "login"),
+        Asset("js/d3.v3.min.js", "d3@3.5.17", "d3.min.js", _GRAPHS),
+        Asset("js/d3-selection-multi.v1.js", "d3-selection-multi@1.0.1", "build/d3-selection-multi.js", _GRAPHS),
+        Asset("js/saveSvgAsPng.js", "save-svg-as-png@1.4.17", "lib/saveSvgAsPng.js", "saving graphs as pictures"),
+        *fonts,
+        Asset(mathjax, "", "", "formulas"),
+    ]  # fmt: skip
+
+
+def static_folder() -> Path:
+    """Of the Visdom that is installed."""
+    from visdom.utils.shared_utils import get_visdom_path
+
+    return Path(get_visdom_path("static"))
+
+
+def missing(static: Path) -> list[Asset]:
+    return [asset for asset in assets() if not (static / asset.target).is_file()]
+
+
+def place(static: Path, seconds: float) -> None:
+    """Puts what is missing into `static`: from a node_modules/ here or above, through npm, or by Visdom's own download.
+
+    Takes `seconds` at most. Raises `OSError` where it may not write there; `missing` tells what could not be had.
+    """
+    deadline = time.monotonic() + seconds
+    _from_node_modules(static)
+    _from_npm(static, deadline)
+    # Visdom's own would fetch the formulas' files too: alone they are not worth its wait.
+    if any(asset.package for asset in missing(static)):
+        _from_visdom(deadline)
+
+
+def _packaged(static: Path) -> list[Asset]:
+    return [asset for asset in missing(static) if asset.package]
+
+
+def _from_node_modules(static: Path) -> None:
+    here = Path.cwd()
+    for asset in _packaged(static):
+        name, _, wanted = asset.package.rpartition("@")
+        for folder in (here, *here.parents):
+            package = folder / "node_modules" / name
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                if json.loads((package / "package.json").read_text())["version"] == wanted:
+                    _write(static, asset, (package / asset.source).read_bytes())
+                    break
+
+
+def _from_npm(static: Path, deadline: float) -> None:
+    wanted = _packaged(static)
+    if not wanted:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["npm", "pack", "--json", "--fetch-retries=0", "--pack-destination", folder]
+        answer = _run([*command, *sorted({asset.package for asset in wanted})], deadline)
+        if answer is None:
+            return
+        archives = {f"{found['name']}@{found['version']}": found["filename"] for found in json.loads(answer)}
+        for asset in wanted:
+            # npm before version 9 names a scoped package's file otherwise; none of these has a scope.
+            with tarfile.open(Path(folder, archives[asset.package])) as archive:
+                member = archive.extractfile(f"package/{asset.source}")
+                if member is not None:
+                    _write(static, asset, member.read())
+
+
+def _from_visdom(deadline: float) -> None:
+    _run([sys.executable, "-c", "from visdom.server.build import download_scripts; download_scripts()"], deadline)
+
+
+def _run(command: Sequence[str], deadline: float) -> str | None:
+    """What the command prints; None where it is not there, fails, or is not done in time."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=max(deadline - time.monotonic(), 0)
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _write(static: Path, asset: Asset, content: bytes) -> None:
+    target = static / asset.target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content)
+
+
+def features(absent: Iterable[Asset]) -> list[str]:
+    """What a page lacks, each once."""
+    return list(dict.fromkeys(asset.feature for asset in absent))

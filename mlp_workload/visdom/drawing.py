@@ -1,0 +1,129 @@
+"""A run's picture in the windows of a Visdom server.
+
+A window is always sent whole: that costs the server less than appending to it does (for each append it compares all
+points with all points), and what is sent twice is there once.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.visdom.picture import Curve, Picture
+from mlp_workload.visdom.server import Unreachable
+
+COMPARED_POINTS = 500
+"""Of each curve in the comparison, which is drawn trace by trace; that is what costs the server most."""
+
+
+class Drawing:
+    """Draws a run into an environment of its own and, beside runs of the other framework, into a shared one.
+
+    All methods raise `Unreachable` where the server does not answer.
+    """
+
+    def __init__(self, client: Any, environment: str, comparison: str, trace: str) -> None:
+        self._client = client
+        self.environment, self.comparison, self._trace = environment, comparison, trace
+        self._drawn: dict[str, int] = {}
+        self._compared: set[str] = set()
+
+    def update(self, picture: Picture) -> None:
+        """Draws what has changed, and has the server save it where a test result came."""
+        first = not self._drawn
+        changed = {part for part, version in picture.version.items() if self._drawn.get(part) != version}
+        drawn = dict(picture.version)
+        if "train" in changed:
+            self._lines("train_loss", "train loss", "loss", [picture.train_loss])
+        if "test" in changed:
+            curves = [picture.test_loss, picture.test_accuracy]
+            self._lines("test", "test loss&acc.", "", curves, ["loss", "acc."])
+        if first and (images := picture.images) is not None:
+            height, width = images.shape
+            opts = {"title": "test images", "width": width + 20, "height": height + 50}
+            self._client.image(images, win="x", env=self.environment, opts=opts)
+        if "test" in changed and ((labels := picture.labels) is not None or first):
+            opts = {"title": "predicted labels", "width": 330, "height": 370}
+            self._client.text(labels or "no test result yet", win="pred", env=self.environment, opts=opts)
+        if "train" in changed and picture.train_loss.steps:
+            self._compare("train_loss", "train loss", picture.train_loss)
+        if "test" in changed and picture.test_loss.steps:
+            self._compare("test_loss", "test loss", picture.test_loss)
+            self._compare("test_accuracy", "test accuracy", picture.test_accuracy)
+            self._client.save([self.environment, self.comparison])
+        self._drawn = drawn
+
+    def complete(self, picture: Picture) -> None:
+        """Draws everything anew where the server does not hold it, as after a restart between two updates."""
+        if not self._holds(picture):
+            self._drawn, self._compared = {}, set()
+            self.update(picture)
+
+    def _holds(self, picture: Picture) -> bool:
+        expected = {
+            (self.environment, "train_loss", "1"): len(picture.train_loss.points()[0]),
+            (self.environment, "test", "loss"): len(picture.test_loss.points()[0]),
+            (self.comparison, "train_loss", self._trace): len(picture.train_loss.points(COMPARED_POINTS)[0]),
+            (self.comparison, "test_loss", self._trace): len(picture.test_loss.points(COMPARED_POINTS)[0]),
+            (self.comparison, "test_accuracy", self._trace): len(picture.test_accuracy.points(COMPARED_POINTS)[0]),
+        }
+        try:
+            windows = {
+                environment: json.loads(self._client.get_window_data(win=None, env=environment))
+                for environment in (self.environment, self.comparison)
+            }
+        except (Unreachable, ValueError):  # a server that has not got the environment answers with an error
+            return False
+        if picture.images is not None and not {"x", "pred"} <= windows[self.environment].keys():
+            return False
+        for (environment, window, trace), points in expected.items():
+            traces = windows[environment].get(window, {}).get("content", {}).get("data", [])
+            if points and [len(found["x"]) for found in traces if found["name"] == trace] != [points]:
+                return False
+        return True
+
+    def _lines(self, window: str, title: str, y: str, curves: Sequence[Curve], legend: Sequence[str] = ()) -> None:
+        points = [curve.points() for curve in curves]
+        steps = points[0][0]
+        values = np.column_stack([values for _, values in points])
+        if not len(steps):  # the window is there from the start, empty
+            steps, values = np.zeros(1), np.full((1, len(curves)), np.nan)
+        opts = {"title": title, "xlabel": "step", "ylabel": y} | ({"legend": list(legend)} if legend else {})
+        self._client.line(values if legend else values[:, 0], steps, win=window, env=self.environment, opts=opts)
+
+    def _compare(self, window: str, title: str, curve: Curve) -> None:
+        """One trace among others, put in place of itself; the window is made where there is none."""
+        steps, values = curve.points(COMPARED_POINTS)
+        place = {"win": window, "env": self.comparison, "name": self._trace}
+        if window in self._compared or self._client.win_exists(window, self.comparison):
+            self._client.line(values, steps, update="replace", **place)
+        else:
+            opts = {"title": title, "xlabel": "step", "showlegend": True}
+            self._client.line(values, steps, opts=opts, **place)
+        self._compared.add(window)
+
+
+def environment_name(folder: Path) -> str:
+    """Of a run's own environment: its folder and the one above, `runs_2026-01-31T12-00-00-jax-leaky-seed0`."""
+    return _safe("_".join(folder.resolve().parts[-2:]))
+
+
+def comparison_name(config: Config) -> str:
+    """Of the environment that runs of one preset, dataset and seed share."""
+    return _safe(f"compare_{config.preset}_{config.dataset}_seed{config.seed}")
+
+
+def trace_name(framework: str, config: Config) -> str:
+    """The framework, and every setting by which a run differs from its preset."""
+    beside = ("preset", "dataset", "seed", "epochs", "device", "run_dir")
+    preset = vars(PRESETS[config.preset])
+    own = [f"{name} {value}" for name, value in vars(config).items() if name not in beside and value != preset[name]]
+    return ", ".join([framework, *own])
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)

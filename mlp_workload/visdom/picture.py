@@ -1,0 +1,108 @@
+"""What a run's windows show, put together from its events."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_workload.data import Dataset
+from mlp_workload.data.dataset import Images
+from mlp_workload.events import Evaluated, Event, RunStarted, TrainLosses
+
+Floats = npt.NDArray[np.float64]
+
+SHOWN = 100
+"""Test examples, the first of the set, ten to a row."""
+POINTS = 20_000
+"""Of a curve; more of them stop a browser. Longer runs show means of neighbouring steps."""
+_ROW, _GAP = 10, 2
+
+
+@dataclass
+class Curve:
+    """Values by step."""
+
+    steps: list[Floats] = field(default_factory=list)
+    values: list[Floats] = field(default_factory=list)
+
+    def add(self, first_step: int, values: npt.ArrayLike) -> None:
+        """Values of consecutive steps. An infinity, which JSON lacks, becomes nan, a gap in the curve."""
+        array = np.atleast_1d(np.asarray(values, np.float64))
+        self.steps.append(np.arange(first_step, first_step + len(array), dtype=np.float64))
+        self.values.append(np.where(np.isfinite(array), array, np.nan))
+
+    def points(self, limit: int = POINTS) -> tuple[Floats, Floats]:
+        """Steps (n,) and values (n,); means over groups of equally many neighbours where that is over `limit`."""
+        if not self.steps:
+            return np.empty(0), np.empty(0)
+        steps, values = np.concatenate(self.steps), np.concatenate(self.values)
+        size = -(-len(steps) // limit)
+        starts = np.arange(0, len(steps), size)
+        counts = np.diff(starts, append=len(steps))
+        return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
+
+
+class Picture:
+    """The curves of one run, test images, and what was predicted for them.
+
+    `version` counts the changes of what comes from training and what from tests. Without a `dataset` there are no
+    images and no labels.
+    """
+
+    def __init__(self, dataset: Dataset | None) -> None:
+        self._dataset = dataset
+        self.train_loss, self.test_loss, self.test_accuracy = Curve(), Curve(), Curve()
+        self.version = {"train": 0, "test": 0}
+        self._predictions: Sequence[int] = ()
+        self._step = 0
+
+    def take(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self.version["train"] += 1
+                self.version["test"] += 1
+            case TrainLosses():
+                self.train_loss.add(event.first_step, event.losses)
+                self.version["train"] += 1
+            case Evaluated():
+                self.test_loss.add(event.step, event.test_loss)
+                self.test_accuracy.add(event.step, event.test_accuracy)
+                self._step = event.step
+                if self._dataset is not None:
+                    self._predictions = event.mistakes.predicted(self._dataset.test.labels)[:SHOWN].tolist()
+                self.version["test"] += 1
+
+    @property
+    def images(self) -> Images | None:
+        """The shown test images as one, (rows * (height + 2), 10 * (width + 2)) uint8, their pixels unchanged."""
+        if self._dataset is None:
+            return None
+        images = self._dataset.test.images[:SHOWN]
+        _, height, width = images.shape
+        rows = -(-len(images) // _ROW)
+        grid = np.zeros((rows * _ROW, height + _GAP, width + _GAP), np.uint8)
+        grid[: len(images), :height, :width] = images
+        grid = grid.reshape(rows, _ROW, height + _GAP, width + _GAP).swapaxes(1, 2)
+        return grid.reshape(rows * (height + _GAP), _ROW * (width + _GAP))
+
+    @property
+    def labels(self) -> str | None:
+        """The predictions of the shown images, laid out as these are, as HTML; wrong ones stand out."""
+        if self._dataset is None or not len(self._predictions):
+            return None
+        truth = self._dataset.test.labels[:SHOWN].tolist()
+        right = sum(one == other for one, other in zip(self._predictions, truth, strict=True))
+        cells = []
+        for predicted, label in zip(self._predictions, truth, strict=True):
+            name = html.escape(self._dataset.class_names[predicted])
+            style = "color:#000" if predicted == label else "color:#fff;background:#b00020"
+            title = html.escape(self._dataset.class_names[label])
+            cells.append(f'<td style="padding:4px 9px;{style}" title="{title}">{name}</td>')
+        rows = ["".join(cells[i : i + _ROW]) for i in range(0, len(cells), _ROW)]
+        table = "".join(f"<tr>{row}</tr>" for row in rows)
+        return (
+            f'<p style="color:#000">step {self._step}: {right} of the first {len(truth)} right</p>'
+            f'<table style="font-family:monospace;text-align:center">{table}</table>'
+        )

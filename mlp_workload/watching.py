@@ -1,0 +1,68 @@
+"""How a run is watched, and the sinks that show it. Nothing here changes a number."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset
+from mlp_workload.errors import UserError
+from mlp_workload.events import Sink
+from mlp_workload.sinks.console import Console
+from mlp_workload.sinks.json_lines import JsonLines
+from mlp_workload.sinks.visdom import Visdom
+from mlp_workload.visdom.server import Unreachable, VisdomServer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    """Where a run shows itself besides its folder."""
+
+    visdom: Literal["auto", "off", "required"] = "auto"
+    """Live curves on a Visdom server. auto warns where there is none and goes on; required does not begin."""
+    visdom_host: str | None = None
+    """By default VISDOM_HOST from the environment, or localhost."""
+    visdom_port: int | None = None
+    """By default VISDOM_PORT, or 8097."""
+    visdom_base_url: str | None = None
+    """The server's own -base_url; by default VISDOM_BASE_URL, or /."""
+    visdom_username: str | None = None
+    """Of a server with login; by default VISDOM_USERNAME."""
+    visdom_password: str | None = None
+    """By default VISDOM_PASSWORD, which other users of the machine can't read off the process list."""
+    tensorboard: bool = False
+    """Scalars for TensorBoard, in the run folder's tensorboard/."""
+    quiet: bool = False
+    """Nothing on standard output; warnings still come, on standard error."""
+
+    def __post_init__(self) -> None:
+        if self.visdom != "off":
+            _ = self.server
+
+    @property
+    def server(self) -> VisdomServer:
+        """Raises `UserError`, naming the flag or the variable, where it makes no sense."""
+        return VisdomServer.from_environment(
+            self.visdom_host, self.visdom_port, self.visdom_base_url, self.visdom_username, self.visdom_password
+        )
+
+    def check(self) -> None:
+        """Raises `UserError` where a server is required and does not answer, `ModuleNotFoundError` without a writer."""
+        if self.tensorboard:
+            import tensorboardX  # noqa: F401
+        if self.visdom == "required":
+            try:
+                self.server.connect()
+            except Unreachable as reason:
+                raise UserError(f"--visdom required: {reason}") from None
+
+    def sinks(self, config: Config, dataset: Dataset, folder: Path, framework: str) -> list[Sink]:
+        """For a run into `folder`; events.jsonl comes first, since the others can be made from it."""
+        sinks: list[Sink] = [JsonLines(folder / "events.jsonl"), Console(folder, self.quiet)]
+        if self.visdom != "off":
+            sinks.append(Visdom(self.server, config, dataset, folder, framework))
+        if self.tensorboard:
+            from mlp_workload.sinks.tensorboard import TensorBoard
+
+            sinks.append(TensorBoard(folder / "tensorboard"))
+        return sinks

@@ -1,0 +1,170 @@
+"""The dashboard's server, and where it finds what the page is made of."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from visdom_process import free_port
+
+from mlp_workload.visdom import assets
+from mlp_workload.visdom.server import VisdomServer
+
+DASHBOARD = "mlp_workload.dashboard"
+
+
+def start(tmp_path, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", DASHBOARD, "--env-path", "envs", *arguments], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )  # fmt: skip
+
+
+def until_ready(process):
+    """The line that says where it is."""
+    while not (line := process.stdout.readline()).startswith("Visdom at "):
+        assert line, process.stderr.read()
+    return line
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT])
+def test_it_serves_until_ctrl_c(ending, tmp_path):
+    port = free_port()
+    with start(tmp_path, "--port", str(port)) as process:
+        line = until_ready(process)
+        assert line == f"Visdom at http://localhost:{port}, curves kept in {tmp_path}/envs; Ctrl-C stops it\n"
+        client = VisdomServer(port=port).connect()
+        assert client.get_env_list() == ["main"]
+        process.send_signal(ending)
+        output, error = process.communicate(timeout=20)
+    assert (process.returncode, output, error) == (0, "stopped\n", "")
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_it_listens_on_this_machine_alone(tmp_path):
+    port = free_port()
+    with start(tmp_path, "--port", str(port)) as process:
+        until_ready(process)
+        addresses = listening(port)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert addresses <= {f"127.0.0.1:{port}", f"[::1]:{port}"}
+
+
+def listening(port):
+    """The local addresses at which something listens on `port`, by the kernel's tables, which are in hexadecimal."""
+    names = {"0100007F": "127.0.0.1", "00000000000000000000000001000000": "[::1]"}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    found = [row[1].split(":") for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}")]
+    assert found
+    return {f"{names.get(address, address)}:{port}" for address, _ in found}
+
+
+def test_replay_without_a_server_starts_one(run, tmp_path):
+    flags = ["--visdom", "off", "--epochs", "1", "--batch-size", "6000", "--run-dir", "runs/run"]
+    assert run("jax_mlp.train", *flags).returncode == 0
+    port = free_port()
+    with start(tmp_path, "--port", str(port), "--replay", "runs/run") as process:
+        until_ready(process)
+        line = process.stdout.readline()
+        address = f"http://localhost:{port}/env"
+        assert line == f"runs/run: {address}/runs_run and {address}/compare_leaky_mnist_seed0\n"
+        windows = json.loads(VisdomServer(port=port).connect().get_window_data(win=None, env="runs_run"))
+        assert len(windows["train_loss"]["content"]["data"][0]["x"]) == 10
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets others in: it needs --username and --password"),
+        (["--host", "192.0.2.1", "--username", "a", "--password", "b"], "cannot listen at 192.0.2.1, port 8097: "),
+        (["--port", "70000"], "--visdom-port must be from 1 to 65535, got 70000"),
+        (["--replay", "nowhere"], "nowhere: no such run folder"),
+        (["--replay", "empty"], "cannot read empty/events.jsonl: No such file or directory"),
+        (["--env-path", "file/deeper"], "cannot write "),
+        (["--username", "ada"], "needs --visdom-password"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(arguments, message, run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("mine")
+    process = run(DASHBOARD, *arguments, env={"HOME": str(tmp_path)}, timeout=100)
+    assert process.returncode == 2, process.stdout
+    (line,) = process.stderr.splitlines()
+    assert line.startswith(f"python -m {DASHBOARD}: error: ")
+    assert message in line
+
+
+def test_a_port_that_is_taken(run):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        process = run(DASHBOARD, "--port", str(port))
+        assert process.returncode == 2
+        (line,) = process.stderr.splitlines()
+        assert f"cannot listen at localhost, port {port}: " in line
+
+
+@pytest.fixture
+def no_npm(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+npm = pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
+
+
+@npm
+def test_npm_brings_all_that_has_a_package(tmp_path):
+    static = tmp_path / "static"
+    assets.place(static, 120)
+    assert [asset.feature for asset in assets.missing(static)] == ["formulas"]
+    assert (
+        "Plotly" in (static / "js/plotly-plotly.min.js").read_text()[:10_000]
+        or (static / "js/plotly-plotly.min.js").stat().st_size > 10**6
+    )
+    before = {path: path.stat().st_mtime_ns for path in static.rglob("*")}
+    start = time.monotonic()
+    assets.place(static, 120)
+    assert time.monotonic() - start < 2, "nothing is left to fetch"
+    assert {path: path.stat().st_mtime_ns for path in static.rglob("*")} == before
+
+
+@npm
+def test_a_node_modules_folder_is_enough(tmp_path, monkeypatch):
+    packages = sorted({asset.package for asset in assets.assets() if asset.package})
+    subprocess.run(["npm", "install", "--ignore-scripts", "--no-audit", "--legacy-peer-deps", *packages], cwd=tmp_path,
+                   check=True, capture_output=True, timeout=200)  # fmt: skip
+    (tmp_path / "deeper").mkdir()
+    monkeypatch.chdir(tmp_path / "deeper")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    static = tmp_path / "static"
+    assets.place(static, 5)
+    assert [asset.feature for asset in assets.missing(static)] == ["formulas"]
+
+
+def test_a_package_of_another_version_is_not_taken(tmp_path, monkeypatch, no_npm):
+    package = tmp_path / "node_modules/jquery"
+    (package / "dist").mkdir(parents=True)
+    (package / "package.json").write_text('{"version": "3.7.1"}')
+    (package / "dist/jquery.min.js").write_text("newer")
+    monkeypatch.chdir(tmp_path)
+    assets.place(tmp_path / "static", 0)
+    assert not (tmp_path / "static").exists()
+
+
+def test_without_any_source_it_ends_in_time_and_says_what_is_missing(tmp_path, monkeypatch, no_npm):
+    monkeypatch.chdir(tmp_path)
+    start = time.monotonic()
+    assets.place(tmp_path / "static", 3)
+    assert time.monotonic() - start < 20
+    lacks = assets.features(assets.missing(tmp_path / "static"))
+    assert lacks[0] == "everything"
+    assert {"curves", "icons", "login", "formulas"} <= set(lacks)

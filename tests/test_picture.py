@@ -1,0 +1,74 @@
+"""What the windows show, whatever server there is."""
+
+import numpy as np
+import pytest
+
+from mlp_workload.config import Config
+from mlp_workload.events import Evaluated, TrainLosses
+from mlp_workload.metrics import Mistakes
+from mlp_workload.visdom.drawing import comparison_name, environment_name, trace_name
+from mlp_workload.visdom.picture import Curve, Picture
+
+
+def test_a_curve_has_each_point_once_in_its_place():
+    curve = Curve()
+    curve.add(1, [3.0, 2.0, np.inf])
+    curve.add(4, 1.0)
+    steps, values = curve.points()
+    np.testing.assert_array_equal(steps, [1, 2, 3, 4])
+    np.testing.assert_array_equal(values, [3, 2, np.nan, 1])
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "points"), [(10, 10, 10), (11, 10, 6), (30, 10, 10), (31, 10, 8), (7, 1, 1)]
+)
+def test_a_long_curve_is_means_of_neighbours(count, limit, points):
+    curve, values = Curve(), np.random.default_rng(0).normal(size=count)
+    curve.add(1, values)
+    steps, means = curve.points(limit)
+    assert len(steps) == len(means) == points
+    size = -(-count // limit)
+    for i in range(points):
+        group = slice(i * size, min((i + 1) * size, count))
+        assert means[i] == pytest.approx(values[group].mean())
+        assert steps[i] == pytest.approx(np.arange(1, count + 1)[group].mean())
+
+
+def test_wrong_predictions_stand_out(digits):
+    picture = Picture(digits)
+    picture.take(Evaluated(1, 7, 0.5, 0.1, 29, 31, Mistakes([1, 30], [2, 1]), 0.1))
+    assert "step 7: 29 of the first 31 right" in picture.labels
+    assert picture.labels.count("#b00020") == 2
+    assert picture.labels.count("<tr>") == 4
+    assert picture.labels.count("<td") == 31
+
+
+def test_class_names_are_no_markup(digits):
+    strange = type(digits)(digits.source, digits.train, digits.test, ("<b>", "&", '"'))
+    picture = Picture(strange)
+    picture.take(Evaluated(1, 7, 0.5, 0.1, 31, 31, Mistakes([], []), 0.1))
+    assert "&lt;b&gt;" in picture.labels
+    assert "<b>" not in picture.labels
+
+
+def test_what_changed_is_counted_apart(digits):
+    picture = Picture(digits)
+    picture.take(TrainLosses(1, 1, np.ones(3), "", 0.1))
+    assert picture.version == {"train": 1, "test": 0}
+    picture.take(Evaluated(1, 3, 0.5, 0.1, 31, 31, Mistakes([], []), 0.1))
+    assert picture.version == {"train": 1, "test": 1}
+
+
+def test_without_the_data_there_are_no_images_and_no_labels():
+    picture = Picture(None)
+    picture.take(Evaluated(1, 3, 0.5, 0.1, 31, 31, Mistakes([], []), 0.1))
+    assert picture.images is None
+    assert picture.labels is None
+
+
+def test_names_are_safe_in_addresses_and_tell_runs_apart(tmp_path):
+    assert environment_name(tmp_path / "my runs" / "ä/b c?") == "ä_b_c_"
+    assert environment_name(tmp_path / "exp1/jax") != environment_name(tmp_path / "exp2/jax")
+    assert comparison_name(Config(dataset="idx:/data/k mnist", seed=3)) == "compare_leaky_idx_data_k_mnist_seed3"
+    assert trace_name("jax", Config(seed=4, epochs=1)) == "jax"
+    assert trace_name("torch", Config(learning_rate=0.5, momentum=0.9)) == "torch, learning_rate 0.5, momentum 0.9"
