@@ -5,8 +5,10 @@ VENV ?= .venv
 VENV_TENSORFLOW ?= .venv-tensorflow
 
 PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare examples
-FULL_EXTRAS := [dev,compare,visdom]
+FULL_EXTRAS := [dev,compare,tensorboard,visdom]
 TENSORFLOW_EXTRAS := [test,tfds]
+# Two tests at a time, those of a group by one process; threads that wait for their turn then let the others have the core.
+TESTS_AT_ONCE := --numprocesses 2 --dist loadgroup
 
 # An empty file inside an environment says what is installed there, so that a second `make train` starts at once.
 BASE := $(VENV)/.base-installed
@@ -40,7 +42,7 @@ train: $(BASE)  ## train with JAX, setting up what that needs (ARGS='--preset le
 	$(VENV)/bin/python -m jax_mlp.train $(ARGS)
 
 test: $(FULL)  ## run every test but those that need TensorFlow (PYTEST_ARGS='-k parity')
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest $(TESTS_AT_ONCE) $(PYTEST_ARGS)
 
 test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an environment of their own
 	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/with_tensorflow

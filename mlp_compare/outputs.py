@@ -20,10 +20,9 @@ def new_file(flag: str, path: Path | None) -> Iterator[Path | None]:
         with clear_write_errors(path):
             path.open("x").close()
     except UserError as error:
-        if not isinstance(error.__cause__, FileExistsError):
-            raise
-        if not path.is_file() or path.stat().st_size > 0:  # an empty one is left by a command that was killed
+        if isinstance(error.__cause__, FileExistsError):
             raise UserError(f"{flag} {path} exists; name a new file") from None
+        raise
     try:
         yield path
     except BaseException:

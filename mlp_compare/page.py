@@ -21,6 +21,8 @@ from mlp_workload.weights import load_weights, parameter_shapes
 SHOWN_MISTAKES = 40
 SHOWN_UNITS = 200
 _LINES = ("-", "--", "-.", ":")
+_DASHES = ("", "6 3", "7 3 2 3", "2 2")
+"""The same in the page's key."""
 _GROUPS = 300
 """That a training curve is drawn of: each one's mean, in a band from its smallest to its largest loss."""
 _PARTS = ("compile", "train", "evaluate")
@@ -37,12 +39,13 @@ def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) ->
     )
     environment.filters["sum_values"] = lambda parts: sum(parts.values())
     names = _names(runs)
-    return environment.get_template("page.html.jinja").render(
+    template = environment.get_template("page.html.jinja")
+    return template.render(
         runs=[_view(run, name, i) for i, (run, name) in enumerate(zip(runs, names, strict=True))],
         settings=_rows([_settings(run) for run in runs]),
         environment=_rows([_environment(run) for run in runs]),
         batches=_batches(runs),
-        curves=_curves(runs, names),
+        curves=_curves(runs),
         parities=[result for result in results if "quantities" in result],
         accuracies=[result for result in results if "cells" in result],
     )
@@ -59,6 +62,7 @@ def _view(run: RecordedRun, name: str, number: int) -> dict[str, Any]:
     return {
         "name": name,
         "colour": COLOURS[number % len(COLOURS)],
+        "dashes": _DASHES[number % len(_DASHES)],
         "framework": f"{run.framework} {run.facts['framework_version']}",
         "device": run.facts["device"],
         "last": last,
@@ -113,8 +117,12 @@ def _batches(runs: Sequence[RecordedRun]) -> str:
     epochs = min(map(len, digests))
     if len(runs) == 1 or epochs == 0:
         return ""
-    same = all(one[:epochs] == digests[0][:epochs] for one in digests)
-    return "All runs saw the same batches." if same else "The runs saw different batches."
+    if any(one[:epochs] != digests[0][:epochs] for one in digests):
+        return "The runs saw the examples in different orders."
+    order = "All runs saw the examples in the same order"
+    if len(set(map(len, digests))) > 1:
+        order += f", as far as the shortest went, {epochs} epoch{'s' if epochs > 1 else ''}"
+    return order + (", in batches of different sizes." if len({run.config.batch_size for run in runs}) > 1 else ".")
 
 
 def _timing(run: RecordedRun) -> dict[str, float]:
@@ -185,7 +193,7 @@ def _png(pixels: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8] | None = 
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _curves(runs: Sequence[RecordedRun], names: Sequence[str]) -> list[str]:
+def _curves(runs: Sequence[RecordedRun]) -> list[str]:
     titles = {"training loss": "nats, mean of a batch", "test loss": "nats", "test accuracy": ""}
     figures = []
     with style():
@@ -194,27 +202,25 @@ def _curves(runs: Sequence[RecordedRun], names: Sequence[str]) -> list[str]:
             axes = figure.subplots()
             axes.set(title=title, xlabel="step", ylabel=unit)
             axes.grid(alpha=0.25)
-            for number, (run, name) in enumerate(zip(runs, names, strict=True)):
+            for number, run in enumerate(runs):
                 line: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)]}
                 line["linestyle"] = _LINES[number % len(_LINES)]
                 if title == "training loss":
-                    _draw_training(axes, run, line, name)
+                    _draw_training(axes, run, line)
                 else:
                     values = [one.test_loss if title == "test loss" else one.test_accuracy for one in run.evaluations]
-                    axes.plot([one.step for one in run.evaluations], values, marker=".", label=name, **line)
-            if len(runs) > 1:
-                axes.legend(frameon=False, fontsize=8)
+                    axes.plot([one.step for one in run.evaluations], values, marker=".", **line)
             figures.append(inline(to_svg(figure), title.replace(" ", "-"), f"{title} by step"))
     return figures
 
 
-def _draw_training(axes: Any, run: RecordedRun, line: Mapping[str, Any], name: str) -> None:
+def _draw_training(axes: Any, run: RecordedRun, line: Mapping[str, Any]) -> None:
     losses = run.train_losses
     if not len(losses):
         return
     starts = np.arange(0, len(losses), -(-len(losses) // _GROUPS))
-    steps = starts + 1 + np.diff(starts, append=len(losses)) / 2
+    steps = starts + (np.diff(starts, append=len(losses)) + 1) / 2
     means = np.add.reduceat(losses, starts) / np.diff(starts, append=len(losses))
     low, high = np.minimum.reduceat(losses, starts), np.maximum.reduceat(losses, starts)
     axes.fill_between(steps, low, high, color=line["color"], alpha=0.15, linewidth=0)
-    axes.plot(steps, means, label=name, **line)
+    axes.plot(steps, means, **line)

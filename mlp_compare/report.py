@@ -45,13 +45,20 @@ def main() -> None:
 
 
 def run(options: Report) -> None:
-    from mlp_compare.page import render  # matplotlib or jinja2 may be missing, which `main` says
+    import jinja2  # this, or matplotlib, may be missing, which `main` says
+
+    from mlp_compare.page import render
 
     runs = [RecordedRun.load(folder) for folder in options.runs]
     results = [_result(expand(path)) for path in options.results]
     with new_file("--output", options.output) as output:
         assert output is not None
-        content = render(runs, results).encode()
+        try:
+            content = render(runs, results).encode()
+        except (jinja2.TemplateError, TypeError) as error:
+            if not results:
+                raise
+            raise UserError(f"--results: not what the commands write by --json ({error})") from error
         with clear_write_errors(output):
             write_atomically(output, content)
     Output(markup=False, highlight=False, soft_wrap=True).print(f"{output}: {len(content) / 2**10:.0f} KiB")

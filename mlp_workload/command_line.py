@@ -23,6 +23,8 @@ _INSTALL = {
     "jax": "make setup, or pip install . in the project's folder",
     "flax": "make setup, or pip install . in the project's folder",
     "optax": "make setup, or pip install . in the project's folder",
+    "jinja2": "make setup, or pip install '.[compare]' in the project's folder",
+    "PIL": "make setup, or pip install '.[compare]' in the project's folder",
     "matplotlib": "make setup, or pip install '.[compare]' in the project's folder",
     "tensorboardX": "make setup, or pip install '.[tensorboard]' in the project's folder",
     "visdom": "make setup, or pip install '.[visdom]' in the project's folder",

@@ -1,6 +1,8 @@
 """A Visdom server for the curves of runs, and old runs drawn on it: `python -m mlp_workload.dashboard --help`."""
 
+import contextlib
 import hashlib
+import ipaddress
 import logging
 import os
 import secrets
@@ -21,7 +23,7 @@ from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.visdom import assets
 from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
-from mlp_workload.visdom.server import LOCAL, Unreachable, VisdomServer
+from mlp_workload.visdom.server import Unreachable, VisdomServer
 
 PROGRAM = "python -m mlp_workload.dashboard"
 ASSETS_SECONDS = 60.0
@@ -53,7 +55,14 @@ class Dashboard:
 
     @property
     def server(self) -> VisdomServer:
-        return VisdomServer.from_environment(self.host, self.port, self.base_url, self.username, self.password)
+        return VisdomServer.from_flags(
+            "",
+            host=self.host,
+            port=self.port,
+            base_url=self.base_url,
+            username=self.username,
+            password=self.password,
+        )
 
 
 def main() -> None:
@@ -72,7 +81,7 @@ def run(options: Dashboard) -> None:
         except Unreachable as reason:
             raise UserError(str(reason)) from None
         return
-    if options.host not in LOCAL and not server.username:
+    if not server.username and not _is_local(options.host):
         raise UserError(f"--host {options.host} lets others in: it needs --username and --password")
     serve(server, expand(options.env_path), runs)
 
@@ -102,11 +111,18 @@ def serve(server: VisdomServer, env_path: Path, runs: list[RecordedRun]) -> None
         raise UserError(f"cannot listen at {server.host}, port {server.port}: {error.strerror or error}") from None
     print(f"Visdom at {server.address}, curves kept in {env_path}; Ctrl-C stops it", flush=True)
     if runs:
-        threading.Thread(target=_replay, args=(runs, server), daemon=True).start()
+        threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
     try:
         IOLoop.current().start()
     except KeyboardInterrupt:
         print("stopped")
+
+
+def _replay_here(runs: list[RecordedRun], server: VisdomServer) -> None:
+    try:
+        _replay(runs, server)
+    except Unreachable as reason:
+        print(f"warning: {reason}", file=sys.stderr)
 
 
 def _replay(runs: list[RecordedRun], server: VisdomServer) -> None:
@@ -122,6 +138,15 @@ def _replay(runs: list[RecordedRun], server: VisdomServer) -> None:
         places = " and ".join(f"{server.address}/env/{name}" for name in names)
         lacks = "" if recorded.dataset else f"; {recorded.config.dataset} is gone: no images, no labels"
         print(f"{recorded.folder}: {places}{lacks}", flush=True)
+
+
+def _is_local(host: str) -> bool:
+    """Raises `UserError` where there is no such host."""
+    try:
+        addresses = {found[4][0] for found in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise UserError(f"--host {host}: {error.strerror or error}") from None
+    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in addresses)
 
 
 def _listens(server: VisdomServer) -> bool:
@@ -147,17 +172,21 @@ def _credential(server: VisdomServer) -> dict[str, str] | None:
     if not server.username:
         return None
     from visdom.server.defaults import DEFAULT_ENV_PATH
-    from visdom.utils.server_utils import hash_password, set_cookie
+    from visdom.utils.server_utils import hash_password
 
     assert server.password is not None
     cookie = Path(f"{DEFAULT_ENV_PATH}COOKIE_SECRET")
     with clear_write_errors(cookie):
         cookie.parent.mkdir(parents=True, exist_ok=True)
-        if not cookie.exists():
-            set_cookie(secrets.token_hex(32))
-            cookie.chmod(0o600)
+        with contextlib.suppress(FileExistsError), open(cookie, "x", opener=_private) as file:
+            file.write(secrets.token_hex(32))
     hashed = hashlib.sha256(server.password.encode()).hexdigest()
     return {"username": server.username, "password": hash_password(hashed)}
+
+
+def _private(path: str, flags: int) -> int:
+    """Opens a new file that nobody else may read."""
+    return os.open(path, flags, 0o600)
 
 
 if __name__ == "__main__":

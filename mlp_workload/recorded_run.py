@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,15 @@ from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
 from mlp_workload.files import expand
 from mlp_workload.sinks.json_lines import read_events
+
+
+@lru_cache(maxsize=4)
+def _load(source: str) -> Dataset | None:
+    """Without a download: None where it is not here."""
+    try:
+        return data.load(source, prepare=False)
+    except UserError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,7 @@ class RecordedRun:
     @cached_property
     def dataset(self) -> Dataset | None:
         """None where it is gone, or is not what the run was trained on."""
-        try:
-            dataset = data.load(self.config.dataset)
-        except UserError:
+        dataset = _load(self.config.dataset)
+        if dataset is None:
             return None
         return dataset if dataset.digest == self.facts["dataset_digest"] else None

@@ -93,9 +93,10 @@ def train(config: Config, make_trainer: MakeTrainer, watching: Watching) -> dict
     with contextlib.ExitStack() as stack:
         stack.enter_context(folder.reserve(trainer.parameters()))
         stack.enter_context(clear_memory_errors())
-        sinks = watching.sinks(config, dataset, folder.path, trainer.framework)
-        for sink in sinks:
+        sinks = []
+        for sink in watching.sinks(config, dataset, folder.path, trainer.framework):
             stack.callback(sink.close)
+            sinks.append(sink)
         for event in run(config, dataset, trainer, start):
             if isinstance(event, RunFinished):
                 summary |= event.summary

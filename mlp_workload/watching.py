@@ -1,6 +1,7 @@
 """How a run is watched, and the sinks that show it. Nothing here changes a number."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ class Watching:
     """The server's own -base_url; by default VISDOM_BASE_URL, or /."""
     visdom_username: str | None = None
     """Of a server with login; by default VISDOM_USERNAME."""
-    visdom_password: str | None = None
+    visdom_password: str | None = field(default=None, repr=False)
     """By default VISDOM_PASSWORD, which other users of the machine can't read off the process list."""
     tensorboard: bool = False
     """Scalars for TensorBoard, in the run folder's tensorboard/."""
@@ -42,8 +43,13 @@ class Watching:
     @property
     def server(self) -> VisdomServer:
         """Raises `UserError`, naming the flag or the variable, where it makes no sense."""
-        return VisdomServer.from_environment(
-            self.visdom_host, self.visdom_port, self.visdom_base_url, self.visdom_username, self.visdom_password
+        return VisdomServer.from_flags(
+            "visdom-",
+            host=self.visdom_host,
+            port=self.visdom_port,
+            base_url=self.visdom_base_url,
+            username=self.visdom_username,
+            password=self.visdom_password,
         )
 
     def check(self) -> None:
@@ -56,13 +62,13 @@ class Watching:
             except Unreachable as reason:
                 raise UserError(f"--visdom required: {reason}") from None
 
-    def sinks(self, config: Config, dataset: Dataset, folder: Path, framework: str) -> list[Sink]:
-        """For a run into `folder`; events.jsonl comes first, since the others can be made from it."""
-        sinks: list[Sink] = [JsonLines(folder / "events.jsonl"), Console(folder, self.quiet)]
+    def sinks(self, config: Config, dataset: Dataset, folder: Path, framework: str) -> Iterator[Sink]:
+        """For a run into `folder`, made one by one; events.jsonl is first, since the others can be made from it."""
+        yield JsonLines(folder / "events.jsonl")
+        yield Console(folder, self.quiet)
         if self.visdom != "off":
-            sinks.append(Visdom(self.server, config, dataset, folder, framework))
+            yield Visdom(self.server, config, dataset, folder, framework)
         if self.tensorboard:
             from mlp_workload.sinks.tensorboard import TensorBoard
 
-            sinks.append(TensorBoard(folder / "tensorboard"))
-        return sinks
+            yield TensorBoard(folder / "tensorboard")

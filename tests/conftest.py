@@ -6,6 +6,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Each worker and what it starts keep to cores of their own: threads of several programs that spin for the same
+    # cores take many times as long. It must be said before the frameworks count the cores.
+    cores = sorted(os.sched_getaffinity(0))
+    first, workers = (
+        int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")),
+        int(os.environ["PYTEST_XDIST_WORKER_COUNT"]),
+    )
+    os.sched_setaffinity(0, cores[first::workers] or cores)
+
 import jax
 import numpy as np
 import pytest

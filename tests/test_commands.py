@@ -133,6 +133,29 @@ def test_quiet_prints_warnings_alone(trainer, run, tmp_path):
     assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 10
 
 
+@pytest.mark.parametrize("quiet", [True, False])
+def test_warnings_on_a_terminal_reach_standard_error(quiet, tmp_path):
+    """Where it is a file, the file, and nothing else."""
+    master, slave = os.openpty()
+    flags = ["--epochs", "1", "--batch-size", "6000", "--visdom-port", "9", "--run-dir", "run"]
+    command = [sys.executable, "-m", "jax_mlp.train", *flags, *(["--quiet"] if quiet else [])]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
+    with (tmp_path / "errors").open("w") as errors, subprocess.Popen(
+        command, stdout=slave, stderr=errors, cwd=tmp_path, env=environment
+    ) as process:  # fmt: skip
+        os.close(slave)
+        screen = b""
+        with contextlib.suppress(OSError):
+            while part := os.read(master, 4096):
+                screen += part
+        assert process.wait(timeout=240) == 0
+    os.close(master)
+    (warning,) = (tmp_path / "errors").read_text().splitlines()
+    assert warning.startswith("warning: no Visdom server at http://localhost:9 ")
+    assert (screen == b"") == quiet
+    assert b"no Visdom server" not in screen
+
+
 @trainer
 def test_nobody_reading_does_not_stop_the_run(trainer, tmp_path):
     """As behind `| head -1`."""
@@ -181,7 +204,9 @@ def test_a_folder_without_write_permission(trainer, run, tmp_path):
     [
         ("jax_mlp.train", 0, "config.json"),
         ("jax_mlp.train", 100, "weights.safetensors"),
+        ("jax_mlp.train --batch-size 20", 900, "events.jsonl"),
         ("jax_mlp.train", 900, "events.jsonl"),
+        ("jax_mlp.train --tensorboard", 900, "events.jsonl"),
         ("reference_torch.train", 900, "events.jsonl"),
     ],
 )
@@ -190,7 +215,7 @@ def test_a_full_disk(trainer, free, full, tmp_path):
     script = f"""
         mount -t tmpfs -o size=1000k none {tmp_path} && cd {tmp_path} || exit 99
         head -c {1000 - free}k /dev/zero > filler
-        PYTHONPATH={ROOT} {sys.executable} -m {trainer} --epochs 5 --batch-size 20 --visdom off --run-dir {tmp_path}/run
+        PYTHONPATH={ROOT} {sys.executable} -m {trainer} --epochs 40 --visdom off --run-dir {tmp_path}/run
         status=$?
         echo left:; ls -A run
         [ ! -e run/weights.safetensors ] || cp run/weights.safetensors run/events.jsonl "$0"
@@ -206,13 +231,15 @@ def test_a_full_disk(trainer, free, full, tmp_path):
         assert process.returncode == 2, process.stderr
         message = f"cannot write {tmp_path}/run/{full}: No space left on device"
         saved = f"; the weights so far are in {tmp_path}/run/weights.safetensors" if full == "events.jsonl" else ""
-        assert process.stderr == f"python -m {trainer}: error: {message}{saved}\n"
+        *warnings, error = process.stderr.splitlines()
+        assert error == f"python -m {trainer.partition(' ')[0]}: error: {message}{saved}"
+        assert warnings == [] or ("--tensorboard" in trainer and len(warnings) == 1)
         output, _, left = process.stdout.rpartition("left:")
         if full != "events.jsonl":
             assert left.split() == []
             assert "epoch" not in output, "refused before it trains"
             return
-        assert left.split() == ["config.json", "events.jsonl", "weights.safetensors"]
+        assert set(left.split()) - {"tensorboard"} == {"config.json", "events.jsonl", "weights.safetensors"}
         weights = load_weights(Path(rescued, "weights.safetensors"), parameter_shapes((784, 200, 200, 10)))
         start = initial_parameters("torch_linear", (784, 200, 200, 10), 0)
         assert not np.allclose(weights["layers.2.weight"], start["layers.2.weight"], atol=1e-3), "trained"

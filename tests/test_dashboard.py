@@ -15,6 +15,7 @@ from conftest import ROOT
 from visdom_process import free_port
 
 from mlp_workload.visdom import assets
+from mlp_workload.visdom.drawing import environment_name
 from mlp_workload.visdom.server import VisdomServer
 
 DASHBOARD = "mlp_workload.dashboard"
@@ -34,15 +35,14 @@ def until_ready(process):
     return line
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT])
-def test_it_serves_until_ctrl_c(ending, tmp_path):
+def test_it_serves_until_ctrl_c(tmp_path):
     port = free_port()
     with start(tmp_path, "--port", str(port)) as process:
         line = until_ready(process)
         assert line == f"Visdom at http://localhost:{port}, curves kept in {tmp_path}/envs; Ctrl-C stops it\n"
         client = VisdomServer(port=port).connect()
         assert client.get_env_list() == ["main"]
-        process.send_signal(ending)
+        process.send_signal(signal.SIGINT)
         output, error = process.communicate(timeout=20)
     assert (process.returncode, output, error) == (0, "stopped\n", "")
     socket.create_server(("127.0.0.1", port)).close()
@@ -74,9 +74,9 @@ def test_replay_without_a_server_starts_one(run, tmp_path):
     with start(tmp_path, "--port", str(port), "--replay", "runs/run") as process:
         until_ready(process)
         line = process.stdout.readline()
-        address = f"http://localhost:{port}/env"
-        assert line == f"runs/run: {address}/runs_run and {address}/compare_leaky_mnist_seed0\n"
-        windows = json.loads(VisdomServer(port=port).connect().get_window_data(win=None, env="runs_run"))
+        address, own = f"http://localhost:{port}/env", environment_name(tmp_path / "runs/run")
+        assert line == f"runs/run: {address}/{own} and {address}/compare_leaky_mnist_seed0\n"
+        windows = json.loads(VisdomServer(port=port).connect().get_window_data(win=None, env=own))
         assert len(windows["train_loss"]["content"]["data"][0]["x"]) == 10
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
@@ -86,12 +86,13 @@ def test_replay_without_a_server_starts_one(run, tmp_path):
     ("arguments", "message"),
     [
         (["--host", "0.0.0.0"], "--host 0.0.0.0 lets others in: it needs --username and --password"),
+        (["--host", "no.such.host.invalid"], "--host no.such.host.invalid: "),
         (["--host", "192.0.2.1", "--username", "a", "--password", "b"], "cannot listen at 192.0.2.1, port 8097: "),
-        (["--port", "70000"], "--visdom-port must be from 1 to 65535, got 70000"),
+        (["--port", "70000"], "--port must be from 1 to 65535, got 70000"),
         (["--replay", "nowhere"], "nowhere: no such run folder"),
         (["--replay", "empty"], "cannot read empty/events.jsonl: No such file or directory"),
         (["--env-path", "file/deeper"], "cannot write "),
-        (["--username", "ada"], "needs --visdom-password"),
+        (["--username", "ada"], "--username needs --password"),
     ],
 )
 def test_wrong_arguments_end_in_one_line(arguments, message, run, tmp_path):
@@ -123,7 +124,7 @@ npm = pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
 
 @npm
 def test_npm_brings_all_that_has_a_package(tmp_path):
-    static = tmp_path / "static"
+    static = tmp_path / "visdom/static"
     assets.place(static, 120)
     assert [asset.feature for asset in assets.missing(static)] == ["formulas"]
     assert (
@@ -145,9 +146,26 @@ def test_a_node_modules_folder_is_enough(tmp_path, monkeypatch):
     (tmp_path / "deeper").mkdir()
     monkeypatch.chdir(tmp_path / "deeper")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    static = tmp_path / "static"
+    static = tmp_path / "visdom/static"
     assets.place(static, 5)
     assert [asset.feature for asset in assets.missing(static)] == ["formulas"]
+
+
+@pytest.mark.parametrize(
+    "script", ["echo not JSON", "echo '[]'", "echo '[{}]'", 'echo \'[{"name": "jquery", "version": "3.1.1", "filename": "x.tgz"}]\'; '
+               'for i; do folder=$i; [ "$last" = --pack-destination ] && break; last=$i; done; echo no archive > $folder/x.tgz',
+               "exit 1", "sleep 60"],
+)  # fmt: skip
+def test_an_npm_that_does_something_else_is_no_error(script, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/npm").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "bin/npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    start = time.monotonic()
+    assets.place(tmp_path / "visdom/static", 2)
+    assert time.monotonic() - start < 20
+    assert "everything" in assets.features(assets.missing(tmp_path / "visdom/static"))
 
 
 def test_a_package_of_another_version_is_not_taken(tmp_path, monkeypatch, no_npm):
@@ -156,15 +174,15 @@ def test_a_package_of_another_version_is_not_taken(tmp_path, monkeypatch, no_npm
     (package / "package.json").write_text('{"version": "3.7.1"}')
     (package / "dist/jquery.min.js").write_text("newer")
     monkeypatch.chdir(tmp_path)
-    assets.place(tmp_path / "static", 0)
-    assert not (tmp_path / "static").exists()
+    assets.place(tmp_path / "visdom/static", 0)
+    assert not (tmp_path / "visdom/static/js/jquery.min.js").exists()
 
 
 def test_without_any_source_it_ends_in_time_and_says_what_is_missing(tmp_path, monkeypatch, no_npm):
     monkeypatch.chdir(tmp_path)
     start = time.monotonic()
-    assets.place(tmp_path / "static", 3)
+    assets.place(tmp_path / "visdom/static", 3)
     assert time.monotonic() - start < 20
-    lacks = assets.features(assets.missing(tmp_path / "static"))
+    lacks = assets.features(assets.missing(tmp_path / "visdom/static"))
     assert lacks[0] == "everything"
     assert {"curves", "icons", "login", "formulas"} <= set(lacks)

@@ -17,8 +17,8 @@ from mlp_workload.data.tfds import load_tfds
 from mlp_workload.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-TENSORFLOW = importlib.util.find_spec("tensorflow")  # tests/tensorflow looks like a package, but has no origin
-without_tensorflow = pytest.mark.skipif(bool(TENSORFLOW and TENSORFLOW.origin), reason="TensorFlow is installed")
+TENSORFLOW = importlib.util.find_spec("tensorflow")
+without_tensorflow = pytest.mark.skipif(TENSORFLOW is not None, reason="TensorFlow is installed")
 
 # Loads a set where some packages seem not to be installed, and where the first touch of the network ends the process.
 LOAD = """

@@ -23,6 +23,7 @@ def checkout(tmp_path_factory):
     return folder
 
 
+@pytest.mark.xdist_group("readme")  # some read what an earlier one wrote
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.partition("\n")[0] for script in SCRIPTS])
 def test_the_readmes_commands_run_as_written(script, checkout):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

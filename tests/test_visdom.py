@@ -18,7 +18,14 @@ from conftest import ROOT
 from PIL import Image
 from visdom_process import VisdomProcess, free_port
 
+from mlp_workload.config import Config
+from mlp_workload.events import Evaluated, TrainLosses
+from mlp_workload.metrics import Mistakes
 from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.sinks.visdom import Visdom
+from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name
+from mlp_workload.visdom.picture import Picture
+from mlp_workload.visdom.server import VisdomServer
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 trainer = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
@@ -36,14 +43,10 @@ def server(tmp_path):
     server.kill()
 
 
-def environment_of(folder):
-    return "_".join(folder.resolve().parts[-2:])
-
-
 def assert_shows(server, folder, comparison=None, trace="jax"):
     """The server's data are those of events.jsonl, each point once."""
     recorded = RecordedRun.load(folder)
-    environment = environment_of(folder)
+    environment = environment_name(folder)
     ((steps, losses),) = server.traces(environment, "train_loss").values()
     assert steps == list(range(1, len(recorded.train_losses) + 1))
     np.testing.assert_allclose(losses, recorded.train_losses, rtol=0, atol=1e-6)
@@ -84,9 +87,10 @@ def test_all_3000_steps_arrive_in_few_requests(server, run, tmp_path):
     assert (process.returncode, process.stderr) == (0, "")
     assert server.requests() - before <= 100
     assert_shows(server, tmp_path / "runs/jax", "compare_leaky_mnist_seed0")
-    assert len(server.traces("runs_jax", "train_loss")["1"][0]) == 3000
-    assert len(server.traces("runs_jax", "test")["loss"][0]) == 10
-    assert (tmp_path / "visdom/runs_jax.json").exists(), "saved, so that a restarted server has it"
+    own = environment_name(tmp_path / "runs/jax")
+    assert len(server.traces(own, "train_loss")["1"][0]) == 3000
+    assert len(server.traces(own, "test")["loss"][0]) == 10
+    assert (tmp_path / f"visdom/{own}.json").exists(), "saved, so that a restarted server has it"
     assert (tmp_path / "visdom/compare_leaky_mnist_seed0.json").exists()
 
 
@@ -99,17 +103,19 @@ def test_two_runs_at_once_share_the_comparison(server, tmp_path):
         _, error = process.communicate(timeout=240)
         assert (process.returncode, error) == (0, "")
     for name in TRAINERS:
-        assert_shows(server, tmp_path / "runs" / name, "compare_leaky_mnist_seed0", f"{name}, batch_size 6000")
+        assert_shows(
+            server, tmp_path / "runs" / name, "compare_leaky_mnist_seed0", f"{name}, epochs 8, batch_size 6000"
+        )
     assert server.traces("compare_leaky_mnist_seed0", "train_loss").keys() == {
-        "jax, batch_size 6000", "torch, batch_size 6000"
+        "jax, epochs 8, batch_size 6000", "torch, epochs 8, batch_size 6000"
     }  # fmt: skip
 
 
 @trainer
-def test_standardised_digits_arrive_as_the_bytes_they_were(trainer, server, run, mnist):
+def test_standardised_digits_arrive_as_the_bytes_they_were(trainer, server, run, mnist, tmp_path):
     process = run(trainer, *server.flags, *SHORT, "--preset", "relu", "--epochs", "1", "--run-dir", "runs/run")
     assert (process.returncode, process.stderr) == (0, "")
-    source = server.windows("runs_run")["x"]["content"]["src"]
+    source = server.windows(environment_name(tmp_path / "runs/run"))["x"]["content"]["src"]
     png = base64.b64decode(source.removeprefix("data:image/png;base64,"))
     picture = np.asarray(Image.open(io.BytesIO(png)))
     assert (picture == picture[..., :1]).all(), "grey"
@@ -134,7 +140,7 @@ def test_without_a_server_there_is_one_warning_and_replay_shows_all(trainer, run
         for _ in range(2):
             process = run("mlp_workload.dashboard", "--port", str(server.port), "--replay", "runs/run")
             assert (process.returncode, process.stderr) == (0, "")
-            assert f"http://localhost:{server.port}/env/runs_run" in process.stdout
+            assert f"http://localhost:{server.port}/env/runs_run_" in process.stdout
             assert_shows(server, tmp_path / "runs/run")
     finally:
         server.kill()
@@ -182,7 +188,7 @@ def test_a_restarted_server_gets_what_it_missed(lost, server, tmp_path):
         _, error = process.communicate(timeout=240)
         assert process.returncode == 0
     assert len(error.splitlines()) <= 1
-    assert_shows(server, tmp_path / "runs/run", "compare_leaky_mnist_seed0", "jax, batch_size 6000")
+    assert_shows(server, tmp_path / "runs/run", "compare_leaky_mnist_seed0", "jax, epochs 150, batch_size 6000")
 
 
 def test_a_server_that_comes_later_gets_everything(tmp_path):
@@ -199,6 +205,46 @@ def test_a_server_that_comes_later_gets_everything(tmp_path):
             server.kill()
 
 
+def test_what_is_closed_or_lost_between_two_updates_is_drawn_again(server, tmp_path, digits):
+    """As by a user in the browser, or by a restart that the sender does not notice."""
+    config, folder = Config(run_dir=tmp_path / "runs/run"), tmp_path / "runs/run"
+    picture, comparison = Picture(digits), comparison_name(config)
+    drawing = Drawing(server.connect(), environment_name(folder), comparison, "jax")
+    for epoch in (1, 2, 3):
+        picture.take(TrainLosses(epoch, 5 * epoch - 4, np.ones(5), "", 0.1))
+        picture.take(Evaluated(epoch, 5 * epoch, 0.5, 0.1, 31, 31, Mistakes([], []), 0.1))
+        if epoch == 2:
+            server.connect().close(win="test_loss", env=comparison)
+        if epoch == 3:
+            server.connect().delete_env(environment_name(folder))
+            server.connect().delete_env(comparison)
+            drawing = Drawing(server.connect(), environment_name(folder), comparison, "jax")
+        drawing.update(picture)
+        drawing.complete(picture)
+        assert server.traces(comparison, "test_loss")["jax"][0] == [5 * number for number in range(1, epoch + 1)]
+        assert len(server.traces(environment_name(folder), "train_loss")["1"][0]) == 5 * epoch
+        assert {"x", "pred"} <= server.windows(environment_name(folder)).keys()
+
+
+def test_a_server_restarted_as_the_run_ends_gets_everything(server, tmp_path, digits):
+    config, folder = Config(run_dir=tmp_path / "runs/run"), tmp_path / "runs/run"
+    sink = Visdom(VisdomServer(port=server.port), config, digits, folder, "jax")
+    sink.emit(TrainLosses(1, 1, np.ones(5), "", 0.1))
+    deadline = time.monotonic() + 20
+    while comparison_name(config) not in server.environments():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    server.kill()
+    for file in (tmp_path / "visdom").glob("*.json"):
+        file.unlink()
+    restart = threading.Timer(0.5, server.start)
+    restart.start()
+    sink.emit(Evaluated(1, 5, 0.5, 0.1, 31, 31, Mistakes([], []), 0.1))
+    sink.close()
+    restart.join()
+    assert server.traces(environment_name(folder), "test")["loss"] == ([5], [0.5])
+
+
 def test_a_suspended_server_holds_nothing_up(server, tmp_path):
     flags = [*server.flags, *SHORT, "--epochs", "20", "--run-dir", "runs/run"]
     with start("jax_mlp.train", tmp_path, *flags) as process:
@@ -208,7 +254,10 @@ def test_a_suspended_server_holds_nothing_up(server, tmp_path):
         assert process.returncode == 0
     (warning,) = error.splitlines()
     assert warning.startswith(f"warning: the Visdom server at http://localhost:{server.port} does not answer: ")
-    assert RecordedRun.load(tmp_path / "runs/run").summary["steps"] == 200
+    recorded = RecordedRun.load(tmp_path / "runs/run")
+    assert recorded.summary["steps"] == 200
+    losses = [event.seconds for event in recorded.events if isinstance(event, TrainLosses)]
+    assert max(losses) < 3, "no epoch waited for the server's 5 seconds"
 
 
 def test_a_suspended_server_that_goes_on_gets_everything(server, tmp_path):
@@ -248,11 +297,26 @@ def test_a_slow_server_gets_everything(server, tmp_path):
     assert_shows(server, tmp_path / "runs/run")
 
 
+def talk_without_end(listener):
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with contextlib.suppress(OSError), connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                while True:
+                    connection.sendall(b"x" * 10_000)
+                    time.sleep(0.01)
+
+
 @pytest.mark.parametrize("visdom", ["auto", "required"])
-@pytest.mark.parametrize("answers", [True, False], ids=["a web server", "mute"])
-def test_a_port_held_by_something_else(visdom, answers, run, tmp_path):
+@pytest.mark.parametrize("kind", ["web server", "mute", "endless"])
+def test_a_port_held_by_something_else(visdom, kind, run, tmp_path):
     with contextlib.ExitStack() as stack:
-        if answers:
+        if kind == "endless":
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            threading.Thread(target=talk_without_end, args=(listener,), daemon=True).start()
+            port, reason = listener.getsockname()[1], "does not come to an end"
+        elif kind == "web server":
             command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
             other = stack.enter_context(subprocess.Popen(command, cwd=tmp_path, **pipes))
@@ -290,8 +354,8 @@ def test_a_server_with_a_password(run, tmp_path):
             process = run("jax_mlp.train", *flags, "--run-dir", "runs/b", "--visdom-username", "ada",
                           env={"VISDOM_PASSWORD": "lovelace"})  # fmt: skip
             assert (process.returncode, process.stderr) == (0, "")
-            assert (tmp_path / "envs/runs_b.json").exists()
-            assert not (tmp_path / "envs/runs_a.json").exists()
+            saved = {path.stem for path in (tmp_path / "envs").glob("runs*.json")}
+            assert saved == {environment_name(tmp_path / "runs/b")}
             for file in (tmp_path / "runs").rglob("*"):
                 assert file.is_dir() or b"lovelace" not in file.read_bytes(), f"the password is in {file}"
         finally:
@@ -322,9 +386,10 @@ def test_a_diverging_run_leaves_gaps_and_a_page_that_can_be_read(server, run, tm
     process = run("jax_mlp.train", *server.flags, *SHORT, "--preset", "relu", "--epochs", "2", "--learning-rate", "1e6",
                   "--run-dir", "runs/run")  # fmt: skip
     assert process.returncode == 0
-    text = server.connect().get_window_data(win=None, env="runs_run")
+    own = environment_name(tmp_path / "runs/run")
+    text = server.connect().get_window_data(win=None, env=own)
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    (losses,) = [values for _, values in server.traces("runs_run", "train_loss").values()]
+    (losses,) = [values for _, values in server.traces(own, "train_loss").values()]
     assert losses[0] is not None
     assert losses[-1] is None
 
@@ -350,7 +415,8 @@ assert "torch" not in sys.modules
         (["--visdom", "on"], {}, "invalid choice 'on'"),
         (["--visdom-port", "0"], {}, "--visdom-port must be from 1 to 65535, got 0"),
         (["--visdom-port", "65536"], {}, "--visdom-port must be from 1 to 65535, got 65536"),
-        ([], {"VISDOM_PORT": "http"}, "VISDOM_PORT must be a number, got http"),
+        ([], {"VISDOM_PORT": "http"}, "VISDOM_PORT must be from 1 to 65535, got http"),
+        ([], {"VISDOM_PORT": "70000"}, "VISDOM_PORT must be from 1 to 65535, got 70000"),
         (["--visdom-base-url", "curves"], {}, "--visdom-base-url must start with a slash, got curves"),
         (["--visdom-username", "ada"], {}, "--visdom-username needs --visdom-password"),
         (
@@ -370,7 +436,7 @@ def test_wrong_flags_end_in_one_line(flags, environment, message, run, tmp_path)
 
 @trainer
 def test_a_killed_run_is_drawn_up_to_its_last_epoch(trainer, server, run, tmp_path):
-    """Killed at moments that differ, so that some hit a line being written."""
+    """Killed at moments that differ."""
     for attempt in range(4):
         folder = tmp_path / f"runs/{attempt}"
         flags = [*SHORT, "--epochs", "1000", "--run-dir", str(folder), "--visdom", "off"]

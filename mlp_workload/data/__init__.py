@@ -16,8 +16,8 @@ def check_source(source: str) -> None:
         raise UserError(f"expected mnist, idx:DIR or tfds:NAME, got {source!r}")
 
 
-def load(source: str) -> Dataset:
-    """The data set that `source` names: "mnist", "idx:DIR" or "tfds:NAME".
+def load(source: str, prepare: bool = True) -> Dataset:
+    """The data set that `source` names: "mnist", "idx:DIR" or "tfds:NAME"; one of TFDS is made there, if `prepare`.
 
     Raises `UserError` where there is no such set, it is damaged, or it is not made of grey images in classes.
     """
@@ -26,5 +26,5 @@ def load(source: str) -> Dataset:
     if kind == "idx":
         return load_idx(rest)
     if kind == "tfds":
-        return load_tfds(rest)
+        return load_tfds(rest, prepare)
     return load_mnist()

@@ -28,12 +28,13 @@ _BATCH = 1000  # examples per read; one by one takes half as long again
 _PATIENCE = 6.0  # seconds to connect; a download under way has no limit
 
 
-def load_tfds(name: str) -> Dataset:
+def load_tfds(name: str, prepare: bool = True) -> Dataset:
     """The TFDS set `name`, written as TFDS writes it: "mnist", "emnist/letters", "mnist:3.0.1".
 
     A set prepared in $TFDS_DATA_DIR, else ~/tensorflow_datasets, is read without network, in its stored order:
-    images (n, height, width) uint8, labels (n,) int32. Any other is prepared there first, which takes TensorFlow and,
-    unless the files lie in TFDS's download cache, the network. The test set is the split "test", else "validation".
+    images (n, height, width) uint8, labels (n,) int32. Any other is refused or, with `prepare`, prepared there first,
+    which takes TensorFlow and, unless the files lie in TFDS's download cache, the network. The test set is the split
+    "test", else "validation".
 
     Raises `UserError` for an unknown name, a missing package or connection, a damaged set, and a set that is not made
     of grey uint8 images of one size with class labels.
@@ -44,6 +45,8 @@ def load_tfds(name: str) -> Dataset:
     with _quiet():
         with _one_line(source, unreadable):
             builder = _find(name, folder)
+        if builder is None and not prepare:
+            raise UserError(f"{source}: not prepared in {folder}")
         if builder is None:
             with _one_line(source, "cannot be prepared"):
                 _prepare(name, folder)

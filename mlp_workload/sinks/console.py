@@ -56,7 +56,9 @@ class Console:
     def __init__(self, run_dir: Path, quiet: bool) -> None:
         self._run_dir, self._quiet = run_dir, quiet
         self._console = Output(markup=False, highlight=False, soft_wrap=True, quiet=quiet)
-        self._live = Live(console=self._console, auto_refresh=False)
+        # Others warn on standard error: where that is the terminal too, it must go above the table.
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
+        self._live_shown = self._console.is_terminal and not quiet
         self._rows: deque[_Epoch] = deque(maxlen=max(self._console.height - _BELOW, 1))
         self._epochs = self._train_examples = 0
         self._trained: TrainLosses | None = None
@@ -78,7 +80,7 @@ class Console:
                     f"{config.dataset}, {config.dtype}, seed {config.seed}"
                 )
                 self._console.print(f"run folder {self._run_dir}")
-                if self._console.is_terminal:
+                if self._live_shown:
                     self._live.start()
             case TrainLosses():
                 self._trained = event
@@ -105,7 +107,7 @@ class Console:
         return _Epoch(event.epoch, event.step, loss, event.test_loss, event.test_accuracy, speed, left)
 
     def _show(self, row: _Epoch) -> None:
-        if not self._console.is_terminal:
+        if not self._live_shown:
             self._console.print(str(row))
             return
         self._rows.append(row)

@@ -24,18 +24,18 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
         with clear_write_errors(path):
-            self._file = path.open("x", encoding="utf-8")
+            self._file = path.open("xb", buffering=0)
 
     def emit(self, event: Event) -> None:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
         line = strict_json.dumps({"event": name, "time": time.time()} | _fields(event))
         with clear_write_errors(self._path):
-            self._file.write(line + "\n")
-            self._file.flush()
+            rest = memoryview(f"{line}\n".encode())
+            while rest:  # at a disk that fills up a part is written, and only then it fails
+                rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
-        with clear_write_errors(self._path):
-            self._file.close()
+        self._file.close()
 
 
 def read_events(path: Path) -> Iterator[Event]:

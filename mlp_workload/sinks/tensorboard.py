@@ -1,27 +1,58 @@
 """Events as TensorBoard scalars."""
 
+import math
+import sys
+import time
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event as Record
+from tensorboardX.summary import scalar
 
 from mlp_workload.events import Evaluated, Event, TrainLosses
 
 
 class TensorBoard:
-    """`train/loss` of each step, `test/loss` and `test/accuracy` of each evaluation, by step."""
+    """`train/loss` of each step, `test/loss` and `test/accuracy` of each evaluation, by step, where they are finite.
+
+    Written at once and not through tensorboardX's own thread, which stops for good at a full disk, and with it whoever
+    hands it something. Where nothing can be written any more there is one warning, and the run goes on.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._writer = SummaryWriter(str(folder))
+        self._folder, self._broken = folder, False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"))
+        except OSError as error:
+            self._give_up(error)
 
     def emit(self, event: Event) -> None:
-        match event:
-            case TrainLosses():
-                for step, loss in enumerate(event.losses.tolist(), start=event.first_step):
-                    self._writer.add_scalar("train/loss", loss, step)
-            case Evaluated():
-                self._writer.add_scalar("test/loss", event.test_loss, event.step)
-                self._writer.add_scalar("test/accuracy", event.test_accuracy, event.step)
-                self._writer.flush()
+        if self._broken:
+            return
+        try:
+            match event:
+                case TrainLosses():
+                    for step, loss in enumerate(event.losses.tolist(), start=event.first_step):
+                        self._write("train/loss", loss, step)
+                case Evaluated():
+                    self._write("test/loss", event.test_loss, event.step)
+                    self._write("test/accuracy", event.test_accuracy, event.step)
+                    self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
 
     def close(self) -> None:
-        self._writer.close()
+        if not self._broken:
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _write(self, tag: str, value: float, step: int) -> None:
+        if math.isfinite(value):
+            self._writer.write_event(Record(summary=scalar(tag, value), step=step, wall_time=time.time()))
+
+    def _give_up(self, error: OSError) -> None:
+        self._broken = True
+        print(f"warning: cannot write {self._folder} ({error.strerror or error}); the run goes on", file=sys.stderr)

@@ -1,9 +1,9 @@
 """Events as curves on a Visdom server, drawn beside the training, which never waits for them."""
 
 import contextlib
-import queue
 import sys
 import threading
+import time
 from pathlib import Path
 
 from mlp_workload.config import Config
@@ -17,56 +17,69 @@ PAUSE_SECONDS = 0.5
 """Between two drawings; what happens meanwhile is drawn at once."""
 RETRY_SECONDS = 1.0
 """Between two attempts to reach a server."""
+LAST_SECONDS = 3.0
+"""At the end of a run, for a server that answered until then."""
 CLOSE_SECONDS = 8.0
 """That the end of a run waits for the last drawing, at most."""
 
 
 class Visdom:
-    """A thread draws the run. Where no server answers it warns once, goes on trying, and draws all when one does."""
+    """Keeps a picture of the run, and a thread draws it.
+
+    Where no server answers it warns once, goes on trying, and draws all when one does. It keeps no queue: what a slow
+    server has not drawn yet is in the picture, which grows by the losses alone.
+    """
 
     def __init__(self, server: VisdomServer, config: Config, dataset: Dataset, folder: Path, framework: str) -> None:
         self._server, self._folder = server, folder
         self._names = environment_name(folder), comparison_name(config), trace_name(framework, config)
-        self._picture = Picture(dataset)
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._closing = threading.Event()
+        self._picture, self._lock = Picture(dataset), threading.Lock()
+        self._changed, self._closing = threading.Event(), threading.Event()
         self._warned = False
         self._thread = threading.Thread(target=self._draw, name="visdom", daemon=True)
         self._thread.start()
 
     def emit(self, event: Event) -> None:
-        self._events.put(event)
+        with self._lock:
+            self._picture.take(event)
+        self._changed.set()
 
     def close(self) -> None:
         self._closing.set()
-        self._events.put(None)
+        self._changed.set()
         self._thread.join(CLOSE_SECONDS)
 
     def _draw(self) -> None:
         drawing: Drawing | None = None
-        finished = False
-        while not finished:
-            finished = self._take_events(RETRY_SECONDS if drawing is None else None)
-            try:
-                drawing = drawing or Drawing(self._server.connect(), *self._names)
-                drawing.update(self._picture)
-                if finished:
-                    drawing.complete(self._picture)
-            except Exception as error:  # whatever a server of another version may do, the run goes on
-                drawing = None
-                self._warn(error if isinstance(error, Unreachable) else f"Visdom failed ({error!r})")
+        while True:
+            self._changed.wait(RETRY_SECONDS if drawing is None else None)
+            self._changed.clear()
+            if self._closing.is_set():
+                self._draw_last(drawing)
+                return
+            drawing = self._attempt(drawing, last=False)
             self._closing.wait(PAUSE_SECONDS)
 
-    def _take_events(self, timeout: float | None) -> bool:
-        """Waits for an event and takes all that have come; whether the run is over."""
+    def _draw_last(self, drawing: Drawing | None) -> None:
+        answered = not self._warned
+        deadline = time.monotonic() + LAST_SECONDS
+        while self._attempt(drawing, last=True) is None and answered and time.monotonic() < deadline:
+            drawing = None
+            time.sleep(RETRY_SECONDS / 4)
+
+    def _attempt(self, drawing: Drawing | None, last: bool) -> Drawing | None:
+        """Draws what there is now; None where it could not."""
+        with self._lock:
+            picture = self._picture.copy()
         try:
-            event = self._events.get(timeout=timeout)
-            while event is not None:
-                self._picture.take(event)
-                event = self._events.get_nowait()
-        except queue.Empty:
-            return False
-        return True
+            drawing = drawing or Drawing(self._server.connect(), *self._names)
+            drawing.update(picture)
+            if last:
+                drawing.complete(picture)
+            return drawing
+        except Exception as error:  # whatever a server of another version may do, the run goes on
+            self._warn(error if isinstance(error, Unreachable) else f"Visdom failed ({error!r})")
+            return None
 
     def _warn(self, reason: object) -> None:
         if not self._warned:

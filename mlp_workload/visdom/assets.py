@@ -6,6 +6,7 @@ start without them. All but MathJax are in packages of the npm registry too.
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -86,8 +87,8 @@ def place(static: Path, seconds: float) -> None:
     _from_node_modules(static)
     _from_npm(static, deadline)
     # Visdom's own would fetch the formulas' files too: alone they are not worth its wait.
-    if any(asset.package for asset in missing(static)):
-        _from_visdom(deadline)
+    if _packaged(static):
+        _from_visdom(static, deadline)
 
 
 def _packaged(static: Path) -> list[Asset]:
@@ -111,31 +112,35 @@ def _from_npm(static: Path, deadline: float) -> None:
     if not wanted:
         return
     with tempfile.TemporaryDirectory() as folder:
-        command = ["npm", "pack", "--json", "--fetch-retries=0", "--pack-destination", folder]
+        npm = shutil.which("npm") or "npm"  # on Windows it is npm.cmd
+        command = [npm, "pack", "--json", "--fetch-retries=0", "--pack-destination", folder]
         answer = _run([*command, *sorted({asset.package for asset in wanted})], deadline)
-        if answer is None:
-            return
-        archives = {f"{found['name']}@{found['version']}": found["filename"] for found in json.loads(answer)}
+        try:
+            archives = {f"{found['name']}@{found['version']}": found["filename"] for found in json.loads(answer)}
+        except (ValueError, KeyError, TypeError):
+            return  # it failed, or printed something else
         for asset in wanted:
-            # npm before version 9 names a scoped package's file otherwise; none of these has a scope.
-            with tarfile.open(Path(folder, archives[asset.package])) as archive:
-                member = archive.extractfile(f"package/{asset.source}")
-                if member is not None:
-                    _write(static, asset, member.read())
+            with contextlib.suppress(KeyError, OSError, tarfile.TarError):
+                with tarfile.open(Path(folder, archives[asset.package])) as archive:
+                    member = archive.extractfile(f"package/{asset.source}")
+                    assert member is not None
+                    content = member.read()
+                _write(static, asset, content)
 
 
-def _from_visdom(deadline: float) -> None:
-    _run([sys.executable, "-c", "from visdom.server.build import download_scripts; download_scripts()"], deadline)
+def _from_visdom(static: Path, deadline: float) -> None:
+    script = "import sys; from visdom.server.build import download_scripts; download_scripts(install_dir=sys.argv[1])"
+    _run([sys.executable, "-c", script, str(static.parent)], deadline)
 
 
-def _run(command: Sequence[str], deadline: float) -> str | None:
-    """What the command prints; None where it is not there, fails, or is not done in time."""
+def _run(command: Sequence[str], deadline: float) -> str:
+    """What the command prints; nothing where it is not there, fails, or is not done in time."""
     try:
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=max(deadline - time.monotonic(), 0)
         ).stdout
     except (OSError, subprocess.SubprocessError):
-        return None
+        return ""
 
 
 def _write(static: Path, asset: Asset, content: bytes) -> None:

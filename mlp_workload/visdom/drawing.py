@@ -4,17 +4,18 @@ A window is always sent whole: that costs the server less than appending to it d
 points with all points), and what is sent twice is there once.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlp_workload.config import PRESETS, Config
-from mlp_workload.visdom.picture import Curve, Picture
-from mlp_workload.visdom.server import Unreachable
+from mlp_workload.visdom.picture import Curve, Floats, Picture
+from mlp_workload.visdom.server import ServerError
 
 COMPARED_POINTS = 500
 """Of each curve in the comparison, which is drawn trace by trace; that is what costs the server most."""
@@ -76,7 +77,7 @@ class Drawing:
                 environment: json.loads(self._client.get_window_data(win=None, env=environment))
                 for environment in (self.environment, self.comparison)
             }
-        except (Unreachable, ValueError):  # a server that has not got the environment answers with an error
+        except (ServerError, ValueError):  # a server that has not got the environment answers with an error
             return False
         if picture.images is not None and not {"x", "pred"} <= windows[self.environment].keys():
             return False
@@ -99,17 +100,24 @@ class Drawing:
         """One trace among others, put in place of itself; the window is made where there is none."""
         steps, values = curve.points(COMPARED_POINTS)
         place = {"win": window, "env": self.comparison, "name": self._trace}
-        if window in self._compared or self._client.win_exists(window, self.comparison):
-            self._client.line(values, steps, update="replace", **place)
-        else:
+        there = window in self._compared or self._client.win_exists(window, self.comparison)
+        if not (there and self._replaced(values, steps, place)):
             opts = {"title": title, "xlabel": "step", "showlegend": True}
             self._client.line(values, steps, opts=opts, **place)
         self._compared.add(window)
 
+    def _replaced(self, values: Floats, steps: Floats, place: Mapping[str, str]) -> bool:
+        """Not where the window was closed, nor where one that Visdom 0.2 saved makes 0.3 stumble."""
+        try:
+            return bool(self._client.line(values, steps, update="replace", **place) == place["win"])
+        except ServerError:
+            return False
+
 
 def environment_name(folder: Path) -> str:
-    """Of a run's own environment: its folder and the one above, `runs_2026-01-31T12-00-00-jax-leaky-seed0`."""
-    return _safe("_".join(folder.resolve().parts[-2:]))
+    """Of a run's own environment: its folder, the one above, and four digits that stand for the whole path."""
+    path = folder.resolve()
+    return _safe(f"{'_'.join(path.parts[-2:])}_{hashlib.sha256(str(path).encode()).hexdigest()[:4]}")
 
 
 def comparison_name(config: Config) -> str:
@@ -119,7 +127,7 @@ def comparison_name(config: Config) -> str:
 
 def trace_name(framework: str, config: Config) -> str:
     """The framework, and every setting by which a run differs from its preset."""
-    beside = ("preset", "dataset", "seed", "epochs", "device", "run_dir")
+    beside = ("preset", "dataset", "seed", "run_dir")
     preset = vars(PRESETS[config.preset])
     own = [f"{name} {value}" for name, value in vars(config).items() if name not in beside and value != preset[name]]
     return ", ".join([framework, *own])

@@ -1,5 +1,6 @@
 """What a run's windows show, put together from its events."""
 
+import copy
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,15 @@ class Picture:
         self.version = {"train": 0, "test": 0}
         self._predictions: Sequence[int] = ()
         self._step = 0
+
+    def copy(self) -> "Picture":
+        """As it is now; taking more events does not change it."""
+        other = copy.copy(self)
+        other.version = dict(self.version)
+        for name in ("train_loss", "test_loss", "test_accuracy"):
+            curve: Curve = getattr(self, name)
+            setattr(other, name, Curve(list(curve.steps), list(curve.values)))
+        return other
 
     def take(self, event: Event) -> None:
         match event:

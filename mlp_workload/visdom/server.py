@@ -1,9 +1,11 @@
 """Where a Visdom server is, and a client that never waits long for it and hears every refusal."""
 
 import contextlib
+import ipaddress
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,11 +16,16 @@ from mlp_workload.errors import UserError
 PORT = 8097
 """Visdom's own default."""
 CONNECT_SECONDS, READ_SECONDS = 3.0, 5.0
-LOCAL = ("localhost", "127.0.0.1", "::1")
+LARGEST_ANSWER = 2**28
+"""Bytes; the environment of a run is below a megabyte."""
 
 
 class Unreachable(Exception):
     """No Visdom server answers, or it refuses; says which and why in a few words."""
+
+
+class ServerError(Unreachable):
+    """It answers, and could not do what it was asked."""
 
 
 @dataclass(frozen=True)
@@ -32,29 +39,40 @@ class VisdomServer:
     password: str | None = field(default=None, repr=False)
 
     @classmethod
-    def from_environment(
-        cls, host: str | None, port: int | None, base_url: str | None, username: str | None, password: str | None
-    ) -> "VisdomServer":
-        """What is None comes from VISDOM_HOST, VISDOM_PORT and so on. Raises `UserError`, naming what is wrong."""
-        try:
-            number = int(os.environ.get("VISDOM_PORT", PORT)) if port is None else port
-        except ValueError:
-            raise UserError(f"VISDOM_PORT must be a number, got {os.environ['VISDOM_PORT']}") from None
-        if not 0 < number < 2**16:
-            raise UserError(f"--visdom-port must be from 1 to 65535, got {number}")
-        base_url = base_url or os.environ.get("VISDOM_BASE_URL", "/")
+    def from_flags(cls, prefix: str, **flags: str | int | None) -> "VisdomServer":
+        """The server that a command's `flags` name, host, port, base_url, username and password.
+
+        What is None comes from VISDOM_HOST, VISDOM_PORT and so on. Raises `UserError`, naming the flag, with `prefix`
+        in front of its name, or the variable.
+        """
+
+        def value(name: str, default: str | None) -> tuple[str | None, str]:
+            variable = f"VISDOM_{name.upper()}"
+            if flags[name] is None and variable in os.environ:
+                return os.environ[variable], variable
+            return (default if flags[name] is None else str(flags[name])), f"--{prefix}{name.replace('_', '-')}"
+
+        (host, _), (port, port_flag) = value("host", "localhost"), value("port", str(PORT))
+        base_url, base_url_flag = value("base_url", "/")
+        (username, username_flag), (password, _) = value("username", None), value("password", None)
+        assert host is not None
+        assert port is not None
+        assert base_url is not None
+        if not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise UserError(f"{port_flag} must be from 1 to 65535, got {port}")
         if not base_url.startswith("/"):
-            raise UserError(f"--visdom-base-url must start with a slash, got {base_url}")
-        username = username or os.environ.get("VISDOM_USERNAME")
-        password = password or os.environ.get("VISDOM_PASSWORD")
+            raise UserError(f"{base_url_flag} must start with a slash, got {base_url}")
         if username and not password:
-            raise UserError("--visdom-username needs --visdom-password, or VISDOM_PASSWORD in the environment")
-        host = host or os.environ.get("VISDOM_HOST", "localhost")
-        return cls(host, number, base_url.rstrip("/") or "/", username, password)
+            raise UserError(f"{username_flag} needs --{prefix}password, or VISDOM_PASSWORD in the environment")
+        return cls(host, int(port), base_url.rstrip("/") or "/", username or None, password or None)
 
     @property
     def address(self) -> str:
-        return f"http://{self.host}:{self.port}{self.base_url.rstrip('/')}"
+        return f"http://{self.quoted_host}:{self.port}{self.base_url.rstrip('/')}"
+
+    @property
+    def quoted_host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     def connect(self) -> Any:
         """A `visdom.Visdom` of which every request takes a few seconds at most and raises `Unreachable` where it fails.
@@ -63,12 +81,15 @@ class VisdomServer:
         `Unreachable` where no Visdom server answers within that time.
         """
         try:
-            socket.create_connection((self.host, self.port), CONNECT_SECONDS).close()
+            with socket.create_connection((self.host, self.port), CONNECT_SECONDS) as connection:
+                local = ipaddress.ip_address(connection.getpeername()[0]).is_loopback
         except OSError as error:
             raise Unreachable(f"no Visdom server at {self.address} ({error.strerror or error})") from error
         try:
-            client = _client_class()(self)
+            client = _client_class()(self, local)
         except ModuleNotFoundError as error:
+            if error.name != "visdom":
+                raise
             raise Unreachable("visdom is not installed: make setup, or pip install '.[visdom]'") from error
         try:
             environments = client.get_env_list()
@@ -89,14 +110,14 @@ def _client_class() -> Any:
     base: Any = visdom.Visdom  # its stubs lag behind it
 
     class Client(base):  # type: ignore[misc]
-        def __init__(self, server: VisdomServer) -> None:
+        def __init__(self, server: VisdomServer, local: bool) -> None:
             self.requests = 0
             self._address = server.address
             self._own_session = requests.Session()
-            self._own_session.trust_env = server.host not in LOCAL
+            self._own_session.trust_env = not local
             # Nothing is sent from the constructor: it would warn that nothing comes back over a socket.
             super().__init__(
-                f"http://{server.host}",
+                f"http://{server.quoted_host}",
                 port=server.port,
                 base_url=server.base_url,
                 username=server.username,
@@ -116,17 +137,31 @@ def _client_class() -> Any:
         def _post(self, url: str, refusal: str, **content: Any) -> str:
             self.requests += 1
             try:
-                answer = self._own_session.post(url, timeout=(CONNECT_SECONDS, READ_SECONDS), **content)
+                answer = self._own_session.post(
+                    url, timeout=(CONNECT_SECONDS, READ_SECONDS), stream=True, allow_redirects=False, **content
+                )
             except requests.Timeout:
                 raise Unreachable(f"the Visdom server at {self._address} does not answer") from None
             except requests.RequestException as error:
                 raise Unreachable(f"no Visdom server at {self._address} ({type(error).__name__})") from error
-            if answer.status_code == 400:
-                raise Unreachable(f"the Visdom server at {self._address}: {refusal}")
-            if not answer.ok:
-                raise Unreachable(f"what is at {self._address} answers {answer.status_code} {answer.reason}")
-            text: str = answer.text
-            return text
+            with answer:
+                if answer.status_code in (400, 401):  # before and since Visdom 0.3
+                    raise Unreachable(f"the Visdom server at {self._address}: {refusal}")
+                if not answer.ok:
+                    raise ServerError(f"what is at {self._address} answers {answer.status_code} {answer.reason}")
+                return self._read(answer).decode()
+
+        def _read(self, answer: Any) -> bytes:
+            """All of it, unless it has no end."""
+            content, deadline = bytearray(), time.monotonic() + READ_SECONDS
+            try:
+                for part in answer.iter_content(2**16):
+                    content += part
+                    if len(content) > LARGEST_ANSWER or time.monotonic() > deadline:
+                        raise Unreachable(f"what is at {self._address} does not come to an end")
+            except requests.RequestException as error:
+                raise Unreachable(f"no Visdom server at {self._address} ({type(error).__name__})") from error
+            return bytes(content)
 
     return Client
 
