@@ -151,10 +151,16 @@ def test_a_node_modules_folder_is_enough(tmp_path, monkeypatch):
     assert [asset.feature for asset in assets.missing(static)] == ["formulas"]
 
 
+JQUERY = """echo '[{"name": "jquery", "version": "3.1.1", "filename": "x.tgz"}]'"""
+DESTINATION = 'for i; do folder=$i; [ "$last" = --pack-destination ] && break; last=$i; done'
+
+
 @pytest.mark.parametrize(
-    "script", ["echo not JSON", "echo '[]'", "echo '[{}]'", 'echo \'[{"name": "jquery", "version": "3.1.1", "filename": "x.tgz"}]\'; '
-               'for i; do folder=$i; [ "$last" = --pack-destination ] && break; last=$i; done; echo no archive > $folder/x.tgz',
-               "exit 1", "sleep 60"],
+    "script",
+    [
+        "echo not JSON", "echo '[]'", "echo '[{}]'", "exit 1", "sleep 60",
+        JQUERY, f"{JQUERY}; {DESTINATION}; echo no archive > $folder/x.tgz",
+    ],
 )  # fmt: skip
 def test_an_npm_that_does_something_else_is_no_error(script, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()

@@ -120,12 +120,16 @@ def _from_npm(static: Path, deadline: float) -> None:
         except (ValueError, KeyError, TypeError):
             return  # it failed, or printed something else
         for asset in wanted:
-            with contextlib.suppress(KeyError, OSError, tarfile.TarError):
-                with tarfile.open(Path(folder, archives[asset.package])) as archive:
-                    member = archive.extractfile(f"package/{asset.source}")
-                    assert member is not None
-                    content = member.read()
+            content = _member(Path(folder, archives.get(asset.package, "")), f"package/{asset.source}")
+            if content is not None:
                 _write(static, asset, content)
+
+
+def _member(archive: Path, name: str) -> bytes | None:
+    with contextlib.suppress(KeyError, OSError, tarfile.TarError), tarfile.open(archive) as opened:
+        member = opened.extractfile(name)
+        return None if member is None else member.read()
+    return None
 
 
 def _from_visdom(static: Path, deadline: float) -> None:
