@@ -7,8 +7,8 @@ VENV_TENSORFLOW ?= .venv-tensorflow
 PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare examples
 FULL_EXTRAS := [dev,compare,tensorboard,visdom]
 TENSORFLOW_EXTRAS := [test,tfds]
-# Two tests at a time, those of a group by one process; threads that wait for their turn then let the others have the core.
-TESTS_AT_ONCE := --numprocesses 2 --dist loadgroup
+# Two files of tests at a time. Threads that wait by spinning would take the cores from the other one's.
+TESTS_AT_ONCE := --numprocesses 2 --dist loadfile
 
 # An empty file inside an environment says what is installed there, so that a second `make train` starts at once.
 BASE := $(VENV)/.base-installed

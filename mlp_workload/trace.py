@@ -37,18 +37,20 @@ class Trace:
     tensors: Mapping[str, Array]
     facts: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Writes the file, whole or not at all. Raises `UserError` where it can't."""
+        path = Path(path)
         facts = {str(name): str(fact) for name, fact in self.facts.items()}
         metadata = {"format": FORMAT, "order": json.dumps(list(self.tensors)), "facts": json.dumps(facts)}
         tensors = {name: np.asarray(array, order="C") for name, array in self.tensors.items()}
         with clear_write_errors(path):
-            write_atomically(Path(path), save(tensors, metadata))
+            write_atomically(path, save(tensors, metadata))
 
     @classmethod
-    def load(cls, path: Path) -> "Trace":
+    def load(cls, path: Path | str) -> "Trace":
         """Reads a file that `save` wrote. Raises `UserError`, naming the file, where it is none."""
-        tensors, metadata = safetensors_file.read(Path(path), "trace")
+        path = Path(path)
+        tensors, metadata = safetensors_file.read(path, "trace")
         if (found := metadata.get("format")) != FORMAT:
             what = f"a trace of format {found}" if found else "not a trace (it names no format)"
             raise UserError(f"{path}: {what}; this version reads format {FORMAT}: record it again")

@@ -1,6 +1,8 @@
 """What the whole test session shares: strict numerics, the data, and the commands as users run them."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +29,8 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("compiling", deadline=None)  # the first call of a JAX function compiles
 settings.load_profile("compiling")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it, its children too
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,3 +76,11 @@ def write_idx_folder(folder: Path, dataset: Dataset) -> str:
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
             (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
     return f"idx:{folder}"
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A copy of the packages, to break."""
+    for package in ("jax_mlp", "mlp_compare", "mlp_workload", "reference_torch"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path

@@ -7,8 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT
+from flax import nnx
+
+import jax_mlp.trace
+import reference_torch.trace
 
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 SCRIPTS = [block for block in BLOCKS if not block.startswith("make ")]
@@ -23,7 +30,6 @@ def checkout(tmp_path_factory):
     return folder
 
 
-@pytest.mark.xdist_group("readme")  # some read what an earlier one wrote
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.partition("\n")[0] for script in SCRIPTS])
 def test_the_readmes_commands_run_as_written(script, checkout):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -43,3 +49,35 @@ def test_the_readme_has_commands_and_its_links_lead_somewhere():
         assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), target
     for path in re.findall(r"`([a-z_]+/[\w/.]+\.(?:py|md|safetensors))`", text):
         assert (ROOT / path).exists(), path
+
+
+def test_the_readmes_python_compares_two_models(tmp_path, monkeypatch, capsys):
+    """The smallest pair there is: a linear layer on each side, with the same weights and then with others."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    torch_model, flax_model = TorchModel(), FlaxModel(nnx.Rngs(0))
+    x, weight = np.linspace(-1, 1, 20).reshape(5, 4), torch_model.fc.weight.detach().numpy()
+    flax_model.fc.bias.set_value(jnp.array(torch_model.fc.bias.detach().numpy()))
+    monkeypatch.chdir(tmp_path)
+    reference_torch.trace.record(torch_model, lambda y: (y**2).sum(), torch.tensor(x)).save("torch.safetensors")
+    for factor, answer in ((1, "the same\n"), (2, "fc.kernel[")):
+        flax_model.fc.kernel.set_value(factor * jnp.array(weight.T))
+        jax_mlp.trace.record(flax_model, lambda y: (y**2).sum(), jnp.array(x)).save("flax.safetensors")
+        exec(code, {})
+        assert capsys.readouterr().out.startswith(answer)
+
+
+class TorchModel(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(4, 3).double()
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+class FlaxModel(nnx.Module):
+    def __init__(self, rngs):
+        self.fc = nnx.Linear(4, 3, param_dtype=float, rngs=rngs)
+
+    def __call__(self, x):
+        return self.fc(x)
