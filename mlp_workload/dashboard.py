@@ -92,12 +92,12 @@ def serve(server: VisdomServer, env_path: Path, runs: list[RecordedRun]) -> None
     from tornado.ioloop import IOLoop
 
     if hasattr(os, "nice"):
-        os.nice(10)  # drawing never takes time from training
+        os.nice(19)  # drawing takes next to no time from training
     _place_assets()
     env_path = env_path.absolute()
     with clear_write_errors(env_path):
         env_path.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("tornado").setLevel(logging.ERROR)  # not each file that the page lacks
+    logging.getLogger("tornado").setLevel(logging.CRITICAL)  # not each file that the page lacks, at each visit
     visdom_app.tornado_settings["autoreload"] = False  # debug mode, which Visdom sets, would watch all source files
     application = visdom_app.Application(
         port=server.port,
@@ -133,7 +133,6 @@ def _replay(runs: list[RecordedRun], server: VisdomServer) -> None:
         picture = Picture(recorded.dataset)
         for event in recorded.events:
             picture.take(event)
-        drawing.update(picture)
         drawing.complete(picture)
         places = " and ".join(f"{server.address}/env/{name}" for name in names)
         lacks = "" if recorded.dataset else f"; {recorded.config.dataset} is gone: no images, no labels"

@@ -219,7 +219,6 @@ def test_what_is_closed_or_lost_between_two_updates_is_drawn_again(server, tmp_p
             server.connect().delete_env(environment_name(folder))
             server.connect().delete_env(comparison)
             drawing = Drawing(server.connect(), environment_name(folder), comparison, "jax")
-        drawing.update(picture)
         drawing.complete(picture)
         assert server.traces(comparison, "test_loss")["jax"][0] == [5 * number for number in range(1, epoch + 1)]
         assert len(server.traces(environment_name(folder), "train_loss")["1"][0]) == 5 * epoch
@@ -231,7 +230,7 @@ def test_a_server_restarted_as_the_run_ends_gets_everything(server, tmp_path, di
     sink = Visdom(VisdomServer(port=server.port), config, digits, folder, "jax")
     sink.emit(TrainLosses(1, 1, np.ones(5), "", 0.1))
     deadline = time.monotonic() + 20
-    while comparison_name(config) not in server.environments():
+    while environment_name(folder) not in server.environments():
         assert time.monotonic() < deadline
         time.sleep(0.1)
     server.kill()

@@ -13,8 +13,10 @@ from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_na
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import Unreachable, VisdomServer
 
-PAUSE_SECONDS = 0.5
+PAUSE_SECONDS = 1.0
 """Between two drawings; what happens meanwhile is drawn at once."""
+COMPARE_SECONDS = 5.0
+"""Between two drawings beside other runs."""
 RETRY_SECONDS = 1.0
 """Between two attempts to reach a server."""
 LAST_SECONDS = 3.0
@@ -36,6 +38,7 @@ class Visdom:
         self._picture, self._lock = Picture(dataset), threading.Lock()
         self._changed, self._closing = threading.Event(), threading.Event()
         self._warned = False
+        self._compare_at = time.monotonic() + COMPARE_SECONDS
         self._thread = threading.Thread(target=self._draw, name="visdom", daemon=True)
         self._thread.start()
 
@@ -73,9 +76,13 @@ class Visdom:
             picture = self._picture.copy()
         try:
             drawing = drawing or Drawing(self._server.connect(), *self._names)
-            drawing.update(picture)
             if last:
                 drawing.complete(picture)
+            else:
+                drawing.update(picture)
+                if time.monotonic() > self._compare_at:
+                    drawing.compare(picture)
+                    self._compare_at = time.monotonic() + COMPARE_SECONDS
             return drawing
         except Exception as error:  # whatever a server of another version may do, the run goes on
             self._warn(error if isinstance(error, Unreachable) else f"Visdom failed ({error!r})")

@@ -34,7 +34,7 @@ class Drawing:
         self._compared: set[str] = set()
 
     def update(self, picture: Picture) -> None:
-        """Draws what has changed, and has the server save it where a test result came."""
+        """Draws what has changed of the run itself, and has the server save it where a test result came."""
         first = not self._drawn
         changed = {part for part, version in picture.version.items() if self._drawn.get(part) != version}
         drawn = dict(picture.version)
@@ -50,19 +50,26 @@ class Drawing:
         if "test" in changed and ((labels := picture.labels) is not None or first):
             opts = {"title": "predicted labels", "width": 330, "height": 370}
             self._client.text(labels or "no test result yet", win="pred", env=self.environment, opts=opts)
-        if "train" in changed and picture.train_loss.steps:
-            self._compare("train_loss", "train loss", picture.train_loss)
         if "test" in changed and picture.test_loss.steps:
-            self._compare("test_loss", "test loss", picture.test_loss)
-            self._compare("test_accuracy", "test accuracy", picture.test_accuracy)
-            self._client.save([self.environment, self.comparison])
+            self._client.save([self.environment])
         self._drawn = drawn
 
+    def compare(self, picture: Picture) -> None:
+        """Draws the run beside the others, which costs the server several times what `update` does."""
+        if picture.test_loss.steps:
+            self._trace_in("train_loss", "train loss", picture.train_loss)
+            self._trace_in("test_loss", "test loss", picture.test_loss)
+            self._trace_in("test_accuracy", "test accuracy", picture.test_accuracy)
+            self._client.save([self.comparison])
+
     def complete(self, picture: Picture) -> None:
-        """Draws everything anew where the server does not hold it, as after a restart between two updates."""
+        """Draws all, and anew where the server does not hold it then, as after a restart between two updates."""
+        self.update(picture)
+        self.compare(picture)
         if not self._holds(picture):
             self._drawn, self._compared = {}, set()
             self.update(picture)
+            self.compare(picture)
 
     def _holds(self, picture: Picture) -> bool:
         expected = {
@@ -96,8 +103,10 @@ class Drawing:
         opts = {"title": title, "xlabel": "step", "ylabel": y} | ({"legend": list(legend)} if legend else {})
         self._client.line(values if legend else values[:, 0], steps, win=window, env=self.environment, opts=opts)
 
-    def _compare(self, window: str, title: str, curve: Curve) -> None:
+    def _trace_in(self, window: str, title: str, curve: Curve) -> None:
         """One trace among others, put in place of itself; the window is made where there is none."""
+        if not curve.steps:
+            return
         steps, values = curve.points(COMPARED_POINTS)
         place = {"win": window, "env": self.comparison, "name": self._trace}
         there = window in self._compared or self._client.win_exists(window, self.comparison)

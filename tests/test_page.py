@@ -1,0 +1,109 @@
+"""The report's words and numbers, on runs made for it."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mlp_compare.figures import inline, to_svg
+from mlp_compare.page import _draw_training, render
+from mlp_workload.config import PRESETS
+from mlp_workload.events import Evaluated, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.metrics import Mistakes
+from mlp_workload.recorded_run import RecordedRun
+
+FACTS = {
+    "framework": "jax",
+    "framework_version": "1",
+    "device": "cpu",
+    "dataset_digest": "unknown",
+    "environment": {"python": "3", "versions": {"jax": "1"}},
+}
+SECONDS = {"compile_seconds": 0.1, "train_seconds": 0.2, "evaluate_seconds": 0.05, "total_seconds": 0.4}
+
+
+def recorded(folder="runs/a", epochs=2, digests=("d1", "d2"), finished=True, warnings=(), losses=(), **settings):
+    config = dataclasses.replace(PRESETS["leaky"], **settings)
+    events = [RunStarted(config, FACTS)]
+    for epoch, digest in zip(range(1, epochs + 1), digests, strict=False):
+        events.append(TrainLosses(epoch, 3 * epoch - 2, np.array(losses or [3.0, 2.0, 1.0]), digest, 0.1))
+        events.append(Evaluated(epoch, 3 * epoch, 0.5, 0.1, 7, 10, Mistakes([0], [1]), 0.025))
+    events += [Warned(message) for message in warnings]
+    if finished:
+        events.append(RunFinished(SECONDS))
+    return RecordedRun(Path(folder), config, FACTS, tuple(events))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({}, "All runs saw the examples in the same order."),
+        ({"batch_size": 100}, "in the same order, in batches of different sizes."),
+        ({"epochs": 1}, "in the same order, as far as the shortest went, 1 epoch."),
+        ({"digests": ("d1", "other")}, "The runs saw the examples in different orders."),
+    ],
+)
+def test_it_says_whether_the_runs_saw_the_same(other, words):
+    assert words in render([recorded(), recorded("runs/b", **other)], [])
+
+
+def test_curves_stand_at_their_steps():
+    axes = Figure().subplots()
+    _draw_training(axes, recorded(), {"color": "red"})
+    (line,) = axes.lines
+    np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 7))
+    np.testing.assert_array_equal(line.get_ydata(), [3, 2, 1, 3, 2, 1])
+
+    axes = Figure().subplots()
+    _draw_training(axes, recorded(epochs=1, losses=range(900)), {"color": "red"})
+    (line,) = axes.lines
+    np.testing.assert_allclose(line.get_xdata()[:2], [2, 5])
+    np.testing.assert_allclose(line.get_ydata()[:2], [1, 4])
+
+
+def test_names_and_warnings_are_text():
+    page = render([recorded("a$5_$x"), recorded("_<script>", warnings=["<b>&"])], [])
+    assert "a$5_$x" in page
+    assert "_&lt;script&gt;" in page
+    assert "&lt;b&gt;&amp;" in page
+    assert "<script" not in page
+
+
+def test_what_differs_comes_first_and_what_does_not_is_apart():
+    page = render([recorded(), recorded("runs/b", learning_rate=0.5, hidden=())], [])
+    different, same = re.search(r"How the settings differ(.*?)<details>(.*?)</details>", page, re.S).groups()
+    assert re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', different) == [
+        ("learning rate", "0.01", "0.5"), ("hidden", "200, 200", "none")
+    ]  # fmt: skip
+    assert "batch size" in same
+
+
+def test_the_times_add_up():
+    page = render([recorded()], [])
+    shares = [float(share) for share in re.findall(r'<span style="background:#\w+;width:([\d.]+)%', page)]
+    np.testing.assert_allclose(shares, [25, 50, 12.5, 12.5], atol=0.01)
+
+
+def test_a_run_without_data_weights_or_end_is_shown_as_far_as_it_goes():
+    page = render([recorded(epochs=1, finished=False), recorded("runs/b", epochs=0, finished=False)], [])
+    for words in ("not finished: 1 of 10 epochs", "no result yet", "The data set is gone", "Nothing was tested yet",
+                  "No weights"):  # fmt: skip
+        assert words in page
+
+
+def test_an_inline_figure_has_ids_of_its_own_and_names_no_host():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([1, 2], [3, 4], label="x")
+    axes.fill_between([1, 2], [3, 4])
+    one, other = (inline(to_svg(figure), name, "title") for name in ("one", "other"))
+    ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (one, other)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    for text, own in zip((one, other), ids, strict=True):
+        assert set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text)) <= own
+        assert "//" not in text
+        assert "xlink" not in text
