@@ -23,7 +23,7 @@ from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.visdom import assets
 from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
-from mlp_workload.visdom.server import Unreachable, VisdomServer
+from mlp_workload.visdom.server import Unreachable, VisdomServer, torch_hidden
 
 PROGRAM = "python -m mlp_workload.dashboard"
 ASSETS_SECONDS = 60.0
@@ -88,8 +88,9 @@ def run(options: Dashboard) -> None:
 
 def serve(server: VisdomServer, env_path: Path, runs: list[RecordedRun]) -> None:
     """Runs a Visdom server until Ctrl-C. Raises `UserError` where its port or folder is not to be had."""
-    import visdom.server.app as visdom_app
-    from tornado.ioloop import IOLoop
+    with torch_hidden():
+        import visdom.server.app as visdom_app
+        from tornado.ioloop import IOLoop
 
     if hasattr(os, "nice"):
         os.nice(19)  # drawing takes next to no time from training

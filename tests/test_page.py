@@ -1,6 +1,7 @@
 """The report's words and numbers, on runs made for it."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -8,8 +9,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from mlp_compare import bounds, measurement, verdict
+from mlp_compare.comparison import Difference
+from mlp_compare.equivalence import equivalence
 from mlp_compare.figures import inline, to_svg
+from mlp_compare.findings import Departure, Report, Worst
+from mlp_compare.measurement import Cell, Measurement
 from mlp_compare.page import _draw_training, render
+from mlp_workload import strict_json
 from mlp_workload.config import PRESETS
 from mlp_workload.events import Evaluated, RunFinished, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Mistakes
@@ -92,6 +99,32 @@ def test_a_run_without_data_weights_or_end_is_shown_as_far_as_it_goes():
     for words in ("not finished: 1 of 10 epochs", "no result yet", "The data set is gone", "Nothing was tested yet",
                   "No weights"):  # fmt: skip
         assert words in page
+
+
+def through_a_file(content):
+    return json.loads(strict_json.dumps(content))
+
+
+def test_accuracies_over_seeds_are_shown():
+    counts = {"jax": [9000, 9010, 9020], "torch": [9001, 9009, 9021]}
+    cell = Cell(PRESETS["leaky"], "paired", counts, equivalence(*counts.values(), paired=True, two_humps=False))
+    content = through_a_file(measurement.as_json(Measurement([cell], {"jax": {}, "torch": {}})))
+    page = render([recorded()], [content])
+    assert "9000, 9010, 9020" in page
+    assert "9001, 9009, 9021" in page
+    assert f"<td>{cell.equivalence.verdict}</td>" in page
+
+
+@pytest.mark.parametrize("departed", [True, False])
+def test_a_parity_check_is_shown(departed):
+    found = Difference("layers.1.weight", (3, 4), 0.5, 0.25, 0.25, 0.5, 10.0, 1e-13)
+    report = Report(worst={"parameters": Worst(7, found)}, steps_compared=7)
+    report.departure = Departure(7, found) if departed else None
+    facts = {side: {"environment": {}, "device": "cpu"} for side in ("jax", "torch")}
+    content = through_a_file(verdict.as_json(PRESETS["leaky"], 9, report, facts, bounds.table("float64", 784)))
+    page = render([recorded()], [content])
+    assert ("First departure: step 7, update, layers.1.weight[3, 4]: 0.5 and 0.25." in page) == departed
+    assert ("All 7 steps are within their bounds." in page) == (not departed)
 
 
 def test_an_inline_figure_has_ids_of_its_own_and_names_no_host():

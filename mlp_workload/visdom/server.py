@@ -77,8 +77,8 @@ class VisdomServer:
     def connect(self) -> Any:
         """A `visdom.Visdom` of which every request takes a few seconds at most and raises `Unreachable` where it fails.
 
-        It counts them as `requests`. Proxies that the environment names are not asked for a local server. Raises
-        `Unreachable` where no Visdom server answers within that time.
+        Proxies that the environment names are not asked for a local server. Raises `Unreachable` where no Visdom server
+        answers within that time.
         """
         try:
             with socket.create_connection((self.host, self.port), CONNECT_SECONDS) as connection:
@@ -103,7 +103,7 @@ class VisdomServer:
 @cache
 def _client_class() -> Any:
     """Made when it is needed: importing visdom takes a while, and many do without."""
-    with _torch_hidden():
+    with torch_hidden():
         import requests
         import visdom
 
@@ -111,7 +111,6 @@ def _client_class() -> Any:
 
     class Client(base):  # type: ignore[misc]
         def __init__(self, server: VisdomServer, local: bool) -> None:
-            self.requests = 0
             self._address = server.address
             self._own_session = requests.Session()
             self._own_session.trust_env = not local
@@ -135,7 +134,6 @@ def _client_class() -> Any:
             return self._post(url, "it refuses, as servers do that want a password", data=data or {})
 
         def _post(self, url: str, refusal: str, **content: Any) -> str:
-            self.requests += 1
             try:
                 answer = self._own_session.post(
                     url, timeout=(CONNECT_SECONDS, READ_SECONDS), stream=True, allow_redirects=False, **content
@@ -167,7 +165,7 @@ def _client_class() -> Any:
 
 
 @contextlib.contextmanager
-def _torch_hidden() -> Iterator[None]:
+def torch_hidden() -> Iterator[None]:
     """Visdom imports torch where it finds it, to draw tensors. Here it gets arrays, and JAX's process no torch."""
     hide = "torch" not in sys.modules
     if hide:
