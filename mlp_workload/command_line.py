@@ -76,9 +76,10 @@ def one_line_errors(program: str) -> Iterator[None]:
         yield
         sys.stdout.flush()
     except ModuleNotFoundError as error:
-        if error.name not in _INSTALL:
+        package = (error.name or "").partition(".")[0]
+        if package not in _INSTALL:
             raise
-        print(f"{program}: error: {error.name} is not installed: {_INSTALL[error.name]}", file=sys.stderr)
+        print(f"{program}: error: {package} is not installed: {_INSTALL[package]}", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)

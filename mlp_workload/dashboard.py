@@ -23,7 +23,7 @@ from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.visdom import assets
 from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
-from mlp_workload.visdom.server import Unreachable, VisdomServer, torch_hidden
+from mlp_workload.visdom.server import Unreachable, VisdomServer, only_visdom
 
 PROGRAM = "python -m mlp_workload.dashboard"
 ASSETS_SECONDS = 60.0
@@ -88,12 +88,10 @@ def run(options: Dashboard) -> None:
 
 def serve(server: VisdomServer, env_path: Path, runs: list[RecordedRun]) -> None:
     """Runs a Visdom server until Ctrl-C. Raises `UserError` where its port or folder is not to be had."""
-    with torch_hidden():
+    with only_visdom():
         import visdom.server.app as visdom_app
         from tornado.ioloop import IOLoop
 
-    if hasattr(os, "nice"):
-        os.nice(19)  # drawing takes next to no time from training
     _place_assets()
     env_path = env_path.absolute()
     with clear_write_errors(env_path):
@@ -110,6 +108,8 @@ def serve(server: VisdomServer, env_path: Path, runs: list[RecordedRun]) -> None
         application.listen(server.port, address=server.host, max_buffer_size=2**30)
     except OSError as error:
         raise UserError(f"cannot listen at {server.host}, port {server.port}: {error.strerror or error}") from None
+    if hasattr(os, "nice"):
+        os.nice(19)  # drawing takes next to no time from training
     print(f"Visdom at {server.address}, curves kept in {env_path}; Ctrl-C stops it", flush=True)
     if runs:
         threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()

@@ -8,11 +8,11 @@ from mlp_workload.config import Config
 from mlp_workload.watching import Watching
 
 
-def train(config: Config, watching: Watching = Watching()) -> dict[str, Any]:  # noqa: B008, it is frozen
+def train(config: Config, watching: Watching | None = None) -> dict[str, Any]:
     """Trains as `config` says and returns the summary; see `mlp_workload.training.train`."""
     from reference_torch.trainer import Trainer  # only now: a wrong flag is answered before torch is loaded
 
-    return training.train(config, Trainer, watching)
+    return training.train(config, Trainer, watching or Watching())
 
 
 def main() -> None:

@@ -97,7 +97,8 @@ def test_one_epoch_learns_pairs_end_alike_and_own_starts_do_not(measured):
     paired, unpaired = (cell["correct"] for cell in json.loads((folder / "new.json").read_text())["cells"])
     assert all(8800 < correct < 9200 for counts in (paired, unpaired) for side in counts.values() for correct in side)
     assert all(abs(one - other) <= 10 for one, other in zip(paired["jax"], paired["torch"], strict=True))
-    assert len({*unpaired["jax"], *unpaired["torch"], *paired["jax"]}) == 6
+    assert paired["jax"] not in (unpaired["jax"], unpaired["torch"])
+    assert unpaired["jax"] != unpaired["torch"]
 
 
 def test_the_picture_is_an_svg_with_a_dot_for_each_run(measured):

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from mlp_workload.config import PRESETS
 from mlp_workload.data.shipped import load_mnist
 from mlp_workload.errors import UserError
-from mlp_workload.events import Evaluated, TrainLosses
+from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.initial import initial_parameters
 from mlp_workload.run_folder import RunFolder, claim_default
 from mlp_workload.sinks.json_lines import read_events
@@ -245,7 +245,7 @@ def test_a_full_disk(trainer, free, full, tmp_path):
         start = initial_parameters("torch_linear", (784, 200, 200, 10), 0)
         assert not np.allclose(weights["layers.2.weight"], start["layers.2.weight"], atol=1e-3), "trained"
         events = list(read_events(Path(rescued, "events.jsonl")))
-        assert isinstance(events[-1], TrainLosses | Evaluated), "readable up to the last whole line"
+        assert isinstance(events[-1], RunStarted | TrainLosses | Evaluated), "readable up to the last whole line"
 
 
 @trainer

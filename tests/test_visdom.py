@@ -29,8 +29,10 @@ from mlp_workload.visdom.server import VisdomServer
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 trainer = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
-SHORT = ["--batch-size", "6000"]
-"""Ten steps an epoch."""
+SHORT = ["--batch-size", "6000", "--hidden", "16"]
+"""Ten quick steps an epoch."""
+SETTINGS = "batch_size 6000, hidden (16,)"
+"""By which these runs differ from the preset."""
 
 
 @pytest.fixture
@@ -103,11 +105,9 @@ def test_two_runs_at_once_share_the_comparison(server, tmp_path):
         _, error = process.communicate(timeout=240)
         assert (process.returncode, error) == (0, "")
     for name in TRAINERS:
-        assert_shows(
-            server, tmp_path / "runs" / name, "compare_leaky_mnist_seed0", f"{name}, epochs 8, batch_size 6000"
-        )
+        assert_shows(server, tmp_path / "runs" / name, "compare_leaky_mnist_seed0", f"{name}, epochs 8, {SETTINGS}")
     assert server.traces("compare_leaky_mnist_seed0", "train_loss").keys() == {
-        "jax, epochs 8, batch_size 6000", "torch, epochs 8, batch_size 6000"
+        f"jax, epochs 8, {SETTINGS}", f"torch, epochs 8, {SETTINGS}"
     }  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def test_a_restarted_server_gets_what_it_missed(lost, server, tmp_path):
         _, error = process.communicate(timeout=240)
         assert process.returncode == 0
     assert len(error.splitlines()) <= 1
-    assert_shows(server, tmp_path / "runs/run", "compare_leaky_mnist_seed0", "jax, epochs 150, batch_size 6000")
+    assert_shows(server, tmp_path / "runs/run", "compare_leaky_mnist_seed0", f"jax, epochs 150, {SETTINGS}")
 
 
 def test_a_server_that_comes_later_gets_everything(tmp_path):

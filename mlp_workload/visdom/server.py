@@ -103,7 +103,7 @@ class VisdomServer:
 @cache
 def _client_class() -> Any:
     """Made when it is needed: importing visdom takes a while, and many do without."""
-    with torch_hidden():
+    with only_visdom():
         import requests
         import visdom
 
@@ -164,14 +164,24 @@ def _client_class() -> Any:
     return Client
 
 
+class _Hide:
+    """A finder that finds some packages nowhere."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in self._names:
+            raise ModuleNotFoundError(f"{name} is hidden", name=name)
+
+
 @contextlib.contextmanager
-def torch_hidden() -> Iterator[None]:
-    """Visdom imports torch where it finds it, to draw tensors. Here it gets arrays, and JAX's process no torch."""
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]
+def only_visdom() -> Iterator[None]:
+    """To import visdom in, without what it takes along where it finds it: torch, to draw tensors, which the JAX process
+    is to stay free of, and openTSNE, which loads scikit-learn."""
+    hide = _Hide("torch", "openTSNE")
+    sys.meta_path.insert(0, hide)
     try:
         yield
     finally:
-        if hide:
-            del sys.modules["torch"]
+        sys.meta_path.remove(hide)
