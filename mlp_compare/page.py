@@ -20,6 +20,8 @@ from mlp_workload.weights import load_weights, parameter_shapes
 
 SHOWN_MISTAKES = 40
 SHOWN_UNITS = 200
+LARGEST_LOSS = 10.0
+"""Nats, to which curves are drawn; guessing among 1,000 classes costs 6.9."""
 _LINES = ("-", "--", "-.", ":")
 _DASHES = ("", "6 3", "7 3 2 3", "2 2")
 """The same in the page's key."""
@@ -160,16 +162,18 @@ def _mistakes(run: RecordedRun) -> dict[str, Any]:
     }
 
 
-def _first_layer(run: RecordedRun) -> dict[str, Any] | None:
-    """Each unit's weights as an image of what it looks for: blue is positive, red negative."""
+def _first_layer(run: RecordedRun) -> dict[str, Any]:
+    """Each unit's weights as an image of what it looks for, blue positive and red negative, or why there is none."""
     path = run.folder / "weights.safetensors"
-    if run.dataset is None or not path.exists():
-        return None
+    if not path.exists():
+        return {"why": "The run did not get so far as to save its weights."}
+    if run.dataset is None:
+        return {"why": "The data set is gone, and with it the shape of its images."}
     shapes = parameter_shapes(run.config.widths(run.dataset.pixels, run.dataset.classes))
     try:
         weights = load_weights(path, shapes)["layers.0.weight"].astype(float)
-    except UserError:
-        return None
+    except UserError as error:
+        return {"why": f"The weights are of no use: {error}."}
     height, width = run.dataset.test.images.shape[1:]
     units = weights[:SHOWN_UNITS].reshape(-1, height, width)
     reach = float(np.quantile(np.abs(units), 0.998)) or 1.0
@@ -210,6 +214,8 @@ def _curves(runs: Sequence[RecordedRun]) -> list[str]:
                 else:
                     values = [one.test_loss if title == "test loss" else one.test_accuracy for one in run.evaluations]
                     axes.plot([one.step for one in run.evaluations], values, marker=".", **line)
+            if axes.get_ylim()[1] > LARGEST_LOSS:  # of a run that diverged, beside which no other could be read
+                axes.set_ylim(0, LARGEST_LOSS)
             figures.append(inline(to_svg(figure), title.replace(" ", "-"), f"{title} by step"))
     return figures
 

@@ -19,8 +19,10 @@ from mlp_compare.page import _draw_training, render
 from mlp_workload import strict_json
 from mlp_workload.config import PRESETS
 from mlp_workload.events import Evaluated, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.initial import initial_parameters
 from mlp_workload.metrics import Mistakes
 from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.weights import save_weights
 
 FACTS = {
     "framework": "jax",
@@ -97,8 +99,30 @@ def test_the_times_add_up():
 def test_a_run_without_data_weights_or_end_is_shown_as_far_as_it_goes():
     page = render([recorded(epochs=1, finished=False), recorded("runs/b", epochs=0, finished=False)], [])
     for words in ("not finished: 1 of 10 epochs", "no result yet", "The data set is gone", "Nothing was tested yet",
-                  "No weights"):  # fmt: skip
+                  "did not get so far as to save its weights"):  # fmt: skip
         assert words in page
+
+
+def test_a_run_that_diverged_hides_no_other():
+    """Its weights are there and of no use, which is said; so it is of weights that are damaged."""
+    figure = render([recorded(losses=[2.0, 1e18, np.nan]), recorded("runs/b")], [])
+    ticks = [float(tick) for tick in re.findall(r">([\d.]+)</text>", figure.partition("</svg></figure>")[0])]
+    assert 8 <= max(tick for tick in ticks if tick != 18) <= 10
+
+
+@pytest.mark.parametrize("content", ["damaged", "nan"])
+def test_why_there_are_no_weights_is_said(content, mnist, tmp_path):
+    run = recorded(tmp_path)
+    facts = FACTS | {"dataset_digest": mnist.digest}
+    run = dataclasses.replace(run, facts=facts)
+    if content == "damaged":
+        (tmp_path / "weights.safetensors").write_bytes(b"x" * 1000)
+    else:
+        parameters = initial_parameters("torch_linear", (784, 200, 200, 10), 0)
+        parameters["layers.0.weight"][3, 4] = np.nan
+        save_weights(tmp_path / "weights.safetensors", parameters)
+    why = {"damaged": "not a readable", "nan": "layers.0.weight"}
+    assert re.search(f"The weights are of no use: .*{why[content]}", render([run], []))
 
 
 def through_a_file(content):

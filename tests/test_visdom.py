@@ -412,6 +412,12 @@ assert "torch" not in sys.modules
     ("flags", "environment", "message"),
     [
         (["--visdom", "on"], {}, "invalid choice 'on'"),
+        (
+            ["--visdom-host", "http://localhost:8097"],
+            {},
+            "--visdom-host must be a name or an address, got 'http://localh",
+        ),
+        (["--visdom-host", ""], {}, "--visdom-host must be a name or an address, got ''"),
         (["--visdom-port", "0"], {}, "--visdom-port must be from 1 to 65535, got 0"),
         (["--visdom-port", "65536"], {}, "--visdom-port must be from 1 to 65535, got 65536"),
         ([], {"VISDOM_PORT": "http"}, "VISDOM_PORT must be from 1 to 65535, got http"),

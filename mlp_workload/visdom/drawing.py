@@ -17,6 +17,8 @@ from mlp_workload.config import PRESETS, Config
 from mlp_workload.visdom.picture import Curve, Floats, Picture
 from mlp_workload.visdom.server import ServerError
 
+_DOTS = {"markers": True, "markersize": 5}
+"""For test results, of which a run may have only one."""
 COMPARED_POINTS = 500
 """Of each curve in the comparison, which is drawn trace by trace; that is what costs the server most."""
 
@@ -100,7 +102,7 @@ class Drawing:
         values = np.column_stack([values for _, values in points])
         if not len(steps):  # the window is there from the start, empty
             steps, values = np.zeros(1), np.full((1, len(curves)), np.nan)
-        opts = {"title": title, "xlabel": "step", "ylabel": y} | ({"legend": list(legend)} if legend else {})
+        opts = {"title": title, "xlabel": "step", "ylabel": y} | ({"legend": list(legend), **_DOTS} if legend else {})
         self._client.line(values if legend else values[:, 0], steps, win=window, env=self.environment, opts=opts)
 
     def _trace_in(self, window: str, title: str, curve: Curve) -> None:
@@ -111,7 +113,7 @@ class Drawing:
         place = {"win": window, "env": self.comparison, "name": self._trace}
         there = window in self._compared or self._client.win_exists(window, self.comparison)
         if not (there and self._replaced(values, steps, place)):
-            opts = {"title": title, "xlabel": "step", "showlegend": True}
+            opts = {"title": title, "xlabel": "step", "showlegend": True} | (_DOTS if window != "train_loss" else {})
             self._client.line(values, steps, opts=opts, **place)
         self._compared.add(window)
 

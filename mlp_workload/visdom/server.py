@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import os
+import re
 import socket
 import sys
 import time
@@ -52,12 +53,14 @@ class VisdomServer:
                 return os.environ[variable], variable
             return (default if flags[name] is None else str(flags[name])), f"--{prefix}{name.replace('_', '-')}"
 
-        (host, _), (port, port_flag) = value("host", "localhost"), value("port", str(PORT))
+        (host, host_flag), (port, port_flag) = value("host", "localhost"), value("port", str(PORT))
         base_url, base_url_flag = value("base_url", "/")
         (username, username_flag), (password, _) = value("username", None), value("password", None)
         assert host is not None
         assert port is not None
         assert base_url is not None
+        if not re.fullmatch(r"[\w.-]+|[\da-fA-F:]+", host):
+            raise UserError(f"{host_flag} must be a name or an address, got {host!r}")
         if not port.isdecimal() or not 0 < int(port) < 2**16:
             raise UserError(f"{port_flag} must be from 1 to 65535, got {port}")
         if not base_url.startswith("/"):
@@ -128,7 +131,10 @@ def _client_class() -> Any:
             self.send = True
             if server.username:
                 login = {"username": server.username, "password": self.password}
-                self._post(f"{server.address}/", "user name or password are not the server's", json=login)
+                try:
+                    self._post(f"{server.address}/", "user name or password are not the server's", json=login)
+                except ServerError:
+                    raise Unreachable(f"the Visdom server at {self._address} has no login") from None
 
         def _handle_post(self, url: str, data: Any = None) -> str:
             return self._post(url, "it refuses, as servers do that want a password", data=data or {})
