@@ -1,6 +1,7 @@
 """Events as curves on a Visdom server, drawn beside the training, which never waits for them."""
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ COMPARE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 """Between two attempts to reach a server."""
 LAST_SECONDS = 3.0
-"""At the end of a run, for a server that answered until then."""
+"""Since a server last answered, that the end of a run waits for it to come back."""
 CLOSE_SECONDS = 8.0
 """That the end of a run waits for the last drawing, at most."""
 
@@ -37,7 +38,7 @@ class Visdom:
         self._names = environment_name(folder), comparison_name(config), trace_name(framework, config)
         self._picture, self._lock = Picture(dataset), threading.Lock()
         self._changed, self._closing = threading.Event(), threading.Event()
-        self._warned = False
+        self._warned, self._answered_at = False, -math.inf
         self._compare_at = time.monotonic() + COMPARE_SECONDS
         self._thread = threading.Thread(target=self._draw, name="visdom", daemon=True)
         self._thread.start()
@@ -64,9 +65,7 @@ class Visdom:
             self._closing.wait(PAUSE_SECONDS)
 
     def _draw_last(self, drawing: Drawing | None) -> None:
-        answered = not self._warned
-        deadline = time.monotonic() + LAST_SECONDS
-        while self._attempt(drawing, last=True) is None and answered and time.monotonic() < deadline:
+        while self._attempt(drawing, last=True) is None and time.monotonic() < self._answered_at + LAST_SECONDS:
             drawing = None
             time.sleep(RETRY_SECONDS / 4)
 
@@ -83,6 +82,7 @@ class Visdom:
                 if time.monotonic() > self._compare_at:
                     drawing.compare(picture)
                     self._compare_at = time.monotonic() + COMPARE_SECONDS
+            self._answered_at = time.monotonic()
             return drawing
         except Exception as error:  # whatever a server of another version may do, the run goes on
             self._warn(error if isinstance(error, Unreachable) else f"Visdom failed ({error!r})")
