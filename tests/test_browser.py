@@ -17,6 +17,7 @@ from browser import CHROMIUM, chromium
 from conftest import ROOT
 from PIL import Image
 from test_dashboard import start, until_ready
+from tolerances import DRAWN
 from visdom_process import free_port
 
 from mlp_workload.recorded_run import RecordedRun
@@ -102,7 +103,7 @@ def test_the_page_shows_the_four_windows(name, epochs, browser, shown):
         assert sorted(titles) == sorted(["train loss", "test loss&acc.", "test images", "predicted labels"])
         ((_, steps, losses),) = curves(page, "train loss")
         assert steps == list(range(1, len(recorded.train_losses) + 1))
-        np.testing.assert_allclose(losses, recorded.train_losses, atol=1e-6)
+        DRAWN.assert_close(losses, recorded.train_losses)
         assert [(name, len(steps)) for name, steps, _ in curves(page, "test loss&acc.")] == [
             ("loss", epochs), ("acc.", epochs)
         ]  # fmt: skip

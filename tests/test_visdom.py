@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from tolerances import DRAWN
 from visdom_process import VisdomProcess, free_port
 
 from mlp_workload.config import Config
@@ -51,7 +52,7 @@ def assert_shows(server, folder, comparison=None, trace="jax"):
     environment = environment_name(folder)
     ((steps, losses),) = server.traces(environment, "train_loss").values()
     assert steps == list(range(1, len(recorded.train_losses) + 1))
-    np.testing.assert_allclose(losses, recorded.train_losses, rtol=0, atol=1e-6)
+    DRAWN.assert_close(losses, recorded.train_losses)
     test = server.traces(environment, "test")
     evaluated = recorded.evaluations
     for name, values in (
@@ -59,7 +60,7 @@ def assert_shows(server, folder, comparison=None, trace="jax"):
         ("acc.", [event.test_accuracy for event in evaluated]),
     ):
         assert test[name][0] == [event.step for event in evaluated]
-        np.testing.assert_allclose(test[name][1], values, rtol=0, atol=1e-6)
+        DRAWN.assert_close(test[name][1], values)
     windows = server.windows(environment)
     assert [windows[name]["title"] for name in ("train_loss", "test", "x", "pred")] == [
         "train loss", "test loss&acc.", "test images", "predicted labels",
