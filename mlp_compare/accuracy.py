@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from mlp_compare.outputs import new_file
-from mlp_workload import strict_json
 from mlp_workload.command_line import one_line_errors, parse
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import write_atomically
-from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.run_folder import clear_write_errors, write_json
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.accuracy"
@@ -78,8 +77,7 @@ def run(options: Accuracy) -> bool:
     with new_file("--json", options.json) as json, new_file("--plot", options.plot) as plot:
         measured = measurement.measure(options.configs, options.seeds, console)
         if json is not None:
-            with clear_write_errors(json):
-                write_atomically(json, (strict_json.dumps(measurement.as_json(measured), indent=2) + "\n").encode())
+            write_json(json, measurement.as_json(measured))
         measurement.print_measurement(console, measured)
         if plot is not None:
             with clear_write_errors(plot):

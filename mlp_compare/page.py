@@ -14,7 +14,7 @@ from PIL import Image
 
 from mlp_compare.figures import COLOURS, inline, style, to_svg
 from mlp_workload.errors import UserError
-from mlp_workload.events import TrainLosses
+from mlp_workload.metrics import confusion_matrix
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.weights import load_weights, parameter_shapes
 
@@ -115,7 +115,7 @@ def _rows(columns: Sequence[Mapping[str, str]]) -> dict[str, list[tuple[str, lis
 
 
 def _batches(runs: Sequence[RecordedRun]) -> str:
-    digests = [[event.labels_digest for event in run.events if isinstance(event, TrainLosses)] for run in runs]
+    digests = [[event.labels_digest for event in run.trained] for run in runs]
     epochs = min(map(len, digests))
     if len(runs) == 1 or epochs == 0:
         return ""
@@ -130,7 +130,7 @@ def _batches(runs: Sequence[RecordedRun]) -> str:
 def _timing(run: RecordedRun) -> dict[str, float]:
     """Seconds by part; without a summary only those that events tell."""
     if run.summary is None:
-        train = sum(event.seconds for event in run.events if isinstance(event, TrainLosses))
+        train = sum(event.seconds for event in run.trained)
         return {"train": train, "evaluate": sum(event.seconds for event in run.evaluations)}
     parts = {part: float(run.summary[f"{part}_seconds"]) for part in _PARTS}
     return parts | {"start, data, rest": float(run.summary["total_seconds"]) - sum(parts.values())}
@@ -143,8 +143,7 @@ def _mistakes(run: RecordedRun) -> dict[str, Any]:
     test, names = run.dataset.test, run.dataset.class_names
     mistakes = run.evaluations[-1].mistakes
     predictions = mistakes.predicted(test.labels)
-    confusion = np.zeros((len(names), len(names)), int)
-    np.add.at(confusion, (test.labels, predictions), 1)
+    confusion = confusion_matrix(test.labels, predictions, len(names))
     shown = list(zip(mistakes.examples, mistakes.predictions, strict=True))[:SHOWN_MISTAKES]
     return {
         "classes": names,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.progress import track
@@ -18,12 +17,11 @@ from mlp_compare.side import PACKAGES, Side, both
 from mlp_compare.teeth import bite
 from mlp_compare.verdict import as_json, print_bite, print_report
 from mlp_compare.worker import Worker
-from mlp_workload import data, strict_json
+from mlp_workload import data
 from mlp_workload.command_line import one_line_errors, parse_config, part
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
-from mlp_workload.files import write_atomically
-from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.run_folder import clear_write_errors, write_json
 from mlp_workload.sinks.console import Output
 from mlp_workload.trace import Trace
 
@@ -101,7 +99,8 @@ def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces:
     if report.departure_traces:
         _save(traces, report.departure_traces)
     facts = dict(zip(PACKAGES, both(sides, "facts"), strict=True))
-    _write(json, as_json(config, options.steps, report, facts, check.table()))
+    if json is not None:
+        write_json(json, as_json(config, options.steps, report, facts, check.table()))
     print_report(console, config, options.steps, report, facts, check.table())
     return report.departure is None
 
@@ -125,14 +124,9 @@ def _teeth(options: Parity, sides: Sequence[Side], json: Path | None, console: O
         }
         for found in bites
     ]
-    _write(json, {"faults": rows})
-    return caught == placed == len(bites)
-
-
-def _write(json: Path | None, content: Any) -> None:
     if json is not None:
-        with clear_write_errors(json):
-            write_atomically(json, (strict_json.dumps(content, indent=2) + "\n").encode())
+        write_json(json, {"faults": rows})
+    return caught == placed == len(bites)
 
 
 def _save(folder: Path | None, pair: tuple[Trace, Trace]) -> None:

@@ -23,6 +23,14 @@ class Mistakes:
         return predictions
 
 
+def confusion_matrix(
+    labels: npt.NDArray[np.integer[Any]], predictions: npt.NDArray[np.integer[Any]], classes: int
+) -> npt.NDArray[np.int64]:
+    """(classes, classes): how many of the examples (n,) of the row's label were taken for the column's."""
+    flat = labels.astype(np.int64) * classes + predictions
+    return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One pass over a test set of n examples, each counted once.
@@ -73,9 +81,7 @@ class Evaluation:
     @cached_property
     def confusion(self) -> npt.NDArray[np.int64]:
         """(classes, classes): how many examples of the row's label were taken for the column's."""
-        classes = len(self.positive)
-        flat = self.labels.astype(np.int64) * classes + self.predictions
-        return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+        return confusion_matrix(self.labels, self.predictions, len(self.positive))
 
     @property
     def lost_classes(self) -> list[int]:

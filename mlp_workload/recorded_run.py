@@ -52,10 +52,13 @@ class RecordedRun:
         return str(self.facts["framework"])
 
     @cached_property
+    def trained(self) -> list[TrainLosses]:
+        return [event for event in self.events if isinstance(event, TrainLosses)]
+
+    @cached_property
     def train_losses(self) -> npt.NDArray[np.float64]:
         """(steps,): the mean of each step's batch, from step 1 on."""
-        losses = [event.losses for event in self.events if isinstance(event, TrainLosses)]
-        return np.concatenate([np.empty(0), *losses])
+        return np.concatenate([np.empty(0), *(event.losses for event in self.trained)])
 
     @cached_property
     def evaluations(self) -> list[Evaluated]:

@@ -85,9 +85,7 @@ class RunFolder:
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Comes last: where there is a summary, the run is complete."""
-        path = self.path / "summary.json"
-        with clear_write_errors(path):
-            write_atomically(path, (strict_json.dumps(summary, indent=2) + "\n").encode())
+        write_json(self.path / "summary.json", summary)
 
 
 def claim_default(config: Config, framework: str) -> RunFolder:
@@ -100,6 +98,12 @@ def claim_default(config: Config, framework: str) -> RunFolder:
         except FolderTaken:
             again += 1
             path = Path("runs", f"{name}-{again}")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content` for people and programs, whole or not at all. Raises `UserError` where it can't."""
+    with clear_write_errors(path):
+        write_atomically(path, (strict_json.dumps(content, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager
