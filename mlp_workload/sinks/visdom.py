@@ -74,7 +74,9 @@ class Visdom:
         with self._lock:
             picture = self._picture.copy()
         try:
-            drawing = drawing or Drawing(self._server.connect(), *self._names)
+            if drawing is None:
+                drawing = Drawing(self._server.connect(), *self._names)
+                self._answered_at = time.monotonic()
             if last:
                 drawing.complete(picture)
             else:
