@@ -1,24 +1,35 @@
 """Trains the MLP in JAX: `python -m jax_mlp.train --help`."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+from jax_mlp.compile_cache import keep_compiled_programs
 from mlp_workload import training
 from mlp_workload.command_line import run_trainer
 from mlp_workload.config import Config
+from mlp_workload.training import MakeTrainer
 from mlp_workload.watching import Watching
 
 
 def train(config: Config, watching: Watching | None = None) -> dict[str, Any]:
     """Trains as `config` says and returns the summary; see `mlp_workload.training.train`."""
-    import jax  # only now: a wrong flag is answered before JAX is loaded
+    return training.train(config, framework, watching or Watching())
+
+
+@contextlib.contextmanager
+def framework(config: Config) -> Iterator[MakeTrainer]:
+    """JAX, imported only now: a wrong flag is answered before that, and the data are read beside it."""
+    import jax
 
     from jax_mlp.trainer import Trainer
 
     with jax.enable_x64(config.dtype == "float64"):
-        return training.train(config, Trainer, watching or Watching())
+        yield Trainer
 
 
 def main() -> None:
+    keep_compiled_programs()
     run_trainer("python -m jax_mlp.train", "Trains the MLP in JAX, Flax and optax.", train)
 
 

@@ -24,12 +24,12 @@ def load_neutral(model: MLP, parameters: Parameters) -> None:
 
 
 def from_neutral(like: Params, parameters: Parameters) -> Params:
-    """Copies of `parameters` in the structure and the dtypes of `like`. Names and shapes must fit.
+    """Copies of `parameters` as `like`, which may be abstract, has structure and dtypes. Names and shapes must fit.
 
     NumPy copies them, because on the CPU a JAX array can lie in NumPy's or torch's memory and would change with it;
     JAX's own `copy=True` is asynchronous, so that a change right after the call can still get in.
     """
-    new: Params = jax.tree.map(jnp.zeros_like, like)  # variables of its own
+    new: Params = jax.tree.map(lambda leaf: leaf, like)  # variables of its own
     for index, layer in new["layers"].items():
         kernel, bias = parameters[f"layers.{index}.weight"].T, parameters[f"layers.{index}.bias"]
         for name, array in (("kernel", kernel), ("bias", bias)):

@@ -58,17 +58,16 @@ class RunFolder:
         return self.path / "weights.safetensors"
 
     @contextlib.contextmanager
-    def reserve(self, parameters: Parameters) -> Iterator[None]:
-        """Keeps room on the disk for such weights, so that a disk that fills up can't cost them.
+    def reserve(self, weights_bytes: int) -> Iterator[None]:
+        """Keeps room on the disk for the weights, so that a disk that fills up can't cost them.
 
         Raises `UserError` where there is none, and gives the folder up.
         """
-        size = sum(array.nbytes for array in parameters.values()) + _HEADER_BYTES
         self._room = self.path / ".room-for-weights"
         try:
             with clear_write_errors(self.weights), self._room.open("xb") as file:
                 if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)
+                    os.posix_fallocate(file.fileno(), 0, weights_bytes + _HEADER_BYTES)
         except UserError:
             self._room.unlink(missing_ok=True)
             (self.path / "config.json").unlink()

@@ -2,9 +2,12 @@
 
 import contextlib
 import hashlib
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -65,9 +68,11 @@ class Trainer(Protocol):
 MakeTrainer = Callable[[Config, Dataset, Parameters | None], Trainer]
 """Takes the starting weights, which it copies, or None for the framework's own initialiser. Raises `UserError` where
 the wanted device is not there."""
+Framework = Callable[[Config], AbstractContextManager[MakeTrainer]]
+"""Imports what it takes; all that a trainer does happens within the context."""
 
 
-def train(config: Config, make_trainer: MakeTrainer, watching: Watching) -> dict[str, Any]:
+def train(config: Config, framework: Framework, watching: Watching) -> dict[str, Any]:
     """Trains as `config` says, leaves a run folder, and returns the content of its summary.json.
 
     Raises `UserError` where the data, the starting weights, the device, a required Visdom server or the run folder are
@@ -76,28 +81,29 @@ def train(config: Config, make_trainer: MakeTrainer, watching: Watching) -> dict
     """
     start = time.perf_counter()
     watching.check()
-    dataset = load(config.dataset)
-    check_batch_size(config, dataset)
-    initial = None
-    if config.initial_weights is not None:
-        shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
-        initial = load_weights(expand(config.initial_weights), shapes, config.dtype)
-    with clear_memory_errors():
-        trainer = make_trainer(config, dataset, initial)
-    if config.run_dir is None:
-        folder = claim_default(config, trainer.framework)
-    else:
-        folder = RunFolder(expand(config.run_dir), config)
-
     summary: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(folder.reserve(trainer.parameters()))
+        loading = stack.enter_context(ThreadPoolExecutor(1)).submit(load, config.dataset)
+        make_trainer = stack.enter_context(framework(config))
+        dataset = loading.result()
+        check_batch_size(config, dataset)
+        initial = None
+        shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
+        if config.initial_weights is not None:
+            initial = load_weights(expand(config.initial_weights), shapes, config.dtype)
         stack.enter_context(clear_memory_errors())
+        trainer = make_trainer(config, dataset, initial)
+        _, compile_seconds = _timed(trainer.compile)
+        if config.run_dir is None:
+            folder = claim_default(config, trainer.framework)
+        else:
+            folder = RunFolder(expand(config.run_dir), config)
+        stack.enter_context(folder.reserve(np.dtype(config.dtype).itemsize * sum(map(math.prod, shapes.values()))))
         sinks = []
         for sink in watching.sinks(config, dataset, folder.path, trainer.framework):
             stack.callback(sink.close)
             sinks.append(sink)
-        for event in run(config, dataset, trainer, start):
+        for event in run(config, dataset, trainer, start, compile_seconds):
             if isinstance(event, RunFinished):
                 summary |= event.summary
                 folder.save_weights(trainer.parameters())
@@ -111,9 +117,11 @@ def train(config: Config, make_trainer: MakeTrainer, watching: Watching) -> dict
     return summary
 
 
-def run(config: Config, dataset: Dataset, trainer: Trainer, start: float) -> Iterator[Event]:
-    """The events of a run, which goes on as they are taken. `start` is when the work began, by `time.perf_counter`."""
-    _, compile_seconds = _timed(trainer.compile)
+def run(config: Config, dataset: Dataset, trainer: Trainer, start: float, compile_seconds: float) -> Iterator[Event]:
+    """The events of a run of a compiled trainer, which goes on as they are taken.
+
+    `start` is when the work began, by `time.perf_counter`.
+    """
     environment = describe_environment(("numpy", *trainer.packages))
     facts = {
         "framework": trainer.framework,

@@ -1,18 +1,27 @@
 """Trains the MLP in PyTorch: `python -m reference_torch.train --help`."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from mlp_workload import training
 from mlp_workload.command_line import run_trainer
 from mlp_workload.config import Config
+from mlp_workload.training import MakeTrainer
 from mlp_workload.watching import Watching
 
 
 def train(config: Config, watching: Watching | None = None) -> dict[str, Any]:
     """Trains as `config` says and returns the summary; see `mlp_workload.training.train`."""
-    from reference_torch.trainer import Trainer  # only now: a wrong flag is answered before torch is loaded
+    return training.train(config, framework, watching or Watching())
 
-    return training.train(config, Trainer, watching or Watching())
+
+@contextlib.contextmanager
+def framework(config: Config) -> Iterator[MakeTrainer]:
+    """PyTorch, imported only now: a wrong flag is answered before that, and the data are read beside it."""
+    from reference_torch.trainer import Trainer
+
+    yield Trainer
 
 
 def main() -> None:

@@ -174,7 +174,9 @@ def test_float64_is_float64_everywhere(side, preset, digits):
 
 
 def run_events(side: str, config: Config, dataset: Dataset, parameters=None) -> list:
-    return list(training.run(config, dataset, TRAINER[side](config, dataset, parameters), start=0.0))
+    trainer = TRAINER[side](config, dataset, parameters)
+    trainer.compile()
+    return list(training.run(config, dataset, trainer, start=0.0, compile_seconds=0.0))
 
 
 @side
@@ -290,21 +292,46 @@ def test_the_seed_alone_decides_the_start(side, digits):
     assert start(5, elsewhere=1) != start(6, elsewhere=1)
 
 
-def test_nothing_is_compiled_within_an_epoch(digits):
-    """The time of training is free of the time of compiling, from the first epoch on."""
-    trainer = TRAINER["jax"](Config(hidden=(8,), batch_size=10), digits, None)
-    order = epoch_order(0, 1, 103)
+@pytest.mark.parametrize("batch_size", [103, 10], ids=["batches that fill the set", "and that do not"])
+def test_a_run_is_compiled_once(digits, batch_size):
+    """The time of training is free of the time of compiling, from the first epoch on, whatever the last batch."""
+    trainer = TRAINER["jax"](Config(hidden=(8,), batch_size=batch_size), digits, None)
     compilations: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compilations.append(name))
     try:
         trainer.compile()
-        assert any("backend_compile" in name for name in compilations)
+        assert sum("backend_compile" in name for name in compilations) >= 2, "of an epoch and of an evaluation"
         compilations.clear()
-        trainer.run_epoch(order)
-        trainer.evaluate()
+        for epoch in (1, 2):
+            trainer.run_epoch(epoch_order(0, epoch, 103))
+            trainer.evaluate()
         assert not [name for name in compilations if "compile" in name]
     finally:
         jax.monitoring.clear_event_listeners()
+
+
+def test_an_epoch_is_read_back_in_two_pieces(digits, monkeypatch):
+    """Its losses and its evaluation, once each: whatever else is read makes the device wait for the host."""
+    trainer = TRAINER["jax"](Config(hidden=(8,), batch_size=10), digits, None)
+    trainer.compile()
+    order = epoch_order(0, 1, 103)
+    kind, reads = type(jax.numpy.zeros(())), []
+    fetch = kind._value.fget
+    monkeypatch.setattr(kind, "_value", property(lambda array: (reads.append(array.shape), fetch(array))[1]))
+
+    def counted(convert):
+        def wrapper(value, *arguments, **options):
+            if isinstance(value, jax.Array):
+                reads.append(value.shape)
+            return convert(value, *arguments, **options)
+
+        return wrapper
+
+    for name in ("array", "asarray"):
+        monkeypatch.setattr(np, name, counted(getattr(np, name)))
+    trainer.run_epoch(order)
+    trainer.evaluate()
+    assert len(reads) == 2, reads
 
 
 @side

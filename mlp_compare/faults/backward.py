@@ -73,7 +73,7 @@ def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
 
         return loss_and_gradients
 
-    return replaced("jax_mlp.trainer:loss_and_gradients", make)
+    return replaced("jax_mlp.programs:loss_and_gradients", make)
 
 
 def _torch_gradient_in_step(step: int, factor: float) -> Any:
@@ -117,7 +117,7 @@ FAULTS = [
           plant=replaced("reference_torch.trainer:cross_entropy", _with_epsilon)),
     Fault(name="label smoothing 1e-4", side="jax", step=1, tensor="loss", flags={"label_smoothing": 1e-4}),
     Fault(name="gradient of the loss 1.0001 of itself", side="jax", step=1, tensor="logits.grad",
-          plant=replaced("jax_mlp.trainer:cross_entropy", _scaled_backward)),
+          plant=replaced("jax_mlp.programs:cross_entropy", _scaled_backward)),
     Fault(name="one gradient 1.001 of itself", side="jax", step=1, tensor="layers.1.weight.grad", dtype="float32",
           plant=_jax_gradient(1, "kernel", lambda gradient: gradient * 1.001)),
     Fault(name="one gradient 1.001 of itself in a step with kink crossings", side="jax", step=1,

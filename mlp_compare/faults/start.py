@@ -40,8 +40,7 @@ def _read_transposed(original: Any) -> Any:
 def _forgotten_transpose() -> ExitStack:
     """In both directions, so that nothing shows where weights go in and out."""
     stack = ExitStack()
-    for reads in ("load_neutral", "from_neutral"):
-        stack.enter_context(replaced(f"jax_mlp.trainer:{reads}", _read_transposed)())
+    stack.enter_context(replaced("jax_mlp.trainer:from_neutral", _read_transposed)())
     stack.enter_context(
         replaced("jax_mlp.trainer:to_neutral", lambda original: lambda params: _transposed(original(params)))()
     )

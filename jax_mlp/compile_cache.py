@@ -1,0 +1,23 @@
+"""Compiled programs kept from run to run, so that the next run of the same shapes begins at once."""
+
+import os
+from pathlib import Path
+
+
+def keep_compiled_programs() -> None:
+    """Turns on JAX's persistent compilation cache, in `~/.cache/jax-mlp` or under XDG_CACHE_HOME; call it before JAX
+    is imported.
+
+    By itself JAX keeps only what took a second or longer to compile, which none of our programs does. Where the user
+    has named a place (JAX_COMPILATION_CACHE_DIR; empty for none), or nothing can be written to ours, that stands.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jax-mlp")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return
+    if os.access(folder, os.W_OK):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

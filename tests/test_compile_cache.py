@@ -1,0 +1,74 @@
+"""What a second process finds of the first one's compiled programs."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+_TRAIN = """
+import collections, json, sys
+from jax_mlp.train import main
+from jax_mlp.compile_cache import keep_compiled_programs
+keep_compiled_programs()  # as main does, before JAX is imported
+import jax
+counts = collections.Counter()
+jax.monitoring.register_event_listener(lambda name, **_: counts.update([name.rpartition("/")[2]]))
+flags = "--visdom off --quiet --epochs 1 --hidden 50 --last-activation none"
+sys.argv = ["train", *flags.split(), *sys.argv[1:]]
+main()
+print(json.dumps(counts))
+"""
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Trains in a process of its own and returns how often the cache was asked, and did have a program."""
+
+    def train(name, *flags, warns=False, **variables):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")} | variables
+        command = [sys.executable, "-c", _TRAIN, "--run-dir", name, *flags]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr
+        assert all("UserWarning" in line or "warnings.warn" in line for line in result.stderr.splitlines())
+        assert bool(result.stderr) == warns
+        counts = json.loads(result.stdout)
+        return counts.get("compile_requests_use_cache", 0), counts.get("cache_hits", 0)
+
+    return train
+
+
+@pytest.mark.parametrize("flags", [[], ["--dtype", "float64"]], ids=["float32", "float64"])
+def test_a_second_run_compiles_nothing(train, tmp_path, flags):
+    asked, hits = train("first", *flags)
+    assert asked >= 3, "initial weights, epoch, evaluation"
+    assert hits == 0
+    assert train("second", *flags) == (asked, asked)
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("first", "second")]
+    assert weights[0] == weights[1]
+    assert train("wider", *flags, "--batch-size", "100")[1] < asked, "another program is compiled"
+
+
+def test_a_place_of_the_users_own_stands(train, tmp_path):
+    own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    train("first", **own)
+    assert list((tmp_path / "own").iterdir())
+    assert train("second", JAX_COMPILATION_CACHE_DIR="")[1] == 0
+    assert not (tmp_path / "cache").exists()
+
+
+def test_without_a_place_to_write_it_trains_all_the_same(train, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert train("run")[1] == 0
+    assert (tmp_path / "cache").is_file()
+
+
+def test_a_damaged_program_is_compiled_anew(train, tmp_path):
+    asked, _ = train("first")
+    for file in (tmp_path / "cache/jax-mlp").glob("*-cache"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert train("second", warns=True) == (asked, 0)
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("first", "second")]
+    assert weights[0] == weights[1]
