@@ -1,0 +1,96 @@
+"""Times every way of training the network against every other: `python -m mlp_compare.bench --help`."""
+
+import inspect
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from mlp_compare.outputs import new_file
+from mlp_compare.rungs import RUNGS
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.errors import UserError
+from mlp_workload.files import write_atomically
+from mlp_workload.run_folder import clear_write_errors, write_json
+from mlp_workload.sinks.console import Output
+
+PROGRAM = "python -m mlp_compare.bench"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Times the training of one network, in JAX, in PyTorch and by other libraries, in fresh processes that take turns.
+
+    Every rung first trains in float64 and must end where the others do. Then each round starts a process for each
+    rung, forwards and backwards in turn (A B B A), all with the same cores, threads and precision. Ratios are taken
+    within rounds. The network is the `relu` preset without the last activation, which all libraries can express.
+    """
+
+    quick: bool = False
+    """Six rungs and three rounds, done in two minutes."""
+    rungs: tuple[str, ...] | None = None
+    """Those to time, the first against the others: jax, jax-step, torch, torch-fused, torch-compile, torch-autotune,
+    torch-hand, torch-article, torch-step-graph, torch-epoch-graph, keras-jax, keras-torch, sklearn, floor-torch,
+    floor-numpy, floor-jax. By default all that the device and what is installed allow."""
+    rounds: int = 8
+    """At most."""
+    epochs: int = 5
+    """That are timed in a process, after a first one."""
+    batch_size: int = 200
+    hidden: tuple[int, ...] = (200, 200)
+    dtype: Literal["float32", "float64"] = "float32"
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    whole: bool = True
+    """Also times the trainers' commands from start to end, as they are typed."""
+    sweep: bool = True
+    """Also batch sizes from 20 to 20,000 and widths from 50 to 4,000."""
+    json: Path | None = None
+    """A new file for all samples."""
+    plot: Path | None = None
+    """A new file for the picture, an SVG."""
+
+    def __post_init__(self) -> None:
+        for name in self.rungs or ():
+            if name not in RUNGS:
+                raise UserError(f"--rungs: {name} is none of {', '.join(RUNGS)}")
+        if self.rungs is not None and len(set(self.rungs)) < len(self.rungs):
+            raise UserError("--rungs: each at most once")
+        for flag in ("rounds", "epochs"):
+            if not 1 <= getattr(self, flag) <= 1000:
+                raise UserError(f"--{flag} must be from 1 to 1000, got {getattr(self, flag)}")
+        _ = self.config
+
+    @property
+    def config(self) -> Config:
+        return replace(
+            PRESETS["relu"],
+            last_activation="none",
+            batch_size=self.batch_size,
+            hidden=self.hidden,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        run(parse(Bench, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Bench)))
+
+
+def run(options: Bench) -> None:
+    from mlp_compare import bench_report, benchmark  # scipy or matplotlib may be missing, which `main` says
+
+    console = Output(markup=False, highlight=False, soft_wrap=True)
+    with new_file("--json", options.json) as file, new_file("--plot", options.plot) as plot:
+        result = benchmark.measure(options, console)
+        if file is not None:
+            write_json(file, result)
+        bench_report.show(console, result)
+        if plot is not None:
+            with clear_write_errors(plot):
+                write_atomically(plot, bench_report.draw(result))
+
+
+if __name__ == "__main__":
+    main()

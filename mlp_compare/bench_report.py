@@ -1,0 +1,279 @@
+"""A benchmark's figures as a table, as Markdown for a README, and as a picture: `python -m mlp_compare.bench_report`."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from mlp_compare.benchmark import FORMAT, epoch_medians
+from mlp_compare.figures import COLOURS, INK, style, to_svg
+from mlp_compare.rungs import CONTROL
+from mlp_compare.timings import Ratio, break_even, medians, ratio
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.errors import UserError
+from mlp_workload.files import expand
+from mlp_workload.sinks.console import Output
+
+PROGRAM = "python -m mlp_compare.bench_report"
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Prints what `mlp_compare.bench --json` wrote as Markdown, as it stands in the README."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        result = read(parse(Shown, sys.argv[1:], prog=PROGRAM).file)
+        print(markdown(result))
+
+
+def read(path: Path) -> Result:
+    """Raises `UserError` where `path` is not what a benchmark wrote."""
+    path = expand(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("kind") != "benchmark":
+        raise UserError(f"{path} is not what mlp_compare.bench writes by --json")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path} has format {content['format']}, this reads {FORMAT}")
+    return content
+
+
+class Figures:
+    """What follows from a benchmark's samples."""
+
+    def __init__(self, result: Result) -> None:
+        self.result = result
+        self.rungs: Mapping[str, Any] = result["rungs"]
+        self.first: str = result["first"]
+        self.seconds = epoch_medians({name: rung["samples"] for name, rung in self.rungs.items()})
+        self.medians = {name: medians(rung["samples"]) for name, rung in self.rungs.items()}
+
+    def fastest(self, kind: str) -> str | None:
+        names = [name for name in self.rungs if self.rungs[name]["kind"] == kind]
+        return min(names, key=lambda name: self.medians[name]["epoch_seconds"], default=None)
+
+    def ratio(self, of: str, to: str) -> Ratio:
+        return ratio(self.seconds, of, to)
+
+    def ordered(self) -> list[str]:
+        """Those that train, fastest first, then the floors; the control stands apart."""
+        names = [name for name in self.rungs if name != CONTROL]
+        is_floor = {name: self.rungs[name]["kind"] == "floor" for name in names}
+        return sorted(names, key=lambda name: (is_floor[name], self.medians[name]["epoch_seconds"]))
+
+    def ratios(self) -> Iterator[tuple[str, Ratio]]:
+        """The ones that matter, each with what it says."""
+        first = self.rungs[self.first]["name"]
+        for kind, what in (("torch", "the fastest PyTorch"), ("floor", "the fastest library's products alone")):
+            if (name := self.fastest(kind)) is not None and name != self.first:
+                yield f"{first}, over {what} ({self.rungs[name]['name']})", self.ratio(self.first, name)
+        if "floor-jax" in self.rungs and self.fastest("floor") != "floor-jax":
+            yield f"{first}, over JAX's own products alone", self.ratio(self.first, "floor-jax")
+        yield "control: the first rung over itself", self.ratio(CONTROL, self.first)
+
+    def whole(self) -> dict[str, dict[str, float]]:
+        return {name: medians(samples) for name, samples in self.result["whole"].items()}
+
+    def torch_wins(self) -> list[str]:
+        """In what PyTorch, in whatever form, came out ahead of JAX in this measurement."""
+        said: list[str] = []
+        torch = [name for name, rung in self.rungs.items() if rung["kind"] == "torch"]
+        if self.rungs[self.first]["kind"] != "jax" or not torch:
+            return said
+        mine = self.medians[self.first]
+        for name in torch:
+            if (found := self.ratio(self.first, name)).low > 1:
+                said.append(f"{self.rungs[name]['name']} trains an epoch faster: ratio {found}")
+        for quantity, what, unit in (
+            ("ready_seconds", "ready for the first step, nothing kept from earlier runs", "s"),
+            ("peak_megabytes", "peak memory", "MB"),
+        ):
+            name = min(torch, key=lambda name: self.medians[name][quantity])
+            if (theirs := self.medians[name][quantity]) < mine[quantity]:
+                said.append(
+                    f"{what}: {theirs:.3g} {unit} ({self.rungs[name]['name']}) against {mine[quantity]:.3g} {unit}"
+                )
+        if {"floor-torch", "floor-jax"} <= self.rungs.keys():
+            found = self.ratio("floor-jax", "floor-torch")
+            if found.low > 1:
+                said.append(f"the products alone: JAX's take {found} times as long as PyTorch's")
+        points: dict[tuple[int, int], dict[str, float]] = {}
+        for point in self.result["sweep"]:
+            key = point["batch_size"], point["width"]
+            points.setdefault(key, {})[point["rung"]] = float(np.median(point["epoch_seconds"]))
+        for (batch_size, width), seconds in points.items():
+            mine_here = seconds.pop(self.first, None)
+            if mine_here is None or not seconds:
+                continue
+            name = min(seconds, key=lambda name: seconds[name])
+            if seconds[name] < mine_here:
+                said.append(
+                    f"batches of {batch_size}, hidden layers of {width}: {self.rungs[name]['name']}, "
+                    f"ratio {mine_here / seconds[name]:.2f}"
+                )
+        return said
+
+
+def _setting(result: Result) -> str:
+    config, environment = result["config"], result["environment"]
+    versions = {}
+    for rung in result["rungs"].values():
+        versions |= rung["samples"][0]["environment"]["versions"]
+    listed = ", ".join(f"{name} {versions[name]}" for name in versions if name not in ("flax", "optax", "jaxlib"))
+    widths = "-".join(map(str, (784, *config["hidden"], 10)))
+    device = result["rungs"][result["first"]]["samples"][0]["device"]
+    return (
+        f"{environment['processor']}, {result['cores']} cores, {device.upper() if device == 'cpu' else device}, "
+        f"{environment['system']}, Python {environment['python']}, {listed}; {result['date']}. {widths}, batches of "
+        f"{config['batch_size']}, {result['precision']}."
+    )
+
+
+_HEADINGS = ("", "an epoch", "of the floor", "ready after", "compiling", "peak memory")
+
+
+def _rows(figures: Figures) -> Iterator[tuple[str, ...]]:
+    floor = figures.fastest("floor")
+    for name in figures.ordered():
+        values = figures.medians[name]
+        is_floor = figures.rungs[name]["kind"] == "floor"
+        yield (
+            figures.rungs[name]["name"],
+            f"{values['epoch_seconds']:.3f} s",
+            f"{values['epoch_seconds'] / figures.medians[floor]['epoch_seconds']:.2f}" if floor else "",
+            "" if is_floor else f"{values['ready_seconds']:.1f} s",
+            "" if is_floor else f"{values['compile_seconds']:.1f} s",
+            "" if is_floor else f"{values['peak_megabytes']:.0f} MB",
+        )
+
+
+def _remarks(figures: Figures) -> Iterator[str]:
+    for what, found in figures.ratios():
+        yield f"{what}: {found}, {found.rounds} rounds"
+    torch = figures.fastest("torch")
+    if torch is not None and figures.rungs[figures.first]["kind"] == "jax":
+        mine, theirs = figures.medians[figures.first], figures.medians[torch]
+        ready, epoch = ((mine[key], theirs[key]) for key in ("ready_seconds", "epoch_seconds"))
+        epochs = break_even(ready, epoch)
+        name = figures.rungs[torch]["name"]
+        yield (
+            f"break-even with {name}, from two cold starts: "
+            + ("never" if epochs is None else "from the start" if epochs == 0 else f"after {epochs:.1f} epochs")
+        )
+
+
+_WHOLE_HEADINGS = ("whole command, 10 epochs", "first step after", "first epoch done", "85 % right after", "all done")
+
+
+def _whole_rows(figures: Figures) -> Iterator[tuple[str, ...]]:
+    for name, values in figures.whole().items():
+        keys = ("ready_seconds", "first_epoch_done_seconds", "to_target_seconds", "total_seconds")
+        yield (name, *(f"{values[key]:.1f} s" if key in values else "" for key in keys))
+
+
+def show(console: Output, result: Result) -> None:
+    figures = Figures(result)
+    console.print(_setting(result))
+    for headings, rows in ((_HEADINGS, _rows(figures)), (_WHOLE_HEADINGS, _whole_rows(figures))):
+        table = Table(*headings, box=SIMPLE_HEAD)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*row)
+        if table.rows:
+            console.print(table)
+    for line in _remarks(figures):
+        console.print(line)
+    for line in result["left_out"].values():
+        console.print(f"left out: {line}")
+    console.print(
+        "where PyTorch wins:" if (wins := figures.torch_wins()) else "where PyTorch wins: nowhere in this run"
+    )
+    for line in wins:
+        console.print(f"  {line}")
+
+
+def markdown(result: Result) -> str:
+    figures = Figures(result)
+    parts = [_setting(result), _markdown_table(_HEADINGS, _rows(figures))]
+    parts.append("\n".join(f"- {line}" for line in _remarks(figures)))
+    if result["whole"]:
+        parts.append(_markdown_table(_WHOLE_HEADINGS, _whole_rows(figures)))
+    if wins := figures.torch_wins():
+        parts.append("Where PyTorch wins:\n\n" + "\n".join(f"- {line}" for line in wins))
+    return "\n\n".join(parts)
+
+
+def _markdown_table(headings: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def draw(result: Result) -> bytes:
+    """An SVG: every rung's processes on one axis; beside it, where swept, what an example costs."""
+    figures = Figures(result)
+    with style():
+        swept = bool(result["sweep"])
+        figure = Figure(figsize=(9, 6.4) if swept else (9, 3.4), layout="constrained")
+        grid = figure.add_gridspec(2 if swept else 1, 2)
+        _draw_epochs(figure.add_subplot(grid[0, :]), figures)
+        if swept:
+            _draw_sweep(figure.add_subplot(grid[1, 0]), figures, "batch_size", "batch size")
+            _draw_sweep(figure.add_subplot(grid[1, 1]), figures, "width", "width of the hidden layers")
+        return to_svg(figure)
+
+
+def _colour(figures: Figures, name: str) -> str:
+    kinds = {"jax": COLOURS[0], "control": COLOURS[0], "torch": COLOURS[1], "peer": COLOURS[2]}
+    return kinds.get(figures.rungs[name]["kind"], INK)
+
+
+def _draw_epochs(axes: Any, figures: Figures) -> None:
+    names = [*figures.ordered()[::-1], CONTROL]
+    for place, name in enumerate(names):
+        seconds, colour = figures.seconds[name], _colour(figures, name)
+        axes.barh(place, np.median(seconds), color=colour, alpha=0.35, height=0.7)
+        axes.plot(seconds, [place] * len(seconds), "|", color=colour, markersize=9)
+    axes.set_yticks(range(len(names)), [figures.rungs[name]["name"] for name in names])
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlabel="seconds for an epoch; a bar is the median of the processes, a stroke one of them")
+    axes.set_xlim(left=0)
+
+
+def _draw_sweep(axes: Any, figures: Figures, varied: str, label: str) -> None:
+    config = figures.result["config"]
+    fixed = {"batch_size": ("width", config["hidden"][0]), "width": ("batch_size", config["batch_size"])}[varied]
+    for name in dict.fromkeys(point["rung"] for point in figures.result["sweep"]):
+        points = [p for p in figures.result["sweep"] if p["rung"] == name and p[fixed[0]] == fixed[1]]
+        points = sorted({p[varied]: p for p in points}.values(), key=lambda point: point[varied])
+        cost = [1e6 * float(np.median(p["epoch_seconds"])) / p["examples"] for p in points]
+        dashed = "--" if name == "torch-hand" else "-"
+        axes.loglog([p[varied] for p in points], cost, dashed, marker=".", color=_colour(figures, name),
+                    label=figures.rungs[name]["name"])  # fmt: skip
+    axes.set(xlabel=label, ylabel="µs an example")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.legend(frameon=False, fontsize=7)
+    axes.grid(alpha=0.25)
+
+
+if __name__ == "__main__":
+    main()

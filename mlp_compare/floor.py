@@ -1,0 +1,142 @@
+"""What an epoch can't be faster than: the matrix products of its steps alone, by each library.
+
+A layer of a step has three: forward, gradient of the weights, gradient of the inputs; the first layer needs no
+gradient of its inputs. With 784-200-200-10 these are 879,200 floating-point operations an example, counting a
+multiplication and an addition as two. Operands are made once and stay in cache as far as they fit, which no training
+step can have: a floor, not a target.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset
+from mlp_workload.weights import Parameters
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+class Layer(NamedTuple):
+    """Inputs (batch, fan_in), weights (fan_out, fan_in), gradients of the outputs (batch, fan_out)."""
+
+    inputs: Array
+    weights: Array
+    gradients: Array
+
+
+def operations(widths: Sequence[int], examples: int) -> int:
+    """Floating-point operations of the products for so many examples."""
+    products = [2 * fan_in * fan_out for fan_in, fan_out in pairwise(widths)]
+    return examples * (3 * sum(products) - products[0])
+
+
+class Products:
+    """The part of a trainer that a benchmark needs; an epoch's numbers mean nothing."""
+
+    packages: Sequence[str]
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
+        rng = np.random.default_rng(0)
+        self._batch_size = config.batch_size
+
+        def draw(*shape: int) -> Array:
+            return rng.standard_normal(shape).astype(config.dtype)
+
+        n = config.batch_size
+        widths = config.widths(dataset.pixels, dataset.classes)
+        self.device = self._place([Layer(draw(n, a), draw(b, a), draw(n, b)) for a, b in pairwise(widths)], config)
+
+    def _place(self, layers: Sequence[Layer], config: Config) -> str:
+        """Keeps the operands where they are needed; the device's name."""
+        raise NotImplementedError
+
+    def compile(self) -> None: ...
+
+
+class NumPy(Products):
+    packages = ("numpy",)
+
+    def _place(self, layers: Sequence[Layer], config: Config) -> str:
+        self._layers = layers
+        self._out = [(layer.gradients.copy(), layer.weights.copy(), layer.inputs.copy()) for layer in layers]
+        return "cpu"
+
+    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+        for _ in range(len(order) // self._batch_size):
+            for number, ((x, w, d), (outputs, dw, dx)) in enumerate(zip(self._layers, self._out, strict=True)):
+                np.matmul(x, w.T, out=outputs)
+                np.matmul(d.T, x, out=dw)
+                if number:
+                    np.matmul(d, w, out=dx)
+
+
+class Torch(Products):
+    packages = ("torch",)
+
+    def _place(self, layers: Sequence[Layer], config: Config) -> str:
+        import torch
+
+        from reference_torch.trainer import find_device
+
+        device = find_device(config.device)
+        self._layers = [[torch.tensor(array, device=device) for array in layer] for layer in layers]
+        self._out = [[torch.empty_like(array) for array in (d, w, x)] for x, w, d in self._layers]
+        return "cpu" if device.type == "cpu" else f"gpu ({torch.cuda.get_device_name(device)})"
+
+    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+        import torch
+
+        for _ in range(len(order) // self._batch_size):
+            for number, ((x, w, d), (outputs, dw, dx)) in enumerate(zip(self._layers, self._out, strict=True)):
+                torch.mm(x, w.t(), out=outputs)
+                torch.mm(d.t(), x, out=dw)
+                if number:
+                    torch.mm(d, w, out=dx)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+
+class Jax(Products):
+    """One compiled loop. A number of each turn's operands has 0 times the results before added: without that the loop
+    would be empty."""
+
+    packages = ("jax", "jaxlib")
+
+    def _place(self, layers: Sequence[Layer], config: Config) -> str:
+        import jax
+
+        from jax_mlp.trainer import find_device
+
+        device = find_device(config.device)
+        self._layers = jax.device_put(tuple(layers), device)
+        return "cpu" if device.platform == "cpu" else f"{device.platform} ({device.device_kind})"
+
+    def compile(self) -> None:
+        import jax
+        from jax import lax
+
+        def product(a: jax.Array, a_axis: int, b: jax.Array, b_axis: int) -> jax.Array:
+            return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), precision=lax.Precision.HIGHEST)
+
+        def step(layers: Any, _: Any) -> tuple[Any, None]:
+            results = []
+            for number, (x, w, d) in enumerate(layers):
+                results += [product(x, 1, w, 1), product(d, 0, x, 0)]
+                if number:
+                    results.append(product(d, 1, w, 0))
+            nothing = 0 * sum(result[0, 0] for result in lax.optimization_barrier(results))
+            return jax.tree.map(lambda array: array.at[0, 0].add(nothing), layers), None
+
+        def epoch(layers: Any, steps: int) -> Any:
+            return lax.scan(step, layers, None, length=steps)[0]
+
+        self._epoch = jax.jit(epoch, static_argnums=1)
+
+    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+        import jax
+
+        jax.block_until_ready(self._epoch(self._layers, len(order) // self._batch_size))

@@ -1,0 +1,117 @@
+"""The libraries that a user might take instead, at the same mathematics: `pip install '.[bench]'`.
+
+Each has the part of `mlp_workload.training.Trainer` that a benchmark needs, for plain SGD. They get the images as
+floats, normalised, which is how their users hand them over; `compile` does that.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset
+from mlp_workload.weights import Parameters
+
+
+def _inputs(config: Config, dataset: Dataset) -> npt.NDArray[np.floating[Any]]:
+    x = dataset.train.images.reshape(len(dataset.train), -1).astype(config.dtype) / 255
+    x -= config.pixel_mean
+    x /= config.pixel_std
+    return x
+
+
+class Keras:
+    """`model.fit` of Keras 3. The backend is chosen before Keras is imported, so that a process has one."""
+
+    backend = "jax"
+    device = "cpu"
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters) -> None:
+        os.environ["KERAS_BACKEND"] = self.backend
+        import keras
+
+        self._config, self._dataset, self._initial = config, dataset, initial
+        self.packages = ("keras", self.backend)
+        keras.config.set_floatx(config.dtype)
+        widths = config.widths(dataset.pixels, dataset.classes)
+        activations = [config.activation] * (len(widths) - 2) + [config.logits_activation]
+        layers: list[Any] = [keras.Input((widths[0],))]
+        for width, activation in zip(widths[1:], activations, strict=True):
+            layers.append(keras.layers.Dense(width))
+            if activation == "relu":
+                layers.append(keras.layers.ReLU())
+            elif activation == "leaky_relu":
+                layers.append(keras.layers.LeakyReLU(negative_slope=0.01))
+        self._model = keras.Sequential(layers)
+        self._model.set_weights([array.T if array.ndim == 2 else array for array in initial.values()])
+        self._model.compile(
+            keras.optimizers.SGD(config.learning_rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        )
+
+    def compile(self) -> None:
+        """Keras compiles as it begins to train; a step without a learning rate makes it."""
+        self._x, self._y = _inputs(self._config, self._dataset), self._dataset.train.labels
+        rate = self._model.optimizer.learning_rate
+        value = float(rate)
+        rate.assign(0.0)
+        self._fit(np.arange(self._config.batch_size))
+        rate.assign(value)
+
+    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+        self._fit(order)
+
+    def _fit(self, order: npt.NDArray[Any]) -> None:
+        self._model.fit(self._x[order], self._y[order], batch_size=self._config.batch_size, shuffle=False, verbose=0)
+
+    def state(self) -> Parameters:
+        arrays = [array.T if array.ndim == 2 else array for array in self._model.get_weights()]
+        return dict(zip(self._initial, arrays, strict=True))
+
+
+class KerasTorch(Keras):
+    backend = "torch"
+
+
+class ScikitLearn:
+    """`MLPClassifier` of scikit-learn. It has ReLU and no activation on the logits: for `relu` without the last one."""
+
+    device = "cpu"
+    packages = ("scikit-learn",)
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters) -> None:
+        from sklearn.neural_network import MLPClassifier
+
+        self._config, self._dataset, self._initial = config, dataset, initial
+        self._model = MLPClassifier(
+            config.hidden,
+            activation="relu",
+            solver="sgd",
+            alpha=0.0,
+            batch_size=config.batch_size,
+            learning_rate_init=config.learning_rate,
+            momentum=0.0,
+            nesterovs_momentum=False,
+            shuffle=False,
+        )
+
+    def compile(self) -> None:
+        """Sets the weights, which the model has only after its first batch."""
+        self._x, self._y = _inputs(self._config, self._dataset), self._dataset.train.labels
+        classes = np.arange(self._dataset.classes)
+        size = self._config.batch_size
+        self._model.partial_fit(self._x[:size], self._y[:size], classes=classes)
+        for array, initial in zip(self._arrays(), self._initial.values(), strict=True):
+            array[:] = initial
+
+    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+        self._model.partial_fit(self._x[order], self._y[order])
+
+    def state(self) -> Parameters:
+        return dict(zip(self._initial, self._arrays(), strict=True))
+
+    def _arrays(self) -> list[npt.NDArray[np.floating[Any]]]:
+        """The model's own, in neutral layout."""
+        pairs = zip(self._model.coefs_, self._model.intercepts_, strict=True)
+        return [array for weight, bias in pairs for array in (weight.T, bias)]

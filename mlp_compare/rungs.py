@@ -1,0 +1,68 @@
+"""What the benchmark times: ways of training the same network, and the floors below them."""
+
+import importlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """`target` is "package.module:name" of what is made with (config, dataset, initial weights).
+
+    `kind` says what it is compared as; `needs` are importable packages, `device` where it runs. One that is `optional`
+    is left out, with its reason, where it fails.
+    """
+
+    name: str
+    kind: Literal["jax", "torch", "peer", "floor"]
+    target: str
+    needs: tuple[str, ...] = ()
+    device: Literal["any", "cpu", "gpu"] = "any"
+    optional: bool = False
+
+    def load(self) -> Any:
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    @property
+    def missing(self) -> str:
+        """The package that is needed and not there, or nothing."""
+        return next((package for package in self.needs if find_spec(package) is None), "")
+
+
+RUNGS = {
+    "jax": Rung(name="JAX, an epoch a program", kind="jax", target="jax_mlp.trainer:Trainer"),
+    "jax-step": Rung(name="JAX, a step a program", kind="jax", target="jax_mlp.rungs:PerStep"),
+    "torch": Rung(name="PyTorch, eager", kind="torch", target="reference_torch.trainer:Trainer"),
+    "torch-fused": Rung(name="PyTorch, eager, fused SGD", kind="torch", target="reference_torch.rungs:Fused"),
+    "torch-compile": Rung(name="PyTorch, torch.compile", kind="torch", target="reference_torch.rungs:Compiled", optional=True),
+    "torch-autotune": Rung(
+        name="PyTorch, torch.compile, max-autotune", kind="torch", target="reference_torch.rungs:CompiledAutotuned",
+        optional=True,
+    ),
+    "torch-hand": Rung(name="PyTorch, backward by hand", kind="torch", target="reference_torch.rungs:ByHand"),
+    "torch-article": Rung(name="PyTorch, the tutorial's loop", kind="torch", target="reference_torch.rungs:Article"),
+    "torch-step-graph": Rung(
+        name="PyTorch, CUDA graph of a step", kind="torch", target="reference_torch.rungs:StepGraph", device="gpu"
+    ),
+    "torch-epoch-graph": Rung(
+        name="PyTorch, CUDA graph of an epoch", kind="torch", target="reference_torch.rungs:EpochGraph", device="gpu"
+    ),
+    "keras-jax": Rung(
+        name="Keras 3 on JAX", kind="peer", target="mlp_compare.peers:Keras", needs=("keras",), device="cpu", optional=True
+    ),
+    "keras-torch": Rung(
+        name="Keras 3 on PyTorch", kind="peer", target="mlp_compare.peers:KerasTorch", needs=("keras",), device="cpu", optional=True
+    ),
+    "sklearn": Rung(
+        name="scikit-learn MLPClassifier", kind="peer", target="mlp_compare.peers:ScikitLearn", needs=("sklearn",),
+        device="cpu", optional=True,
+    ),
+    "floor-torch": Rung(name="products alone, PyTorch", kind="floor", target="mlp_compare.floor:Torch"),
+    "floor-numpy": Rung(name="products alone, NumPy", kind="floor", target="mlp_compare.floor:NumPy", device="cpu"),
+    "floor-jax": Rung(name="products alone, JAX", kind="floor", target="mlp_compare.floor:Jax"),
+}  # fmt: skip
+CONTROL = "jax-again"
+"""The first rung a second time, which must come out as fast as itself."""
+QUICK = ("jax", "jax-step", "torch", "torch-hand", "floor-torch", "floor-numpy", "floor-jax")
