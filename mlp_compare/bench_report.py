@@ -1,4 +1,4 @@
-"""A benchmark's figures as a table, as Markdown for a README, and as a picture: `python -m mlp_compare.bench_report`."""
+"""A benchmark's figures as a table, as Markdown for a README (`python -m mlp_compare.bench_report`), as a picture."""
 
 import json
 import sys
@@ -134,7 +134,7 @@ class Figures:
 
 def _setting(result: Result) -> str:
     config, environment = result["config"], result["environment"]
-    versions = {}
+    versions: dict[str, str] = {}
     for rung in result["rungs"].values():
         versions |= rung["samples"][0]["environment"]["versions"]
     listed = ", ".join(f"{name} {versions[name]}" for name in versions if name not in ("flax", "optax", "jaxlib"))
@@ -189,40 +189,64 @@ def _whole_rows(figures: Figures) -> Iterator[tuple[str, ...]]:
         yield (name, *(f"{values[key]:.1f} s" if key in values else "" for key in keys))
 
 
+@dataclass(frozen=True)
+class View:
+    """What is said of a benchmark, wherever it is said."""
+
+    setting: str
+    tables: Sequence[tuple[Sequence[str], Sequence[tuple[str, ...]]]]
+    remarks: Sequence[str]
+    left_out: Sequence[str]
+    torch_wins: Sequence[str]
+
+    @classmethod
+    def of(cls, result: Result) -> "View":
+        figures = Figures(result)
+        tables = [(_HEADINGS, list(_rows(figures))), (_WHOLE_HEADINGS, list(_whole_rows(figures)))]
+        return cls(
+            _setting(result),
+            [(headings, rows) for headings, rows in tables if rows],
+            list(_remarks(figures)),
+            list(result["left_out"].values()),
+            figures.torch_wins(),
+        )
+
+
 def show(console: Output, result: Result) -> None:
-    figures = Figures(result)
-    console.print(_setting(result))
-    for headings, rows in ((_HEADINGS, _rows(figures)), (_WHOLE_HEADINGS, _whole_rows(figures))):
+    view = View.of(result)
+    console.print(view.setting)
+    for headings, rows in view.tables:
         table = Table(*headings, box=SIMPLE_HEAD)
+        table.columns[0].overflow = "fold"
         for column in table.columns[1:]:
-            column.justify = "right"
+            column.justify, column.no_wrap = "right", True
         for row in rows:
             table.add_row(*row)
-        if table.rows:
-            console.print(table)
-    for line in _remarks(figures):
+        console.print(table)
+    for line in view.remarks:
         console.print(line)
-    for line in result["left_out"].values():
+    for line in view.left_out:
         console.print(f"left out: {line}")
-    console.print(
-        "where PyTorch wins:" if (wins := figures.torch_wins()) else "where PyTorch wins: nowhere in this run"
-    )
-    for line in wins:
+    console.print("where PyTorch wins:" if view.torch_wins else "where PyTorch wins: nowhere in this run")
+    for line in view.torch_wins:
         console.print(f"  {line}")
 
 
 def markdown(result: Result) -> str:
-    figures = Figures(result)
-    parts = [_setting(result), _markdown_table(_HEADINGS, _rows(figures))]
-    parts.append("\n".join(f"- {line}" for line in _remarks(figures)))
-    if result["whole"]:
-        parts.append(_markdown_table(_WHOLE_HEADINGS, _whole_rows(figures)))
-    if wins := figures.torch_wins():
-        parts.append("Where PyTorch wins:\n\n" + "\n".join(f"- {line}" for line in wins))
+    view = View.of(result)
+    epochs, *whole = [_markdown_table(*table) for table in view.tables]
+    parts = [view.setting, epochs, _markdown_list([*view.remarks, *(f"left out: {line}" for line in view.left_out)])]
+    parts += whole
+    if view.torch_wins:
+        parts += ["Where PyTorch wins:", _markdown_list(view.torch_wins)]
     return "\n\n".join(parts)
 
 
-def _markdown_table(headings: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
+def _markdown_list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
 

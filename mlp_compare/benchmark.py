@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 CHECKED_EXAMPLES = 12_000
 """That each rung trains on in float64 before it is timed."""
-PARAMETERS_APART = 1e-13
-"""At most, after those; `mlp_compare.bounds` has this for all 3,000 steps of a run."""
 NARROW = 0.02
 """Half the width of a ratio's interval, relative: rounds go on until all that matter are so narrow."""
 FEWEST_ROUNDS, QUICK_ROUNDS, WHOLE_ROUNDS = 4, 3, 3
@@ -116,10 +114,10 @@ def _check(names: Sequence[str], left_out: dict[str, str], config: Config, progr
             continue
         reference = reference or (name, state)
         apart = max(float(np.abs(np.subtract(state[key], array)).max()) for key, array in reference[1].items())
-        if not apart <= PARAMETERS_APART:
+        if not apart <= RUNGS[name].apart:
             raise UserError(
                 f"{name} does not train as {reference[0]} does: after {examples} examples in float64 their parameters "
-                f"are {apart:.2g} apart, allowed {PARAMETERS_APART:.0e}"
+                f"are {apart:.2g} apart, allowed {RUNGS[name].apart:.0e}"
             )
     progress.remove_task(task)
 

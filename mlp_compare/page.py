@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mlp_compare import bench_report
 from mlp_compare.figures import COLOURS, inline, style, to_svg
 from mlp_workload.errors import UserError
 from mlp_workload.metrics import confusion_matrix
@@ -50,7 +51,14 @@ def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) ->
         curves=_curves(runs),
         parities=[result for result in results if "quantities" in result],
         accuracies=[result for result in results if "cells" in result],
+        benchmarks=[_benchmark(result, i) for i, result in enumerate(results) if "rungs" in result],
     )
+
+
+def _benchmark(result: Mapping[str, Any], number: int) -> tuple[bench_report.View, str]:
+    """What is said of it, and its picture."""
+    picture = inline(bench_report.draw(result), f"benchmark-{number}", "seconds for an epoch by library")
+    return bench_report.View.of(result), picture
 
 
 def _names(runs: Sequence[RecordedRun]) -> list[str]:

@@ -1,11 +1,11 @@
-"""Fresh processes to be timed: the same cores, threads and precision for all, and nothing of the user's for one alone."""
+"""Fresh processes to be timed: the same cores and threads for all, no setting of the user's for one library alone."""
 
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,9 @@ def run(
 
 
 def ask(rung: str, config: Config, **options: Any) -> dict[str, Any]:
-    """What `mlp_compare.bench_worker` says of a rung. JAX compiles everything anew."""
+    """What `mlp_compare.bench_worker` says of a rung. Nothing compiled is kept from one process to the next."""
     request = {"rung": rung, "config": json.loads(config.to_json()), "cores": CORES, "spawned_at": time.time()}
     text = json.dumps(request | options)
-    content: dict[str, Any] = json.loads(
-        run("mlp_compare.bench_worker", variables={"JAX_COMPILATION_CACHE_DIR": ""}, text=text)
-    )
+    nothing_kept = {"JAX_COMPILATION_CACHE_DIR": "", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    content: dict[str, Any] = json.loads(run("mlp_compare.bench_worker", variables=nothing_kept, text=text))
     return content

@@ -72,8 +72,8 @@ def _result(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict) or not content.keys() & {"quantities", "cells"}:
-        raise UserError(f"{path} is not what mlp_compare.parity or mlp_compare.accuracy writes by --json")
+    if not isinstance(content, dict) or not content.keys() & {"quantities", "cells", "rungs"}:
+        raise UserError(f"{path} is not what mlp_compare.parity, .accuracy or .bench writes by --json")
     return content
 
 

@@ -132,11 +132,12 @@ def _through(activation: str, gradient: torch.Tensor, output: torch.Tensor) -> t
     above 0."""
     match activation:
         case "relu":
-            return torch.ops.aten.threshold_backward(gradient, output, 0)
+            before: torch.Tensor = torch.ops.aten.threshold_backward(gradient, output, 0)
         case "leaky_relu":
-            return torch.ops.aten.leaky_relu_backward(gradient, output, 0.01, True)
+            before = torch.ops.aten.leaky_relu_backward(gradient, output, 0.01, True)
         case _:
-            return gradient
+            before = gradient
+    return before
 
 
 class StepGraph(ByHand):
