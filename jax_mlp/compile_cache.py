@@ -1,6 +1,8 @@
 """Compiled programs kept from run to run, so that the next run of the same shapes begins at once."""
 
 import os
+import stat
+import warnings
 from pathlib import Path
 
 
@@ -9,15 +11,28 @@ def keep_compiled_programs() -> None:
     is imported.
 
     By itself JAX keeps only what took a second or longer to compile, which none of our programs does. Where the user
-    has named a place (JAX_COMPILATION_CACHE_DIR; empty for none), or nothing can be written to ours, that stands.
+    has named a place (JAX_COMPILATION_CACHE_DIR; empty for none), or nothing can be written to ours, that stands. What
+    lies there is run: a folder that others can write to is not used. A damaged program is compiled anew, silently.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jax-mlp")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_ours(folder):
+            return
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return
-    if os.access(folder, os.W_OK):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether we, and nobody else, can write there."""
+    if not os.access(folder, os.W_OK):
+        return False
+    if not hasattr(os, "getuid"):
+        return True
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

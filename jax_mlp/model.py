@@ -78,15 +78,15 @@ class MLP(nnx.Module):
             yield activation_name(index, len(self.layers)), x
 
 
-def build_model(config: Config, widths: Sequence[int]) -> MLP:
-    """The model of a run, with initial weights drawn from its seed."""
+def build_model(config: Config, widths: Sequence[int], seed: int | jax.Array | None = None) -> MLP:
+    """The model of a run, with initial weights drawn from its seed, or from another one."""
     return MLP(
         widths,
         config.activation,
         config.logits_activation,
         config.initialization,
         jnp.dtype(config.dtype),
-        nnx.Rngs(config.seed),
+        nnx.Rngs(jax.random.key(config.seed if seed is None else seed)),
     )
 
 

@@ -41,16 +41,17 @@ class Trainer:
         self._test_labels = dataset.test.labels
         self._compilers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="compile")
 
-        def model() -> MLP:
-            return build_model(config, config.widths(dataset.pixels, dataset.classes))
+        def model(seed: Any) -> MLP:
+            return build_model(config, config.widths(dataset.pixels, dataset.classes), seed)
 
+        seed = np.uint32(config.seed)  # not a constant: the compiled program is for all of them
         self._start: Callable[[], Params]
         with jax.default_device(device):
-            graph, self._shapes = nnx.split(nnx.eval_shape(model))
+            graph, self._shapes = nnx.split(nnx.eval_shape(model, seed))
             if initial is None:
-                draw = jax.jit(lambda: transposed(nnx.split(model())[1])).lower()
+                draw = jax.jit(lambda seed: transposed(nnx.split(model(seed))[1])).lower(seed)
                 drawn = self._compilers.submit(draw.compile, _FOR_ONE_CALL)
-                self._start = lambda: drawn.result()()
+                self._start = lambda: drawn.result()(seed)
             else:
                 self._start = lambda: transposed(from_neutral(self._shapes, initial))
             (train, train_labels), test = (
@@ -67,8 +68,9 @@ class Trainer:
     @cached_property
     def _state(self) -> Any:
         """The parameters and the optimizer's state."""
-        params = self._start()
-        return jax.block_until_ready(jax.device_put((params, self._optimizer.init(params)), self._device))
+        with jax.default_device(self._device):
+            params = jax.device_put(self._start())
+            return jax.block_until_ready((params, self._optimizer.init(params)))
 
     def compile(self) -> None:
         order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32)

@@ -20,18 +20,18 @@ def to_neutral(params: Params) -> Parameters:
 
 def load_neutral(model: MLP, parameters: Parameters) -> None:
     """Sets the module's parameters to copies of `parameters`, in the module's dtype. Names and shapes must fit."""
-    nnx.update(model, from_neutral(nnx.state(model), parameters))
+    nnx.update(model, jax.tree.map(jnp.asarray, from_neutral(nnx.state(model), parameters)))
 
 
 def from_neutral(like: Params, parameters: Parameters) -> Params:
     """Copies of `parameters` as `like`, which may be abstract, has structure and dtypes. Names and shapes must fit.
 
-    NumPy copies them, because on the CPU a JAX array can lie in NumPy's or torch's memory and would change with it;
+    The copies are NumPy's: on the CPU a JAX array can lie in NumPy's or torch's memory and would change with it, and
     JAX's own `copy=True` is asynchronous, so that a change right after the call can still get in.
     """
     new: Params = jax.tree.map(lambda leaf: leaf, like)  # variables of its own
     for index, layer in new["layers"].items():
         kernel, bias = parameters[f"layers.{index}.weight"].T, parameters[f"layers.{index}.bias"]
         for name, array in (("kernel", kernel), ("bias", bias)):
-            layer[name].set_value(jnp.asarray(np.array(array, layer[name].get_value().dtype, order="C")))
+            layer[name].set_value(np.array(array, layer[name].get_value().dtype))
     return new

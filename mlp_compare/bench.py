@@ -16,6 +16,8 @@ from mlp_workload.run_folder import clear_write_errors, write_json
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.bench"
+MNIST = 60_000
+"""Training examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +26,17 @@ class Bench:
 
     Every rung first trains in float64 and must end where the others do. Then each round starts a process for each
     rung, forwards and backwards in turn (A B B A), all with the same cores, threads and precision. Ratios are taken
-    within rounds. The network is the `relu` preset without the last activation, which all libraries can express.
+    within rounds. The network has ReLU and no activation on the logits, which all libraries can express.
     """
 
     quick: bool = False
-    """Six rungs and three rounds, done in two minutes."""
+    """jax, torch, torch-hand and two floors, four rounds of three epochs: done in two minutes."""
     rungs: tuple[str, ...] | None = None
     """Those to time, the first against the others: jax, jax-step, torch, torch-fused, torch-compile, torch-autotune,
     torch-hand, torch-article, torch-step-graph, torch-epoch-graph, keras-jax, keras-torch, sklearn, floor-torch,
     floor-numpy, floor-jax. By default all that the device and what is installed allow."""
     rounds: int = 8
-    """At most."""
+    """At most: from six on no more are run than narrow intervals need."""
     epochs: int = 5
     """That are timed in a process, after a first one."""
     batch_size: int = 200
@@ -59,12 +61,14 @@ class Bench:
         for flag in ("rounds", "epochs"):
             if not 1 <= getattr(self, flag) <= 1000:
                 raise UserError(f"--{flag} must be from 1 to 1000, got {getattr(self, flag)}")
-        _ = self.config
+        if self.config.batch_size > MNIST:
+            raise UserError(f"--batch-size must be at most {MNIST}, the training examples, got {self.batch_size}")
 
     @property
     def config(self) -> Config:
         return replace(
-            PRESETS["relu"],
+            PRESETS["leaky"],
+            activation="relu",
             last_activation="none",
             batch_size=self.batch_size,
             hidden=self.hidden,
@@ -83,9 +87,9 @@ def run(options: Bench) -> None:
 
     console = Output(markup=False, highlight=False, soft_wrap=True)
     with new_file("--json", options.json) as file, new_file("--plot", options.plot) as plot:
-        result = benchmark.measure(options, console)
-        if file is not None:
-            write_json(file, result)
+        for result in benchmark.measure(options, console):  # more of it each time
+            if file is not None:
+                write_json(file, result)
         bench_report.show(console, result)
         if plot is not None:
             with clear_write_errors(plot):

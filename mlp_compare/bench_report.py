@@ -51,9 +51,18 @@ def read(path: Path) -> Result:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("kind") != "benchmark":
         raise UserError(f"{path} is not what mlp_compare.bench writes by --json")
-    if content["format"] != FORMAT:
-        raise UserError(f"{path} has format {content['format']}, this reads {FORMAT}")
+    check(content, str(path))
     return content
+
+
+def check(content: Mapping[str, Any], source: str) -> None:
+    """Raises `UserError` where a benchmark is of another format, or not whole."""
+    if content.get("format") != FORMAT:
+        raise UserError(f"{source} has format {content.get('format')}, this reads {FORMAT}")
+    try:
+        View.of(content)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"{source} is not a whole benchmark ({error!r})") from error
 
 
 class Figures:
@@ -85,12 +94,13 @@ class Figures:
         for kind, what in (("torch", "the fastest PyTorch"), ("floor", "the fastest library's products alone")):
             if (name := self.fastest(kind)) is not None and name != self.first:
                 yield f"{first}, over {what} ({self.rungs[name]['name']})", self.ratio(self.first, name)
-        if "floor-jax" in self.rungs and self.fastest("floor") != "floor-jax":
+        if self.rungs[self.first]["kind"] == "jax" and self.fastest("floor") not in (None, "floor-jax"):
             yield f"{first}, over JAX's own products alone", self.ratio(self.first, "floor-jax")
         yield "control: the first rung over itself", self.ratio(CONTROL, self.first)
 
-    def whole(self) -> dict[str, dict[str, float]]:
-        return {name: medians(samples) for name, samples in self.result["whole"].items()}
+    def whole_ratio(self, of: str, to: str, quantity: str) -> Ratio:
+        samples = self.result["whole"]
+        return ratio({name: [sample[quantity] for sample in samples[name]] for name in (of, to)}, of, to)
 
     def torch_wins(self) -> list[str]:
         """In what PyTorch, in whatever form, came out ahead of JAX in this measurement."""
@@ -100,7 +110,7 @@ class Figures:
             return said
         mine = self.medians[self.first]
         for name in torch:
-            if (found := self.ratio(self.first, name)).low > 1:
+            if (found := self.ratio(self.first, name)).low > 1 and found.is_interval:
                 said.append(f"{self.rungs[name]['name']} trains an epoch faster: ratio {found}")
         for quantity, what, unit in (
             ("ready_seconds", "ready for the first step, nothing kept from earlier runs", "s"),
@@ -113,22 +123,24 @@ class Figures:
                 )
         if {"floor-torch", "floor-jax"} <= self.rungs.keys():
             found = self.ratio("floor-jax", "floor-torch")
-            if found.low > 1:
+            if found.low > 1 and found.is_interval:
                 said.append(f"the products alone: JAX's take {found} times as long as PyTorch's")
-        points: dict[tuple[int, int], dict[str, float]] = {}
+        for quantity, what in (("ready_seconds", "its first step"), ("total_seconds", "ten epochs")):
+            for name in (_JAX_FIRST, _JAX_LATER) if self.result["whole"] else ():
+                if (found := self.whole_ratio(name, _TORCH, quantity)).low > 1:
+                    said.append(f"`{name}` reaches {what} after {found} times as long as PyTorch's")
+        points: dict[tuple[int, tuple[int, ...]], dict[str, float]] = {}
         for point in self.result["sweep"]:
-            key = point["batch_size"], point["width"]
+            key = point["batch_size"], tuple(point["hidden"])
             points.setdefault(key, {})[point["rung"]] = float(np.median(point["epoch_seconds"]))
-        for (batch_size, width), seconds in points.items():
-            mine_here = seconds.pop(self.first, None)
-            if mine_here is None or not seconds:
-                continue
-            name = min(seconds, key=lambda name: seconds[name])
-            if seconds[name] < mine_here:
-                said.append(
-                    f"batches of {batch_size}, hidden layers of {width}: {self.rungs[name]['name']}, "
-                    f"ratio {mine_here / seconds[name]:.2f}"
-                )
+        for (batch_size, hidden), seconds in points.items():
+            mine_here = seconds.pop(self.first, 0.0)
+            for name in sorted(seconds, key=lambda name: seconds[name])[:1]:
+                if mine_here > _CLEARLY * seconds[name]:
+                    said.append(
+                        f"batches of {batch_size}, hidden layers of {hidden[0]}: {self.rungs[name]['name']}, ratio "
+                        f"{mine_here / seconds[name]:.2f}, of one process each"
+                    )
         return said
 
 
@@ -136,10 +148,10 @@ def _setting(result: Result) -> str:
     config, environment = result["config"], result["environment"]
     versions: dict[str, str] = {}
     for rung in result["rungs"].values():
-        versions |= rung["samples"][0]["environment"]["versions"]
+        versions |= rung["environment"]["versions"]
     listed = ", ".join(f"{name} {versions[name]}" for name in versions if name not in ("flax", "optax", "jaxlib"))
     widths = "-".join(map(str, (784, *config["hidden"], 10)))
-    device = result["rungs"][result["first"]]["samples"][0]["device"]
+    device = result["rungs"][result["first"]]["device"]
     return (
         f"{environment['processor']}, {result['cores']} cores, {device.upper() if device == 'cpu' else device}, "
         f"{environment['system']}, Python {environment['python']}, {listed}; {result['date']}. {widths}, batches of "
@@ -147,7 +159,7 @@ def _setting(result: Result) -> str:
     )
 
 
-_HEADINGS = ("", "an epoch", "of the floor", "ready after", "compiling", "peak memory")
+_HEADINGS = ("", "an epoch", "times the floor", "ready after", "compiling", "peak memory")
 
 
 def _rows(figures: Figures) -> Iterator[tuple[str, ...]]:
@@ -172,21 +184,37 @@ def _remarks(figures: Figures) -> Iterator[str]:
     if torch is not None and figures.rungs[figures.first]["kind"] == "jax":
         mine, theirs = figures.medians[figures.first], figures.medians[torch]
         ready, epoch = ((mine[key], theirs[key]) for key in ("ready_seconds", "epoch_seconds"))
-        epochs = break_even(ready, epoch)
-        name = figures.rungs[torch]["name"]
-        yield (
-            f"break-even with {name}, from two cold starts: "
-            + ("never" if epochs is None else "from the start" if epochs == 0 else f"after {epochs:.1f} epochs")
-        )
+        yield f"from cold starts ahead of {figures.rungs[torch]['name']}: {break_even(ready, epoch)}"
+    if figures.result["whole"]:
+        for of, to, quantity, what in (
+            (_JAX_FIRST, _TORCH, "total_seconds", "whole command, JAX the first time over PyTorch"),
+            (_JAX_LATER, _TORCH, "total_seconds", "whole command, JAX later over PyTorch"),
+            (_JAX_LATER, _ARTICLE, "total_seconds", "whole command, JAX later over the tutorial's program"),
+            (_JAX_LATER, _JAX_FIRST, "ready_seconds", "until the first step, JAX later over the first time"),
+            (_JAX_GIVEN, _TORCH_GIVEN, "to_target_seconds", "until 85 % are right, the same start, JAX over PyTorch"),
+        ):
+            yield f"{what}: {figures.whole_ratio(of, to, quantity)}"
 
 
-_WHOLE_HEADINGS = ("whole command, 10 epochs", "first step after", "first epoch done", "85 % right after", "all done")
+_JAX_FIRST, _JAX_LATER = "python -m jax_mlp.train, the first time", "python -m jax_mlp.train, later"
+_TORCH, _ARTICLE = "python -m reference_torch.train", "python -m reference_torch.article module"
+_JAX_GIVEN, _TORCH_GIVEN = "JAX, from given weights", "PyTorch, from given weights"
+_WHOLE_HEADINGS = (
+    "10 epochs, from start to end",
+    "first step after",
+    "first epoch done",
+    "85 % right after",
+    "all done",
+)
+_CLEARLY = 1.05
+"""More than chance does to one process against another."""
 
 
 def _whole_rows(figures: Figures) -> Iterator[tuple[str, ...]]:
-    for name, values in figures.whole().items():
+    for name, samples in figures.result["whole"].items():
+        values = medians(samples)
         keys = ("ready_seconds", "first_epoch_done_seconds", "to_target_seconds", "total_seconds")
-        yield (name, *(f"{values[key]:.1f} s" if key in values else "" for key in keys))
+        yield (name, *(f"{values[key]:.2f} s" if key in values else "" for key in keys))
 
 
 @dataclass(frozen=True)
@@ -259,9 +287,8 @@ def draw(result: Result) -> bytes:
         figure = Figure(figsize=(9, 6.4) if swept else (9, 3.4), layout="constrained")
         grid = figure.add_gridspec(2 if swept else 1, 2)
         _draw_epochs(figure.add_subplot(grid[0, :]), figures)
-        if swept:
-            _draw_sweep(figure.add_subplot(grid[1, 0]), figures, "batch_size", "batch size")
-            _draw_sweep(figure.add_subplot(grid[1, 1]), figures, "width", "width of the hidden layers")
+        for place, varied in enumerate(("batch size", "width") if swept else ()):
+            _draw_sweep(figure.add_subplot(grid[1, place]), figures, varied)
         return to_svg(figure)
 
 
@@ -282,17 +309,15 @@ def _draw_epochs(axes: Any, figures: Figures) -> None:
     axes.set_xlim(left=0)
 
 
-def _draw_sweep(axes: Any, figures: Figures, varied: str, label: str) -> None:
-    config = figures.result["config"]
-    fixed = {"batch_size": ("width", config["hidden"][0]), "width": ("batch_size", config["batch_size"])}[varied]
-    for name in dict.fromkeys(point["rung"] for point in figures.result["sweep"]):
-        points = [p for p in figures.result["sweep"] if p["rung"] == name and p[fixed[0]] == fixed[1]]
-        points = sorted({p[varied]: p for p in points}.values(), key=lambda point: point[varied])
-        cost = [1e6 * float(np.median(p["epoch_seconds"])) / p["examples"] for p in points]
+def _draw_sweep(axes: Any, figures: Figures, varied: str) -> None:
+    points = [point for point in figures.result["sweep"] if point["varied"] == varied]
+    for name in dict.fromkeys(point["rung"] for point in points):
+        mine = [point for point in points if point["rung"] == name]
+        at = [point["batch_size"] if varied == "batch size" else point["hidden"][0] for point in mine]
+        cost = [1e6 * float(np.median(point["epoch_seconds"])) / point["examples"] for point in mine]
         dashed = "--" if name == "torch-hand" else "-"
-        axes.loglog([p[varied] for p in points], cost, dashed, marker=".", color=_colour(figures, name),
-                    label=figures.rungs[name]["name"])  # fmt: skip
-    axes.set(xlabel=label, ylabel="µs an example")
+        axes.loglog(at, cost, dashed, marker=".", color=_colour(figures, name), label=figures.rungs[name]["name"])
+    axes.set(xlabel=varied if varied == "batch size" else "width of the hidden layers", ylabel="µs an example")
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.legend(frameon=False, fontsize=7)

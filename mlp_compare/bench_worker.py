@@ -1,10 +1,12 @@
 """One rung in a fresh process: JSON on standard input says which, JSON on standard output how long everything took."""
 
 import json
+import os
 import resource
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,73 +15,79 @@ from mlp_compare.rungs import RUNGS
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load
 from mlp_workload.environment import describe_environment
+from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
+from mlp_workload.weights import save_weights
 
 
 def main() -> None:
     request = json.load(sys.stdin)
-    with open(sys.stdout.fileno(), "w", closefd=False) as answer:
-        sys.stdout = sys.stderr  # what a library prints is no answer
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    try:
         json.dump(measure(**request), answer)
+    except UserError as error:
+        sys.exit(str(error))
+    answer.close()
 
 
 def measure(
     rung: str,
     config: dict[str, Any],
     epochs: int,
-    cores: int,
     spawned_at: float,
     examples: int | None = None,
-    check: bool = False,
+    state: str | None = None,
 ) -> dict[str, Any]:
-    """Seconds of everything from the process's start on, or, to `check` it, the parameters after one epoch.
+    """Seconds of everything from the process's start on, or, into the file `state`, the parameters after one epoch.
 
-    `spawned_at` is by `time.time`. An epoch ends when its result has arrived; it has the first `examples` or all.
+    `spawned_at` is by `time.monotonic`. An epoch ends when its result has arrived; it has the first `examples` or all.
     """
     settings = Config.from_json(json.dumps(config))
-    started = time.time() - spawned_at
-    make = RUNGS[rung].load()
-    _set_up(make, cores, settings)
+    started = time.monotonic() - spawned_at
     clock = Clock()
+    make = RUNGS[rung].load()
+    imported = clock.lap()
     dataset = load(settings.dataset)
     if examples is not None:
         part = Examples(dataset.train.images[:examples], dataset.train.labels[:examples])
         dataset = replace(dataset, train=part)
-    data = clock.lap()
     widths = settings.widths(dataset.pixels, dataset.classes)
     initial = initial_parameters(settings.initialization, widths, settings.seed)
-    imported = time.time() - spawned_at - started - data
-    clock.lap()
+    data = clock.lap()
     trainer = make(settings, dataset, initial)
-    made = clock.lap()
+    built = clock.lap()
     trainer.compile()
     compiled = clock.lap()
-    if check:
-        trainer.run_epoch(epoch_order(settings.seed, 1, len(dataset.train)))
-        return {name: array.tolist() for name, array in trainer.state().items()}
-    ready = time.time() - spawned_at
+    if state is not None:
+        epoch_seconds(trainer, settings, dataset, 1)
+        save_weights(Path(state), trainer.state())
+        return {"device": trainer.device}
+    ready = time.monotonic() - spawned_at
     seconds = epoch_seconds(trainer, settings, dataset, epochs + 1)
     return {
         "start_seconds": started,
         "import_seconds": imported,
         "data_seconds": data,
-        "build_seconds": made,
+        "build_seconds": built,
         "compile_seconds": compiled,
         "ready_seconds": ready,
         "first_epoch_seconds": seconds[0],
         "epoch_seconds": seconds[1:],
-        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "peak_megabytes": _peak_megabytes(),
         "device": trainer.device,
         "environment": describe_environment(("numpy", *trainer.packages)),
     }
 
 
 def epoch_seconds(trainer: Any, config: Config, dataset: Dataset, epochs: int) -> list[float]:
-    """Of each epoch, until its losses, or whatever it gives, have arrived."""
+    """Of each epoch, until its losses, or whatever it gives, have arrived; not of what `prepare` does before it."""
     seconds = []
     for epoch in range(1, epochs + 1):
-        order = epoch_order(config.seed, epoch, len(dataset.train))
+        order: Any = epoch_order(config.seed, epoch, len(dataset.train))
+        if hasattr(trainer, "prepare"):
+            order = trainer.prepare(order)
         clock = Clock()
         np.asarray(trainer.run_epoch(order))
         seconds.append(clock.lap())
@@ -96,18 +104,13 @@ class Clock:
         return self._at - before
 
 
-def _set_up(make: Any, cores: int, config: Config) -> None:
-    """As many threads as cores for either framework, IEEE products, float64 where it is asked for."""
-    if "jax" in sys.modules or getattr(make, "backend", None) == "jax":
-        import jax
-
-        jax.config.update("jax_enable_x64", config.dtype == "float64")
-        jax.config.update("jax_default_matmul_precision", "highest")
-    if "torch" in sys.modules:
-        import torch
-
-        torch.set_num_threads(cores)
-        torch.set_float32_matmul_precision("highest")
+def _peak_megabytes() -> float:
+    """Of the host's memory. Linux's getrusage would also count what the process was forked from."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ from mlp_compare.timings import ratio
 from mlp_workload.config import Config
 from mlp_workload.environment import describe_environment
 from mlp_workload.errors import UserError
+from mlp_workload.initial import initial_parameters
 from mlp_workload.sinks.console import Output
+from mlp_workload.weights import Parameters, load_weights, parameter_shapes, save_weights
 
 if TYPE_CHECKING:
     from mlp_compare.bench import Bench
@@ -29,9 +32,10 @@ CHECKED_EXAMPLES = 12_000
 """That each rung trains on in float64 before it is timed."""
 NARROW = 0.02
 """Half the width of a ratio's interval, relative: rounds go on until all that matter are so narrow."""
-FEWEST_ROUNDS, QUICK_ROUNDS, WHOLE_ROUNDS = 4, 3, 3
+FEWEST_ROUNDS, QUICK_ROUNDS, QUICK_EPOCHS = 6, 4, 3
+WHOLE_ROUNDS, WHOLE_EPOCHS = 4, 10
 TARGET_ACCURACY = 0.85
-"""Of the test set, that whole commands are timed to."""
+"""Of the test set, that training is timed to."""
 BATCH_SIZES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 20_000)
 WIDTHS = (50, 100, 200, 500, 1000, 2000, 4000)
 SWEPT = ("jax", "torch", "torch-hand")
@@ -41,43 +45,46 @@ _SWEPT_OPERATIONS = 2e11
 Samples = dict[str, list[dict[str, Any]]]
 
 
-def measure(options: "Bench", console: Output) -> dict[str, Any]:
-    """All of it. Raises `UserError` where a rung trains otherwise than the rest, or on another kind of device."""
-    chosen, left_out = _choose(options)
+def measure(options: "Bench", console: Output) -> Iterator[dict[str, Any]]:
+    """The rungs; then with them the whole commands; then the sweep too: a late failure costs nothing that is measured.
+
+    Raises `UserError` where a rung trains otherwise than the rest, on another kind of device, or not at all.
+    """
     with Progress(console=console, transient=True) as progress:
-        _check(chosen, left_out, options.config, progress)
+        chosen, left_out = _choose(options)
+        with tempfile.TemporaryDirectory() as folder:
+            _check(chosen, left_out, options.config, Path(folder), progress)
         names = [name for name in chosen if name not in left_out]
         if not names:
             raise UserError(f"nothing to time: {'; '.join(left_out.values())}")
-        samples = _rounds(names, options, progress)
-        extra = not options.quick
-        whole = _whole(options.device, progress) if options.whole and extra else {}
-        sweep = (
-            _sweep([name for name in SWEPT if name in names], options.config, progress)
-            if options.sweep and extra
-            else []
-        )
-    return {
-        "format": FORMAT,
-        "kind": "benchmark",
-        "date": datetime.now(UTC).date().isoformat(),
-        "config": json.loads(options.config.to_json()),
-        "first": names[0],
-        "operations": floor.operations(options.config.widths(784, 10), 60_000),
-        "cores": processes.CORES,
-        "threads": processes.THREADS,
-        "precision": "IEEE " + options.dtype,
-        "environment": describe_environment(("numpy", "scipy")),
-        "rungs": {name: _described(name, names[0], some) for name, some in samples.items()},
-        "left_out": left_out,
-        "whole": whole,
-        "sweep": sweep,
-    }
+        samples = _rounds(names, left_out, options, progress)
+        result = {
+            "format": FORMAT,
+            "kind": "benchmark",
+            "date": datetime.now(UTC).date().isoformat(),
+            "config": json.loads(options.config.to_json()),
+            "first": names[0],
+            "operations": floor.operations(options.config.widths(784, 10), 60_000),
+            "cores": processes.CORES,
+            "threads": processes.THREADS,
+            "precision": "IEEE " + options.dtype,
+            "environment": describe_environment(("numpy", "scipy")),
+            "rungs": {name: _described(name, names[0], some) for name, some in samples.items()},
+            "left_out": left_out,
+            "whole": {},
+            "sweep": [],
+        }
+        yield result
+        if options.whole and not options.quick:
+            yield (result := result | {"whole": _whole(options.device, progress)})
+        if options.sweep and not options.quick:
+            swept = [name for name in SWEPT if name in names]
+            yield result | {"sweep": _sweep(swept, options.config, progress)}
 
 
 def _choose(options: "Bench") -> tuple[list[str], dict[str, str]]:
     """The rungs that can be timed, and why the others can't."""
-    gpu = options.device != "cpu" and _has_gpu()
+    gpu = options.device != "cpu" and find_spec("torch") is not None and _torch_sees_a_gpu()
     chosen, left_out = [], {}
     for name in options.rungs or (QUICK if options.quick else RUNGS):
         rung = RUNGS[name]
@@ -85,59 +92,73 @@ def _choose(options: "Bench") -> tuple[list[str], dict[str, str]]:
             left_out[name] = f"{rung.name}: {rung.missing} is not installed (pip install '.[bench]')"
         elif rung.device != "any" and (rung.device == "gpu") != gpu:
             left_out[name] = f"{rung.name}: needs a GPU" if rung.device == "gpu" else f"{rung.name}: is for the CPU"
+        elif rung.kind == "floor" and 60_000 % options.batch_size:
+            left_out[name] = f"{rung.name}: batches of {options.batch_size} do not divide the set"
         else:
             chosen.append(name)
     return chosen, left_out
 
 
-def _has_gpu() -> bool:
-    """Whether PyTorch sees one; the floor's process says which device it took."""
-    config = Config(device="auto", hidden=(1,))
-    return str(ask("floor-torch", config, epochs=1)["device"]) != "cpu"
+def _torch_sees_a_gpu() -> bool:
+    return str(ask("floor-torch", Config(hidden=(1,)), epochs=1)["device"]) != "cpu"
 
 
-def _check(names: Sequence[str], left_out: dict[str, str], config: Config, progress: Progress) -> None:
+def _check(names: Sequence[str], left_out: dict[str, str], config: Config, folder: Path, progress: Progress) -> None:
     """Trains a little in float64, each rung from the same start over the same batches, and compares the ends."""
     config = replace(config, dtype="float64")
     examples = max(CHECKED_EXAMPLES, config.batch_size)
-    reference: tuple[str, dict[str, Any]] | None = None
+    ends: dict[str, Parameters] = {}
     trained = [name for name in names if RUNGS[name].kind != "floor"]
     task = progress.add_task("", total=len(trained))
     for name in trained:
         progress.update(task, advance=1, description=f"float64 check: {name}")
         try:
-            state = ask(name, config, epochs=1, examples=examples, check=True)
+            ask(name, config, epochs=1, examples=examples, state=str(folder / name))
         except ProcessFailed as error:
             if not RUNGS[name].optional:
-                raise UserError(f"{name}: {error}") from error
-            left_out[name] = f"{RUNGS[name].name}: {error}"
+                raise
+            left_out[name] = str(error)
             continue
-        reference = reference or (name, state)
-        apart = max(float(np.abs(np.subtract(state[key], array)).max()) for key, array in reference[1].items())
-        if not apart <= RUNGS[name].apart:
+        ends[name] = load_weights(folder / name, parameter_shapes(config.widths(784, 10)))
+        first = next(iter(ends))
+        allowed = max(RUNGS[name].apart, RUNGS[first].apart)
+        apart = float(np.max([np.abs(ends[name][key] - array).max() for key, array in ends[first].items()]))
+        if not apart <= allowed:
             raise UserError(
-                f"{name} does not train as {reference[0]} does: after {examples} examples in float64 their parameters "
-                f"are {apart:.2g} apart, allowed {RUNGS[name].apart:.0e}"
+                f"{name} does not train as {first} does: after {examples} examples in float64 their parameters are "
+                f"{apart:.2g} apart, allowed {allowed:.0e}"
             )
     progress.remove_task(task)
 
 
-def _rounds(names: Sequence[str], options: "Bench", progress: Progress) -> Samples:
-    """Each round starts every rung once, and the first one again; every second round backwards."""
+def _rounds(names: Sequence[str], left_out: dict[str, str], options: "Bench", progress: Progress) -> Samples:
+    """Each round starts every rung once, and the first one again.
+
+    Every second round goes backwards, and each pair begins with another rung, so that all have all neighbours.
+    """
     order = [*names, CONTROL]
     samples: Samples = {name: [] for name in order}
     most = QUICK_ROUNDS if options.quick else options.rounds
+    epochs = QUICK_EPOCHS if options.quick else options.epochs
     task = progress.add_task("", total=most * len(order))
     for number in range(most):
-        for name in order if number % 2 == 0 else reversed(order):
+        turn = number // 2 % len(order)
+        rotated = order[turn:] + order[:turn]
+        for name in rotated if number % 2 == 0 else rotated[::-1]:
             rung = names[0] if name == CONTROL else name
             progress.update(task, advance=1, description=f"round {number + 1}: {rung}")
+            if rung in left_out:
+                continue
             try:
-                samples[name].append(ask(rung, options.config, epochs=options.epochs))
+                samples[name].append(ask(rung, options.config, epochs=epochs))
             except ProcessFailed as error:
-                raise UserError(f"{rung}: {error}") from error
+                if not RUNGS[rung].optional:
+                    raise
+                left_out[rung] = str(error)
+        samples = {name: some for name, some in samples.items() if name not in left_out}
+        order = list(samples)
         _require_one_device(samples)
-        if number + 1 >= FEWEST_ROUNDS and _are_narrow(samples, names[0]):
+        if number % 2 == 1 and number + 1 >= FEWEST_ROUNDS and _are_narrow(samples, names[0]):
             break
     progress.remove_task(task)
     return samples
@@ -164,63 +185,88 @@ def epoch_medians(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[st
     return {name: [float(np.median(one["epoch_seconds"])) for one in some] for name, some in samples.items()}
 
 
-def _described(name: str, first: str, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    if name == CONTROL:
-        return {"name": f"{RUNGS[first].name}, once more", "kind": "control", "samples": samples}
-    return {"name": RUNGS[name].name, "kind": RUNGS[name].kind, "samples": samples}
+def _described(name: str, first: str, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the processes have in common once, then the samples in the order of the rounds."""
+    rung = RUNGS[first if name == CONTROL else name]
+    common = {key: samples[0][key] for key in ("device", "environment")}
+    assert all(sample[key] == value for sample in samples for key, value in common.items())
+    return {
+        "name": f"{rung.name}, once more" if name == CONTROL else rung.name,
+        "kind": "control" if name == CONTROL else rung.kind,
+        **common,
+        "samples": [{key: value for key, value in sample.items() if key not in common} for sample in samples],
+    }
 
 
 def _whole(device: str, progress: Progress) -> dict[str, Any]:
-    """The commands as they are typed, ten epochs of the `leaky` preset with an evaluation after each."""
-    samples: Samples = {"jax, first run": [], "jax, later run": [], "torch": [], "the tutorial's program": []}
-    task = progress.add_task("", total=WHOLE_ROUNDS * len(samples))
+    """Commands from start to end: as they are typed, with a cache of programs and without, and to an accuracy.
+
+    For the latter both start from the same weights, and without the last activation, which may cost a class.
+    """
     with tempfile.TemporaryDirectory() as place:
-        warm = {"JAX_COMPILATION_CACHE_DIR": f"{place}/warm", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        _time_command("jax_mlp.train", Path(place, "warming"), device, warm)
-        for number in range(WHOLE_ROUNDS):
-            for name in samples if number % 2 == 0 else reversed(samples):
-                progress.update(task, advance=1, description=f"whole run {number + 1}: {name}")
-                module = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}.get(name.partition(",")[0])
-                cold = warm | {"JAX_COMPILATION_CACHE_DIR": f"{place}/cold-{number}"}
-                variables = {"jax, first run": cold, "jax, later run": warm}.get(name, {})
-                folder = Path(place, f"{number}-{name.partition(' ')[0]}-{len(samples[name])}-{name[-9:-4]}")
-                if module is None:
-                    clock = time.time()
-                    processes.run("reference_torch.article", "module", "--device", device)
-                    samples[name].append({"total_seconds": time.time() - clock})
-                else:
-                    samples[name].append(_time_command(module, folder, device, variables))
-    progress.remove_task(task)
+        start = Path(place, "start.safetensors")
+        shapes = Config().widths(784, 10)
+        save_weights(start, {k: v.astype(np.float32) for k, v in initial_parameters("torch_linear", shapes, 0).items()})
+        common = ["--last-activation", "none", "--initial-weights", str(start)]
+        commands = {
+            "python -m jax_mlp.train, the first time": ("jax_mlp.train", []),
+            "python -m jax_mlp.train, later": ("jax_mlp.train", []),
+            "python -m reference_torch.train": ("reference_torch.train", []),
+            "JAX, from given weights": ("jax_mlp.train", common),
+            "PyTorch, from given weights": ("reference_torch.train", common),
+            "python -m reference_torch.article module": ("reference_torch.article", []),
+        }
+        samples: Samples = {name: [] for name in commands}
+        task = progress.add_task("", total=WHOLE_ROUNDS * len(commands))
+        for number in range(-1, WHOLE_ROUNDS):  # before the first one, what is kept is made
+            for name in list(commands) if number % 2 == 0 else reversed(commands):
+                if number < 0 and "jax_mlp" not in commands[name][0]:
+                    continue
+                progress.update(task, advance=number >= 0, description=f"whole commands, round {number + 1}: {name}")
+                cache = Path(place, f"cache-{number}" if name.endswith("the first time") else "cache")
+                module, flags = commands[name]
+                folder = Path(place, f"run-{number}-{len(list(Path(place).iterdir()))}")
+                sample = _time_command(name, module, [*flags, "--device", device], folder, cache)
+                if number >= 0:
+                    samples[name].append(sample)
+        progress.remove_task(task)
     return samples
 
 
-def _time_command(module: str, folder: Path, device: str, variables: Mapping[str, str]) -> dict[str, float]:
-    started = time.time()
-    arguments = ("--visdom", "off", "--quiet", "--device", device, "--run-dir", str(folder))
-    processes.run(module, *arguments, variables=variables)
-    total = time.time() - started
+def _time_command(name: str, module: str, flags: Sequence[str], folder: Path, cache: Path) -> dict[str, float]:
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    flags = [*flags, "--epochs", str(WHOLE_EPOCHS)]
+    started, began = time.time(), time.monotonic()
+    if module == "reference_torch.article":
+        processes.run(name, module, "module", *flags)
+        return {"total_seconds": time.monotonic() - began}
+    arguments = (*flags, "--visdom", "off", "--quiet", "--run-dir", str(folder))
+    processes.run(name, module, *arguments, variables=variables)
+    total = time.monotonic() - began
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     first = next(event for event in events if event["event"] == "train_losses")
+    sample = {
+        "ready_seconds": first["time"] - first["seconds"] - started,
+        "first_epoch_done_seconds": first["time"] - started,
+        "total_seconds": total,
+    }
     good = [
         event["time"] - started
         for event in events
         if event["event"] == "evaluated" and event["test_correct"] >= TARGET_ACCURACY * event["test_examples"]
     ]
-    return {
-        "ready_seconds": first["time"] - first["seconds"] - started,
-        "first_epoch_done_seconds": first["time"] - started,
-        **({"to_target_seconds": good[0]} if good else {}),
-        "total_seconds": total,
-    }
+    if good and "--initial-weights" in flags:
+        sample["to_target_seconds"] = good[0]
+    return sample
 
 
 def _sweep(names: Sequence[str], config: Config, progress: Progress) -> list[dict[str, Any]]:
-    """What an example costs by batch size and by width; one process each, the middle of three epochs."""
-    points = [replace(config, batch_size=size) for size in BATCH_SIZES]
-    points += [replace(config, hidden=(width, width)) for width in WIDTHS]
+    """What an example costs by batch size and by width; one process each, three epochs after a first."""
+    points = [("batch size", replace(config, batch_size=size)) for size in BATCH_SIZES]
+    points += [("width", replace(config, hidden=(width, width))) for width in WIDTHS]
     task = progress.add_task("", total=len(points) * len(names))
     results = []
-    for point in points:
+    for varied, point in points:
         each = floor.operations(point.widths(784, 10), 1)
         affordable = int(_SWEPT_OPERATIONS / each) // point.batch_size
         examples = min(60_000, max(affordable, 2) * point.batch_size)
@@ -229,13 +275,13 @@ def _sweep(names: Sequence[str], config: Config, progress: Progress) -> list[dic
             answer = ask(name, point, epochs=3, examples=examples)
             results.append(
                 {
+                    "varied": varied,
                     "rung": name,
                     "batch_size": point.batch_size,
-                    "width": point.hidden[0],
+                    "hidden": point.hidden,
                     "examples": examples,
                     "operations_per_example": each,
                     "epoch_seconds": answer["epoch_seconds"],
-                    "peak_megabytes": answer["peak_megabytes"],
                 }
             )
     progress.remove_task(task)

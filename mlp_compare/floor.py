@@ -35,7 +35,7 @@ def operations(widths: Sequence[int], examples: int) -> int:
 
 
 class Products:
-    """The part of a trainer that a benchmark needs; an epoch's numbers mean nothing."""
+    """The part of a trainer that a benchmark needs, for batches that divide the set."""
 
     packages: Sequence[str]
 
@@ -113,30 +113,35 @@ class Jax(Products):
 
         device = find_device(config.device)
         self._layers = jax.device_put(tuple(layers), device)
+        assert self._layers[0].inputs.dtype == config.dtype, "JAX_ENABLE_X64 is for float64"
         return "cpu" if device.platform == "cpu" else f"{device.platform} ({device.device_kind})"
 
     def compile(self) -> None:
         import jax
-        from jax import lax
 
-        def product(a: jax.Array, a_axis: int, b: jax.Array, b_axis: int) -> jax.Array:
-            return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), precision=lax.Precision.HIGHEST)
-
-        def step(layers: Any, _: Any) -> tuple[Any, None]:
-            results = []
-            for number, (x, w, d) in enumerate(layers):
-                results += [product(x, 1, w, 1), product(d, 0, x, 0)]
-                if number:
-                    results.append(product(d, 1, w, 0))
-            nothing = 0 * sum(result[0, 0] for result in lax.optimization_barrier(results))
-            return jax.tree.map(lambda array: array.at[0, 0].add(nothing), layers), None
-
-        def epoch(layers: Any, steps: int) -> Any:
-            return lax.scan(step, layers, None, length=steps)[0]
-
-        self._epoch = jax.jit(epoch, static_argnums=1)
+        self._epoch = jax.jit(jax_products, static_argnums=1)
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
         import jax
 
         jax.block_until_ready(self._epoch(self._layers, len(order) // self._batch_size))
+
+
+def jax_products(layers: Any, steps: int) -> Any:
+    """The operands after so many turns, which are what they were."""
+    import jax
+    from jax import lax
+
+    def product(a: jax.Array, a_axis: int, b: jax.Array, b_axis: int) -> jax.Array:
+        return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), precision=lax.Precision.HIGHEST)
+
+    def step(layers: Any, _: Any) -> tuple[Any, None]:
+        results = []
+        for number, (x, w, d) in enumerate(layers):
+            results += [product(x, 1, w, 1), product(d, 0, x, 0)]
+            if number:
+                results.append(product(d, 1, w, 0))
+        nothing = 0 * sum(result[0, 0] for result in lax.optimization_barrier(results))
+        return jax.tree.map(lambda array: array.at[0, 0].add(nothing), layers), None
+
+    return lax.scan(step, layers, None, length=steps)[0]

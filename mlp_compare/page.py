@@ -51,7 +51,7 @@ def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) ->
         curves=_curves(runs),
         parities=[result for result in results if "quantities" in result],
         accuracies=[result for result in results if "cells" in result],
-        benchmarks=[_benchmark(result, i) for i, result in enumerate(results) if "rungs" in result],
+        benchmarks=[_benchmark(result, i) for i, result in enumerate(results) if result.get("kind") == "benchmark"],
     )
 
 

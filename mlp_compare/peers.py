@@ -1,7 +1,7 @@
 """The libraries that a user might take instead, at the same mathematics: `pip install '.[bench]'`.
 
 Each has the part of `mlp_workload.training.Trainer` that a benchmark needs, for plain SGD. They get the images as
-floats, normalised, which is how their users hand them over; `compile` does that.
+floats, normalised, which is how their users hand them over: `compile` does that, and `prepare` puts them in order.
 """
 
 import os
@@ -56,14 +56,14 @@ class Keras:
         rate = self._model.optimizer.learning_rate
         value = float(rate)
         rate.assign(0.0)
-        self._fit(np.arange(self._config.batch_size))
+        self.run_epoch(self.prepare(np.arange(self._config.batch_size)))
         rate.assign(value)
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
-        self._fit(order)
+    def prepare(self, order: npt.NDArray[Any]) -> Any:
+        return self._x[order], self._y[order]
 
-    def _fit(self, order: npt.NDArray[Any]) -> None:
-        self._model.fit(self._x[order], self._y[order], batch_size=self._config.batch_size, shuffle=False, verbose=0)
+    def run_epoch(self, ordered: Any) -> None:
+        self._model.fit(*ordered, batch_size=self._config.batch_size, shuffle=False, verbose=0)
 
     def state(self) -> Parameters:
         arrays = [array.T if array.ndim == 2 else array for array in self._model.get_weights()]
@@ -105,8 +105,11 @@ class ScikitLearn:
         for array, initial in zip(self._arrays(), self._initial.values(), strict=True):
             array[:] = initial
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
-        self._model.partial_fit(self._x[order], self._y[order])
+    def prepare(self, order: npt.NDArray[np.int32]) -> Any:
+        return self._x[order], self._y[order]
+
+    def run_epoch(self, ordered: Any) -> None:
+        self._model.partial_fit(*ordered)
 
     def state(self) -> Parameters:
         return dict(zip(self._initial, self._arrays(), strict=True))

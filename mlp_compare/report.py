@@ -72,7 +72,11 @@ def _result(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict) or not content.keys() & {"quantities", "cells", "rungs"}:
+    if isinstance(content, dict) and content.get("kind") == "benchmark":
+        from mlp_compare import bench_report
+
+        bench_report.check(content, str(path))
+    if not isinstance(content, dict) or not content.keys() & {"quantities", "cells", "kind"}:
         raise UserError(f"{path} is not what mlp_compare.parity, .accuracy or .bench writes by --json")
     return content
 

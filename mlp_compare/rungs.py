@@ -73,4 +73,4 @@ RUNGS = {
 }  # fmt: skip
 CONTROL = "again"
 """The first rung a second time, which must come out as fast as itself."""
-QUICK = ("jax", "jax-step", "torch", "torch-hand", "floor-torch", "floor-numpy", "floor-jax")
+QUICK = ("jax", "torch", "torch-hand", "floor-torch", "floor-jax")

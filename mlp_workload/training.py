@@ -83,9 +83,7 @@ def train(config: Config, framework: Framework, watching: Watching) -> dict[str,
     watching.check()
     summary: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        loading = stack.enter_context(ThreadPoolExecutor(1)).submit(load, config.dataset)
-        make_trainer = stack.enter_context(framework(config))
-        dataset = loading.result()
+        make_trainer, dataset = _begin(stack, framework, config)
         check_batch_size(config, dataset)
         initial = None
         shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
@@ -115,6 +113,15 @@ def train(config: Config, framework: Framework, watching: Watching) -> dict[str,
                 folder.save_weights(trainer.parameters())
                 raise UserError(f"{error}; the weights so far are in {folder.weights}") from error
     return summary
+
+
+def _begin(stack: contextlib.ExitStack, framework: Framework, config: Config) -> tuple[MakeTrainer, Dataset]:
+    """Imports the framework and reads the data, side by side where the data are files: TFDS imports much itself."""
+    if config.dataset.startswith("tfds:"):
+        return stack.enter_context(framework(config)), load(config.dataset)
+    with ThreadPoolExecutor(1) as reader:
+        loading = reader.submit(load, config.dataset)
+        return stack.enter_context(framework(config)), loading.result()
 
 
 def run(config: Config, dataset: Dataset, trainer: Trainer, start: float, compile_seconds: float) -> Iterator[Event]:

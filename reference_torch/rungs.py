@@ -66,8 +66,7 @@ class Compiled(Trainer):
             self._loss(torch.arange(n, device=self._labels.device)).backward()
 
     def _plain_loss(self, batch: torch.Tensor) -> torch.Tensor:
-        x = normalize(self._config, gather(self._images, batch))
-        logits = self._model(x)
+        logits = self._model(normalize(self._config, gather(self._images, batch)))
         return F.cross_entropy(logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing)
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
@@ -148,7 +147,7 @@ class StepGraph(ByHand):
     def compile(self) -> None:
         """Records, after the three warm-up runs that CUDA graphs ask for, and puts the parameters back."""
         size, device = self._config.batch_size, self._labels.device
-        self._batches = torch.zeros(self.steps, size, dtype=torch.int32, device=device)
+        self._batches = torch.zeros(self.steps, size, dtype=torch.int64, device=device)
         self._losses = torch.zeros(self.steps, dtype=self._weights[0].dtype, device=device)
         kept = [parameter.clone() for parameter in (*self._weights, *self._biases)]
         stream = torch.cuda.Stream()
@@ -169,7 +168,7 @@ class StepGraph(ByHand):
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         """Batches that do not fill a graph, such as the smaller last one, are trained on step by step."""
-        indices, played = torch.tensor(order, device=self._labels.device), []
+        indices, played = self._indices(order), []
         whole = len(order) // self._batches.numel() * self._batches.numel()
         for batches in indices[:whole].view(-1, *self._batches.shape):
             self._batches.copy_(batches)

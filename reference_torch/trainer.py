@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
@@ -51,14 +52,20 @@ class Trainer:
         """Nothing: eager torch compiles nothing."""
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        batches = torch.tensor(order, device=self._labels.device).split(self._config.batch_size)
+        batches = self._indices(order).split(self._config.batch_size)
         return torch.stack([self._step(batch) for batch in batches]).cpu().numpy()
+
+    def _indices(self, order: npt.NDArray[np.int32]) -> torch.Tensor:
+        return torch.tensor(order, dtype=torch.int64, device=self._labels.device)
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
         """Trains on the examples `batch` (b,); the loss."""
-        tensors = self._backward(batch)
+        logits = self._model(normalize(self._config, gather(self._images, batch)))
+        loss = F.cross_entropy(logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing)
+        self._optimizer.zero_grad()
+        loss.backward()
         self._optimizer.step()
-        return tensors["loss"]
+        return loss.detach()
 
     def _backward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """All of a step but the update: its tensors by the names of `mlp_workload.trace`."""
@@ -98,7 +105,7 @@ class Trainer:
                 self._optimizer.state[parameter]["momentum_buffer"] = velocity if velocity.any() else None
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
-        tensors = self._backward(torch.tensor(batch, device=self._labels.device))
+        tensors = self._backward(self._indices(batch))
         for name, parameter in self._named_parameters().items():
             assert parameter.grad is not None
             tensors[f"{name}.grad"] = parameter.grad.clone()  # Nesterov's update may be computed in place
@@ -131,13 +138,13 @@ def loss_and_gradients(
 
 def gather(examples: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
     """The rows (b, ...) of `examples` (n, ...) that `batch` (b,) names."""
-    return examples[batch]
+    return examples.index_select(0, batch)
 
 
 def normalize(config: Config, images: torch.Tensor) -> torch.Tensor:
     """uint8 to the run's dtype: to 0..1, then standardised if the preset says so."""
-    x = images.to(getattr(torch, config.dtype)) / 255
-    return (x - config.pixel_mean) / config.pixel_std if (config.pixel_mean, config.pixel_std) != (0, 1) else x
+    x = images.to(getattr(torch, config.dtype)).div_(255)
+    return x.sub_(config.pixel_mean).div_(config.pixel_std) if (config.pixel_mean, config.pixel_std) != (0, 1) else x
 
 
 def find_device(wanted: str) -> torch.device:

@@ -164,3 +164,13 @@ def test_an_inline_figure_has_ids_of_its_own_and_names_no_host():
         assert set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text)) <= own
         assert "//" not in text
         assert "xlink" not in text
+
+
+def test_a_benchmark_is_shown_with_its_picture():
+    result = json.loads((Path(__file__).parent.parent / "docs/benchmark.json").read_text())
+    page = render([recorded()], [result])
+    assert "JAX, an epoch a program" in page
+    assert "control: the first rung over itself" in page
+    assert "<h3>Where PyTorch wins</h3>" in page
+    assert 'aria-label="seconds for an epoch by library"' in page
+    assert "xlink" not in page

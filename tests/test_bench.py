@@ -1,0 +1,252 @@
+"""The benchmark: what is timed trains, what is said follows from the samples."""
+
+import copy
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+from tolerances import MODEL_FLOAT64
+
+from mlp_compare import bench_report, benchmark, floor
+from mlp_compare.bench_worker import epoch_seconds
+from mlp_compare.rungs import CONTROL, RUNGS
+from mlp_compare.timings import break_even, ratio
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.data import Dataset, Examples
+from mlp_workload.errors import UserError
+from mlp_workload.initial import initial_parameters
+from mlp_workload.order import epoch_order
+
+PATHS = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "140"}
+
+
+@pytest.mark.parametrize("batch_size", [20, 103], ids=["a smaller last batch", "one batch"])
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", ["jax", "jax-step", "torch-fused", "torch-hand", "torch-article"])
+def test_each_rung_trains_as_the_trainer_does(name, preset, batch_size, digits):
+    check_against_the_trainer(name, preset, batch_size, digits)
+
+
+def test_torch_compile_trains_as_the_trainer_does(digits):
+    """Once: it takes its time."""
+    check_against_the_trainer("torch-compile", "leaky", 20, digits)
+
+
+def check_against_the_trainer(name, preset, batch_size, digits):
+    config = dataclasses.replace(
+        PRESETS[preset], hidden=(8, 6), batch_size=batch_size, dtype="float64", learning_rate=0.1
+    )
+    start = initial_parameters(config.initialization, config.widths(digits.pixels, digits.classes), seed=0)
+    trainer, reference = (RUNGS[rung].load()(config, digits, start) for rung in (name, "torch"))
+    trainer.compile()
+    for epoch in (1, 2):
+        order = epoch_order(0, epoch, 103)
+        MODEL_FLOAT64.assert_close(trainer.run_epoch(order), reference.run_epoch(order))
+    for parameter, array in reference.state().items():
+        MODEL_FLOAT64.assert_close(trainer.state()[parameter], array, parameter)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A small benchmark by the command: two rounds of two epochs."""
+    folder = tmp_path_factory.mktemp("bench")
+    command = [
+        sys.executable,
+        "-m",
+        "mlp_compare.bench",
+        "--rungs",
+        "jax",
+        "torch",
+        "keras-jax",
+        "keras-torch",
+        "sklearn",
+    ]
+    command += ["floor-numpy", "floor-jax", "torch-step-graph", "--rounds", "2", "--epochs", "2"]
+    command += ["--no-whole", "--no-sweep", "--json", "bench.json", "--plot", "bench.svg"]
+    result = subprocess.run(command, cwd=folder, env=PATHS, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stderr
+    return result.stdout, json.loads((folder / "bench.json").read_text()), (folder / "bench.svg").read_text()
+
+
+def test_the_command_measures_what_it_is_asked_for(measured):
+    output, result, picture = measured
+    names = ["jax", "torch", "keras-jax", "keras-torch", "sklearn", "floor-numpy", "floor-jax", CONTROL]
+    assert list(result["rungs"]) == names
+    assert result["left_out"] == {"torch-step-graph": "PyTorch, CUDA graph of a step: needs a GPU"}
+    assert {"format", "date", "config", "cores", "threads", "precision", "environment", "operations"} <= result.keys()
+    for rung in result["rungs"].values():
+        assert len(rung["samples"]) == 2, "two rounds"
+        for sample in rung["samples"]:
+            assert len(sample["epoch_seconds"]) == 2
+            assert all(0 < sample[name] < 300 for name in ("start_seconds", "data_seconds", "ready_seconds"))
+            assert sample["ready_seconds"] >= sample["start_seconds"] + sample["compile_seconds"]
+            assert sample["peak_megabytes"] > 50
+        assert rung["device"] == "cpu"
+        assert rung["environment"]["versions"]
+    for said in ("JAX, an epoch a program", "control: the first rung over itself", "needs a GPU", "where PyTorch wins"):
+        assert said in output
+    assert "<svg" in picture
+    assert "scikit-learn MLPClassifier" in picture
+
+
+def test_a_rung_that_trains_otherwise_is_not_timed(packages):
+    file = packages / "reference_torch/rungs.py"
+    text = file.read_text()
+    assert "alpha=-rate)" in text
+    file.write_text(text.replace("alpha=-rate)", "alpha=-1.001 * rate)"))
+    command = [sys.executable, "-m", "mlp_compare.bench", "--rungs", "torch", "torch-hand", "--json", "bench.json"]
+    result = subprocess.run(
+        command, cwd=packages, env=PATHS | {"PYTHONPATH": str(packages)}, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "torch-hand does not train as torch does: after 12000 examples in float64" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (packages / "bench.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rungs", "jaxx"], "--rungs: jaxx is none of jax, jax-step, torch"),
+        (["--rungs", "jax", "jax"], "--rungs: each at most once"),
+        (["--rungs", "torch-epoch-graph"], "nothing to time: PyTorch, CUDA graph of an epoch: needs a GPU"),
+        (["--rounds", "0"], "--rounds must be from 1 to 1000, got 0"),
+        (["--epochs", "-1"], "--epochs must be from 1 to 1000, got -1"),
+        (["--batch-size", "0"], "--batch-size must be"),
+        (["--device", "gpu", "--rungs", "torch"], "torch sees none"),
+        (["--json", "taken"], "--json taken exists"),
+        (["--plot", "nowhere/plot.svg"], "cannot write nowhere/plot.svg"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_timed(run, tmp_path, arguments, message):
+    (tmp_path / "taken").write_text("mine")
+    result = run("mlp_compare.bench", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_unlike_devices_are_not_compared():
+    def on(device):
+        return [{"device": device}]
+
+    benchmark._require_one_device({"jax": on("cuda (NVIDIA H100)"), "torch": on("gpu (NVIDIA H100 80GB)")})
+    with pytest.raises(UserError, match="unlike devices are not compared: jax on cpu, torch on gpu"):
+        benchmark._require_one_device({"jax": on("cpu"), "torch": on("gpu (NVIDIA H100)")})
+
+
+class Dispatched:
+    """An epoch whose result is on its way, as JAX hands them out: `examples` products after one another."""
+
+    def __init__(self):
+        self._matrix = jnp.ones((256, 256), jnp.float32) / 256
+
+        def products(matrix, times):
+            return jax.lax.fori_loop(0, times, lambda _, x: x @ matrix, matrix)
+
+        self._products = jax.jit(products)
+
+    def run_epoch(self, order):
+        return self._products(self._matrix, len(order))
+
+
+def test_the_benchmarks_clock_waits_for_the_result(mnist):
+    """Four times the work takes at least 3.5 times as long; a clock that only dispatched would hardly tell."""
+    trainer = Dispatched()
+
+    def fastest(examples: int) -> float:
+        part = Dataset("part", Examples(mnist.train.images[:examples], mnist.train.labels[:examples]), mnist.test,
+                       mnist.class_names)  # fmt: skip
+        return min(epoch_seconds(trainer, Config(), part, 9))
+
+    fastest(10)
+    ratios = [fastest(8000) / fastest(2000) for _ in range(3)]
+    assert max(ratios) >= 3.5, ratios
+
+
+def test_the_floor_counts_the_operations_of_a_step():
+    assert floor.operations((784, 200, 200, 10), 1) == 879_200
+    assert floor.operations((784, 200, 200, 10), 60_000) == 52_752_000_000
+
+
+def test_ratios_are_taken_within_rounds():
+    busy = np.array([1.0, 3.0, 1.1, 2.0, 1.3])
+    seconds = {"a": (0.9 * busy).tolist(), "b": busy.tolist(), "c": (busy * [1, 1.1, 0.9, 1.05, 1]).tolist()}
+    found = ratio(seconds, "a", "b")
+    assert (found.ratio, found.rounds) == (pytest.approx(0.9), 5)
+    assert found.half_width == pytest.approx(0, abs=1e-9), "the busy machine cancels"
+    other = ratio(seconds, "c", "b")
+    assert other.low < other.ratio < other.high
+    assert other.low <= 1 <= other.high
+
+
+@pytest.mark.parametrize(
+    ("ready", "epoch", "expected"),
+    [
+        ((3.0, 1.0), (0.3, 0.5), 10.0),
+        ((1.0, 3.0), (0.3, 0.5), 0.0),
+        ((3.0, 1.0), (0.5, 0.3), None),
+        ((3.0, 1.0), (0.5, 0.5), None),
+    ],
+)
+def test_break_even(ready, epoch, expected):
+    found = break_even(ready, epoch)
+    assert found is expected or found == pytest.approx(expected)
+
+
+@pytest.fixture
+def result():
+    return bench_report.read(ROOT / "docs/benchmark.json")
+
+
+def test_the_readmes_table_is_the_benchmarks():
+    text = (ROOT / "README.md").read_text()
+    shown = text.partition("<!-- python -m mlp_compare.bench_report docs/benchmark.json -->\n")[2]
+    assert shown.partition("\n<!-- end -->")[0] == bench_report.markdown(
+        bench_report.read(ROOT / "docs/benchmark.json")
+    )
+
+
+def test_the_readmes_benchmark_is_whole_and_controlled(result):
+    """Every rung of a CPU, the commands and the sweep; the control within 3 % of 1."""
+    assert not [name for name, rung in RUNGS.items() if rung.device != "gpu" and name not in result["rungs"]]
+    assert result["whole"].keys() == {"jax, first run", "jax, later run", "torch", "the tutorial's program"}
+    assert {point["batch_size"] for point in result["sweep"]} == set(benchmark.BATCH_SIZES)
+    assert {point["width"] for point in result["sweep"]} == set(benchmark.WIDTHS)
+    assert abs(bench_report.Figures(result).ratio(CONTROL, "jax").ratio - 1) < 0.03
+
+
+def test_where_pytorch_wins_follows_from_the_samples(result):
+    """Made twice as fast, PyTorch wins an epoch; made ten times as slow, nothing of it is said."""
+
+    def wins(factor):
+        changed = copy.deepcopy(result)
+        for sample in changed["rungs"]["torch"]["samples"]:
+            sample["epoch_seconds"] = [factor * seconds for seconds in sample["epoch_seconds"]]
+        return [line for line in bench_report.View.of(changed).torch_wins if line.startswith("PyTorch, eager trains")]
+
+    assert wins(0.1)
+    assert not wins(10)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not what mlp_compare.bench writes"),
+        ('{"kind": "benchmark", "format": 9}', "has format 9"),
+    ],
+)
+def test_other_files_are_refused(run, tmp_path, content, message):
+    (tmp_path / "file.json").write_text(content)
+    result = run("mlp_compare.bench_report", "file.json")
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert message in result.stderr
