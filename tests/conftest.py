@@ -1,10 +1,12 @@
 """What the whole test session shares: strict numerics, the data, and the commands as users run them."""
 
+import atexit
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,11 @@ import pytest
 from hypothesis import settings
 
 from mlp_workload.data import Dataset, Examples, load
+
+# Commands keep their compiled programs for one another, and apart from the user's own; JAX here has been imported.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

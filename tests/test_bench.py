@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,10 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
+from rich.console import Console
+from rich.progress import Progress
 from tolerances import MODEL_FLOAT64
 
-from mlp_compare import bench_report, benchmark, floor
+from mlp_compare import bench, bench_report, benchmark, floor
 from mlp_compare.bench_worker import epoch_seconds
 from mlp_compare.rungs import CONTROL, RUNGS
 from mlp_compare.timings import break_even, ratio
@@ -120,6 +124,8 @@ def test_a_rung_that_trains_otherwise_is_not_timed(packages):
         (["--rounds", "0"], "--rounds must be from 1 to 1000, got 0"),
         (["--epochs", "-1"], "--epochs must be from 1 to 1000, got -1"),
         (["--batch-size", "0"], "--batch-size must be"),
+        (["--batch-size", "70000"], "--batch-size must be at most 60000, the training examples, got 70000"),
+        (["--batch-size", "7000", "--rungs", "floor-numpy"], "batches of 7000 do not divide the set"),
         (["--device", "gpu", "--rungs", "torch"], "torch sees none"),
         (["--json", "taken"], "--json taken exists"),
         (["--plot", "nowhere/plot.svg"], "cannot write nowhere/plot.svg"),
@@ -178,28 +184,31 @@ def test_the_floor_counts_the_operations_of_a_step():
 
 
 def test_ratios_are_taken_within_rounds():
-    busy = np.array([1.0, 3.0, 1.1, 2.0, 1.3])
-    seconds = {"a": (0.9 * busy).tolist(), "b": busy.tolist(), "c": (busy * [1, 1.1, 0.9, 1.05, 1]).tolist()}
+    busy = np.array([1.0, 3.0, 1.1, 2.0, 1.3, 1.7])
+    seconds = {"a": (0.9 * busy).tolist(), "b": busy.tolist(), "c": (busy * [1, 1.1, 0.9, 1.05, 1, 0.95]).tolist()}
     found = ratio(seconds, "a", "b")
-    assert (found.ratio, found.rounds) == (pytest.approx(0.9), 5)
+    assert (found.ratio, found.rounds) == (pytest.approx(0.9), 6)
     assert found.half_width == pytest.approx(0, abs=1e-9), "the busy machine cancels"
     other = ratio(seconds, "c", "b")
     assert other.low < other.ratio < other.high
     assert other.low <= 1 <= other.high
+    few = ratio({name: some[:4] for name, some in seconds.items()}, "c", "b")
+    assert (few.low, few.high) == (pytest.approx(0.9), pytest.approx(1.1)), "of four rounds only the range is said"
+    assert str(few) == "1.025 (0.900 to 1.100, all of 4 rounds)"
 
 
 @pytest.mark.parametrize(
     ("ready", "epoch", "expected"),
     [
-        ((3.0, 1.0), (0.3, 0.5), 10.0),
-        ((1.0, 3.0), (0.3, 0.5), 0.0),
-        ((3.0, 1.0), (0.5, 0.3), None),
-        ((3.0, 1.0), (0.5, 0.5), None),
+        ((3.0, 1.0), (0.3, 0.5), "from 10.0 epochs on"),
+        ((1.0, 3.0), (0.3, 0.5), "from the start"),
+        ((1.0, 3.0), (0.5, 0.3), "until 10.0 epochs"),
+        ((3.0, 1.0), (0.5, 0.3), "never"),
+        ((3.0, 1.0), (0.5, 0.5), "never"),
     ],
 )
 def test_break_even(ready, epoch, expected):
-    found = break_even(ready, epoch)
-    assert found is expected or found == pytest.approx(expected)
+    assert break_even(ready, epoch) == expected
 
 
 @pytest.fixture
@@ -218,14 +227,14 @@ def test_the_readmes_table_is_the_benchmarks():
 def test_the_readmes_benchmark_is_whole_and_controlled(result):
     """Every rung of a CPU, the commands and the sweep; the control within 3 % of 1."""
     assert not [name for name, rung in RUNGS.items() if rung.device != "gpu" and name not in result["rungs"]]
-    assert result["whole"].keys() == {"jax, first run", "jax, later run", "torch", "the tutorial's program"}
+    assert len(result["whole"]) == 6
     assert {point["batch_size"] for point in result["sweep"]} == set(benchmark.BATCH_SIZES)
-    assert {point["width"] for point in result["sweep"]} == set(benchmark.WIDTHS)
+    assert {tuple(point["hidden"]) for point in result["sweep"]} == {(width, width) for width in benchmark.WIDTHS}
     assert abs(bench_report.Figures(result).ratio(CONTROL, "jax").ratio - 1) < 0.03
 
 
 def test_where_pytorch_wins_follows_from_the_samples(result):
-    """Made twice as fast, PyTorch wins an epoch; made ten times as slow, nothing of it is said."""
+    """Made ten times as fast, PyTorch wins an epoch; made ten times as slow, nothing of it is said."""
 
     def wins(factor):
         changed = copy.deepcopy(result)
@@ -242,11 +251,64 @@ def test_where_pytorch_wins_follows_from_the_samples(result):
     [
         ("{", "is not JSON"),
         ("[]", "is not what mlp_compare.bench writes"),
-        ('{"kind": "benchmark", "format": 9}', "has format 9"),
+        ('{"kind": "benchmark", "format": 9}', "has format 9, this reads 1"),
+        ('{"kind": "benchmark", "format": 1, "rungs": {}}', "is not a whole benchmark"),
     ],
 )
-def test_other_files_are_refused(run, tmp_path, content, message):
+def test_other_files_are_refused(tmp_path, content, message):
     (tmp_path / "file.json").write_text(content)
-    result = run("mlp_compare.bench_report", "file.json")
-    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-    assert message in result.stderr
+    with pytest.raises(UserError, match=re.escape(message)):
+        bench_report.read(tmp_path / "file.json")
+
+
+def test_the_rest_of_a_benchmark_runs(monkeypatch):
+    """The sweep and the whole commands, as small as they can be."""
+    small = {"WHOLE_ROUNDS": 1, "WHOLE_EPOCHS": 1, "BATCH_SIZES": (5000,), "WIDTHS": (50,), "TARGET_ACCURACY": 0.2}
+    for name, value in small.items():
+        monkeypatch.setattr(benchmark, name, value)
+    progress = Progress(console=Console(quiet=True))
+    sweep = benchmark._sweep(["jax", "torch"], dataclasses.replace(PRESETS["leaky"], device="cpu"), progress)
+    assert [(point["varied"], point["rung"], point["batch_size"], point["hidden"]) for point in sweep] == [
+        ("batch size", "jax", 5000, (200, 200)),
+        ("batch size", "torch", 5000, (200, 200)),
+        ("width", "jax", 200, (50, 50)),
+        ("width", "torch", 200, (50, 50)),
+    ]
+    assert all(len(point["epoch_seconds"]) == 3 for point in sweep)
+    whole = benchmark._whole("cpu", progress)
+    assert [len(samples) for samples in whole.values()] == [1] * 6
+    for name, (sample,) in whole.items():
+        if "article" not in name:
+            assert 0 < sample["ready_seconds"] < sample["first_epoch_done_seconds"] < sample["total_seconds"]
+        assert ("to_target_seconds" in sample) == ("given weights" in name)
+
+
+def test_what_is_measured_is_kept_where_the_rest_fails(tmp_path, monkeypatch):
+    """A sweep that dies leaves the rounds and the commands in the file, one line and status 2."""
+
+    def measure(options, console):
+        yield json.loads((ROOT / "docs/benchmark.json").read_text())
+        raise UserError("torch: ended by SIGKILL")
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    with pytest.raises(UserError, match="SIGKILL"):
+        bench.run(bench.Bench(json=tmp_path / "bench.json"))
+    assert bench_report.read(tmp_path / "bench.json")["kind"] == "benchmark"
+
+
+def test_jax_computes_all_products_of_the_floor():
+    """None is left out or cut down to the number that is looked at, and the operands are not copied."""
+    layers = tuple(
+        floor.Layer(*(np.ones(shape, np.float32) for shape in ((32, a), (b, a), (32, b))))
+        for a, b in ((64, 48), (48, 16))
+        for a, b in ((64, 48), (48, 16))
+    )
+    program = jax.jit(floor.jax_products, static_argnums=1).lower(layers, 10).compile().as_text()
+    shapes = re.findall(r"= f32\[([\d,]+)\]\S* dot\(", program)
+    assert sorted(shapes) == sorted(["32,48", "48,64", "32,16", "16,48", "32,48"])
+
+
+@pytest.mark.parametrize("name", [name for name, rung in RUNGS.items() if rung.device == "gpu"])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_graphs_train_as_the_trainer_does(name, digits):
+    check_against_the_trainer(name, "leaky", 20, digits)
