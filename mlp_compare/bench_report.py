@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -318,8 +318,10 @@ def _draw_sweep(axes: Any, figures: Figures, varied: str) -> None:
         dashed = "--" if name == "torch-hand" else "-"
         axes.loglog(at, cost, dashed, marker=".", color=_colour(figures, name), label=figures.rungs[name]["name"])
     axes.set(xlabel=varied if varied == "batch size" else "width of the hidden layers", ylabel="µs an example")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.legend(frameon=False, fontsize=7)
     axes.grid(alpha=0.25)
 
