@@ -53,6 +53,8 @@ class Bench:
     """A new file for the picture, an SVG."""
 
     def __post_init__(self) -> None:
+        if self.rungs == ():
+            raise UserError("--rungs needs one at least")
         for name in self.rungs or ():
             if name not in RUNGS:
                 raise UserError(f"--rungs: {name} is none of {', '.join(RUNGS)}")
@@ -61,6 +63,8 @@ class Bench:
         for flag in ("rounds", "epochs"):
             if not 1 <= getattr(self, flag) <= 1000:
                 raise UserError(f"--{flag} must be from 1 to 1000, got {getattr(self, flag)}")
+        if self.quick and (self.rounds, self.epochs) != (Bench.rounds, Bench.epochs):
+            raise UserError("--quick has rounds and epochs of its own")
         if self.config.batch_size > MNIST:
             raise UserError(f"--batch-size must be at most {MNIST}, the training examples, got {self.batch_size}")
 

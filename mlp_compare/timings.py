@@ -44,6 +44,8 @@ def ratio(seconds: Mapping[str, Sequence[float]], of: str, to: str) -> Ratio:
     The interval resamples rounds (percentiles; seeded), so that what a round has in common, a busy machine, cancels.
     """
     pairs = np.array(seconds[of]) / np.array(seconds[to])
+    if not (pairs.size and np.isfinite(pairs).all()):
+        raise ValueError(f"{of} and {to} have no times to compare")
     middle = float(np.median(pairs))
     if len(pairs) < FEWEST or np.ptp(pairs) == 0:
         return Ratio(of, to, middle, float(pairs.min()), float(pairs.max()), len(pairs))
@@ -60,7 +62,7 @@ def break_even(ready: tuple[float, float], epoch: tuple[float, float]) -> str:
         return "from the start"
     if gain <= 0 <= later:
         return "never"
-    return f"from {later / gain:.1f} epochs on" if gain > 0 else f"until {later / gain:.1f} epochs"
+    return f"from {later / gain:.0f} epochs on" if gain > 0 else f"for {later / gain:.0f} epochs"
 
 
 def medians(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:

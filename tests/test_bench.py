@@ -122,6 +122,8 @@ def test_a_rung_that_trains_otherwise_is_not_timed(packages):
         (["--rungs", "jaxx"], "--rungs: jaxx is none of jax, jax-step, torch"),
         (["--rungs", "jax", "jax"], "--rungs: each at most once"),
         (["--rungs", "torch-epoch-graph"], "nothing to time: PyTorch, CUDA graph of an epoch: needs a GPU"),
+        (["--rungs"], "--rungs needs one at least"),
+        (["--quick", "--rounds", "5"], "--quick has rounds and epochs of its own"),
         (["--rounds", "0"], "--rounds must be from 1 to 1000, got 0"),
         (["--epochs", "-1"], "--epochs must be from 1 to 1000, got -1"),
         (["--batch-size", "0"], "--batch-size must be"),
@@ -200,9 +202,9 @@ def test_ratios_are_taken_within_rounds():
 @pytest.mark.parametrize(
     ("ready", "epoch", "expected"),
     [
-        ((3.0, 1.0), (0.3, 0.5), "from 10.0 epochs on"),
+        ((3.0, 1.0), (0.3, 0.5), "from 10 epochs on"),
         ((1.0, 3.0), (0.3, 0.5), "from the start"),
-        ((1.0, 3.0), (0.5, 0.3), "until 10.0 epochs"),
+        ((1.0, 3.0), (0.5, 0.3), "for 10 epochs"),
         ((3.0, 1.0), (0.5, 0.3), "never"),
         ((3.0, 1.0), (0.5, 0.5), "never"),
     ],
@@ -231,6 +233,19 @@ def test_the_readmes_benchmark_is_whole_and_controlled(result):
     assert {point["batch_size"] for point in result["sweep"]} == set(benchmark.BATCH_SIZES)
     assert {tuple(point["hidden"]) for point in result["sweep"]} == {(width, width) for width in benchmark.WIDTHS}
     assert abs(bench_report.Figures(result).ratio(CONTROL, "jax").ratio - 1) < 0.03
+
+
+@pytest.mark.parametrize("left", [["jax", "torch"], ["jax", "torch", "floor-torch"], ["torch", "floor-jax"], ["jax"]])
+def test_any_choice_of_rungs_is_shown(result, left):
+    result |= {
+        "rungs": {name: result["rungs"][name] for name in [*left, CONTROL]},
+        "first": left[0],
+        "whole": {},
+        "sweep": [],
+    }
+    assert bench_report.View.of(result).remarks
+    assert b"<svg" in bench_report.draw(result)
+    assert result["rungs"][left[0]]["name"] in bench_report.markdown(result)
 
 
 def test_where_pytorch_wins_follows_from_the_samples(result):
