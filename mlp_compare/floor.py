@@ -6,6 +6,7 @@ multiplication and an addition as two. Operands are made once and stay in cache 
 step can have: a floor, not a target.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ def operations(widths: Sequence[int], examples: int) -> int:
     return examples * (3 * sum(products) - products[0])
 
 
-class Products:
+class Products(ABC):
     """The part of a trainer that a benchmark needs, for batches that divide the set."""
 
     packages: Sequence[str]
@@ -50,11 +51,12 @@ class Products:
         widths = config.widths(dataset.pixels, dataset.classes)
         self.device = self._place([Layer(draw(n, a), draw(b, a), draw(n, b)) for a, b in pairwise(widths)], config)
 
+    @abstractmethod
     def _place(self, layers: Sequence[Layer], config: Config) -> str:
         """Keeps the operands where they are needed; the device's name."""
-        raise NotImplementedError
 
-    def compile(self) -> None: ...
+    def compile(self) -> None:
+        """Nothing, where nothing is compiled."""
 
 
 class NumPy(Products):
