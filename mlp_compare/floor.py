@@ -55,8 +55,9 @@ class Products(ABC):
     def _place(self, layers: Sequence[Layer], config: Config) -> str:
         """Keeps the operands where they are needed; the device's name."""
 
+    @abstractmethod
     def compile(self) -> None:
-        """Nothing, where nothing is compiled."""
+        """Makes everything ready, so that the first epoch takes as long as the others."""
 
 
 class NumPy(Products):
@@ -66,6 +67,9 @@ class NumPy(Products):
         self._layers = layers
         self._out = [(layer.gradients.copy(), layer.weights.copy(), layer.inputs.copy()) for layer in layers]
         return "cpu"
+
+    def compile(self) -> None:
+        """Nothing: there is nothing to compile."""
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
         for _ in range(len(order) // self._batch_size):
@@ -88,6 +92,9 @@ class Torch(Products):
         self._layers = [[torch.tensor(array, device=device) for array in layer] for layer in layers]
         self._out = [[torch.empty_like(array) for array in (d, w, x)] for x, w, d in self._layers]
         return "cpu" if device.type == "cpu" else f"gpu ({torch.cuda.get_device_name(device)})"
+
+    def compile(self) -> None:
+        """Nothing: there is nothing to compile."""
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
         import torch
