@@ -1,6 +1,5 @@
 """A benchmark's figures as a table, as Markdown for a README (`python -m mlp_compare.bench_report`), as a picture."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,23 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mlp_compare.benchmark import FORMAT, epoch_medians
+from mlp_compare.benchmark import (
+    ARTICLE,
+    FORMAT,
+    JAX_FIRST,
+    JAX_GIVEN,
+    JAX_LATER,
+    TORCH,
+    TORCH_GIVEN,
+    epoch_medians,
+)
 from mlp_compare.figures import COLOURS, INK, style, to_svg
 from mlp_compare.rungs import CONTROL
 from mlp_compare.timings import Ratio, break_even, medians, ratio
 from mlp_workload.command_line import one_line_errors, parse
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
+from mlp_workload.run_folder import read_json
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.bench_report"
@@ -43,12 +52,7 @@ def main() -> None:
 def read(path: Path) -> Result:
     """Raises `UserError` where `path` is not what a benchmark wrote."""
     path = expand(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict) or content.get("kind") != "benchmark":
         raise UserError(f"{path} is not what mlp_compare.bench writes by --json")
     check(content, str(path))
@@ -130,8 +134,8 @@ class Figures:
             if found.low > 1:
                 said.append(f"the products alone: JAX's take {found} times as long as PyTorch's")
         for quantity, what in (("ready_seconds", "its first step"), ("total_seconds", "ten epochs")):
-            for name in (_JAX_FIRST, _JAX_LATER) if self.result["whole"] else ():
-                if (found := self.whole_ratio(name, _TORCH, quantity)).low > 1:
+            for name in (JAX_FIRST, JAX_LATER) if self.result["whole"] else ():
+                if (found := self.whole_ratio(name, TORCH, quantity)).low > 1:
                     said.append(f"`{name}` reaches {what} after {found} times as long as PyTorch's")
         points: dict[tuple[int, tuple[int, ...]], dict[str, float]] = {}
         for point in self.result["sweep"]:
@@ -195,18 +199,15 @@ def _remarks(figures: Figures) -> Iterator[str]:
         )
     if figures.result["whole"]:
         for of, to, quantity, what in (
-            (_JAX_FIRST, _TORCH, "total_seconds", "whole command, JAX the first time over PyTorch"),
-            (_JAX_LATER, _TORCH, "total_seconds", "whole command, JAX later over PyTorch"),
-            (_JAX_LATER, _ARTICLE, "total_seconds", "whole command, JAX later over the tutorial's program"),
-            (_JAX_LATER, _JAX_FIRST, "ready_seconds", "until the first step, JAX later over the first time"),
-            (_JAX_GIVEN, _TORCH_GIVEN, "to_target_seconds", "until 85 % are right, the same start, JAX over PyTorch"),
+            (JAX_FIRST, TORCH, "total_seconds", "whole command, JAX the first time over PyTorch"),
+            (JAX_LATER, TORCH, "total_seconds", "whole command, JAX later over PyTorch"),
+            (JAX_LATER, ARTICLE, "total_seconds", "whole command, JAX later over the tutorial's program"),
+            (JAX_LATER, JAX_FIRST, "ready_seconds", "until the first step, JAX later over the first time"),
+            (JAX_GIVEN, TORCH_GIVEN, "to_target_seconds", "until 85 % are right, the same start, JAX over PyTorch"),
         ):
             yield f"{what}: {figures.whole_ratio(of, to, quantity)}"
 
 
-_JAX_FIRST, _JAX_LATER = "python -m jax_mlp.train, the first time", "python -m jax_mlp.train, later"
-_TORCH, _ARTICLE = "python -m reference_torch.train", "python -m reference_torch.article module"
-_JAX_GIVEN, _TORCH_GIVEN = "JAX, from given weights", "PyTorch, from given weights"
 _WHOLE_HEADINGS = (
     "10 epochs of the default preset, start to end",
     "first step after",

@@ -36,6 +36,10 @@ FEWEST_ROUNDS, QUICK_ROUNDS, QUICK_EPOCHS = 6, 4, 3
 WHOLE_ROUNDS, WHOLE_EPOCHS = 4, 10
 TARGET_ACCURACY = 0.85
 """Of the test set, that training is timed to."""
+JAX_FIRST, JAX_LATER = "python -m jax_mlp.train, the first time", "python -m jax_mlp.train, later"
+TORCH, ARTICLE = "python -m reference_torch.train", "python -m reference_torch.article module"
+JAX_GIVEN, TORCH_GIVEN = "JAX, from given weights", "PyTorch, from given weights"
+"""Whole commands."""
 BATCH_SIZES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 20_000)
 WIDTHS = (50, 100, 200, 500, 1000, 2000, 4000)
 SWEPT = ("jax", "torch", "torch-hand")
@@ -209,12 +213,12 @@ def _whole(device: str, progress: Progress) -> dict[str, Any]:
         save_weights(start, {k: v.astype(np.float32) for k, v in initial_parameters("torch_linear", shapes, 0).items()})
         common = ["--last-activation", "none", "--initial-weights", str(start)]
         commands = {
-            "python -m jax_mlp.train, the first time": ("jax_mlp.train", []),
-            "python -m jax_mlp.train, later": ("jax_mlp.train", []),
-            "python -m reference_torch.train": ("reference_torch.train", []),
-            "JAX, from given weights": ("jax_mlp.train", common),
-            "PyTorch, from given weights": ("reference_torch.train", common),
-            "python -m reference_torch.article module": ("reference_torch.article", []),
+            JAX_FIRST: ("jax_mlp.train", []),
+            JAX_LATER: ("jax_mlp.train", []),
+            TORCH: ("reference_torch.train", []),
+            JAX_GIVEN: ("jax_mlp.train", common),
+            TORCH_GIVEN: ("reference_torch.train", common),
+            ARTICLE: ("reference_torch.article", []),
         }
         samples: Samples = {name: [] for name in commands}
         task = progress.add_task("", total=WHOLE_ROUNDS * len(commands))
@@ -223,7 +227,7 @@ def _whole(device: str, progress: Progress) -> dict[str, Any]:
                 if number < 0 and "jax_mlp" not in commands[name][0]:
                     continue
                 progress.update(task, advance=number >= 0, description=f"whole commands, round {number + 1}: {name}")
-                cache = Path(place, f"cache-{number}" if name.endswith("the first time") else "cache")
+                cache = Path(place, f"cache-{number}" if name == JAX_FIRST else "cache")
                 module, flags = commands[name]
                 folder = Path(place, f"run-{number}-{len(list(Path(place).iterdir()))}")
                 sample = _time_command(name, module, [*flags, "--device", device], folder, cache)

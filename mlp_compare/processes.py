@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mlp_workload.config import Config
+from mlp_workload.environment import usable_cores
 from mlp_workload.errors import UserError
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = usable_cores()
 THREADS = {f"{library}_NUM_THREADS": str(CORES) for library in ("OMP", "MKL", "OPENBLAS")}
 _LIBRARIES_OWN = (
     "GOMP_", "JAX_", "KERAS_", "KMP_", "MKL_", "NPROC", "NVIDIA_TF32", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH", "XLA_"

@@ -1,7 +1,6 @@
 """One page about runs that needs no server and no network: `python -m mlp_compare.report --help`."""
 
 import inspect
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from mlp_workload.command_line import one_line_errors, parse
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand, write_atomically
 from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.run_folder import clear_write_errors, read_json
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.report"
@@ -66,12 +65,7 @@ def run(options: Report) -> None:
 
 def _result(path: Path) -> dict[str, Any]:
     """Raises `UserError` where `path` is not what a command wrote."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     if isinstance(content, dict) and content.get("kind") == "benchmark":
         from mlp_compare import bench_report
 

@@ -18,10 +18,15 @@ def describe_environment(packages: Sequence[str]) -> dict[str, Any]:
         "versions": {package: version(package) for package in packages},
         "system": platform.platform(),
         "processor": _processor(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "commit": _commit(),
     }
+
+
+def usable_cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

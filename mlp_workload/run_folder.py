@@ -1,6 +1,7 @@
 """The folder that a run leaves behind."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -103,6 +104,16 @@ def write_json(path: Path, content: Any) -> None:
     """Writes `content` for people and programs, whole or not at all. Raises `UserError` where it can't."""
     with clear_write_errors(path):
         write_atomically(path, (strict_json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json`, or another program, wrote. Raises `UserError` where it can't be read or is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
 
 
 @contextlib.contextmanager

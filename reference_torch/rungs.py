@@ -16,6 +16,7 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.weights import Parameters
 from reference_torch.article_loop import Images
+from reference_torch.optimizer import sgd
 from reference_torch.trainer import Trainer, gather, normalize
 
 
@@ -39,18 +40,12 @@ class Article(Trainer):
 
 
 class Fused(Trainer):
-    """The update in one kernel: `torch.optim.SGD` never chooses that by itself."""
+    """The update in one kernel."""
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         super().__init__(config, dataset, initial)
-        self._optimizer = torch.optim.SGD(
-            self._model.parameters(),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        rates = config.learning_rate, config.momentum, config.nesterov, config.weight_decay
+        self._optimizer = sgd(self._model.parameters(), *rates, fused=True)
 
 
 class Compiled(Trainer):
@@ -60,21 +55,10 @@ class Compiled(Trainer):
 
     def compile(self) -> None:
         """Also compiles for the smaller last batch, by a pass over each that changes nothing."""
-        self._loss = torch.compile(self._plain_loss, mode=self.mode)
+        self._loss = torch.compile(self._loss, mode=self.mode)  # type: ignore[method-assign]
         examples, size = len(self._labels), self._config.batch_size
         for n in {size, examples % size or size}:
             self._loss(torch.arange(n, device=self._labels.device)).backward()
-
-    def _plain_loss(self, batch: torch.Tensor) -> torch.Tensor:
-        logits = self._model(normalize(self._config, gather(self._images, batch)))
-        return F.cross_entropy(logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing)
-
-    def _step(self, batch: torch.Tensor) -> torch.Tensor:
-        self._optimizer.zero_grad()
-        loss = self._loss(batch)
-        loss.backward()
-        self._optimizer.step()
-        return loss.detach()
 
 
 class CompiledAutotuned(Compiled):

@@ -60,12 +60,15 @@ class Trainer:
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
         """Trains on the examples `batch` (b,); the loss."""
-        logits = self._model(normalize(self._config, gather(self._images, batch)))
-        loss = F.cross_entropy(logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing)
         self._optimizer.zero_grad()
+        loss = self._loss(batch)
         loss.backward()
         self._optimizer.step()
         return loss.detach()
+
+    def _loss(self, batch: torch.Tensor) -> torch.Tensor:
+        logits = self._model(normalize(self._config, gather(self._images, batch)))
+        return F.cross_entropy(logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing)
 
     def _backward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """All of a step but the update: its tensors by the names of `mlp_workload.trace`."""
