@@ -12,7 +12,8 @@ from flax import nnx
 from jax import lax
 
 from jax_mlp.loss import cross_entropy
-from jax_mlp.model import MLP, Params
+from jax_mlp.model import MLP, Params, build_model
+from jax_mlp.optimizer import sgd
 from mlp_workload.config import Config
 from mlp_workload.metrics import Evaluation
 
@@ -21,14 +22,46 @@ _EVALUATED_AT_ONCE = 2000
 _WORD = np.dtype(np.uint32)
 
 
+FOR_ONE_CALL: Any = {"xla_backend_optimization_level": 1}
+"""Compiler options for the random numbers of the initial weights: the same bits after half the time."""
+
+
+class Programs:
+    """The functions of a run, to be compiled. A state is the parameters and the optimizer's state, `transposed`.
+
+    `step`, `epoch` and `evaluate` are what the functions below return; `shapes` are those of the module's parameters.
+    """
+
+    def __init__(self, config: Config, pixels: int, classes: int) -> None:
+        def model(seed: Any) -> MLP:
+            return build_model(config, config.widths(pixels, classes), seed)
+
+        self._model = model
+        graph, self.shapes = nnx.split(nnx.eval_shape(model, np.uint32(0)))
+        self.optimizer = sgd(config.learning_rate, config.momentum, config.nesterov, config.weight_decay)
+        self.step = step_program(config, pixels, graph, self.optimizer)
+        self.epoch = epoch_program(self.step, config.batch_size)
+        self.evaluate = evaluation_program(config, graph)
+
+    def draw(self, seed: Any) -> Any:
+        """The state before the first step, by the framework's initialiser. The seed is an argument and no constant, so
+        that one compiled program is for all of them."""
+        return self.begin(nnx.split(self._model(seed))[1])
+
+    def begin(self, params: Params) -> Any:
+        """The state before the first step, from the module's parameters."""
+        params = transposed(params)
+        return params, self.optimizer.init(params)
+
+
 def step_program(
     config: Config, pixels: int, graph: nnx.GraphDef[MLP], optimizer: optax.GradientTransformation
 ) -> Callable[..., Any]:
     """(state, words (n, w) of `pack`, labels (n,), batch (b,)) to (state, (tensors, gradients)).
 
-    A state is the parameters and the optimizer's state, both `transposed`, and so are the gradients: a CPU's matrix
-    products are faster for weights that lie as (fan_out, fan_in). `tensors` are the step's by the names of
-    `mlp_workload.trace`; where nobody takes them, the compiler leaves out what only they need.
+    The gradients are `transposed` too: a CPU's matrix products are faster for weights that lie as (fan_out, fan_in).
+    `tensors` are the step's by the names of `mlp_workload.trace`; where nobody takes them, the compiler leaves out what
+    only they need.
     """
 
     def step(state: Any, words: jax.Array, labels: jax.Array, batch: jax.Array) -> Any:

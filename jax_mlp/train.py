@@ -2,12 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+import mlp_workload.seeds
 from jax_mlp.compile_cache import keep_compiled_programs
 from mlp_workload import training
 from mlp_workload.command_line import run_trainer
 from mlp_workload.config import Config
+from mlp_workload.seeds import MakeEnsemble
 from mlp_workload.training import MakeTrainer
 from mlp_workload.watching import Watching
 
@@ -15,6 +18,11 @@ from mlp_workload.watching import Watching
 def train(config: Config, watching: Watching | None = None) -> dict[str, Any]:
     """Trains as `config` says and returns the summary; see `mlp_workload.training.train`."""
     return training.train(config, framework, watching or Watching())
+
+
+def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
+    """Trains with so many seeds from `config.seed` on; see `mlp_workload.seeds.train_seeds`."""
+    return mlp_workload.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
 
 
 @contextlib.contextmanager
@@ -28,9 +36,20 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
         yield Trainer
 
 
+@contextlib.contextmanager
+def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
+    """The same for many models."""
+    import jax
+
+    from jax_mlp.ensemble import make_ensemble
+
+    with jax.enable_x64(config.dtype == "float64"):
+        yield partial(make_ensemble, models=models)
+
+
 def main() -> None:
     keep_compiled_programs()
-    run_trainer("python -m jax_mlp.train", "Trains the MLP in JAX, Flax and optax.", train)
+    run_trainer("python -m jax_mlp.train", "Trains the MLP in JAX, Flax and optax.", train, train_seeds)
 
 
 if __name__ == "__main__":

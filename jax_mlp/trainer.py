@@ -9,11 +9,9 @@ import jax
 import numpy as np
 import numpy.typing as npt
 import optax
-from flax import nnx
 
-from jax_mlp.model import MLP, Params, build_model
-from jax_mlp.optimizer import sgd
-from jax_mlp.programs import epoch_program, evaluation, evaluation_program, pack, step_program, transposed
+from jax_mlp.model import Params
+from jax_mlp.programs import FOR_ONE_CALL, Programs, evaluation, pack, transposed
 from jax_mlp.weights import from_neutral, to_neutral
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
@@ -21,9 +19,6 @@ from mlp_workload.errors import UserError
 from mlp_workload.metrics import Evaluation
 from mlp_workload.trace import Trace, mlp_trace
 from mlp_workload.weights import Parameters
-
-_FOR_ONE_CALL: Any = {"xla_backend_optimization_level": 1}
-"""Compiler options for the random numbers of the initial weights: the same bits after half the time."""
 
 
 class Trainer:
@@ -37,48 +32,36 @@ class Trainer:
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         device = self._device = find_device(config.device)
-        self.device = "cpu" if device.platform == "cpu" else f"{device.platform} ({device.device_kind})"
+        self.device = device_name(device)
         self._test_labels = dataset.test.labels
         self._compilers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="compile")
 
-        def model(seed: Any) -> MLP:
-            return build_model(config, config.widths(dataset.pixels, dataset.classes), seed)
-
-        seed = np.uint32(config.seed)  # not a constant: the compiled program is for all of them
-        self._start: Callable[[], Params]
+        self._start: Callable[[], Any]
         with jax.default_device(device):
-            graph, self._shapes = nnx.split(nnx.eval_shape(model, seed))
+            programs = self._programs = Programs(config, dataset.pixels, dataset.classes)
             if initial is None:
-                draw = jax.jit(lambda seed: transposed(nnx.split(model(seed))[1])).lower(seed)
-                drawn = self._compilers.submit(draw.compile, _FOR_ONE_CALL)
+                seed = np.uint32(config.seed)
+                drawn = self._compilers.submit(jax.jit(programs.draw).lower(seed).compile, FOR_ONE_CALL)
                 self._start = lambda: drawn.result()(seed)
             else:
-                self._start = lambda: transposed(from_neutral(self._shapes, initial))
-            (train, train_labels), test = (
-                (examples.images.reshape(len(examples), -1), examples.labels)
-                for examples in (dataset.train, dataset.test)
-            )
-            self._train, self._test = jax.device_put(((pack(train), train_labels), test), device)
-        self._optimizer = sgd(config.learning_rate, config.momentum, config.nesterov, config.weight_decay)
-        step = step_program(config, dataset.pixels, graph, self._optimizer)
-        self._step: Any = jax.jit(step)
-        self._epoch: Any = jax.jit(epoch_program(step, config.batch_size), donate_argnums=0)
-        self._evaluate: Any = jax.jit(evaluation_program(config, graph))
+                self._start = lambda: programs.begin(from_neutral(programs.shapes, initial))
+        self._train, self._test = jax.device_put(examples(dataset), device)
+        self._step: Any = jax.jit(programs.step)
+        self._epoch: Any = jax.jit(programs.epoch, donate_argnums=0)
+        self._evaluate: Any = jax.jit(programs.evaluate)
 
     @cached_property
     def _state(self) -> Any:
         """The parameters and the optimizer's state."""
         with jax.default_device(self._device):
-            params = jax.device_put(self._start())
-            return jax.block_until_ready((params, self._optimizer.init(params)))
+            return jax.block_until_ready(jax.device_put(self._start()))
 
     def compile(self) -> None:
         order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32)
-        params = jax.eval_shape(transposed, self._shapes)
-        state = params, jax.eval_shape(self._optimizer.init, params)
+        state = jax.eval_shape(self._programs.begin, self._programs.shapes)
         with jax.default_device(self._device):
             epoch = self._compilers.submit(self._epoch.lower(state, *self._train, order).compile)
-            evaluate = self._compilers.submit(self._evaluate.lower(params, *self._test).compile)
+            evaluate = self._compilers.submit(self._evaluate.lower(state[0], *self._test).compile)
         _ = self._state
         self._epoch, self._evaluate = epoch.result(), evaluate.result()
 
@@ -99,16 +82,24 @@ class Trainer:
         return _neutral(params) | ({} if velocity is None else _suffixed(_neutral(velocity), "momentum"))
 
     def load_state(self, state: Parameters) -> None:
-        params = transposed(from_neutral(self._shapes, state))
+        params = transposed(from_neutral(self._programs.shapes, state))
         optimizer_state = self._state[1]
         if optax.tree.get(optimizer_state, "trace") is not None:
             velocity = {name: state[f"{name}.momentum"] for name in _neutral(params)}
-            optimizer_state = optax.tree.set(optimizer_state, trace=transposed(from_neutral(self._shapes, velocity)))
+            optimizer_state = optax.tree.set(
+                optimizer_state, trace=transposed(from_neutral(self._programs.shapes, velocity))
+            )
         self._state = jax.device_put((params, optimizer_state), self._device)
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
         self._state, (tensors, gradients) = self._step(self._state, *self._train, batch)
         return mlp_trace(jax.device_get(tensors) | _suffixed(_neutral(gradients), "grad") | self.state())
+
+
+def examples(dataset: Dataset) -> Any:
+    """Training words and labels, test images and labels, as the programs take them."""
+    train, test = (part.images.reshape(len(part), -1) for part in (dataset.train, dataset.test))
+    return (pack(train), dataset.train.labels), (test, dataset.test.labels)
 
 
 def _neutral(params: Params) -> Parameters:
@@ -118,6 +109,11 @@ def _neutral(params: Params) -> Parameters:
 
 def _suffixed(parameters: Parameters, suffix: str) -> Parameters:
     return {f"{name}.{suffix}": array for name, array in parameters.items()}
+
+
+def device_name(device: jax.Device) -> str:
+    """ "cpu", or "gpu" with the card's name."""
+    return "cpu" if device.platform == "cpu" else f"{device.platform} ({device.device_kind})"
 
 
 def find_device(wanted: str) -> jax.Device:

@@ -30,7 +30,7 @@ class Bench:
     """
 
     quick: bool = False
-    """jax, torch, torch-hand and two floors, four rounds of three epochs: done in two minutes."""
+    """jax, torch, torch-hand and two floors, four rounds of three epochs, nothing else: done in two minutes."""
     rungs: tuple[str, ...] | None = None
     """Those to time, the first against the others: jax, jax-step, torch, torch-fused, torch-compile, torch-autotune,
     torch-hand, torch-article, torch-step-graph, torch-epoch-graph, keras-jax, keras-torch, sklearn, floor-torch,
@@ -43,6 +43,8 @@ class Bench:
     hidden: tuple[int, ...] = (200, 200)
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    many: bool = True
+    """Also times several models at once: --seeds, vmap, a process a core, or one after another."""
     whole: bool = True
     """Also times the trainers' commands from start to end, as they are typed."""
     sweep: bool = True

@@ -13,19 +13,21 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mlp_compare.benchmark import (
-    ARTICLE,
-    FORMAT,
-    JAX_FIRST,
-    JAX_GIVEN,
-    JAX_LATER,
-    TORCH,
-    TORCH_GIVEN,
-    epoch_medians,
-)
+from mlp_compare.benchmark import FORMAT, epoch_medians
 from mlp_compare.figures import COLOURS, INK, style, to_svg
 from mlp_compare.rungs import CONTROL
 from mlp_compare.timings import Ratio, break_even, medians, ratio
+from mlp_compare.whole_commands import (
+    ARTICLE,
+    JAX_FIRST,
+    JAX_GIVEN,
+    JAX_LATER,
+    JAX_WATCHED,
+    TARGET_ACCURACY,
+    TORCH,
+    TORCH_GIVEN,
+    TORCH_WATCHED,
+)
 from mlp_workload.command_line import one_line_errors, parse
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
@@ -168,7 +170,7 @@ def _setting(result: Result) -> str:
     )
 
 
-_HEADINGS = ("", "an epoch", "times the floor", "ready after", "compiling", "peak memory")
+_HEADINGS = ("", "an epoch", "× floor", "ready", "compile", "memory")
 
 
 def _rows(figures: Figures) -> Iterator[tuple[str, ...]]:
@@ -203,18 +205,38 @@ def _remarks(figures: Figures) -> Iterator[str]:
             (JAX_LATER, TORCH, "total_seconds", "whole command, JAX later over PyTorch"),
             (JAX_LATER, ARTICLE, "total_seconds", "whole command, JAX later over the tutorial's program"),
             (JAX_LATER, JAX_FIRST, "ready_seconds", "until the first step, JAX later over the first time"),
-            (JAX_GIVEN, TORCH_GIVEN, "to_target_seconds", "until 85 % are right, the same start, JAX over PyTorch"),
+            (JAX_GIVEN, TORCH_GIVEN, "to_target_seconds", f"until {_TARGET} are right, JAX over PyTorch"),
+            (JAX_WATCHED, JAX_LATER, "train_seconds", "JAX's epochs drawn on a dashboard, over undrawn ones"),
+            (TORCH_WATCHED, TORCH, "train_seconds", "PyTorch's epochs drawn on a dashboard, over undrawn ones"),
         ):
-            yield f"{what}: {figures.whole_ratio(of, to, quantity)}"
+            if of in figures.result["whole"]:
+                yield f"{what}: {figures.whole_ratio(of, to, quantity)}"
+    yield from _many_remarks(figures.result["many"])
 
 
+def _many_remarks(many: Mapping[str, Any]) -> Iterator[str]:
+    if not many:
+        return
+    figures, n = Figures(many), many["models"]
+    others = ["jax-in-turn"] if "jax-in-turn" in figures.rungs else []
+    if torch := [name for name in figures.rungs if name.startswith("torch")]:
+        others.append(min(torch, key=lambda name: figures.medians[name]["epoch_seconds"]))
+    for name in others if _SEEDS in figures.rungs else ():
+        names = f"{figures.rungs[_SEEDS]['name']} over {figures.rungs[name]['name']}"
+        yield f"an epoch of {n} models, {names}: {figures.ratio(_SEEDS, name)}"
+    yield f"an epoch of {n} models, control: {figures.ratio(CONTROL, figures.first)}"
+
+
+_TARGET = f"{TARGET_ACCURACY:.0%}".replace("%", " %")
 _WHOLE_HEADINGS = (
     "10 epochs of the default preset, start to end",
-    "first step after",
-    "first epoch done",
-    "85 % right after",
+    "first step",
+    "epoch 1",
+    f"{_TARGET} right",
     "all done",
 )
+_MANY_HEADINGS = ("several models", "how many", "epochs of a model", "ready", "compile")
+_SEEDS = "jax-many"
 _CLEARLY = 1.15
 """One process may be so much slower than another of the same rung."""
 
@@ -224,6 +246,21 @@ def _whole_rows(figures: Figures) -> Iterator[tuple[str, ...]]:
         values = medians(samples)
         keys = ("ready_seconds", "first_epoch_done_seconds", "to_target_seconds", "total_seconds")
         yield (name, *(f"{values[key]:.2f} s" if key in values else "" for key in keys))
+
+
+def _many_rows(many: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    if not many:
+        return
+    figures, n = Figures(many), many["models"]
+    for name in figures.ordered():
+        values = figures.medians[name]
+        yield (
+            figures.rungs[name]["name"],
+            str(n),
+            f"{n / values['epoch_seconds']:.2f} /s",
+            f"{values['ready_seconds']:.1f} s",
+            f"{values['compile_seconds']:.1f} s",
+        )
 
 
 @dataclass(frozen=True)
@@ -239,12 +276,16 @@ class View:
     @classmethod
     def of(cls, result: Result) -> "View":
         figures = Figures(result)
-        tables = [(_HEADINGS, list(_rows(figures))), (_WHOLE_HEADINGS, list(_whole_rows(figures)))]
+        tables = [
+            (_HEADINGS, list(_rows(figures))),
+            (_MANY_HEADINGS, list(_many_rows(result["many"]))),
+            (_WHOLE_HEADINGS, list(_whole_rows(figures))),
+        ]
         return cls(
             _setting(result),
             [(headings, rows) for headings, rows in tables if rows],
             list(_remarks(figures)),
-            list(result["left_out"].values()),
+            [*result["left_out"].values(), *result["many"].get("left_out", {}).values()],
             figures.torch_wins(),
         )
 

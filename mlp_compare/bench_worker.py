@@ -5,20 +5,23 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from mlp_compare.rungs import RUNGS
+from mlp_compare.rungs import MANY, MODELS, RUNGS
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load
 from mlp_workload.environment import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
-from mlp_workload.weights import save_weights
+from mlp_workload.weights import Parameters, save_weights
 
 
 def main() -> None:
@@ -47,7 +50,7 @@ def measure(
     settings = Config.from_json(json.dumps(config))
     started = time.monotonic() - spawned_at
     clock = Clock()
-    make = RUNGS[rung].load()
+    make = RUNGS[rung].load() if rung in RUNGS else partial(Many, MANY[rung].load())
     imported = clock.lap()
     dataset = load(settings.dataset)
     if examples is not None:
@@ -92,6 +95,21 @@ def epoch_seconds(trainer: Any, config: Config, dataset: Dataset, epochs: int) -
         np.asarray(trainer.run_epoch(order))
         seconds.append(clock.lap())
     return seconds
+
+
+class Many:
+    """`MODELS` models that a rung trains at once, as one to be timed: an epoch is one of each.
+
+    The first has the given order, the others the same from another batch on.
+    """
+
+    def __init__(self, make: Callable[..., Any], config: Config, dataset: Dataset, initial: Parameters) -> None:
+        self._batch_size, self._models = config.batch_size, make(config, dataset, initial, MODELS)
+        self.compile, self.run_epoch, self.state = self._models.compile, self._models.run_epoch, self._models.parameters
+        self.packages, self.device = self._models.packages, self._models.device
+
+    def prepare(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        return np.stack([np.roll(order, -model * self._batch_size) for model in range(MODELS)])
 
 
 class Clock:

@@ -27,15 +27,24 @@ class ProcessFailed(UserError):
     """With what was run and its last line on standard error."""
 
 
-def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | None = None, text: str = "") -> str:
-    """`python -m module arguments`, with `text` on standard input; its standard output. Errors call it `name`."""
+def environment() -> dict[str, str]:
+    """For a process that is timed, or stands beside one."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(_LIBRARIES_OWN)}
     paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
-    environment = kept | {"PYTHONPATH": paths} | THREADS | dict(variables or {})
+    return kept | {"PYTHONPATH": paths} | THREADS
+
+
+def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | None = None, text: str = "") -> str:
+    """`python -m module arguments`, with `text` on standard input; its standard output. Errors call it `name`."""
     command = [sys.executable, "-m", module, *arguments]
     try:
         result = subprocess.run(
-            command, env=environment, input=text, capture_output=True, text=True, timeout=_TIME_LIMIT
+            command,
+            env=environment() | dict(variables or {}),
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=_TIME_LIMIT,
         )
     except subprocess.TimeoutExpired:
         raise ProcessFailed(f"{name}: not done within {_TIME_LIMIT} s") from None

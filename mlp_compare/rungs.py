@@ -18,7 +18,7 @@ class Rung:
     """
 
     name: str
-    kind: Literal["jax", "torch", "peer", "floor"]
+    kind: Literal["jax", "torch", "peer", "floor", "many"]
     target: str
     needs: tuple[str, ...] = ()
     device: Literal["any", "cpu", "gpu"] = "any"
@@ -71,6 +71,25 @@ RUNGS = {
     "floor-numpy": Rung(name="products alone, NumPy", kind="floor", target="mlp_compare.floor:NumPy", device="cpu"),
     "floor-jax": Rung(name="products alone, JAX", kind="floor", target="mlp_compare.floor:Jax"),
 }  # fmt: skip
+MODELS = 8
+"""That train together, or one after another, in each of these."""
+MANY = {
+    "jax-in-turn": Rung(
+        name="JAX, one after another", kind="many", target="jax_mlp.many:InTurn"
+    ),
+    "jax-many": Rung(name="JAX, --seeds", kind="many", target="jax_mlp.many:Seeds"),
+    "jax-vmap": Rung(
+        name="JAX, one vmapped program", kind="many", target="jax_mlp.many:Vmapped", device="cpu"
+    ),
+    "torch-in-turn": Rung(
+        name="PyTorch by hand, one after another", kind="many", target="reference_torch.many:InTurn"
+    ),
+    "torch-processes": Rung(
+        name="PyTorch by hand, a process a core", kind="many", target="reference_torch.many:Processes", device="cpu"
+    ),
+    "torch-vmap": Rung(name="PyTorch, torch.func.vmap", kind="many", target="reference_torch.many:Vmapped"),
+}  # fmt: skip
+"""Ways of training `MODELS` models; the first one is what the others are compared with."""
 CONTROL = "again"
 """The first rung a second time, which must come out as fast as itself."""
 QUICK = ("jax", "torch", "torch-hand", "floor-torch", "floor-jax")

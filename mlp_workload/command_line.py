@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import tyro
 
-from mlp_workload.config import PRESETS, Config
+from mlp_workload.config import LARGEST_SEED, PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.watching import Watching
 
@@ -106,16 +106,34 @@ def _let_go_of_output() -> None:
 class Training(Watching, Config):
     """What a trainer's command takes: a run, and how it is watched."""
 
+    seeds: int | None = None
+    """So many runs, with --seed and the seeds after it; a run folder each, and one table. Not drawn on Visdom."""
+
     def __post_init__(self) -> None:
         Config.__post_init__(self)
         Watching.__post_init__(self)
+        if self.seeds is None:
+            return
+        most = LARGEST_SEED + 1
+        self._require("seeds", 1 <= self.seeds <= most - self.seed, f"from 1 to {most} less --seed")
+        if self.visdom == "required":
+            raise UserError("--visdom required is for one run: --seeds draws none, mlp_workload.dashboard --replay can")
 
 
-def run_trainer(program: str, description: str, train: Callable[[Config, Watching], object]) -> None:
+def run_trainer(
+    program: str,
+    description: str,
+    train: Callable[[Config, Watching], object],
+    train_seeds: Callable[[Config, int, Watching], object],
+) -> None:
     """A trainer's `main`: parses the process's arguments and trains."""
     with one_line_errors(program):
         options = parse_config(sys.argv[1:], Training, prog=program, description=description)
-        train(part(Config, options), part(Watching, options))
+        config, watching = part(Config, options), part(Watching, options)
+        if options.seeds is None:
+            train(config, watching)
+        else:
+            train_seeds(config, options.seeds, watching)
 
 
 def part(kind: type[T], options: Any) -> T:

@@ -18,35 +18,21 @@ _HEADER_BYTES = 2**16
 """More than what stands in a safetensors file besides the numbers."""
 
 
-class FolderTaken(UserError):
-    """Another run has it, or other files are in it."""
-
-
 class RunFolder:
     """`config.json`, `events.jsonl`, `summary.json` and `weights.safetensors` of one run.
 
     Creating one claims the folder, atomically: of two processes that want the same, the second is refused.
-    Raises `FolderTaken` where the folder is not empty, `UserError` where it can't be written to.
+    Raises `UserError` where the folder is not empty, or can't be written to.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
         with clear_write_errors(path):
-            if path.exists() and not path.is_dir():
-                raise UserError(f"--run-dir {path} is not a folder")
-            path.mkdir(parents=True, exist_ok=True)
-            if names := sorted(entry.name for entry in path.iterdir()):
-                if "summary.json" in names:
-                    holds = "already holds a run"
-                elif "config.json" in names:
-                    holds = "holds a run that is not finished"
-                else:
-                    holds = f"is not empty ({', '.join(names[:3])})"
-                raise FolderTaken(f"--run-dir {path} {holds}; name a new or empty folder")
+            make_empty_folder(path)
             try:
                 claim = (path / "config.json").open("x", encoding="utf-8")
             except FileExistsError:
-                raise FolderTaken(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
+                raise UserError(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
         try:
             with clear_write_errors(path / "config.json"), claim:
                 claim.write(config.to_json())
@@ -88,16 +74,38 @@ class RunFolder:
         write_json(self.path / "summary.json", summary)
 
 
-def claim_default(config: Config, framework: str) -> RunFolder:
-    """`runs/2026-01-31T12-00-00-jax-leaky-seed0`, with a number behind where that is taken."""
-    name = f"{datetime.now():%Y-%m-%dT%H-%M-%S}-{framework}-{config.preset}-seed{config.seed}"
+def make_empty_folder(path: Path) -> None:
+    """Raises `UserError` where there is something in it, or there can be no folder."""
+    with clear_write_errors(path):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--run-dir {path} is not a folder")
+        path.mkdir(parents=True, exist_ok=True)
+        if names := sorted(entry.name for entry in path.iterdir()):
+            if "summary.json" in names:
+                holds = "already holds a run"
+            elif "config.json" in names:
+                holds = "holds a run that is not finished"
+            else:
+                holds = f"is not empty ({', '.join(names[:3])})"
+            raise UserError(f"--run-dir {path} {holds}; name a new or empty folder")
+
+
+def new_default_folder(framework: str, config: Config, seeds: str) -> Path:
+    """Makes `runs/2026-01-31T12-00-00-jax-leaky-seed0`, or that with a number behind where it is taken; atomically.
+
+    `seeds` is the last part of the name.
+    """
+    name = f"{datetime.now():%Y-%m-%dT%H-%M-%S}-{framework}-{config.preset}-{seeds}"
     path, again = Path("runs", name), 1
     while True:
-        try:
-            return RunFolder(path, config)
-        except FolderTaken:
-            again += 1
-            path = Path("runs", f"{name}-{again}")
+        with clear_write_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                again += 1
+                path = Path("runs", f"{name}-{again}")
 
 
 def write_json(path: Path, content: Any) -> None:

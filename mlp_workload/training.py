@@ -1,13 +1,13 @@
 """The loop around a trainer: the same events and the same run folder whichever framework does the steps."""
 
 import contextlib
-import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, load
-from mlp_workload.environment import describe_environment
 from mlp_workload.errors import UserError
-from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.events import Event, RunFinished, Sink
 from mlp_workload.files import expand
 from mlp_workload.metrics import Evaluation
 from mlp_workload.order import epoch_order
-from mlp_workload.run_folder import RunFolder, claim_default
+from mlp_workload.run_events import Implementation, RunEvents
+from mlp_workload.run_folder import RunFolder, new_default_folder
 from mlp_workload.trace import Trace
 from mlp_workload.watching import Watching
 from mlp_workload.weights import Parameters, load_weights, parameter_shapes
@@ -29,19 +29,8 @@ from mlp_workload.weights import Parameters, load_weights, parameter_shapes
 T = TypeVar("T")
 
 
-class Trainer(Protocol):
+class Trainer(Implementation, Protocol):
     """What a framework must provide."""
-
-    @property
-    def framework(self) -> str: ...
-
-    @property
-    def packages(self) -> Sequence[str]:
-        """Whose versions matter; the first is the framework's."""
-
-    @property
-    def device(self) -> str:
-        """ "cpu", or "gpu" with the card's name."""
 
     def compile(self) -> None:
         """Makes everything ready, so that the first epoch takes as long as the others."""
@@ -81,47 +70,73 @@ def train(config: Config, framework: Framework, watching: Watching) -> dict[str,
     """
     start = time.perf_counter()
     watching.check()
-    summary: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        make_trainer, dataset = _begin(stack, framework, config)
-        check_batch_size(config, dataset)
-        initial = None
-        shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
-        if config.initial_weights is not None:
-            initial = load_weights(expand(config.initial_weights), shapes, config.dtype)
-        stack.enter_context(clear_memory_errors())
+        make_trainer, dataset, initial = begin(stack, framework(config), config)
         trainer = make_trainer(config, dataset, initial)
-        _, compile_seconds = _timed(trainer.compile)
+        _, compile_seconds = timed(trainer.compile)
         if config.run_dir is None:
-            folder = claim_default(config, trainer.framework)
+            path = new_default_folder(trainer.framework, config, f"seed{config.seed}")
         else:
-            folder = RunFolder(expand(config.run_dir), config)
-        stack.enter_context(folder.reserve(np.dtype(config.dtype).itemsize * sum(map(math.prod, shapes.values()))))
-        sinks = []
-        for sink in watching.sinks(config, dataset, folder.path, trainer.framework):
-            stack.callback(sink.close)
-            sinks.append(sink)
+            path = expand(config.run_dir)
+        folder = RunFolder(path, config)
+        sinks = watching.sinks(config, dataset, folder.path, trainer.framework)
+        record = Record(stack, folder, weights_bytes(config, dataset), trainer.parameters, sinks)
         for event in run(config, dataset, trainer, start, compile_seconds):
-            if isinstance(event, RunFinished):
-                summary |= event.summary
-                folder.save_weights(trainer.parameters())
-                folder.save_summary(summary)
-            try:
-                for sink in sinks:
-                    sink.emit(event)
-            except UserError as error:
-                folder.save_weights(trainer.parameters())
-                raise UserError(f"{error}; the weights so far are in {folder.weights}") from error
-    return summary
+            record.tell(event)
+    return record.summary
 
 
-def _begin(stack: contextlib.ExitStack, framework: Framework, config: Config) -> tuple[MakeTrainer, Dataset]:
-    """Imports the framework and reads the data, side by side where the data are files: TFDS imports much itself."""
+def begin(stack: contextlib.ExitStack, framework: AbstractContextManager[T], config: Config) -> tuple[T, Dataset, Any]:
+    """What `framework` gives, the data, and the starting weights or None; from here on memory may run out.
+
+    Imports and reads side by side where the data are files: TFDS imports much itself. Raises `UserError`.
+    """
     if config.dataset.startswith("tfds:"):
-        return stack.enter_context(framework(config)), load(config.dataset)
-    with ThreadPoolExecutor(1) as reader:
-        loading = reader.submit(load, config.dataset)
-        return stack.enter_context(framework(config)), loading.result()
+        make, dataset = stack.enter_context(framework), load(config.dataset)
+    else:
+        with ThreadPoolExecutor(1) as reader:
+            loading = reader.submit(load, config.dataset)
+            make, dataset = stack.enter_context(framework), loading.result()
+    check_batch_size(config, dataset)
+    initial: Parameters | None = None
+    if config.initial_weights is not None:
+        shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
+        initial = load_weights(expand(config.initial_weights), shapes, config.dtype)
+    stack.enter_context(clear_memory_errors())
+    return make, dataset, initial
+
+
+class Record:
+    """A run as it is written down: its folder, with room for the weights, and its sinks, until `stack` ends."""
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        folder: RunFolder,
+        weights_bytes: int,
+        parameters: Callable[[], Parameters],
+        sinks: Iterable[Sink],
+    ) -> None:
+        self.summary: dict[str, Any] = {}
+        self._folder, self._parameters = folder, parameters
+        stack.enter_context(folder.reserve(weights_bytes))
+        self._sinks = []
+        for sink in sinks:
+            stack.callback(sink.close)
+            self._sinks.append(sink)
+
+    def tell(self, event: Event) -> None:
+        """Raises `UserError` where an event can't be written, after the weights."""
+        if isinstance(event, RunFinished):
+            self.summary |= event.summary
+            self._folder.save_weights(self._parameters())
+            self._folder.save_summary(self.summary)
+        try:
+            for sink in self._sinks:
+                sink.emit(event)
+        except UserError as error:
+            self._folder.save_weights(self._parameters())
+            raise UserError(f"{error}; the weights so far are in {self._folder.weights}") from error
 
 
 def run(config: Config, dataset: Dataset, trainer: Trainer, start: float, compile_seconds: float) -> Iterator[Event]:
@@ -129,102 +144,22 @@ def run(config: Config, dataset: Dataset, trainer: Trainer, start: float, compil
 
     `start` is when the work began, by `time.perf_counter`.
     """
-    environment = describe_environment(("numpy", *trainer.packages))
-    facts = {
-        "framework": trainer.framework,
-        "framework_version": environment["versions"][trainer.packages[0]],
-        "preset": config.preset,
-        "dataset": config.dataset,
-        "dataset_digest": dataset.digest,
-        "train_examples": len(dataset.train),
-        "device": trainer.device,
-        "seed": config.seed,
-        "environment": environment,
-    }
-    yield RunStarted(config, facts)
-
-    step, train_seconds, evaluate_seconds = 0, 0.0, 0.0
+    events = RunEvents(config, dataset, trainer, start, compile_seconds)
+    yield events.started()
     for epoch in range(1, config.epochs + 1):
-        trained = _train_epoch(config, dataset, trainer, epoch, step + 1)
-        yield trained
-        yield from _warn_of_divergence(trained)
-        step += len(trained.losses)
-        train_seconds += trained.seconds
-        evaluation, evaluated = _evaluate(config, trainer, epoch, step)
-        yield evaluated
-        evaluate_seconds += evaluated.seconds
+        order = epoch_order(config.seed, epoch, len(dataset.train))
+        losses, seconds = timed(partial(trainer.run_epoch, order))
+        yield from events.trained(order, losses, seconds)
+        yield events.evaluated(*timed(trainer.evaluate))
     if config.epochs == 0:
-        evaluation, evaluated = _evaluate(config, trainer, 0, 0)
-        yield evaluated
-        evaluate_seconds = evaluated.seconds
-
-    finite = bool(np.isfinite(evaluation.loss))  # nan is not above 0 either, and no class is recognised by it
-    dead_logits = evaluation.never_positive if finite and config.logits_activation == "relu" else []
-    if finite:
-        yield from _warn_of_losses(config, dataset, evaluation, dead_logits)
-    yield RunFinished(
-        {
-            **facts,
-            "steps": step,
-            "test_correct": evaluation.correct,
-            "test_examples": evaluation.examples,
-            "test_accuracy": evaluation.accuracy,
-            "test_loss": evaluation.loss,
-            "article_test_loss": evaluated.article_test_loss,
-            "dead_logits": dead_logits,
-            "lost_classes": evaluation.lost_classes,
-            "compile_seconds": compile_seconds,
-            "train_seconds": train_seconds,
-            "evaluate_seconds": evaluate_seconds,
-            "total_seconds": time.perf_counter() - start,
-        }
-    )
+        yield events.evaluated(*timed(trainer.evaluate))
+    yield from events.finished()
 
 
-def _train_epoch(config: Config, dataset: Dataset, trainer: Trainer, epoch: int, first_step: int) -> TrainLosses:
-    order = epoch_order(config.seed, epoch, len(dataset.train))
-    labels_digest = hashlib.sha256(dataset.train.labels[order].tobytes()).hexdigest()
-    losses, seconds = _timed(lambda: trainer.run_epoch(order))
-    return TrainLosses(epoch, first_step, losses, labels_digest, seconds)
-
-
-def _evaluate(config: Config, trainer: Trainer, epoch: int, step: int) -> tuple[Evaluation, Evaluated]:
-    evaluation, seconds = _timed(trainer.evaluate)
-    return evaluation, Evaluated(
-        epoch,
-        step,
-        evaluation.loss,
-        evaluation.article_loss(config.batch_size),
-        evaluation.correct,
-        evaluation.examples,
-        evaluation.mistakes,
-        seconds,
-    )
-
-
-def _warn_of_divergence(trained: TrainLosses) -> Iterator[Warned]:
-    broken = np.flatnonzero(~np.isfinite(trained.losses))
-    if broken.size:
-        step, loss = trained.first_step + broken[0], trained.losses[broken[0]]
-        yield Warned(f"the loss is {loss} from step {step} of epoch {trained.epoch}: try a lower --learning-rate")
-
-
-def _warn_of_losses(
-    config: Config, dataset: Dataset, evaluation: Evaluation, dead_logits: Sequence[int]
-) -> Iterator[Warned]:
-    """Warns of classes that the network can't, or doesn't, tell any more."""
-
-    def name(labels: Sequence[int]) -> str:
-        return ", ".join(dataset.class_names[label] for label in labels)
-
-    if dead_logits:
-        yield Warned(
-            f"{len(dead_logits)} dead logits ({name(dead_logits)}): the last ReLU makes them 0 for every test example, "
-            "where no gradient passes; --last-activation none cures it"
-        )
-    if config.epochs > 0 and (lost := evaluation.lost_classes):
-        cure = "; --last-activation none cures it" if config.last_activation == "same" else ""
-        yield Warned(f"{len(lost)} lost classes ({name(lost)}): no test example of them is recognised{cure}")
+def weights_bytes(config: Config, dataset: Dataset) -> int:
+    """Of all parameters together."""
+    shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
+    return np.dtype(config.dtype).itemsize * sum(map(math.prod, shapes.values()))
 
 
 def check_batch_size(config: Config, dataset: Dataset) -> None:
@@ -241,9 +176,9 @@ def clear_memory_errors() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error), re.I):
             raise
-        raise UserError("not enough memory: try smaller --hidden or --batch-size, or --device cpu") from error
+        raise UserError("not enough memory: try smaller --hidden, --batch-size or --seeds, or --device cpu") from error
 
 
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
+def timed(work: Callable[[], T]) -> tuple[T, float]:
     start = time.perf_counter()
     return work(), time.perf_counter() - start

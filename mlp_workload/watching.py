@@ -64,10 +64,14 @@ class Watching:
 
     def sinks(self, config: Config, dataset: Dataset, folder: Path, framework: str) -> Iterator[Sink]:
         """For a run into `folder`, made one by one; events.jsonl is first, since the others can be made from it."""
-        yield JsonLines(folder / "events.jsonl")
+        yield from self.files(folder)
         yield Console(folder, self.quiet)
         if self.visdom != "off":
             yield Visdom(self.server, config, dataset, folder, framework)
+
+    def files(self, folder: Path) -> Iterator[Sink]:
+        """Those of them that write into `folder`."""
+        yield JsonLines(folder / "events.jsonl")
         if self.tensorboard:
             from mlp_workload.sinks.tensorboard import TensorBoard
 

@@ -4,9 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import mlp_workload.seeds
 from mlp_workload import training
 from mlp_workload.command_line import run_trainer
 from mlp_workload.config import Config
+from mlp_workload.seeds import MakeEnsemble
 from mlp_workload.training import MakeTrainer
 from mlp_workload.watching import Watching
 
@@ -14,6 +16,11 @@ from mlp_workload.watching import Watching
 def train(config: Config, watching: Watching | None = None) -> dict[str, Any]:
     """Trains as `config` says and returns the summary; see `mlp_workload.training.train`."""
     return training.train(config, framework, watching or Watching())
+
+
+def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
+    """Trains with so many seeds from `config.seed` on; see `mlp_workload.seeds.train_seeds`."""
+    return mlp_workload.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
 
 
 @contextlib.contextmanager
@@ -24,8 +31,16 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
     yield Trainer
 
 
+@contextlib.contextmanager
+def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
+    """The same for many models."""
+    from reference_torch.ensemble import Ensemble
+
+    yield Ensemble
+
+
 def main() -> None:
-    run_trainer("python -m reference_torch.train", "Trains the MLP in PyTorch.", train)
+    run_trainer("python -m reference_torch.train", "Trains the MLP in PyTorch.", train, train_seeds)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import Progress
 from tolerances import MODEL_FLOAT64
 
-from mlp_compare import bench, bench_report, benchmark, floor
+from mlp_compare import bench, bench_report, benchmark, floor, whole_commands
 from mlp_compare.bench_worker import epoch_seconds
-from mlp_compare.rungs import CONTROL, RUNGS
+from mlp_compare.rungs import CONTROL, MANY, RUNGS
 from mlp_compare.timings import break_even, ratio
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples
@@ -74,7 +74,7 @@ def measured(tmp_path_factory):
         "sklearn",
     ]
     command += ["floor-numpy", "floor-jax", "torch-step-graph", "--rounds", "2", "--epochs", "2"]
-    command += ["--no-whole", "--no-sweep", "--json", "bench.json", "--plot", "bench.svg"]
+    command += ["--no-many", "--no-whole", "--no-sweep", "--json", "bench.json", "--plot", "bench.svg"]
     result = subprocess.run(command, cwd=folder, env=PATHS, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stderr
     return result.stdout, json.loads((folder / "bench.json").read_text()), (folder / "bench.svg").read_text()
@@ -229,7 +229,8 @@ def test_the_readmes_table_is_the_benchmarks():
 def test_the_readmes_benchmark_is_whole_and_controlled(result):
     """Every rung of a CPU, the commands and the sweep; the control within 3 % of 1."""
     assert not [name for name, rung in RUNGS.items() if rung.device != "gpu" and name not in result["rungs"]]
-    assert len(result["whole"]) == 6
+    assert len(result["whole"]) == 8
+    assert not [name for name in MANY if name not in result["many"]["rungs"]]
     assert {point["batch_size"] for point in result["sweep"]} == set(benchmark.BATCH_SIZES)
     assert {tuple(point["hidden"]) for point in result["sweep"]} == {(width, width) for width in benchmark.WIDTHS}
     assert abs(bench_report.Figures(result).ratio(CONTROL, "jax").ratio - 1) < 0.03
@@ -240,6 +241,7 @@ def test_any_choice_of_rungs_is_shown(result, left):
     result |= {
         "rungs": {name: result["rungs"][name] for name in [*left, CONTROL]},
         "first": left[0],
+        "many": {},
         "whole": {},
         "sweep": [],
     }
@@ -266,8 +268,8 @@ def test_where_pytorch_wins_follows_from_the_samples(result):
     [
         ("{", "is not JSON"),
         ("[]", "is not what mlp_compare.bench writes"),
-        ('{"kind": "benchmark", "format": 9}', "has format 9, this reads 1"),
-        ('{"kind": "benchmark", "format": 1, "rungs": {}}', "is not a whole benchmark"),
+        ('{"kind": "benchmark", "format": 9}', "has format 9, this reads 2"),
+        ('{"kind": "benchmark", "format": 2, "rungs": {}}', "is not a whole benchmark"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):
@@ -277,10 +279,13 @@ def test_other_files_are_refused(tmp_path, content, message):
 
 
 def test_the_rest_of_a_benchmark_runs(monkeypatch):
-    """The sweep and the whole commands, as small as they can be."""
-    small = {"WHOLE_ROUNDS": 1, "WHOLE_EPOCHS": 1, "BATCH_SIZES": (5000,), "WIDTHS": (50,), "TARGET_ACCURACY": 0.2}
+    """The sweep, several models at once and the whole commands, as small as they can be."""
+    few = {name: MANY[name] for name in ("jax-many", "torch-processes", "torch-vmap")}
+    small = {"BATCH_SIZES": (5000,), "WIDTHS": (50,), "MANY_ROUNDS": 1, "MANY": few}
     for name, value in small.items():
         monkeypatch.setattr(benchmark, name, value)
+    for name, value in {"ROUNDS": 1, "EPOCHS": 1, "TARGET_ACCURACY": 0.2}.items():
+        monkeypatch.setattr(whole_commands, name, value)
     progress = Progress(console=Console(quiet=True))
     sweep = benchmark._sweep(["jax", "torch"], dataclasses.replace(PRESETS["leaky"], device="cpu"), progress)
     assert [(point["varied"], point["rung"], point["batch_size"], point["hidden"]) for point in sweep] == [
@@ -290,8 +295,11 @@ def test_the_rest_of_a_benchmark_runs(monkeypatch):
         ("width", "torch", 200, (50, 50)),
     ]
     assert all(len(point["epoch_seconds"]) == 3 for point in sweep)
-    whole = benchmark._whole("cpu", progress)
-    assert [len(samples) for samples in whole.values()] == [1] * 6
+    many = benchmark._many(dataclasses.replace(PRESETS["leaky"], hidden=(20,), device="cpu"), False, progress)
+    assert list(many["rungs"]) == [*few, CONTROL]
+    assert all(len(rung["samples"]) == 1 for rung in many["rungs"].values())
+    whole = whole_commands.measure("cpu", progress)
+    assert [len(samples) for samples in whole.values()] == [1] * 8
     for name, (sample,) in whole.items():
         if "article" not in name:
             assert 0 < sample["ready_seconds"] < sample["first_epoch_done_seconds"] < sample["total_seconds"]

@@ -22,7 +22,7 @@ from mlp_workload.data.shipped import load_mnist
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.initial import initial_parameters
-from mlp_workload.run_folder import RunFolder, claim_default
+from mlp_workload.run_folder import RunFolder, new_default_folder
 from mlp_workload.sinks.json_lines import read_events
 from mlp_workload.weights import load_weights, parameter_shapes
 
@@ -65,6 +65,12 @@ WRONG = [
     ("--run-dir other", r"--run-dir other is not empty \(notes.txt\)"),
     ("--run-dir file.txt", "--run-dir file.txt is not a folder"),
     ("--run-dir file.txt/deeper", "cannot write file.txt"),
+    ("--seeds 0", "--seeds must be from 1 to 4294967296 less --seed, got 0"),
+    ("--seed 4294967290 --seeds 7", "--seeds must be from 1 to .*, got 7"),
+    ("--seeds 2 --visdom required", "--visdom required is for one run"),
+    ("--seeds 2 --run-dir other", r"--run-dir other is not empty \(notes.txt\)"),
+    ("--seeds 2 --run-dir file.txt", "--run-dir file.txt is not a folder"),
+    ("--seeds 2 --batch-size 70000", "--batch-size must be at most 60000, the training examples, got 70000"),
     ("--device gpu", "--device gpu: (JAX|torch) sees none"),
 ]
 
@@ -336,7 +342,7 @@ def test_the_claim_on_a_folder_is_atomic(tmp_path, monkeypatch):
 
 def test_default_folders_of_one_second_get_a_number(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folders = [claim_default(PRESETS["leaky"], "jax").path for _ in range(5)]
+    folders = [new_default_folder("jax", PRESETS["leaky"], "seed0") for _ in range(5)]
     assert len(set(folders)) == 5
     assert any(folder.name.endswith("-2") for folder in folders)
 

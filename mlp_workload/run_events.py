@@ -1,0 +1,140 @@
+"""What a trainer computes, told as the events of a run."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset
+from mlp_workload.environment import describe_environment
+from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.metrics import Evaluation
+
+
+class Implementation(Protocol):
+    """Of the training: by which framework, and where."""
+
+    @property
+    def framework(self) -> str: ...
+
+    @property
+    def packages(self) -> Sequence[str]:
+        """Whose versions matter; the first is the framework's."""
+
+    @property
+    def device(self) -> str:
+        """ "cpu", or "gpu" with the card's name."""
+
+
+class RunEvents:
+    """Makes them in the order of a run: `started`, for each epoch `trained` and `evaluated`, `finished`.
+
+    `start` is when the work began, by `time.perf_counter`; `facts` are more of what the summary shall hold.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        implementation: Implementation,
+        start: float,
+        compile_seconds: float,
+        **facts: Any,
+    ) -> None:
+        environment = describe_environment(("numpy", *implementation.packages))
+        self._config, self._dataset, self._start = config, dataset, start
+        self._facts = {
+            "framework": implementation.framework,
+            "framework_version": environment["versions"][implementation.packages[0]],
+            "preset": config.preset,
+            "dataset": config.dataset,
+            "dataset_digest": dataset.digest,
+            "train_examples": len(dataset.train),
+            "device": implementation.device,
+            "seed": config.seed,
+            "environment": environment,
+            **facts,
+        }
+        self._epoch = self._step = 0
+        self._compile_seconds, self._train_seconds, self._evaluate_seconds = compile_seconds, 0.0, 0.0
+        self._last: tuple[Evaluation, Evaluated]
+
+    def started(self) -> RunStarted:
+        return RunStarted(self._config, self._facts)
+
+    def trained(
+        self, order: npt.NDArray[np.int32], losses: npt.NDArray[np.floating[Any]], seconds: float
+    ) -> Iterator[Event]:
+        """Of the next epoch: over `order` (n,), with `losses` (steps,)."""
+        self._epoch += 1
+        first_step = self._step + 1
+        self._step += len(losses)
+        self._train_seconds += seconds
+        labels_digest = hashlib.sha256(self._dataset.train.labels[order].tobytes()).hexdigest()
+        yield TrainLosses(self._epoch, first_step, losses, labels_digest, seconds)
+        broken = np.flatnonzero(~np.isfinite(losses))
+        if broken.size:
+            yield Warned(
+                f"the loss is {losses[broken[0]]} from step {first_step + broken[0]} of epoch {self._epoch}: "
+                "try a lower --learning-rate"
+            )
+
+    def evaluated(self, evaluation: Evaluation, seconds: float) -> Evaluated:
+        """After the epoch last `trained`, or before the first."""
+        self._evaluate_seconds += seconds
+        event = Evaluated(
+            self._epoch,
+            self._step,
+            evaluation.loss,
+            evaluation.article_loss(self._config.batch_size),
+            evaluation.correct,
+            evaluation.examples,
+            evaluation.mistakes,
+            seconds,
+        )
+        self._last = evaluation, event
+        return event
+
+    def finished(self) -> Iterator[Event]:
+        """By the last evaluation."""
+        evaluation, event = self._last
+        finite = bool(np.isfinite(evaluation.loss))  # nan is not above 0 either, and no class is recognised by it
+        dead_logits = evaluation.never_positive if finite and self._config.logits_activation == "relu" else []
+        if finite:
+            yield from self._warn_of_losses(evaluation, dead_logits)
+        yield RunFinished(
+            {
+                **self._facts,
+                "steps": self._step,
+                "test_correct": evaluation.correct,
+                "test_examples": evaluation.examples,
+                "test_accuracy": evaluation.accuracy,
+                "test_loss": evaluation.loss,
+                "article_test_loss": event.article_test_loss,
+                "dead_logits": dead_logits,
+                "lost_classes": evaluation.lost_classes,
+                "compile_seconds": self._compile_seconds,
+                "train_seconds": self._train_seconds,
+                "evaluate_seconds": self._evaluate_seconds,
+                "total_seconds": time.perf_counter() - self._start,
+            }
+        )
+
+    def _warn_of_losses(self, evaluation: Evaluation, dead_logits: Sequence[int]) -> Iterator[Warned]:
+        """Warns of classes that the network can't, or doesn't, tell any more."""
+
+        def name(labels: Sequence[int]) -> str:
+            return ", ".join(self._dataset.class_names[label] for label in labels)
+
+        if dead_logits:
+            yield Warned(
+                f"{len(dead_logits)} dead logits ({name(dead_logits)}): the last ReLU makes them 0 for every test "
+                "example, where no gradient passes; --last-activation none cures it"
+            )
+        if self._epoch > 0 and (lost := evaluation.lost_classes):
+            cure = "; --last-activation none cures it" if self._config.last_activation == "same" else ""
+            yield Warned(f"{len(lost)} lost classes ({name(lost)}): no test example of them is recognised{cure}")
