@@ -29,7 +29,7 @@ FOR_ONE_CALL: Any = {"xla_backend_optimization_level": 1}
 class Programs:
     """The functions of a run, to be compiled. A state is the parameters and the optimizer's state, `transposed`.
 
-    `step`, `epoch` and `evaluate` are what the functions below return; `shapes` are those of the module's parameters.
+    `step`, `epoch`, `part` and `evaluate` are what the functions below return; `shapes` are those of the module's parameters.
     """
 
     def __init__(self, config: Config, pixels: int, classes: int) -> None:
@@ -41,6 +41,7 @@ class Programs:
         self.optimizer = sgd(config.learning_rate, config.momentum, config.nesterov, config.weight_decay)
         self.step = step_program(config, pixels, graph, self.optimizer)
         self.epoch = epoch_program(self.step, config.batch_size)
+        self.part = part_program(self.step, config.batch_size)
         self.evaluate = evaluation_program(config, graph)
 
     def draw(self, seed: Any) -> Any:
@@ -118,6 +119,24 @@ def epoch_program(step: Callable[..., Any], batch_size: int) -> Callable[..., An
         return state, losses
 
     return epoch
+
+
+def part_program(step: Callable[..., Any], batch_size: int) -> Callable[..., Any]:
+    """(state, words, labels, order (n,), losses (steps,), first, last) to (state, losses), whose numbers from `first` to
+    before `last` are new. Of `epoch_program`'s full batches, whichever they are, so that it is compiled once."""
+
+    def part(
+        state: Any, words: jax.Array, labels: jax.Array, order: jax.Array, losses: jax.Array, first: Any, last: Any
+    ) -> Any:
+        def trained(number: Any, carry: Any) -> Any:
+            state, losses = carry
+            batch = lax.dynamic_slice_in_dim(order, number * batch_size, batch_size)
+            state, (tensors, _) = step(state, words, labels, batch)
+            return state, losses.at[number].set(tensors["loss"])
+
+        return lax.fori_loop(first, last, trained, (state, losses))
+
+    return part
 
 
 def evaluation_program(config: Config, graph: nnx.GraphDef[MLP]) -> Callable[..., Any]:

@@ -48,7 +48,10 @@ class Trainer:
         self._train, self._test = jax.device_put(examples(dataset), device)
         self._step: Any = jax.jit(programs.step)
         self._epoch: Any = jax.jit(programs.epoch, donate_argnums=0)
+        self._part: Any = jax.jit(programs.part, donate_argnums=0)
+        self._last_batch: Any = jax.jit(programs.epoch, donate_argnums=0)
         self._evaluate: Any = jax.jit(programs.evaluate)
+        self._batch_size, self._dtype = config.batch_size, config.dtype
 
     @cached_property
     def _state(self) -> Any:
@@ -68,6 +71,18 @@ class Trainer:
     def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         self._state, losses = self._epoch(self._state, *self._train, order)
         return np.asarray(jax.device_get(losses))
+
+    def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
+        full = len(order) // self._batch_size
+        end = min(last, full)
+        self._state, losses = self._part(
+            self._state, *self._train, order, np.zeros(full, self._dtype), np.int32(first), np.int32(end)
+        )
+        losses = jax.device_get(losses)[first:end]
+        if last == end:
+            return np.asarray(losses)
+        self._state, loss = self._last_batch(self._state, *self._train, order[full * self._batch_size :])
+        return np.concatenate([losses, jax.device_get(loss)])
 
     def evaluate(self) -> Evaluation:
         values = jax.device_get(self._evaluate(self._state[0], *self._test))

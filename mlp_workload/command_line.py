@@ -4,15 +4,19 @@ import contextlib
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import tyro
 
 from mlp_workload.config import LARGEST_SEED, PRESETS, Config
 from mlp_workload.errors import UserError
+from mlp_workload.files import expand
+from mlp_workload.keeper import CHECKPOINT_EVERY
 from mlp_workload.watching import Watching
 
 C = TypeVar("C", bound=Config)
@@ -41,13 +45,26 @@ def parse_config(arguments: Sequence[str], kind: type[C], **options: Any) -> C:
     """
 
     chosen, _ = parse(_Preset, arguments, return_unknown_args=True, add_help=False)
-    default = kind(**vars(PRESETS.get(chosen.preset, Config())))
-    return cast(C, parse(kind, arguments, default=default, **options))
+    resumes = chosen.resume is not None and "resume" in {field.name for field in fields(kind)}
+    values = _begun(expand(chosen.resume)) if resumes else vars(PRESETS.get(chosen.preset, Config()))
+    return cast(C, parse(kind, arguments, default=kind(**values), **options))
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """The configuration of the run in `folder`. Raises `UserError` where there is none."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--resume {folder}: {'no run there' if folder.is_dir() else 'no such folder'}")
+    try:
+        config = Config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
+        raise UserError(f"--resume {folder}: config.json is damaged ({error})") from error
+    return vars(replace(config, run_dir=folder))
 
 
 @dataclass
 class _Preset:
     preset: str = Config.preset
+    resume: Path | None = None
 
 
 def parse(kind: Any, arguments: Sequence[str], **options: Any) -> Any:
@@ -92,9 +109,9 @@ def one_line_errors(program: str) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         print(f"{program}: error: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        print(f"{program}: {interrupt or 'interrupted'}", file=sys.stderr)
+        sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
 
 
 def _let_go_of_output() -> None:
@@ -106,14 +123,24 @@ def _let_go_of_output() -> None:
 class Training(Watching, Config):
     """What a trainer's command takes: a run, and how it is watched."""
 
+    resume: Path | None = None
+    """The folder of a run, of either trainer, that goes on from its newest checkpoint; needs no other flag. More
+    --epochs can be given, another --device, and where the data are now."""
+    checkpoint_every: int = CHECKPOINT_EVERY
+    """Steps from one checkpoint to the next, at least; an epoch of fewer steps is not interrupted for one."""
     seeds: int | None = None
     """So many runs, with --seed and the seeds after it; a run folder each, and one table. Not drawn on Visdom."""
 
     def __post_init__(self) -> None:
         Config.__post_init__(self)
         Watching.__post_init__(self)
+        self._require("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
+        if self.resume is not None and self.run_dir != expand(self.resume):
+            raise UserError(f"--run-dir {self.run_dir}: a run that is resumed stays in its folder")
         if self.seeds is None:
             return
+        if self.resume is not None:
+            raise UserError("--resume is for one run, not for --seeds")
         most = LARGEST_SEED + 1
         self._require("seeds", 1 <= self.seeds <= most - self.seed, f"from 1 to {most} less --seed")
         if self.visdom == "required":
@@ -123,7 +150,7 @@ class Training(Watching, Config):
 def run_trainer(
     program: str,
     description: str,
-    train: Callable[[Config, Watching], object],
+    train: Callable[[Config, Watching, int, bool], object],
     train_seeds: Callable[[Config, int, Watching], object],
 ) -> None:
     """A trainer's `main`: parses the process's arguments and trains."""
@@ -131,7 +158,7 @@ def run_trainer(
         options = parse_config(sys.argv[1:], Training, prog=program, description=description)
         config, watching = part(Config, options), part(Watching, options)
         if options.seeds is None:
-            train(config, watching)
+            train(config, watching, options.checkpoint_every, options.resume is not None)
         else:
             train_seeds(config, options.seeds, watching)
 

@@ -20,6 +20,15 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
+class RunResumed:
+    """The run goes on after `step` steps, maybe by the other framework. `facts` are as at its start, now."""
+
+    config: Config
+    facts: Mapping[str, Any]
+    step: int
+
+
+@dataclass(frozen=True)
 class TrainLosses:
     """One epoch: `losses` (steps,) are each step's mean over its batch, in nats. Steps and epochs count from 1.
 
@@ -66,7 +75,7 @@ class RunFinished:
     summary: Mapping[str, Any]
 
 
-Event = RunStarted | TrainLosses | Evaluated | Warned | RunFinished
+Event = RunStarted | RunResumed | TrainLosses | Evaluated | Warned | RunFinished
 
 
 class Sink(Protocol):

@@ -14,6 +14,17 @@ def expand(path: Path) -> Path:
         raise UserError(f"{path}: {error}") from error
 
 
+def sync_folder(folder: Path) -> None:
+    """So that the names in it outlast a power cut; where the system can't, as on Windows, it does nothing."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` beside `path`, syncs it, and renames it into place. Raises `OSError` with `path` untouched."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -23,5 +34,6 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.environment import describe_environment
-from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Evaluation
 
 
@@ -61,10 +61,26 @@ class RunEvents:
         }
         self._epoch = self._step = 0
         self._compile_seconds, self._train_seconds, self._evaluate_seconds = compile_seconds, 0.0, 0.0
-        self._last: tuple[Evaluation, Evaluated]
+        self._last: tuple[Evaluation, Evaluated] | None = None
 
     def started(self) -> RunStarted:
         return RunStarted(self._config, self._facts)
+
+    def resumed(self, step: int, events: Iterable[Event]) -> RunResumed:
+        """In place of `started`, where `events` have been told already and `step` steps are done."""
+        for event in events:
+            match event:
+                case TrainLosses():
+                    self._epoch, self._step = event.epoch, event.first_step + len(event.losses) - 1
+                    self._train_seconds += event.seconds
+                case Evaluated():
+                    self._evaluate_seconds += event.seconds
+        return RunResumed(self._config, self._facts, step)
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the last evaluation is known; of a run that is resumed after its last epoch it is not."""
+        return self._last is not None
 
     def trained(
         self, order: npt.NDArray[np.int32], losses: npt.NDArray[np.floating[Any]], seconds: float
@@ -101,6 +117,7 @@ class RunEvents:
 
     def finished(self) -> Iterator[Event]:
         """By the last evaluation."""
+        assert self._last is not None
         evaluation, event = self._last
         finite = bool(np.isfinite(evaluation.loss))  # nan is not above 0 either, and no class is recognised by it
         dead_logits = evaluation.never_positive if finite and self._config.logits_activation == "relu" else []

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -21,12 +22,20 @@ _HEADER_BYTES = 2**16
 class RunFolder:
     """`config.json`, `events.jsonl`, `summary.json` and `weights.safetensors` of one run.
 
-    Creating one claims the folder, atomically: of two processes that want the same, the second is refused.
-    Raises `UserError` where the folder is not empty, or can't be written to.
+    While it is open no other process can take it up.
     """
 
-    def __init__(self, path: Path, config: Config) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, is_new: bool) -> None:
+        self.path, self._is_new = path, is_new
+        self._room = path / ".room-for-weights"
+        self._lock = _lock(path)
+
+    @classmethod
+    def claim(cls, path: Path, config: Config) -> "RunFolder":
+        """For a run that begins, atomically: of two processes that want the same, the second is refused.
+
+        Raises `UserError` where the folder is not empty, or can't be written to.
+        """
         with clear_write_errors(path):
             make_empty_folder(path)
             try:
@@ -39,6 +48,29 @@ class RunFolder:
         except UserError:
             (path / "config.json").unlink()
             raise
+        return cls(path, is_new=True)
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunFolder":
+        """Of a run that has begun. Raises `UserError` where there is none, or a process is at it."""
+        if not (path / "config.json").is_file():
+            raise UserError(f"--resume {path}: {'no run there' if path.is_dir() else 'no such folder'}")
+        return cls(path, is_new=False)
+
+    def close(self) -> None:
+        """Others may take it up now."""
+        if self._lock is not None:
+            os.close(self._lock)
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    def go_on(self, config: Config) -> None:
+        """The run is not finished, or not any more, and `config` is what it goes on by."""
+        with clear_write_errors(self.path):
+            (self.path / "summary.json").unlink(missing_ok=True)
+            write_atomically(self.path / "config.json", config.to_json().encode())
 
     @property
     def weights(self) -> Path:
@@ -48,16 +80,16 @@ class RunFolder:
     def reserve(self, weights_bytes: int) -> Iterator[None]:
         """Keeps room on the disk for the weights, so that a disk that fills up can't cost them.
 
-        Raises `UserError` where there is none, and gives the folder up.
+        Raises `UserError` where there is none, and gives a new folder up.
         """
-        self._room = self.path / ".room-for-weights"
         try:
-            with clear_write_errors(self.weights), self._room.open("xb") as file:
+            with clear_write_errors(self.weights), self._room.open("wb") as file:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, weights_bytes + _HEADER_BYTES)
         except UserError:
             self._room.unlink(missing_ok=True)
-            (self.path / "config.json").unlink()
+            if self._is_new:
+                (self.path / "config.json").unlink()
             raise
         try:
             yield
@@ -72,6 +104,24 @@ class RunFolder:
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Comes last: where there is a summary, the run is complete."""
         write_json(self.path / "summary.json", summary)
+
+
+def _lock(folder: Path) -> int | None:
+    """A lock on the folder itself, which ends with the process; its descriptor. Raises `UserError` where it is held.
+
+    None on Windows, where two processes at one run are not kept apart.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(f"{folder}: another process is at this run") from None
+    return descriptor
 
 
 def make_empty_folder(path: Path) -> None:

@@ -1,7 +1,9 @@
 """The loop around a trainer: the same events and the same run folder whichever framework does the steps."""
 
 import contextlib
+import json
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,20 +15,29 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from mlp_workload.checkpoint import Checkpoint, Checkpoints
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, load
 from mlp_workload.errors import UserError
 from mlp_workload.events import Event, RunFinished, Sink
 from mlp_workload.files import expand
+from mlp_workload.keeper import CHECKPOINT_EVERY, Keeper
 from mlp_workload.metrics import Evaluation
-from mlp_workload.order import epoch_order
+from mlp_workload.order import epoch_order, steps_per_epoch
 from mlp_workload.run_events import Implementation, RunEvents
-from mlp_workload.run_folder import RunFolder, new_default_folder
+from mlp_workload.run_folder import RunFolder, clear_write_errors, new_default_folder
+from mlp_workload.sinks.json_lines import cut_events
+from mlp_workload.stopping import StopSignals
 from mlp_workload.trace import Trace
 from mlp_workload.watching import Watching
 from mlp_workload.weights import Parameters, load_weights, parameter_shapes
 
 T = TypeVar("T")
+
+
+MAY_CHANGE = ("epochs", "device", "dataset", "run_dir", "initial_weights")
+"""Of a run's configuration, when it is resumed. The data must be the same wherever they are; the place is the folder's
+own, and the weights it began with are past."""
 
 
 class Trainer(Implementation, Protocol):
@@ -37,6 +48,9 @@ class Trainer(Implementation, Protocol):
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         """Trains once over the training set in `order` (n,); the losses (steps,) when all is computed."""
+
+    def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
+        """A part of `run_epoch`, with its bits: from batch `first`, counted from 0, to before `last`."""
 
     def evaluate(self) -> Evaluation: ...
 
@@ -61,32 +75,82 @@ Framework = Callable[[Config], AbstractContextManager[MakeTrainer]]
 """Imports what it takes; all that a trainer does happens within the context."""
 
 
-def train(config: Config, framework: Framework, watching: Watching) -> dict[str, Any]:
+def train(
+    config: Config,
+    framework: Framework,
+    watching: Watching,
+    checkpoint_every: int = CHECKPOINT_EVERY,
+    resume: bool = False,
+) -> dict[str, Any]:
     """Trains as `config` says, leaves a run folder, and returns the content of its summary.json.
 
-    Raises `UserError` where the data, the starting weights, the device, a required Visdom server or the run folder are
+    At least every `checkpoint_every` steps there is a checkpoint; with `resume` the run in the folder of `config` goes
+    on from the newest. Raises `Stopped` after Ctrl-C or SIGTERM, when the run can be resumed, `UserError` where the data, the starting weights, the device, a required Visdom server or the run folder are
     not to be had, before anything is trained; the folder is claimed last, so that none of the others leaves an empty
     one behind. Where the events can't be written any more, the weights so far are saved before it is raised.
     """
     start = time.perf_counter()
     watching.check()
     with contextlib.ExitStack() as stack:
-        make_trainer, dataset, initial = begin(stack, framework(config), config)
-        trainer = make_trainer(config, dataset, initial)
+        if resume:
+            assert config.run_dir is not None
+            folder = stack.enter_context(contextlib.closing(RunFolder.reopen(config.run_dir)))
+        make_trainer, dataset, initial = begin(stack, framework(config), config, resume)
+        at = _resumed_from(folder, config, dataset) if resume else None
+        trainer = make_trainer(config, dataset, at.parameters if at else initial)
         _, compile_seconds = timed(trainer.compile)
-        if config.run_dir is None:
-            path = new_default_folder(trainer.framework, config, f"seed{config.seed}")
+        events = RunEvents(config, dataset, trainer, start, compile_seconds)
+        told: list[Event] = []
+        if at is None:
+            default = f"seed{config.seed}"
+            path = new_default_folder(trainer.framework, config, default) if config.run_dir is None else config.run_dir
+            folder = stack.enter_context(contextlib.closing(RunFolder.claim(expand(path), config)))
         else:
-            path = expand(config.run_dir)
-        folder = RunFolder(path, config)
-        sinks = watching.sinks(config, dataset, folder.path, trainer.framework)
+            trainer.load_state(at.state)
+            told = cut_events(folder.events, at.step, at.step - at.offset)
+            folder.go_on(config)
+        sinks = watching.sinks(config, dataset, folder.path, trainer.framework, told)
         record = Record(stack, folder, weights_bytes(config, dataset), trainer.parameters, sinks)
-        for event in run(config, dataset, trainer, start, compile_seconds):
+        keeper = Keeper(
+            Checkpoints(folder.path / "checkpoints"),
+            checkpoint_every,
+            stack.enter_context(StopSignals()),
+            record.sync,
+            f"--resume {folder.path}",
+            at.step if at else 0,
+        )
+        for event in run(config, dataset, trainer, events, keeper, at, told):
             record.tell(event)
     return record.summary
 
 
-def begin(stack: contextlib.ExitStack, framework: AbstractContextManager[T], config: Config) -> tuple[T, Dataset, Any]:
+def _resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> Checkpoint:
+    """The newest checkpoint. Raises `UserError` where there is none, or none that a run by `config` could go on from."""
+    shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
+    if config.momentum:
+        shapes |= {f"{name}.momentum": shape for name, shape in shapes.items()}
+    at = Checkpoints(folder.path / "checkpoints").newest(shapes, config.dtype)
+    resume = f"--resume {folder.path}"
+    changed = [
+        f"--{name.replace('_', '-')} {value}, it began with {at.config.get(name)}"
+        for name, value in json.loads(config.to_json()).items()
+        if name not in MAY_CHANGE and value != at.config.get(name)
+    ]
+    if changed:
+        raise UserError(f"{resume}: a run goes on as it began, but for {', '.join(MAY_CHANGE)}: {'; '.join(changed)}")
+    if dataset.digest != at.dataset_digest:
+        raise UserError(f"{resume}: --dataset {config.dataset} is not what the run was trained on")
+    done = at.epoch - (at.offset == 0)
+    if config.epochs < done:
+        raise UserError(f"{resume}: it is in epoch {done} already, --epochs must be at least that, got {config.epochs}")
+    if config.epochs == done and at.offset == 0 and (folder.path / "summary.json").exists():
+        raise UserError(f"{resume}: it is finished after {done} epochs; a higher --epochs goes on")
+    return at
+
+
+def begin(
+    stack: contextlib.ExitStack, framework: AbstractContextManager[T], config: Config, resume: bool = False
+) -> tuple[T, Dataset, Any]:
     """What `framework` gives, the data, and the starting weights or None; from here on memory may run out.
 
     Imports and reads side by side where the data are files: TFDS imports much itself. Raises `UserError`.
@@ -99,7 +163,7 @@ def begin(stack: contextlib.ExitStack, framework: AbstractContextManager[T], con
             make, dataset = stack.enter_context(framework), loading.result()
     check_batch_size(config, dataset)
     initial: Parameters | None = None
-    if config.initial_weights is not None:
+    if config.initial_weights is not None and not resume:
         shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
         initial = load_weights(expand(config.initial_weights), shapes, config.dtype)
     stack.enter_context(clear_memory_errors())
@@ -125,6 +189,11 @@ class Record:
             stack.callback(sink.close)
             self._sinks.append(sink)
 
+    def sync(self) -> None:
+        """So that the events outlast a power cut. Raises `UserError`."""
+        with clear_write_errors(self._folder.events), self._folder.events.open("rb") as file:
+            os.fsync(file.fileno())
+
     def tell(self, event: Event) -> None:
         """Raises `UserError` where an event can't be written, after the weights."""
         if isinstance(event, RunFinished):
@@ -139,20 +208,53 @@ class Record:
             raise UserError(f"{error}; the weights so far are in {self._folder.weights}") from error
 
 
-def run(config: Config, dataset: Dataset, trainer: Trainer, start: float, compile_seconds: float) -> Iterator[Event]:
+def run(
+    config: Config,
+    dataset: Dataset,
+    trainer: Trainer,
+    events: RunEvents,
+    keeper: Keeper | None = None,
+    at: Checkpoint | None = None,
+    told: Iterable[Event] = (),
+) -> Iterator[Event]:
     """The events of a run of a compiled trainer, which goes on as they are taken.
 
-    `start` is when the work began, by `time.perf_counter`.
+    With `at`, a checkpoint whose state the trainer has, it goes on from there, after the events that are `told`.
     """
-    events = RunEvents(config, dataset, trainer, start, compile_seconds)
-    yield events.started()
-    for epoch in range(1, config.epochs + 1):
+    epoch, offset, losses, seconds = (1, 0, [], 0.0) if at is None else (at.epoch, at.offset, [at.losses], at.seconds)
+    steps = steps_per_epoch(len(dataset.train), config.batch_size)
+
+    def keep() -> None:
+        if keeper is not None:
+            step = (epoch - 1) * steps + offset
+            keeper.reached(
+                step,
+                epoch > config.epochs,
+                lambda: Checkpoint(
+                    json.loads(config.to_json()), dataset.digest, trainer.framework, step, epoch, offset, seconds,
+                    np.concatenate([np.empty(0, config.dtype), *losses]), trainer.state(),
+                ),
+            )  # fmt: skip
+
+    yield events.started() if at is None else events.resumed(at.step, told)
+    while epoch <= config.epochs:
         order = epoch_order(config.seed, epoch, len(dataset.train))
-        losses, seconds = timed(partial(trainer.run_epoch, order))
-        yield from events.trained(order, losses, seconds)
+        while offset < steps:
+            end = steps if keeper is None else keeper.pause((epoch - 1) * steps + offset, offset, steps)
+            whole = offset == 0 and end == steps
+            train_part = partial(trainer.run_epoch, order) if whole else partial(trainer.run_steps, order, offset, end)
+            part, part_seconds = timed(train_part)
+            losses, seconds, offset = [*losses, part], seconds + part_seconds, end
+            if offset < steps:
+                keep()
+        yield from events.trained(order, np.concatenate(losses), seconds)
         yield events.evaluated(*timed(trainer.evaluate))
-    if config.epochs == 0:
-        yield events.evaluated(*timed(trainer.evaluate))
+        epoch, offset, losses, seconds = epoch + 1, 0, [], 0.0
+        keep()
+    if not events.is_evaluated:
+        evaluated = events.evaluated(*timed(trainer.evaluate))
+        if config.epochs == 0:
+            yield evaluated
     yield from events.finished()
 
 

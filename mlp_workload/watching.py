@@ -1,6 +1,6 @@
 """How a run is watched, and the sinks that show it. Nothing here changes a number."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
-from mlp_workload.events import Sink
+from mlp_workload.events import Event, Sink
 from mlp_workload.sinks.console import Console
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.sinks.visdom import Visdom
@@ -62,16 +62,24 @@ class Watching:
             except Unreachable as reason:
                 raise UserError(f"--visdom required: {reason}") from None
 
-    def sinks(self, config: Config, dataset: Dataset, folder: Path, framework: str) -> Iterator[Sink]:
-        """For a run into `folder`, made one by one; events.jsonl is first, since the others can be made from it."""
-        yield from self.files(folder)
+    def sinks(
+        self, config: Config, dataset: Dataset, folder: Path, framework: str, told: Sequence[Event] = ()
+    ) -> Iterator[Sink]:
+        """For a run into `folder`, made one by one; events.jsonl is first, since the others can be made from it.
+
+        `told` are the events that stand in it already.
+        """
+        yield from self.files(folder, resumed=bool(told))
         yield Console(folder, self.quiet)
         if self.visdom != "off":
-            yield Visdom(self.server, config, dataset, folder, framework)
+            visdom = Visdom(self.server, config, dataset, folder, framework)
+            for event in told:
+                visdom.emit(event)
+            yield visdom
 
-    def files(self, folder: Path) -> Iterator[Sink]:
+    def files(self, folder: Path, resumed: bool = False) -> Iterator[Sink]:
         """Those of them that write into `folder`."""
-        yield JsonLines(folder / "events.jsonl")
+        yield JsonLines(folder / "events.jsonl", resumed)
         if self.tensorboard:
             from mlp_workload.sinks.tensorboard import TensorBoard
 

@@ -8,14 +8,20 @@ import mlp_workload.seeds
 from mlp_workload import training
 from mlp_workload.command_line import run_trainer
 from mlp_workload.config import Config
+from mlp_workload.keeper import CHECKPOINT_EVERY
 from mlp_workload.seeds import MakeEnsemble
 from mlp_workload.training import MakeTrainer
 from mlp_workload.watching import Watching
 
 
-def train(config: Config, watching: Watching | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    watching: Watching | None = None,
+    checkpoint_every: int = CHECKPOINT_EVERY,
+    resume: bool = False,
+) -> dict[str, Any]:
     """Trains as `config` says and returns the summary; see `mlp_workload.training.train`."""
-    return training.train(config, framework, watching or Watching())
+    return training.train(config, framework, watching or Watching(), checkpoint_every, resume)
 
 
 def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 
 _BELOW = 8
 """Lines of a terminal that are left to the table's frame and what stands above."""
@@ -73,13 +73,15 @@ class Console:
 
     def _print(self, event: Event) -> None:
         match event:
-            case RunStarted(config, facts):
+            case RunStarted(config, facts) | RunResumed(config, facts):
                 self._epochs, self._train_examples = config.epochs, facts["train_examples"]
                 self._console.print(
                     f"{facts['framework']} {facts['framework_version']} on {facts['device']}, {config.preset} preset, "
                     f"{config.dataset}, {config.dtype}, seed {config.seed}"
                 )
                 self._console.print(f"run folder {self._run_dir}")
+                if isinstance(event, RunResumed):
+                    self._console.print(f"goes on after step {event.step}")
                 if self._live_shown:
                     self._live.start()
             case TrainLosses():

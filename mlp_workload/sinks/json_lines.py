@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -13,18 +14,19 @@ import numpy as np
 from mlp_workload import strict_json
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Mistakes
 from mlp_workload.run_folder import clear_write_errors
 
 
 class JsonLines:
-    """Writes events to a new file, each flushed as it comes. Numbers that JSON lacks (nan, infinities) become null."""
+    """Writes events to a file, each flushed as it comes. Numbers that JSON lacks (nan, infinities) become null."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, resumed: bool = False) -> None:
+        """The file is new or, of a run that is `resumed`, there."""
         self._path = path
         with clear_write_errors(path):
-            self._file = path.open("xb", buffering=0)
+            self._file = path.open("ab" if resumed else "xb", buffering=0)
 
     def emit(self, event: Event) -> None:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
@@ -43,13 +45,48 @@ def read_events(path: Path) -> Iterator[Event]:
 
     A null among numbers is nan. Raises `UserError`, naming the line, where it is none of these.
     """
+    return (event for event, _ in _read(path))
+
+
+def cut_events(path: Path, step: int, epochs_end: int) -> list[Event]:
+    """Takes out of the file what came after step `step` of the run, whose epochs were whole up to `epochs_end`.
+
+    Returns what is left. Raises `UserError` where the file does not reach so far, and leaves it as it is.
+    """
+    kept: list[Event] = []
+    passed: list[Event] = []
+    end = reached = 0
+    for event, ends_at in _read(path):
+        match event:
+            case Evaluated(step=at) if at > epochs_end:
+                break
+            case RunResumed(step=at) if at > step:
+                break
+            case RunFinished():
+                break
+        passed.append(event)
+        if isinstance(event, Evaluated | RunStarted | RunResumed):  # else it may belong to what is taken out
+            kept, end = list(passed), ends_at
+            reached = event.step if isinstance(event, Evaluated) else reached
+    if not kept or reached < epochs_end:
+        raise UserError(f"{path} ends after step {reached}, and the checkpoint is of step {step}")
+    with clear_write_errors(path), path.open("r+b") as file:
+        file.truncate(end)
+        os.fsync(file.fileno())
+    return kept
+
+
+def _read(path: Path) -> Iterator[tuple[Event, int]]:
+    """Each event, and where its line ends."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    end = 0
     for number, line in enumerate(lines, start=1):
+        end += len(line) + 1
         try:
-            yield _event(json.loads(line))
+            yield _event(json.loads(line)), end
         except (ValueError, KeyError, TypeError, UserError) as error:
             raise UserError(f"{path}, line {number} is not an event of a run: {error!r}") from error
 
@@ -58,6 +95,8 @@ def _fields(event: Event) -> dict[str, Any]:
     match event:
         case RunStarted():
             return {"config": json.loads(event.config.to_json()), **event.facts}
+        case RunResumed():
+            return {"step": event.step, "config": json.loads(event.config.to_json()), **event.facts}
         case TrainLosses():
             return dataclasses.asdict(event) | {"losses": event.losses.tolist()}
         case Evaluated():
@@ -68,9 +107,10 @@ def _fields(event: Event) -> dict[str, Any]:
 
 def _event(fields: Mapping[str, Any]) -> Event:
     match fields["event"]:
-        case "run_started":
-            facts = {name: value for name, value in fields.items() if name not in ("event", "time", "config")}
-            return RunStarted(Config.from_json(json.dumps(fields["config"])), facts)
+        case "run_started" | "run_resumed" as name:
+            facts = {key: value for key, value in fields.items() if key not in ("event", "time", "config", "step")}
+            config = Config.from_json(json.dumps(fields["config"]))
+            return RunStarted(config, facts) if name == "run_started" else RunResumed(config, facts, fields["step"])
         case "train_losses":
             return TrainLosses(**_own(TrainLosses, fields) | {"losses": np.array(fields["losses"], float)})
         case "evaluated":

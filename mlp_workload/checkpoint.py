@@ -1,0 +1,136 @@
+"""Where a run is, whole: from a checkpoint either framework goes on as if it had never stopped."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from mlp_workload import safetensors_file
+from mlp_workload.errors import UserError
+from mlp_workload.files import write_atomically
+from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.weights import Parameters, check
+
+FORMAT = 1
+KEPT = 2
+"""The newest, and the one before it should the newest be damaged."""
+_LOSSES = "losses"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `step` steps: in `epoch`, counted from 1, after `offset` steps of it.
+
+    At the end of an epoch it is already in the next one, at offset 0. `losses` (offset,) are those of the epoch's
+    steps, which took `seconds`; `state` is a trainer's. `config` is the run's, as JSON has it.
+    """
+
+    config: Mapping[str, Any]
+    dataset_digest: str
+    framework: str
+    step: int
+    epoch: int
+    offset: int
+    seconds: float
+    losses: npt.NDArray[np.floating[Any]]
+    state: Parameters
+
+    @property
+    def parameters(self) -> Parameters:
+        return {name: array for name, array in self.state.items() if not name.endswith(".momentum")}
+
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(np.isfinite(array).all()) for array in self.state.values())
+
+
+class NewerFormat(UserError):
+    """Written by a newer version than this one."""
+
+
+class Checkpoints:
+    """The newest few of a run, in one folder: safetensors files that say what they are and know their own digest."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Writes it, whole or not at all, then removes those that are older than the one before.
+
+        Raises `UserError` where it can't be written; those that were there are untouched then.
+        """
+        about = {name: getattr(checkpoint, name) for name in _ABOUT} | {"format": FORMAT}
+        tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
+        tensors[_LOSSES] = checkpoint.losses
+        text = json.dumps(about)
+        path = self._folder / f"step-{checkpoint.step:08d}.safetensors"
+        with clear_write_errors(path):
+            self._folder.mkdir(exist_ok=True)
+            write_atomically(path, save(tensors, {"checkpoint": text, "digest": _digest(text, tensors)}))
+            for old in self._newest_first()[KEPT:]:
+                old.unlink()
+
+    def newest(self, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> Checkpoint:
+        """The newest one that is whole, for a state of these `shapes` in `dtype`; warns of newer ones that are not.
+
+        Raises `UserError` where there is none, where one is of a newer format, or where its tensors are not the run's.
+        """
+        damaged: list[str] = []
+        for path in self._newest_first():
+            try:
+                found = load(path)
+            except NewerFormat:
+                raise
+            except UserError as error:
+                damaged.append(str(error))
+                continue
+            check(found.state, shapes, str(path))
+            for name, array in found.state.items():
+                if array.dtype != dtype:
+                    raise UserError(f"{path}: {name} is {array.dtype}, expected {dtype}")
+            for error in damaged:
+                print(f"warning: {error}; going on from step {found.step}", file=sys.stderr)
+            return found
+        raise UserError("; ".join(damaged) or f"{self._folder}: no checkpoint there")
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*.safetensors"), reverse=True)
+
+
+_ABOUT = ("config", "dataset_digest", "framework", "step", "epoch", "offset", "seconds")
+
+
+def load(path: Path) -> Checkpoint:
+    """Raises `UserError`, naming the file, where it is no whole checkpoint, `NewerFormat` where it is of one."""
+    tensors, metadata = safetensors_file.read(path, "checkpoint")
+    text = metadata.get("checkpoint", "")
+    try:
+        about = json.loads(text)
+        if about["format"] > FORMAT:
+            raise NewerFormat(f"{path} has format {about['format']}, this version reads up to {FORMAT}")
+        whole = metadata.get("digest") == _digest(text, tensors)
+        fields = {name: about[name] for name in _ABOUT}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not a checkpoint ({error!r})") from error
+    if not whole:
+        raise UserError(f"{path}: damaged, its content is not what was written")
+    losses = tensors.pop(_LOSSES, np.empty(0))
+    if losses.shape != (fields["offset"],):
+        raise UserError(f"{path}: {_LOSSES} has shape {losses.shape}, expected ({fields['offset']},)")
+    return Checkpoint(**fields, losses=losses, state=tensors)
+
+
+def _digest(about: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 of all there is, in the order of names."""
+    digest = hashlib.sha256(about.encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

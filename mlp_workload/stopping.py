@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM, which a run answers when it has brought itself to safety."""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any, Self
+
+
+class Stopped(KeyboardInterrupt):
+    """A run ended early, because it was asked to by `signal`."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal = signal_number
+
+
+class StopSignals:
+    """While it is entered, in the main thread, the first signal is only noted; a second one has its usual effect."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+        name = signal.Signals(number).name
+        # Not by print, in the middle of whose own work this may happen.
+        os.write(sys.stderr.fileno(), f"{name}: stops when the running program ends; again ends at once\n".encode())
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
