@@ -31,7 +31,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help setup train test test-tensorflow check clean
+.PHONY: help setup train test knocks test-tensorflow check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ train: $(BASE)  ## train with JAX, setting up what that needs (ARGS='--preset le
 
 test: $(FULL)  ## run every test but those that need TensorFlow (PYTEST_ARGS='-k parity')
 	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest $(TESTS_AT_ONCE) $(PYTEST_ARGS)
+
+knocks: $(FULL)  ## kill 200 runs at random moments and resume them; takes a quarter of an hour
+	KILLS=100 $(VENV)/bin/python -m pytest -s tests/test_knocks.py -k kills
 
 test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an environment of their own
 	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/with_tensorflow

@@ -29,7 +29,8 @@ FOR_ONE_CALL: Any = {"xla_backend_optimization_level": 1}
 class Programs:
     """The functions of a run, to be compiled. A state is the parameters and the optimizer's state, `transposed`.
 
-    `step`, `epoch`, `part` and `evaluate` are what the functions below return; `shapes` are those of the module's parameters.
+    `step`, `epoch`, `part` and `evaluate` are what the functions below return; `shapes` are those of the module's
+    parameters.
     """
 
     def __init__(self, config: Config, pixels: int, classes: int) -> None:
@@ -122,8 +123,9 @@ def epoch_program(step: Callable[..., Any], batch_size: int) -> Callable[..., An
 
 
 def part_program(step: Callable[..., Any], batch_size: int) -> Callable[..., Any]:
-    """(state, words, labels, order (n,), losses (steps,), first, last) to (state, losses), whose numbers from `first` to
-    before `last` are new. Of `epoch_program`'s full batches, whichever they are, so that it is compiled once."""
+    """(state, words, labels, order (n,), losses (steps,), first, last) to (state, losses): from step `first` to before
+    `last` of `epoch_program`'s full batches. One compiled program is for any two.
+    """
 
     def part(
         state: Any, words: jax.Array, labels: jax.Array, order: jax.Array, losses: jax.Array, first: Any, last: Any

@@ -72,6 +72,19 @@ class Trainer:
         self._state, losses = self._epoch(self._state, *self._train, order)
         return np.asarray(jax.device_get(losses))
 
+    def compile_steps(self) -> None:
+        order = np.zeros(self._train[1].shape, np.int32)
+        full, rest = divmod(len(order), self._batch_size)
+        losses, number = np.zeros(full, self._dtype), np.int32(0)
+        with jax.default_device(self._device):
+            part = self._compilers.submit(
+                self._part.lower(self._state, *self._train, order, losses, number, number).compile
+            )
+            if rest:
+                last = self._last_batch.lower(self._state, *self._train, order[-rest:])
+                self._last_batch = last.compile()
+        self._part = part.result()
+
     def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
         full = len(order) // self._batch_size
         end = min(last, full)

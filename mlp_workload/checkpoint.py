@@ -46,6 +46,13 @@ class Checkpoint:
     def parameters(self) -> Parameters:
         return {name: array for name, array in self.state.items() if not name.endswith(".momentum")}
 
+    def check(self, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
+        """Raises `UserError`, naming the tensor, where the state is not one of these, all finite."""
+        check(self.state, shapes, f"the checkpoint of step {self.step}")
+        for name, array in self.state.items():
+            if array.dtype != dtype:
+                raise UserError(f"the checkpoint of step {self.step}: {name} is {array.dtype}, expected {dtype}")
+
     @property
     def is_finite(self) -> bool:
         return all(bool(np.isfinite(array).all()) for array in self.state.values())
@@ -77,10 +84,10 @@ class Checkpoints:
             for old in self._newest_first()[KEPT:]:
                 old.unlink()
 
-    def newest(self, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> Checkpoint:
-        """The newest one that is whole, for a state of these `shapes` in `dtype`; warns of newer ones that are not.
+    def newest(self) -> Checkpoint:
+        """The newest one that is whole; warns of newer ones that are not.
 
-        Raises `UserError` where there is none, where one is of a newer format, or where its tensors are not the run's.
+        Raises `UserError` where there is none, or where one is of a newer format.
         """
         damaged: list[str] = []
         for path in self._newest_first():
@@ -91,14 +98,10 @@ class Checkpoints:
             except UserError as error:
                 damaged.append(str(error))
                 continue
-            check(found.state, shapes, str(path))
-            for name, array in found.state.items():
-                if array.dtype != dtype:
-                    raise UserError(f"{path}: {name} is {array.dtype}, expected {dtype}")
-            for error in damaged:
-                print(f"warning: {error}; going on from step {found.step}", file=sys.stderr)
+            for said in damaged:
+                print(f"warning: {said}; going on from step {found.step}", file=sys.stderr)
             return found
-        raise UserError("; ".join(damaged) or f"{self._folder}: no checkpoint there")
+        raise UserError("; ".join(damaged) or "it has no checkpoint")
 
     def _newest_first(self) -> list[Path]:
         return sorted(self._folder.glob("step-*.safetensors"), reverse=True)

@@ -1,34 +1,35 @@
-"""When a run is written down whole, and what it does when it is asked to stop."""
+"""When a run is written down whole, what it does when it is asked to stop, and from where it goes on."""
 
+import json
 import sys
 from collections.abc import Callable
 
 from mlp_workload.checkpoint import Checkpoint, Checkpoints
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
+from mlp_workload.run_folder import RunFolder
 from mlp_workload.stopping import Stopped, StopSignals
+from mlp_workload.weights import parameter_shapes
 
 CHECKPOINT_EVERY = 1000
 """Steps, where nobody says."""
+MAY_CHANGE = ("epochs", "device", "dataset", "run_dir", "initial_weights")
+"""Of a run's configuration, when it is resumed. The data must be the same wherever they are; the place is the folder's
+own, and the weights it began with are past."""
 
 
 class Keeper:
     """Writes a checkpoint `every` so many steps, or when a signal came, which then ends the run.
 
-    An epoch is interrupted for one only where it has more steps than that. `sync` is called before each; `go_on` says
-    how a run is taken up again.
+    An epoch is interrupted for one only where it has more steps than that. `sync` is called before each.
     """
 
     def __init__(
-        self,
-        checkpoints: Checkpoints,
-        every: int,
-        signals: StopSignals,
-        sync: Callable[[], None],
-        go_on: str,
-        from_step: int = 0,
+        self, folder: RunFolder, every: int, signals: StopSignals, sync: Callable[[], None], from_step: int
     ) -> None:
-        self._checkpoints, self._every, self._signals = checkpoints, every, signals
-        self._go_on, self._sync = go_on, sync
+        self._folder, self._every, self._signals, self._sync = folder.path, every, signals, sync
+        self._checkpoints = Checkpoints(folder.checkpoints)
         self.last_step = self._tried_at = from_step
         self._warned = False
 
@@ -42,11 +43,8 @@ class Keeper:
         if is_last or stopped_by is not None or step >= self._tried_at + self._every:
             self._save(checkpoint())
         if stopped_by is not None and not is_last:
-            after = f"stopped after step {step}"
-            there = (
-                f"; {self._go_on} goes on from step {self.last_step}" if self.last_step else ", without a checkpoint"
-            )
-            raise Stopped(after + there, stopped_by)
+            there = f"--resume {self._folder} goes on from step {self.last_step}" if self.last_step else "no checkpoint"
+            raise Stopped(f"stopped after step {step}; {there}", stopped_by)
 
     def _save(self, checkpoint: Checkpoint) -> None:
         """What can't be saved does not end the run: there may be room again, and room for the weights is kept."""
@@ -61,3 +59,30 @@ class Keeper:
             if not self._warned:
                 print(f"warning: no checkpoint of step {checkpoint.step}: {error}; the run goes on", file=sys.stderr)
             self._warned = True
+
+
+def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> Checkpoint:
+    """The newest checkpoint. Raises `UserError` where there is none, or none from which a run by `config` can go on."""
+    shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
+    if config.momentum:
+        shapes |= {f"{name}.momentum": shape for name, shape in shapes.items()}
+    try:
+        at = Checkpoints(folder.checkpoints).newest()
+        changed = [
+            f"--{name.replace('_', '-')} {value}, it began with {at.config.get(name)}"
+            for name, value in json.loads(config.to_json()).items()
+            if name not in MAY_CHANGE and value != at.config.get(name)
+        ]
+        if changed:
+            raise UserError(f"a run goes on as it began: {'; '.join(changed)}")
+        if dataset.digest != at.dataset_digest:
+            raise UserError(f"--dataset {config.dataset} is not what the run was trained on")
+        at.check(shapes, config.dtype)
+        done = at.epoch - (at.offset == 0)
+        if config.epochs < done:
+            raise UserError(f"the run is in epoch {done} already: --epochs must be at least that, got {config.epochs}")
+        if config.epochs == done and at.offset == 0 and folder.is_finished:
+            raise UserError(f"the run is finished after {done} epochs; a higher --epochs goes on")
+    except UserError as error:
+        raise UserError(f"--resume {folder.path}: {error}") from error
+    return at

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mlp_workload import strict_json
 from mlp_workload.config import Config
@@ -57,7 +57,10 @@ class RunFolder:
             raise UserError(f"--resume {path}: {'no run there' if path.is_dir() else 'no such folder'}")
         return cls(path, is_new=False)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Others may take it up now."""
         if self._lock is not None:
             os.close(self._lock)
@@ -66,9 +69,19 @@ class RunFolder:
     def events(self) -> Path:
         return self.path / "events.jsonl"
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / "summary.json").exists()
+
     def go_on(self, config: Config) -> None:
         """The run is not finished, or not any more, and `config` is what it goes on by."""
         with clear_write_errors(self.path):
+            for half_written in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+                half_written.unlink()
             (self.path / "summary.json").unlink(missing_ok=True)
             write_atomically(self.path / "config.json", config.to_json().encode())
 

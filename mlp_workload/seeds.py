@@ -161,7 +161,7 @@ class _Group:
         records = []
         for model, config in enumerate(self._configs):
             assert config.run_dir is not None
-            folder = stack.enter_context(contextlib.closing(RunFolder.claim(config.run_dir, config)))
+            folder = stack.enter_context(RunFolder.claim(config.run_dir, config))
             sinks = self._watching.files(folder.path)
             records.append(Record(stack, folder, room, partial(_item, weights, model), sinks))
         return records

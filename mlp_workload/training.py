@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -15,13 +15,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mlp_workload.checkpoint import Checkpoint, Checkpoints
+from mlp_workload.checkpoint import Checkpoint
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, load
 from mlp_workload.errors import UserError
 from mlp_workload.events import Event, RunFinished, Sink
 from mlp_workload.files import expand
-from mlp_workload.keeper import CHECKPOINT_EVERY, Keeper
+from mlp_workload.keeper import CHECKPOINT_EVERY, Keeper, resumed_from
 from mlp_workload.metrics import Evaluation
 from mlp_workload.order import epoch_order, steps_per_epoch
 from mlp_workload.run_events import Implementation, RunEvents
@@ -35,11 +35,6 @@ from mlp_workload.weights import Parameters, load_weights, parameter_shapes
 T = TypeVar("T")
 
 
-MAY_CHANGE = ("epochs", "device", "dataset", "run_dir", "initial_weights")
-"""Of a run's configuration, when it is resumed. The data must be the same wherever they are; the place is the folder's
-own, and the weights it began with are past."""
-
-
 class Trainer(Implementation, Protocol):
     """What a framework must provide."""
 
@@ -48,6 +43,9 @@ class Trainer(Implementation, Protocol):
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         """Trains once over the training set in `order` (n,); the losses (steps,) when all is computed."""
+
+    def compile_steps(self) -> None:
+        """Makes `run_steps` ready too, after `compile`."""
 
     def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
         """A part of `run_epoch`, with its bits: from batch `first`, counted from 0, to before `last`."""
@@ -85,67 +83,39 @@ def train(
     """Trains as `config` says, leaves a run folder, and returns the content of its summary.json.
 
     At least every `checkpoint_every` steps there is a checkpoint; with `resume` the run in the folder of `config` goes
-    on from the newest. Raises `Stopped` after Ctrl-C or SIGTERM, when the run can be resumed, `UserError` where the data, the starting weights, the device, a required Visdom server or the run folder are
+        on from the newest. Raises `Stopped` after Ctrl-C or SIGTERM, when a checkpoint is written.
+
+    Raises `UserError` where the data, the starting weights, the device, a required Visdom server or the run folder are
     not to be had, before anything is trained; the folder is claimed last, so that none of the others leaves an empty
     one behind. Where the events can't be written any more, the weights so far are saved before it is raised.
     """
     start = time.perf_counter()
     watching.check()
     with contextlib.ExitStack() as stack:
-        if resume:
-            assert config.run_dir is not None
-            folder = stack.enter_context(contextlib.closing(RunFolder.reopen(config.run_dir)))
+        folder = stack.enter_context(RunFolder.reopen(config.run_dir)) if resume and config.run_dir else None
         make_trainer, dataset, initial = begin(stack, framework(config), config, resume)
-        at = _resumed_from(folder, config, dataset) if resume else None
+        at = resumed_from(folder, config, dataset) if folder else None
         trainer = make_trainer(config, dataset, at.parameters if at else initial)
         _, compile_seconds = timed(trainer.compile)
-        events = RunEvents(config, dataset, trainer, start, compile_seconds)
-        told: list[Event] = []
-        if at is None:
-            default = f"seed{config.seed}"
-            path = new_default_folder(trainer.framework, config, default) if config.run_dir is None else config.run_dir
-            folder = stack.enter_context(contextlib.closing(RunFolder.claim(expand(path), config)))
-        else:
+        if checkpoint_every < steps_per_epoch(len(dataset.train), config.batch_size) or (at and at.offset):
+            compile_seconds += timed(trainer.compile_steps)[1]
+        told: Sequence[Event] = ()
+        if folder and at:
             trainer.load_state(at.state)
             told = cut_events(folder.events, at.step, at.step - at.offset)
             folder.go_on(config)
+        else:
+            default = f"seed{config.seed}"
+            path = config.run_dir or new_default_folder(trainer.framework, config, default)
+            folder = stack.enter_context(RunFolder.claim(expand(path), config))
         sinks = watching.sinks(config, dataset, folder.path, trainer.framework, told)
         record = Record(stack, folder, weights_bytes(config, dataset), trainer.parameters, sinks)
-        keeper = Keeper(
-            Checkpoints(folder.path / "checkpoints"),
-            checkpoint_every,
-            stack.enter_context(StopSignals()),
-            record.sync,
-            f"--resume {folder.path}",
-            at.step if at else 0,
-        )
+        signals = stack.enter_context(StopSignals())
+        keeper = Keeper(folder, checkpoint_every, signals, record.sync, at.step if at else 0)
+        events = RunEvents(config, dataset, trainer, start, compile_seconds)
         for event in run(config, dataset, trainer, events, keeper, at, told):
             record.tell(event)
     return record.summary
-
-
-def _resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> Checkpoint:
-    """The newest checkpoint. Raises `UserError` where there is none, or none that a run by `config` could go on from."""
-    shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
-    if config.momentum:
-        shapes |= {f"{name}.momentum": shape for name, shape in shapes.items()}
-    at = Checkpoints(folder.path / "checkpoints").newest(shapes, config.dtype)
-    resume = f"--resume {folder.path}"
-    changed = [
-        f"--{name.replace('_', '-')} {value}, it began with {at.config.get(name)}"
-        for name, value in json.loads(config.to_json()).items()
-        if name not in MAY_CHANGE and value != at.config.get(name)
-    ]
-    if changed:
-        raise UserError(f"{resume}: a run goes on as it began, but for {', '.join(MAY_CHANGE)}: {'; '.join(changed)}")
-    if dataset.digest != at.dataset_digest:
-        raise UserError(f"{resume}: --dataset {config.dataset} is not what the run was trained on")
-    done = at.epoch - (at.offset == 0)
-    if config.epochs < done:
-        raise UserError(f"{resume}: it is in epoch {done} already, --epochs must be at least that, got {config.epochs}")
-    if config.epochs == done and at.offset == 0 and (folder.path / "summary.json").exists():
-        raise UserError(f"{resume}: it is finished after {done} epochs; a higher --epochs goes on")
-    return at
 
 
 def begin(

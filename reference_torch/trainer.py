@@ -55,6 +55,9 @@ class Trainer:
         batches = self._indices(order).split(self._config.batch_size)
         return torch.stack([self._step(batch) for batch in batches]).cpu().numpy()
 
+    def compile_steps(self) -> None:
+        """Nothing, either."""
+
     def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
         size = self._config.batch_size
         return self.run_epoch(order[first * size : last * size])

@@ -1,0 +1,244 @@
+"""Real processes that are really stopped, on real MNIST. KILLS of each trainer are killed; `make knocks` kills 200."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_commands import SHIPPED, assert_one_line, trainer
+
+from mlp_workload.sinks.json_lines import read_events
+
+KILLS = int(os.environ.get("KILLS", "3"))
+EPOCHS = 3
+
+
+def start(trainer: str, folder: Path, *flags: str, seed: int = 0) -> subprocess.Popen:
+    command = [sys.executable, "-m", trainer, "--epochs", str(EPOCHS), "--visdom", "off", *flags]
+    return subprocess.Popen(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    error = process.communicate(timeout=240)[1]
+    return process.returncode, error
+
+
+def numbers(folder: Path) -> tuple[bytes, list]:
+    """The weights, and what the run told of training and tests, without the clock's part."""
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    kept = [event for event in events if event["event"] in ("train_losses", "evaluated", "warned")]
+    told = [{name: value for name, value in event.items() if name not in ("time", "seconds")} for event in kept]
+    return (folder / "weights.safetensors").read_bytes(), told
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Each trainer's run that nothing happens to, and how long it took."""
+    known = {}
+
+    def run(trainer: str) -> tuple[Path, float]:
+        if trainer not in known:
+            folder = tmp_path_factory.mktemp("unbroken")
+            for attempt in ("first", "run"):  # JAX keeps its programs: the second is as fast as those that are killed
+                began = time.monotonic()
+                status, error = finish(start(trainer, folder, "--checkpoint-every", "2", "--run-dir", attempt))
+                assert status == 0, error
+            known[trainer] = folder / "run", time.monotonic() - began
+        return known[trainer]
+
+    return run
+
+
+@trainer
+def test_nothing_is_lost_by_kills_at_random_moments(trainer, unbroken, tmp_path):
+    """SIGKILL somewhere in the life of a process that spends much of it writing: a checkpoint every two steps.
+
+    What is on the disk is told, and so is what came of it; with -s it is seen.
+    """
+    whole, seconds = unbroken(trainer)
+    expected = numbers(whole)
+    moments = random.Random(trainer)
+    for number in range(KILLS):
+        run = tmp_path / f"run-{number}"
+        process = start(trainer, tmp_path, "--checkpoint-every", "2", "--run-dir", run.name)
+        moment = moments.uniform(0.15, 1.1) * seconds
+        time.sleep(moment)
+        process.kill()
+        status, _ = finish(process)
+        had = {path.name for path in (run / "checkpoints").glob("*")}
+        begun, whole_ones = (run / "config.json").exists(), sorted(name for name in had if name.startswith("step"))
+        halves = len(had) - len(whole_ones)
+        if not whole_ones:
+            if begun:
+                assert_refused(trainer, run)
+            outcome = "nothing to go on from: no step's checkpoint was written yet"
+        elif (run / "summary.json").exists():
+            outcome = "finished before the kill"
+            assert numbers(run) == expected
+        else:
+            ended, error = finish(start(trainer, tmp_path, "--resume", run.name))
+            assert (ended, error) == (0, ""), error
+            assert numbers(run) == expected
+            assert [path.name for path in run.rglob(".*")] == [], "what was left half-written is gone"
+            outcome = "resumed, the same bytes"
+        print(f"{trainer:22} {moment:5.2f} s  {', '.join(whole_ones) or '-':60} {halves} half-written  {outcome}")
+        assert status in (0, -signal.SIGKILL)
+
+
+def assert_refused(trainer: str, run: Path) -> None:
+    ended, error = finish(start(trainer, run.parent, "--resume", run.name))
+    assert ended == 2
+    assert re.search(r"--resume run-\d+: (it has no checkpoint|config.json is damaged)", error), error
+
+
+@trainer
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_with_a_checkpoint_and_the_usual_status(trainer, number, status, unbroken, tmp_path):
+    whole, _ = unbroken(trainer)
+    process = start(trainer, tmp_path, "--checkpoint-every", "7", "--run-dir", "run")
+    while not (tmp_path / "run/checkpoints").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(number)
+    ended, error = finish(process)
+    assert ended == status
+    said, stopped = error.splitlines()
+    assert said.startswith(f"{number.name}: stops when the running program ends")
+    step = int(re.search(r"stopped after step (\d+); --resume run goes on from step \1$", stopped)[1])
+    assert 0 < step < EPOCHS * 300
+    assert (tmp_path / f"run/checkpoints/step-{step:08d}.safetensors").exists()
+    assert finish(start(trainer, tmp_path, "--resume", "run")) == (0, "")
+    assert numbers(tmp_path / "run") == numbers(whole)
+
+
+def test_two_processes_are_never_at_one_run(tmp_path):
+    process = start("jax_mlp.train", tmp_path, "--epochs", "60", "--checkpoint-every", "300", "--run-dir", "run")
+    while not (tmp_path / "run/checkpoints").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    for other in ("jax_mlp.train", "reference_torch.train"):
+        ended, error = finish(start(other, tmp_path, "--resume", "run"))
+        assert ended == 2
+        assert error.splitlines() == [f"python -m {other}: error: run: another process is at this run"]
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 143
+
+
+@trainer
+def test_a_relative_path_after_a_change_of_directory(trainer, tmp_path):
+    (tmp_path / "data").symlink_to(SHIPPED)
+    (tmp_path / "deeper").mkdir()
+    flags = ["--dataset", "idx:data", "--run-dir", "run", "--epochs", "1"]
+    assert finish(start(trainer, tmp_path, *flags)) == (0, "")
+    again = ["--resume", "../run", "--epochs", "2"]
+    ended, error = finish(start(trainer, tmp_path / "deeper", *again))
+    assert ended == 2
+    assert "idx:data: no such folder" in error
+    assert finish(start(trainer, tmp_path / "deeper", *again, "--dataset", "idx:../data")) == (0, "")
+
+
+@trainer
+def test_resume_refuses_what_makes_no_sense(trainer, run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/config.json").write_text('{"preset": "leaky"')
+    for flags, message in {
+        "--resume nowhere": "--resume nowhere: no such folder",
+        "--resume empty": "--resume empty: no run there",
+        "--resume damaged": "--resume damaged: config.json is damaged",
+        "--resume ~nosuchuser/x": "home directory",
+        "--checkpoint-every 0": "--checkpoint-every must be at least 1, got 0",
+    }.items():
+        assert_one_line(run(trainer, *flags.split()), message)
+    assert run(trainer, "--epochs", "1", "--run-dir", "done", "--quiet", "--visdom", "off").returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "done").rglob("*") if path.is_file()}
+    for flags, message in {
+        "--resume done": "--resume done: the run is finished after 1 epochs; a higher --epochs goes on",
+        "--resume done --epochs 0": "the run is in epoch 1 already: --epochs must be at least that, got 0",
+        "--resume done --run-dir other": "--run-dir other: a run that is resumed stays in its folder",
+        "--resume done --seeds 2": "--resume is for one run, not for --seeds",
+        "--resume done --epochs 2 --seed 1 --hidden 5": "--hidden .*, it began with .*; --seed 1, it began with 0",
+        "--resume done --epochs 2 --preset relu": "--preset relu, it began with leaky",
+    }.items():
+        assert_one_line(run(trainer, *flags.split()), message)
+    assert {path: path.read_bytes() for path in (tmp_path / "done").rglob("*") if path.is_file()} == before
+
+
+def in_a_small_file_system(script: str, folder: Path, size: str) -> subprocess.CompletedProcess:
+    """Runs `script` in a tmpfs of this size, mounted at `folder` for it alone."""
+    user = [] if os.geteuid() == 0 else ["--map-root-user", "--user"]
+    if subprocess.run(["unshare", "--mount", *user, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system of its own")
+    mount = f"mount -t tmpfs -o size={size} none {folder} && cd {folder} || exit 99\nexport PYTHONPATH={ROOT}\n"
+    return subprocess.run(
+        ["unshare", "--mount", *user, "sh", "-c", mount + script], capture_output=True, text=True, timeout=240
+    )
+
+
+@trainer
+def test_a_disk_too_full_for_checkpoints_costs_only_them(trainer, unbroken, tmp_path):
+    """Room for the weights, the events, and one checkpoint and a half: the run ends as if nothing had been."""
+    process = in_a_small_file_system(
+        f"""
+        {sys.executable} -m {trainer} --epochs {EPOCHS} --visdom off --quiet --run-dir run --checkpoint-every 250
+        echo $?; ls run/checkpoints; cp run/weights.safetensors {tempfile.gettempdir()}/{tmp_path.name}.weights
+        """,
+        tmp_path,
+        "2300k",
+    )
+    status, *checkpoints = process.stdout.split()
+    assert status == "0", process.stderr
+    assert checkpoints == ["step-00000250.safetensors"]
+    (warning,) = [line for line in process.stderr.splitlines() if "checkpoint" in line]
+    assert re.search(
+        r"warning: no checkpoint of step 500: cannot write .* No space left on device; the run goes on", warning
+    )
+    rescued = Path(tempfile.gettempdir(), f"{tmp_path.name}.weights")
+    assert rescued.read_bytes() == (unbroken(trainer)[0] / "weights.safetensors").read_bytes()
+    rescued.unlink()
+
+
+@trainer
+def test_a_run_in_a_folder_that_became_read_only(trainer, tmp_path):
+    process = in_a_small_file_system(
+        f"""
+        {sys.executable} -m {trainer} --epochs 1 --visdom off --quiet --run-dir run || exit 98
+        mount -o remount,ro {tmp_path}
+        {sys.executable} -m {trainer} --epochs 2 --visdom off --quiet --resume run
+        echo $?
+        """,
+        tmp_path,
+        "9000k",
+    )
+    assert process.stdout.split() == ["2"], process.stderr
+    last = process.stderr.splitlines()[-1]
+    assert re.search(r"error: cannot write .*run.*: Read-only file system", last)
+    assert "Traceback" not in process.stderr
+
+
+def test_a_resumed_run_tells_its_steps_once(tmp_path):
+    """After kills and resumes by both trainers in turn the events have each step once, in order."""
+    process = start("jax_mlp.train", tmp_path, "--checkpoint-every", "50", "--run-dir", "run")
+    for other in ("reference_torch.train", "jax_mlp.train"):
+        before = len(list((tmp_path / "run/checkpoints").glob("*")))
+        while len(list((tmp_path / "run/checkpoints").glob("step*"))) <= min(before, 1):
+            time.sleep(0.01)
+        process.kill()
+        finish(process)
+        process = start(other, tmp_path, "--resume", "run", "--checkpoint-every", "50")
+    assert finish(process)[0] == 0
+    losses = [event for event in read_events(tmp_path / "run/events.jsonl") if hasattr(event, "losses")]
+    assert [(event.epoch, event.first_step, len(event.losses)) for event in losses] == [
+        (epoch, 300 * (epoch - 1) + 1, 300) for epoch in range(1, EPOCHS + 1)
+    ]
