@@ -82,8 +82,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains as `config` says, leaves a run folder, and returns the content of its summary.json.
 
-    At least every `checkpoint_every` steps there is a checkpoint; with `resume` the run in the folder of `config` goes
-        on from the newest. Raises `Stopped` after Ctrl-C or SIGTERM, when a checkpoint is written.
+    Every `checkpoint_every` steps or so there is a checkpoint; with `resume` the run in the folder of `config` goes on
+    from the newest. Raises `Stopped` after Ctrl-C or SIGTERM, when a checkpoint is written.
 
     Raises `UserError` where the data, the starting weights, the device, a required Visdom server or the run folder are
     not to be had, before anything is trained; the folder is claimed last, so that none of the others leaves an empty
