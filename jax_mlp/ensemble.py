@@ -24,6 +24,8 @@ from mlp_workload.environment import usable_cores
 from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
 
+_MOST_AT_ONCE = 256
+"""On a GPU: each has a file of events open, of which systems allow a thousand."""
 _SPREAD, _SAME = PartitionSpec("models"), PartitionSpec()
 
 
@@ -36,7 +38,7 @@ def make_ensemble(config: Config, dataset: Dataset, initial: Parameters | None, 
             jax.config.update("jax_num_cpu_devices", min(models, usable_cores()))
     device = find_device(config.device)
     if device.platform != "cpu":
-        return Ensemble(config, dataset, initial, [device], at_once=models)
+        return Ensemble(config, dataset, initial, [device], at_once=min(models, _MOST_AT_ONCE))
     devices = jax.devices("cpu")[:models]
     return Ensemble(config, dataset, initial, devices, at_once=len(devices))
 

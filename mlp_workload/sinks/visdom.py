@@ -14,9 +14,9 @@ from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_na
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import Unreachable, VisdomServer
 
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
 """Between two drawings; what happens meanwhile is drawn at once."""
-COMPARE_SECONDS = 5.0
+COMPARE_SECONDS = 10.0
 """Between two drawings beside other runs."""
 RETRY_SECONDS = 1.0
 """Between two attempts to reach a server."""
