@@ -2,6 +2,7 @@
 
 Two cores train two small models faster than both of them one model after the other; one vmapped program of several
 is no faster than that on a CPU (`docs/performance.md`), and is what a GPU needs, which one small model hardly busies.
+On a CPU a model ends with the bytes of a run by itself as long as there are no more devices than cores.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
 
 _MOST_AT_ONCE = 256
-"""On a GPU: each has a file of events open, of which systems allow a thousand."""
+"""On a GPU: each has files open, of which systems allow a thousand."""
 _SPREAD, _SAME = PartitionSpec("models"), PartitionSpec()
 
 
@@ -37,10 +38,11 @@ def make_ensemble(config: Config, dataset: Dataset, initial: Parameters | None, 
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", min(models, usable_cores()))
     device = find_device(config.device)
-    if device.platform != "cpu":
-        return Ensemble(config, dataset, initial, [device], at_once=min(models, _MOST_AT_ONCE))
-    devices = jax.devices("cpu")[:models]
-    return Ensemble(config, dataset, initial, devices, at_once=len(devices))
+    devices = jax.devices("cpu") if device.platform == "cpu" else [device]
+    most = len(devices) if device.platform == "cpu" else _MOST_AT_ONCE
+    groups = -(-models // most)
+    at_once = -(-models // groups)  # groups of one size, rather than a small last one
+    return Ensemble(config, dataset, initial, devices[:at_once], at_once)
 
 
 class Ensemble:
@@ -111,7 +113,8 @@ class Ensemble:
         self._models = len(seeds)
         if self._initial is None:
             self.state = self._draw(self._for_each(np.array(seeds, np.uint32)))
-        else:
+            return
+        with jax.default_device(self._mesh.devices.flat[0]):
             state = self._programs.begin(from_neutral(self._programs.shapes, self._initial))
             self.state = jax.tree.map(lambda leaf: self._for_each(np.asarray(leaf)[None]), state)
 

@@ -43,7 +43,7 @@ class Seeds:
             self._ensemble.state = self._states[group]
             losses.append(self._ensemble.run_epoch(orders[first : first + self._at_once]))
             self._states[group] = self._ensemble.state
-        return np.concatenate(losses)
+        return np.concatenate(losses)[: len(orders)]
 
     def parameters(self) -> Parameters:
         self._ensemble.state = self._states[0]

@@ -44,7 +44,7 @@ class Bench:
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "gpu"] = "auto"
     many: bool = True
-    """Also times several models at once: --seeds, vmap, a process a core, or one after another."""
+    """On a CPU also several models at once: --seeds, vmap, a process a core, or one after another."""
     whole: bool = True
     """Also times the trainers' commands from start to end, as they are typed."""
     sweep: bool = True

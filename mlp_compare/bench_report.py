@@ -22,10 +22,12 @@ from mlp_compare.whole_commands import (
     JAX_FIRST,
     JAX_GIVEN,
     JAX_LATER,
+    JAX_UNKEPT,
     JAX_WATCHED,
     TARGET_ACCURACY,
     TORCH,
     TORCH_GIVEN,
+    TORCH_UNKEPT,
     TORCH_WATCHED,
 )
 from mlp_workload.command_line import one_line_errors, parse
@@ -85,6 +87,11 @@ class Figures:
         names = [name for name in self.rungs if self.rungs[name]["kind"] == kind]
         return min(names, key=lambda name: self.medians[name]["epoch_seconds"], default=None)
 
+    def fastest_of(self, framework: str) -> str:
+        """Of the rungs whose short names begin so; of none, nothing."""
+        names = [name for name in self.rungs if name.startswith(framework)]
+        return min(names, key=lambda name: self.medians[name]["epoch_seconds"], default="")
+
     def ratio(self, of: str, to: str) -> Ratio:
         return ratio(self.seconds, of, to)
 
@@ -139,6 +146,7 @@ class Figures:
             for name in (JAX_FIRST, JAX_LATER) if self.result["whole"] else ():
                 if (found := self.whole_ratio(name, TORCH, quantity)).low > 1:
                     said.append(f"`{name}` reaches {what} after {found} times as long as PyTorch's")
+        said += _many_wins(self.result["many"])
         points: dict[tuple[int, tuple[int, ...]], dict[str, float]] = {}
         for point in self.result["sweep"]:
             key = point["batch_size"], tuple(point["hidden"])
@@ -153,6 +161,18 @@ class Figures:
                         f"{mine_here / seconds[name]:.2f}, of one process each"
                     )
         return said
+
+
+def _many_wins(many: Mapping[str, Any]) -> Iterator[str]:
+    """The same way against the same, and the fastest against the fastest."""
+    if not many:
+        return
+    figures = Figures(many)
+    ways = [("jax-in-turn", "torch-in-turn"), ("jax-vmap", "torch-vmap"), (_SEEDS, figures.fastest_of("torch"))]
+    for mine, theirs in ways:
+        if {mine, theirs} <= figures.rungs.keys() and (found := figures.ratio(mine, theirs)).low > 1:
+            names = (figures.rungs[name]["name"] for name in (theirs, mine))
+            yield f"{many['models']} models, {' against '.join(names)}: ratio {found}"
 
 
 def _setting(result: Result) -> str:
@@ -206,8 +226,30 @@ def _remarks(figures: Figures) -> Iterator[str]:
             (JAX_LATER, ARTICLE, "total_seconds", "whole command, JAX later over the tutorial's program"),
             (JAX_LATER, JAX_FIRST, "ready_seconds", "until the first step, JAX later over the first time"),
             (JAX_GIVEN, TORCH_GIVEN, "to_target_seconds", f"until {_TARGET} are right, JAX over PyTorch"),
-            (JAX_WATCHED, JAX_LATER, "train_seconds", "JAX's epochs drawn on a dashboard, over undrawn ones"),
-            (TORCH_WATCHED, TORCH, "train_seconds", "PyTorch's epochs drawn on a dashboard, over undrawn ones"),
+            (
+                JAX_WATCHED,
+                JAX_LATER,
+                "run_seconds",
+                "JAX, all steps, drawn on a dashboard over undrawn",
+            ),
+            (
+                TORCH_WATCHED,
+                TORCH,
+                "run_seconds",
+                "PyTorch, all steps, drawn on a dashboard over undrawn",
+            ),
+            (
+                JAX_LATER,
+                JAX_UNKEPT,
+                "run_seconds",
+                "JAX, all steps, with checkpoints over without",
+            ),
+            (
+                TORCH,
+                TORCH_UNKEPT,
+                "run_seconds",
+                "PyTorch, all steps, with checkpoints over without",
+            ),
         ):
             if of in figures.result["whole"]:
                 yield f"{what}: {figures.whole_ratio(of, to, quantity)}"
@@ -219,8 +261,8 @@ def _many_remarks(many: Mapping[str, Any]) -> Iterator[str]:
         return
     figures, n = Figures(many), many["models"]
     others = ["jax-in-turn"] if "jax-in-turn" in figures.rungs else []
-    if torch := [name for name in figures.rungs if name.startswith("torch")]:
-        others.append(min(torch, key=lambda name: figures.medians[name]["epoch_seconds"]))
+    if torch := figures.fastest_of("torch"):
+        others.append(torch)
     for name in others if _SEEDS in figures.rungs else ():
         names = f"{figures.rungs[_SEEDS]['name']} over {figures.rungs[name]['name']}"
         yield f"an epoch of {n} models, {names}: {figures.ratio(_SEEDS, name)}"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlp_compare.rungs import MANY, MODELS, RUNGS
+from mlp_compare.rungs import MANY, MODELS, PARAMETERS_APART, RUNGS
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load
 from mlp_workload.environment import describe_environment
@@ -50,7 +50,7 @@ def measure(
     settings = Config.from_json(json.dumps(config))
     started = time.monotonic() - spawned_at
     clock = Clock()
-    make = RUNGS[rung].load() if rung in RUNGS else partial(Many, MANY[rung].load())
+    make = RUNGS[rung].load() if rung in RUNGS else partial(Many, MANY[rung].load(), state is not None)
     imported = clock.lap()
     dataset = load(settings.dataset)
     if examples is not None:
@@ -100,16 +100,31 @@ def epoch_seconds(trainer: Any, config: Config, dataset: Dataset, epochs: int) -
 class Many:
     """`MODELS` models that a rung trains at once, as one to be timed: an epoch is one of each.
 
-    The first has the given order, the others the same from another batch on.
+    The first has the given order, the others the same from another batch on; where they are `alike`, all have the same.
     """
 
-    def __init__(self, make: Callable[..., Any], config: Config, dataset: Dataset, initial: Parameters) -> None:
-        self._batch_size, self._models = config.batch_size, make(config, dataset, initial, MODELS)
-        self.compile, self.run_epoch, self.state = self._models.compile, self._models.run_epoch, self._models.parameters
+    def __init__(
+        self, make: Callable[..., Any], alike: bool, config: Config, dataset: Dataset, initial: Parameters
+    ) -> None:
+        self._models = make(config, dataset, initial, MODELS)
+        self._apart = 0 if alike else config.batch_size
+        self.compile = self._models.compile
         self.packages, self.device = self._models.packages, self._models.device
 
     def prepare(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        return np.stack([np.roll(order, -model * self._batch_size) for model in range(MODELS)])
+        return np.stack([np.roll(order, -model * self._apart) for model in range(MODELS)])
+
+    def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+        losses: npt.NDArray[np.floating[Any]] = self._models.run_epoch(orders)
+        self._losses = losses
+        return losses
+
+    def state(self) -> Parameters:
+        """Of the first of models that are alike. Raises `UserError` where their losses were not."""
+        if len(self._losses) != MODELS or not np.ptp(self._losses, axis=0).max() <= PARAMETERS_APART:
+            raise UserError(f"{MODELS} models that are alike have losses of shape {self._losses.shape} that are not")
+        parameters: Parameters = self._models.parameters()
+        return parameters
 
 
 class Clock:

@@ -37,7 +37,7 @@ SWEPT = ("jax", "torch", "torch-hand")
 _SWEPT_OPERATIONS = 2e11
 """Of one point's epoch, at most: wide networks see a part of the training set."""
 
-MANY_ROUNDS = 6
+MANY_ROUNDS, MANY_EPOCHS = 8, 2
 ALL = RUNGS | MANY
 
 Samples = dict[str, list[dict[str, Any]]]
@@ -77,7 +77,7 @@ def measure(options: "Bench", console: Output) -> Iterator[dict[str, Any]]:
             "sweep": [],
         }
         yield result
-        if options.many and not options.quick:
+        if options.many and not options.quick and not gpu:  # there PyTorch would want CUDA graphs of several models
             yield (result := result | {"many": _many(options.config, gpu, progress)})
         if options.whole and not options.quick:
             yield (result := result | {"whole": whole_commands.measure(options.device, progress)})
@@ -207,7 +207,7 @@ def _many(config: Config, gpu: bool, progress: Progress) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         _check(["jax", *chosen], left_out, config, Path(folder), progress)
     names = [name for name in chosen if name not in left_out]
-    samples = _rounds(names, left_out, config, MANY_ROUNDS, 1, progress)
+    samples = _rounds(names, left_out, config, MANY_ROUNDS, MANY_EPOCHS, progress)
     rungs = {name: _described(name, names[0], some) for name, some in samples.items()}
     return {"models": MODELS, "first": names[0], "rungs": rungs, "left_out": left_out}
 

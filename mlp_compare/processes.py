@@ -1,14 +1,16 @@
 """Fresh processes to be timed: the same cores and threads for all, no setting of the user's for one library alone."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mlp_workload.config import Config
 from mlp_workload.environment import usable_cores
@@ -17,7 +19,8 @@ from mlp_workload.errors import UserError
 CORES = usable_cores()
 THREADS = {f"{library}_NUM_THREADS": str(CORES) for library in ("OMP", "MKL", "OPENBLAS")}
 _LIBRARIES_OWN = (
-    "GOMP_", "JAX_", "KERAS_", "KMP_", "MKL_", "NPROC", "NVIDIA_TF32", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH", "XLA_"
+    "GOMP_", "JAX_", "KERAS_", "KMP_", "MKL_", "NPROC", "NVIDIA_TF32", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH",
+    "VISDOM_", "XLA_",
 )  # fmt: skip
 _TIME_LIMIT = 1800
 """Seconds for one process."""
@@ -37,24 +40,35 @@ def environment() -> dict[str, str]:
 def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | None = None, text: str = "") -> str:
     """`python -m module arguments`, with `text` on standard input; its standard output. Errors call it `name`."""
     command = [sys.executable, "-m", module, *arguments]
-    try:
-        result = subprocess.run(
-            command,
-            env=environment() | dict(variables or {}),
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=_TIME_LIMIT,
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, env=environment() | dict(variables or {}), stdin=subprocess.PIPE, stdout=out, stderr=errors,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(text)
+            status = process.wait(_TIME_LIMIT)
+        except subprocess.TimeoutExpired:
+            raise ProcessFailed(f"{name}: not done within {_TIME_LIMIT} s") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it and whatever it started
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output, said = (_content(file) for file in (out, errors))
+    if status < 0:
+        raise ProcessFailed(
+            f"{name}: ended by {signal.Signals(-status).name}; SIGKILL is also how the system frees memory"
         )
-    except subprocess.TimeoutExpired:
-        raise ProcessFailed(f"{name}: not done within {_TIME_LIMIT} s") from None
-    if result.returncode < 0:
-        raise ProcessFailed(f"{name}: ended by {signal.Signals(-result.returncode).name}; SIGKILL is also how the "
-                            "system frees memory")  # fmt: skip
-    if result.returncode:
-        lines = result.stderr.strip().splitlines() or [f"ended with status {result.returncode}"]
-        raise ProcessFailed(f"{name}: {lines[-1]}")
-    return result.stdout
+    if status:
+        raise ProcessFailed(f"{name}: {(said.strip().splitlines() or [f'ended with status {status}'])[-1]}")
+    return output
+
+
+def _content(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
 
 
 def ask(rung: str, config: Config, **options: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def run(options: Report) -> None:
 
     from mlp_compare.page import render
 
-    runs = [RecordedRun.load(folder) for folder in options.runs]
+    runs = RecordedRun.load_all(options.runs)
     results = [_result(expand(path)) for path in options.results]
     with new_file("--output", options.output) as output:
         assert output is not None

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import tyro
 
-from mlp_workload.config import LARGEST_SEED, PRESETS, Config
+from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
 from mlp_workload.keeper import CHECKPOINT_EVERY
@@ -129,7 +129,7 @@ class Training(Watching, Config):
     checkpoint_every: int = CHECKPOINT_EVERY
     """Steps from one checkpoint to the next, at least; an epoch of fewer steps is not interrupted for one."""
     seeds: int | None = None
-    """So many runs, with --seed and the seeds after it; a run folder each, and one table. Not drawn on Visdom."""
+    """So many runs, with --seed and the seeds after it: a run folder each, and seeds.json. Not drawn on Visdom."""
 
     def __post_init__(self) -> None:
         Config.__post_init__(self)
@@ -137,14 +137,8 @@ class Training(Watching, Config):
         self._require("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
         if self.resume is not None and self.run_dir != expand(self.resume):
             raise UserError(f"--run-dir {self.run_dir}: a run that is resumed stays in its folder")
-        if self.seeds is None:
-            return
-        if self.resume is not None:
+        if self.resume is not None and self.seeds is not None:
             raise UserError("--resume is for one run, not for --seeds")
-        most = LARGEST_SEED + 1
-        self._require("seeds", 1 <= self.seeds <= most - self.seed, f"from 1 to {most} less --seed")
-        if self.visdom == "required":
-            raise UserError("--visdom required is for one run: --seeds draws none, mlp_workload.dashboard --replay can")
 
 
 def run_trainer(

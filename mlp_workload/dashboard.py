@@ -74,7 +74,7 @@ def main() -> None:
 def run(options: Dashboard) -> None:
     """Raises `UserError` where it can't begin."""
     server = options.server
-    runs = [RecordedRun.load(folder) for folder in options.replay]
+    runs = RecordedRun.load_all(options.replay)
     if runs and _listens(server):
         try:
             _replay(runs, server)

@@ -1,6 +1,6 @@
 """A run as its folder tells it, whether it is finished, going on, or was killed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -46,6 +46,16 @@ class RecordedRun:
         if not events or not isinstance(first := events[0], RunStarted):
             raise UserError(f"{folder}: the run has no events yet")
         return cls(folder, first.config, first.facts, events)
+
+    @classmethod
+    def load_all(cls, folders: Iterable[Path]) -> list["RecordedRun"]:
+        """Those of `folders`, and those in them where they hold the runs of many seeds."""
+        runs: list[RecordedRun] = []
+        for folder in map(expand, folders):
+            many = (folder / "seeds.json").exists()
+            seeds = sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name))
+            runs += [cls.load(one) for one in (seeds if many else [folder])]
+        return runs
 
     @property
     def framework(self) -> str:

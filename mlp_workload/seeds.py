@@ -1,8 +1,9 @@
-"""Many runs alike but for their seeds, in one process: each has its own run folder, and all of them one table."""
+"""Many runs alike but for their seeds, in one process: each has its own run folder, and seeds.json tells of all."""
 
 import contextlib
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache, partial
@@ -13,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
-from mlp_workload.config import Config
+from mlp_workload.config import LARGEST_SEED, Config
 from mlp_workload.data import Dataset
+from mlp_workload.errors import UserError
+from mlp_workload.events import Event, Warned
 from mlp_workload.files import expand
 from mlp_workload.metrics import Evaluation
 from mlp_workload.order import epoch_order
 from mlp_workload.run_events import Implementation, RunEvents
-from mlp_workload.run_folder import RunFolder, make_empty_folder, new_default_folder, write_json
+from mlp_workload.run_folder import RunFolder, clear_write_errors, make_empty_folder, new_default_folder, write_json
 from mlp_workload.sinks.console import Output
 from mlp_workload.training import Record, begin, timed, weights_bytes
 from mlp_workload.watching import Watching
@@ -61,132 +64,154 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
     """Trains with the seeds `config.seed`, `config.seed` + 1 and so on; returns the content of seeds.json.
 
     Leaves a folder with that and a run folder for each seed, `seed-0` and so on. Nothing goes to Visdom. Raises
-    `UserError` as `mlp_workload.training.train` does.
+    `UserError` as `mlp_workload.training.train` does; of models that train together all weights so far are saved then.
     """
     start = time.perf_counter()
-    watching.check()
+    if not 1 <= seeds <= LARGEST_SEED + 1 - config.seed:
+        raise UserError(f"--seeds must be from 1 to {LARGEST_SEED + 1} less --seed, got {seeds}")
+    if watching.visdom == "required":
+        raise UserError("--visdom required is for one run: --seeds draws none, mlp_workload.dashboard --replay can")
+    replace(watching, visdom="off").check()
     console = Output(markup=False, highlight=False, soft_wrap=True, quiet=watching.quiet)
     summaries: list[Mapping[str, Any]] = []
     with contextlib.ExitStack() as stack:
         make, dataset, initial = begin(stack, framework(config, seeds), config)
         ensemble = make(config, dataset, initial)
         _, compile_seconds = timed(ensemble.compile)
-        folder = _new_folder(config, seeds, ensemble.framework)
+        folder = _claim(config, seeds, ensemble.framework)
         together = "one after another" if ensemble.at_once == 1 else f"{ensemble.at_once} at once"
-        console.print(
+        console.say(
             f"{ensemble.framework} on {ensemble.device}, {config.preset} preset, {config.dataset}, {config.dtype}, "
             f"seeds {config.seed} to {config.seed + seeds - 1}, {together}"
         )
-        console.print(f"folder {folder}")
-        trained_from = time.perf_counter()
-        progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
+        console.say(f"folder {folder}")
+        bar = Progress(console=console, transient=True, disable=not console.is_terminal or watching.quiet)
+        progress = stack.enter_context(bar)
         task = progress.add_task("", total=seeds * config.epochs)
         for first in range(0, seeds, ensemble.at_once):
             some = range(config.seed, config.seed + seeds)[first : first + ensemble.at_once]
             configs = [replace(config, seed=seed, run_dir=folder / f"seed-{seed}") for seed in some]
-            group = _Group(configs, dataset, ensemble, watching, start, compile_seconds)
-            for _ in group.epochs():
-                progress.advance(task, len(configs))
-            for summary in group.summaries:
-                summaries.append(summary)
-                console.print(_line(summary))
-    seconds = time.perf_counter() - trained_from
-    result = {key: summaries[0][key] for key in _IN_COMMON} | {
-        "seeds": [{key: summary[key] for key in _OF_EACH} for summary in summaries],
-        "at_once": ensemble.at_once,
-        "models_epochs_per_second": seeds * config.epochs / seconds,
-        "compile_seconds": compile_seconds,
-        "train_and_evaluate_seconds": seconds,
-        "total_seconds": time.perf_counter() - start,
-    }
-    write_json(folder / "seeds.json", result)
+            began = time.perf_counter() if summaries else start
+            once = 0.0 if summaries else compile_seconds
+            events = [RunEvents(one, dataset, ensemble, began, once, at_once=ensemble.at_once) for one in configs]
+            advance = partial(progress.advance, task, len(configs))
+            group = _train_together(configs, dataset, ensemble, watching, events, advance)
+            for summary in group:
+                console.say(_line(summary))
+            summaries += group
+            write_json(folder / "seeds.json", _result(summaries, ensemble.at_once, config.epochs, compile_seconds))
     correct = [summary["test_correct"] for summary in summaries]
     if seeds > 1:
-        console.print(
+        console.say(
             f"{seeds} seeds: {np.mean(correct):.1f} of {summaries[0]['test_examples']} correct in the mean, standard "
             f"deviation {np.std(correct, ddof=1):.1f}, from {min(correct)} to {max(correct)}"
         )
-    console.print(
-        f"{result['models_epochs_per_second']:.2f} epochs of a model per second, evaluations included, "
-        f"{together}; {seconds:.1f} s, and {compile_seconds:.1f} s to compile"
-    )
-    console.print(f"a run folder for each seed, and seeds.json, are in {folder}")
+    result = _result(summaries, ensemble.at_once, config.epochs, compile_seconds)
+    if config.epochs > 0:
+        console.say(
+            f"{result['model_epochs_per_second']:.2f} epochs of a model per second, with evaluations, {together}"
+        )
+    console.say(f"a run folder for each seed, and seeds.json, are in {folder}")
     return result
 
 
-class _Group:
-    """The runs of some seeds whose models train together."""
+def _result(
+    summaries: Sequence[Mapping[str, Any]], at_once: int, epochs: int, compile_seconds: float
+) -> dict[str, Any]:
+    """What seeds.json holds of those that are trained, by groups of `at_once`, each of which took its time once."""
+    seconds = sum(one["train_seconds"] + one["evaluate_seconds"] for one in summaries[::at_once])
+    return {key: summaries[0][key] for key in _IN_COMMON} | {
+        "seeds": [{key: summary[key] for key in _OF_EACH} for summary in summaries],
+        "at_once": at_once,
+        "model_epochs_per_second": len(summaries) * epochs / seconds,
+        "train_and_evaluate_seconds": seconds,
+        "compile_seconds": compile_seconds,
+    }
 
-    def __init__(
-        self,
-        configs: Sequence[Config],
-        dataset: Dataset,
-        ensemble: Ensemble,
-        watching: Watching,
-        start: float,
-        compile_seconds: float,
-    ) -> None:
-        self._configs, self._dataset, self._ensemble, self._watching = configs, dataset, ensemble, watching
-        self._events = [
-            RunEvents(config, dataset, ensemble, start, compile_seconds, at_once=len(configs)) for config in configs
-        ]
-        self.summaries: Sequence[Mapping[str, Any]] = ()
 
-    def epochs(self) -> Iterator[int]:
-        """Trains, an epoch for each turn."""
-        first = self._configs[0]
-        with contextlib.ExitStack() as stack:
-            self._ensemble.start([config.seed for config in self._configs])
-            records = self._records(stack)
-            for record, events in zip(records, self._events, strict=True):
-                record.tell(events.started())
-            for epoch in range(1, first.epochs + 1):
-                orders = np.stack([epoch_order(c.seed, epoch, len(self._dataset.train)) for c in self._configs])
-                losses, seconds = timed(partial(self._ensemble.run_epoch, orders))
-                for record, events, order, own in zip(records, self._events, orders, losses, strict=True):
-                    for event in events.trained(order, own, seconds):
-                        record.tell(event)
-                self._evaluate(records)
-                yield epoch
-            if first.epochs == 0:
-                self._evaluate(records)
-            for record, events in zip(records, self._events, strict=True):
-                for event in events.finished():
-                    record.tell(event)
-            self.summaries = [record.summary for record in records]
+def _train_together(
+    configs: Sequence[Config],
+    dataset: Dataset,
+    ensemble: Ensemble,
+    watching: Watching,
+    events: Sequence[RunEvents],
+    advance: Callable[[], None],
+) -> list[Mapping[str, Any]]:
+    """Trains a model for each of `configs`, which differ in their seeds alone; the summaries."""
+    with contextlib.ExitStack() as stack:
+        ensemble.start([config.seed for config in configs])
+        weights = cache(ensemble.parameters)
 
-    def _records(self, stack: contextlib.ExitStack) -> list[Record]:
-        weights = cache(self._ensemble.parameters)
-        room = weights_bytes(self._configs[0], self._dataset)
-        records = []
-        for model, config in enumerate(self._configs):
+        def weights_of(model: int) -> Callable[[], Parameters]:
+            return lambda: weights()[model]
+
+        records: list[Record] = []
+        for model, config in enumerate(configs):
             assert config.run_dir is not None
             folder = stack.enter_context(RunFolder.claim(config.run_dir, config))
-            sinks = self._watching.files(folder.path)
-            records.append(Record(stack, folder, room, partial(_item, weights, model), sinks))
-        return records
+            sinks = [*watching.files(folder.path), *([_Warnings(config.seed)] if watching.quiet else [])]
+            room = weights_bytes(config, dataset)
+            records.append(Record(stack, folder, room, weights_of(model), sinks))
 
-    def _evaluate(self, records: Sequence[Record]) -> None:
-        evaluations, seconds = timed(self._ensemble.evaluate)
-        for record, events, evaluation in zip(records, self._events, evaluations, strict=True):
-            record.tell(events.evaluated(evaluation, seconds))
+        def tell(told: Sequence[Iterable[Event]]) -> None:
+            for record, some in zip(records, told, strict=True):
+                for event in some:
+                    record.tell(event)
+
+        def evaluate() -> None:
+            evaluations, seconds = timed(ensemble.evaluate)
+            tell([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
+
+        try:
+            tell([[one.started()] for one in events])
+            for epoch in range(1, configs[0].epochs + 1):
+                orders = np.stack([epoch_order(config.seed, epoch, len(dataset.train)) for config in configs])
+                losses, seconds = timed(partial(ensemble.run_epoch, orders))
+                own = zip(events, orders, losses, strict=True)
+                tell([one.trained(order, each, seconds) for one, order, each in own])
+                evaluate()
+                advance()
+            if configs[0].epochs == 0:
+                evaluate()
+            tell([one.finished() for one in events])
+        except UserError:
+            for record in records:
+                record.save_weights()
+            raise
+        return [record.summary for record in records]
 
 
-def _item(all_weights: Callable[[], Sequence[Parameters]], model: int) -> Parameters:
-    return all_weights()[model]
+class _Warnings:
+    """A run's warnings, on standard error with its seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            print(f"warning: seed {self._seed}: {event.message}", file=sys.stderr)
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
-def _new_folder(config: Config, seeds: int, framework: str) -> Path:
-    """Raises `UserError` where the one that `config` names is not new or empty."""
+def _claim(config: Config, seeds: int, framework: str) -> Path:
+    """The folder for all, with a seeds.json that says whose it is. Raises `UserError` where it is not new or empty."""
     if config.run_dir is None:
-        return new_default_folder(framework, config, f"seeds{config.seed}-{config.seed + seeds - 1}")
-    make_empty_folder(path := expand(config.run_dir))
+        path = new_default_folder(framework, config, f"seeds{config.seed}-{config.seed + seeds - 1}")
+    else:
+        make_empty_folder(path := expand(config.run_dir))
+    try:
+        with clear_write_errors(path), (path / "seeds.json").open("x") as file:
+            file.write("{}\n")
+    except FileExistsError:
+        raise UserError(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
     return path
 
 
 def _line(summary: Mapping[str, Any]) -> str:
-    lost = summary["lost_classes"]
-    return (
-        f"seed {summary['seed']:3d}  test loss {summary['test_loss']:.4f}  accuracy {summary['test_accuracy']:.2%}"
-        f"{f'  lost classes {lost}' if lost else ''}"
-    )
+    loss, lost = summary["test_loss"], summary["lost_classes"]
+    result = f"seed {summary['seed']:3d}  test loss {loss:.4f}  accuracy {summary['test_accuracy']:.2%}"
+    if not np.isfinite(loss):
+        return f"{result}  diverged: try a lower --learning-rate"
+    return f"{result}  lost classes {', '.join(map(str, lost))}" if lost else result

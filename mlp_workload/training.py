@@ -164,17 +164,21 @@ class Record:
         with clear_write_errors(self._folder.events), self._folder.events.open("rb") as file:
             os.fsync(file.fileno())
 
+    def save_weights(self) -> None:
+        """Those of now, for which there is room."""
+        self._folder.save_weights(self._parameters())
+
     def tell(self, event: Event) -> None:
         """Raises `UserError` where an event can't be written, after the weights."""
         if isinstance(event, RunFinished):
             self.summary |= event.summary
-            self._folder.save_weights(self._parameters())
+            self.save_weights()
             self._folder.save_summary(self.summary)
         try:
             for sink in self._sinks:
                 sink.emit(event)
         except UserError as error:
-            self._folder.save_weights(self._parameters())
+            self.save_weights()
             raise UserError(f"{error}; the weights so far are in {self._folder.weights}") from error
 
 
@@ -248,7 +252,7 @@ def clear_memory_errors() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error), re.I):
             raise
-        raise UserError("not enough memory: try smaller --hidden, --batch-size or --seeds, or --device cpu") from error
+        raise UserError("not enough memory: try smaller --hidden or --batch-size, or --device cpu") from error
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -229,7 +229,7 @@ def test_the_readmes_table_is_the_benchmarks():
 def test_the_readmes_benchmark_is_whole_and_controlled(result):
     """Every rung of a CPU, the commands and the sweep; the control within 3 % of 1."""
     assert not [name for name, rung in RUNGS.items() if rung.device != "gpu" and name not in result["rungs"]]
-    assert len(result["whole"]) == 8
+    assert len(result["whole"]) == 10
     assert not [name for name in MANY if name not in result["many"]["rungs"]]
     assert {point["batch_size"] for point in result["sweep"]} == set(benchmark.BATCH_SIZES)
     assert {tuple(point["hidden"]) for point in result["sweep"]} == {(width, width) for width in benchmark.WIDTHS}
@@ -281,7 +281,7 @@ def test_other_files_are_refused(tmp_path, content, message):
 def test_the_rest_of_a_benchmark_runs(monkeypatch):
     """The sweep, several models at once and the whole commands, as small as they can be."""
     few = {name: MANY[name] for name in ("jax-many", "torch-processes", "torch-vmap")}
-    small = {"BATCH_SIZES": (5000,), "WIDTHS": (50,), "MANY_ROUNDS": 1, "MANY": few}
+    small = {"BATCH_SIZES": (5000,), "WIDTHS": (50,), "MANY_ROUNDS": 1, "MANY_EPOCHS": 1, "MANY": few}
     for name, value in small.items():
         monkeypatch.setattr(benchmark, name, value)
     for name, value in {"ROUNDS": 1, "EPOCHS": 1, "TARGET_ACCURACY": 0.2}.items():
@@ -299,11 +299,12 @@ def test_the_rest_of_a_benchmark_runs(monkeypatch):
     assert list(many["rungs"]) == [*few, CONTROL]
     assert all(len(rung["samples"]) == 1 for rung in many["rungs"].values())
     whole = whole_commands.measure("cpu", progress)
-    assert [len(samples) for samples in whole.values()] == [1] * 8
+    assert [len(samples) for samples in whole.values()] == [1] * 10
     for name, (sample,) in whole.items():
         if "article" not in name:
             assert 0 < sample["ready_seconds"] < sample["first_epoch_done_seconds"] < sample["total_seconds"]
         assert ("to_target_seconds" in sample) == ("given weights" in name)
+    assert not [name for name in (whole_commands.JAX_WATCHED, whole_commands.TORCH_WATCHED) if name not in whole]
 
 
 def test_what_is_measured_is_kept_where_the_rest_fails(tmp_path, monkeypatch):

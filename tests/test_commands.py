@@ -333,10 +333,10 @@ def test_two_runs_at_once_never_share_a_folder(tmp_path):
 
 def test_the_claim_on_a_folder_is_atomic(tmp_path, monkeypatch):
     """Two runs that both find the folder empty: only one makes config.json."""
-    RunFolder(tmp_path / "run", PRESETS["leaky"])
+    RunFolder.claim(tmp_path / "run", PRESETS["leaky"])
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter(()))
     with pytest.raises(UserError, match="is in use by another run"):
-        RunFolder(tmp_path / "run", PRESETS["relu"])
+        RunFolder.claim(tmp_path / "run", PRESETS["relu"])
     assert '"leaky"' in (tmp_path / "run/config.json").read_text()
 
 

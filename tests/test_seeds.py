@@ -2,11 +2,17 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
+from safetensors.numpy import load_file
 from test_commands import trainer
+from test_knocks import in_a_small_file_system
 from tolerances import RUN_FLOAT64
 
 import jax_mlp.ensemble
@@ -18,6 +24,7 @@ from mlp_workload.config import PRESETS
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
 from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.weights import save_weights
 
 
 @trainer
@@ -29,10 +36,16 @@ def test_each_seed_ends_as_alone(trainer, run, tmp_path):
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     together = json.loads((tmp_path / "many/seeds.json").read_text())
     assert together["at_once"] == (2 if trainer == "jax_mlp.train" else 1)
-    assert together["models_epochs_per_second"] > 0
+    groups = [seeds[0] for seeds in ([[4, 5], [6]] if together["at_once"] == 2 else [[4], [5], [6]])]
+    seconds = 0.0
+    for seed in groups:
+        summary = RecordedRun.load(tmp_path / f"many/seed-{seed}").summary
+        assert summary["at_once"] == together["at_once"]
+        seconds += summary["train_seconds"] + summary["evaluate_seconds"]
+    assert together["model_epochs_per_second"] == pytest.approx(3 * 2 / seconds)
     for seed, said in zip((4, 5, 6), together["seeds"], strict=True):
         alone = ["--seed", str(seed), "--run-dir", f"alone-{seed}", "--visdom", "off"]
-        assert run(trainer, *flags, *alone).returncode == 0
+        assert run(trainer, *flags, *alone, env=two).returncode == 0
         one, other = tmp_path / f"many/seed-{seed}", tmp_path / f"alone-{seed}"
         assert (one / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
         runs = [RecordedRun.load(folder) for folder in (one, other)]
@@ -41,7 +54,67 @@ def test_each_seed_ends_as_alone(trainer, run, tmp_path):
         for name in ("seed", "steps", "test_correct", "test_loss", "lost_classes"):
             assert said[name] == runs[0].summary[name] == runs[1].summary[name]
         assert runs[0].config.seed == seed
-        assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
+        assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()} - {"checkpoints"}
+
+
+def test_a_model_for_each_core_and_float64_all_through(run, tmp_path):
+    """Without a word about devices; from given weights, in groups of one size."""
+    if (cores := os.cpu_count() or 1) < 2:
+        pytest.skip("needs a second device: another core")
+    start = tmp_path / "start.safetensors"
+    save_weights(start, initial_parameters("torch_linear", (784, 200, 200, 10), seed=0))
+    flags = ["--dtype", "float64", "--epochs", "1", "--initial-weights", str(start), "--quiet", "--visdom", "off"]
+    everywhere = {"prefix": ["taskset", "--cpu-list", f"0-{cores - 1}"]}
+    assert run("jax_mlp.train", *flags, "--seeds", "3", "--run-dir", "many", **everywhere).returncode == 0
+    assert json.loads((tmp_path / "many/seeds.json").read_text())["at_once"] == min(cores, 3 if cores > 2 else 2)
+    assert run("jax_mlp.train", *flags, "--seed", "2", "--run-dir", "alone").returncode == 0
+    one, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("many/seed-2", "alone"))
+    for name, array in other.items():
+        assert one[name].dtype == np.float64
+        RUN_FLOAT64.assert_close(one[name], array)
+
+
+def test_warnings_are_told_with_their_seed_and_a_full_output_stops_nothing(run, tmp_path):
+    flags = ["--seeds", "2", "--epochs", "1", "--learning-rate", "1e6", "--preset", "relu"]
+    quiet = run("jax_mlp.train", *flags, "--quiet", "--run-dir", "quiet")
+    assert quiet.returncode == 0
+    for seed in (0, 1):
+        assert f"warning: seed {seed}: the loss is" in quiet.stderr
+    loud = run("jax_mlp.train", *flags, "--run-dir", "loud")
+    assert loud.stdout.count("diverged: try a lower --learning-rate") == 2
+    assert json.loads((tmp_path / "loud/seeds.json").read_text())["seeds"][0]["test_loss"] is None
+    full = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m jax_mlp.train --seeds 2 --epochs 1 --run-dir full > /dev/full"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert full.returncode == 0, full.stderr
+    assert full.stderr.splitlines()[0].startswith("warning: cannot print (No space left on device)")
+    assert len(json.loads((tmp_path / "full/seeds.json").read_text())["seeds"]) == 2
+
+
+def test_runs_of_many_seeds_are_replayed_and_reported_one_by_one(run, tmp_path):
+    assert run("jax_mlp.train", "--seeds", "2", "--epochs", "1", "--run-dir", "many", "--quiet").returncode == 0
+    assert [each.config.seed for each in RecordedRun.load_all([tmp_path / "many"])] == [0, 1]
+    result = run("mlp_compare.report", "many")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_full_disk_costs_no_models_weights(tmp_path):
+    """Of two that train together the one fails to write an event; both keep their weights."""
+    process = in_a_small_file_system(
+        f"""
+        export JAX_NUM_CPU_DEVICES=2
+        {sys.executable} -m jax_mlp.train --seeds 2 --epochs 400 --batch-size 20 --hidden 16 --quiet --run-dir run
+        echo $?; ls run/seed-0 run/seed-1
+        """,
+        tmp_path,
+        "600k",
+    )
+    status, *left = process.stdout.split()
+    assert status == "2", process.stderr
+    assert left.count("weights.safetensors") == 2
+    assert len(process.stderr.splitlines()[-1:]) == 1
+    assert "No space left on device; the weights so far are in" in process.stderr.splitlines()[-1]
 
 
 @trainer

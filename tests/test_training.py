@@ -24,6 +24,7 @@ from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunFinished, TrainLosses, Warned
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
+from mlp_workload.run_events import RunEvents
 from mlp_workload.watching import Watching
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
@@ -176,7 +177,7 @@ def test_float64_is_float64_everywhere(side, preset, digits):
 def run_events(side: str, config: Config, dataset: Dataset, parameters=None) -> list:
     trainer = TRAINER[side](config, dataset, parameters)
     trainer.compile()
-    return list(training.run(config, dataset, trainer, start=0.0, compile_seconds=0.0))
+    return list(training.run(config, dataset, trainer, RunEvents(config, dataset, trainer, 0.0, 0.0)))
 
 
 @side

@@ -26,6 +26,14 @@ class Output(RichConsole):
         with contextlib.suppress(SystemExit):
             super().on_broken_pipe()
 
+    def say(self, line: str) -> None:
+        """Prints it; where that can't be, as at a full disk, it warns and prints no more."""
+        try:
+            self.print(line)
+        except OSError as error:
+            self.on_broken_pipe()
+            print(f"warning: cannot print ({error.strerror}); the run goes on", file=sys.stderr)
+
 
 class _Epoch(NamedTuple):
     """A row of the table, and a line where there is no terminal."""
