@@ -69,7 +69,7 @@ def test_a_run_folder_tells_the_whole_run(side, mnist, tmp_path):
     config = dataclasses.replace(PRESETS["leaky"], epochs=2, batch_size=7000, seed=4, run_dir=tmp_path / "run")
     summary = TRAIN[side](config)
     assert sorted(path.name for path in config.run_dir.iterdir()) == [
-        "config.json", "events.jsonl", "summary.json", "weights.safetensors"
+        "checkpoints", "config.json", "events.jsonl", "summary.json", "weights.safetensors"
     ]  # fmt: skip
     assert Config.from_json((config.run_dir / "config.json").read_text()) == config
     assert json.loads((config.run_dir / "summary.json").read_text()) == summary
