@@ -5,7 +5,7 @@ VENV ?= .venv
 VENV_TENSORFLOW ?= .venv-tensorflow
 
 PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare examples
-FULL_EXTRAS := [dev,bench,compare,tensorboard,visdom]
+FULL_EXTRAS := [dev,bench,compare,export,tensorboard,visdom]
 TENSORFLOW_EXTRAS := [test,tfds]
 # Two files of tests at a time. Threads that wait by spinning would take the cores from the other one's.
 TESTS_AT_ONCE := --numprocesses 2 --dist loadfile

@@ -12,7 +12,6 @@ from rich.progress import track
 
 from mlp_compare.faults import FAULTS
 from mlp_compare.lockstep import Lockstep
-from mlp_compare.outputs import empty_folder, new_file
 from mlp_compare.side import PACKAGES, Side, both
 from mlp_compare.teeth import bite
 from mlp_compare.verdict import as_json, print_bite, print_report
@@ -21,6 +20,7 @@ from mlp_workload import data
 from mlp_workload.command_line import one_line_errors, parse_config, part
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
+from mlp_workload.outputs import empty_folder, new_file
 from mlp_workload.run_folder import clear_write_errors, write_json
 from mlp_workload.sinks.console import Output
 from mlp_workload.trace import Trace

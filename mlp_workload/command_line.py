@@ -30,6 +30,7 @@ _INSTALL = {
     "jinja2": "make setup, or pip install '.[compare]' in the project's folder",
     "PIL": "make setup, or pip install '.[compare]' in the project's folder",
     "matplotlib": "make setup, or pip install '.[compare]' in the project's folder",
+    "onnx": "make setup, or pip install '.[export]' in the project's folder",
     "tensorboardX": "make setup, or pip install '.[tensorboard]' in the project's folder",
     "visdom": "make setup, or pip install '.[visdom]' in the project's folder",
     "scipy": "make setup, or pip install '.[compare]' in the project's folder",

@@ -14,6 +14,12 @@ def expand(path: Path) -> Path:
         raise UserError(f"{path}: {error}") from error
 
 
+def check_is_file(path: Path) -> None:
+    """Raises `UserError` where there is no file to read."""
+    if not path.is_file():
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+
+
 def sync_folder(folder: Path) -> None:
     """So that the names in it outlast a power cut; where the system can't, as on Windows, it does nothing."""
     if not hasattr(os, "O_DIRECTORY"):

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from mlp_workload.errors import UserError
+from mlp_workload.files import check_is_file
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, str]]:
     """The tensors by name, and the metadata. Raises `UserError`, naming the file, where it is no readable `kind`."""
-    if not path.is_file():
-        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    check_is_file(path)
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict

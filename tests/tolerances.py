@@ -24,6 +24,12 @@ FORWARD_BACKWARD = {
     "float64": Tolerance(1e-12, 1e-14),
     "float32": Tolerance(1e-4, 1e-6),
 }
+EXPORTED = {
+    # In parts of the largest logit: 4 sqrt(784) eps, sums of up to 784 products in another order, as in
+    # mlp_compare/bounds.py. Float64 would show a constant that was rounded to float32, by 1e-8.
+    "float64": Tolerance(0.0, 4 * 784**0.5 * 2**-52),
+    "float32": Tolerance(0.0, 4 * 784**0.5 * 2**-23),
+}
 UPDATE = {
     # A dozen steps of three roundings each on one number.
     "float64": Tolerance(1e-14, 1e-15),

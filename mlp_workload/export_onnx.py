@@ -1,0 +1,82 @@
+"""A run's network for other programs: `python -m mlp_workload.export_onnx --help`."""
+
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mlp_workload import chain
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.config import Config
+from mlp_workload.errors import UserError
+from mlp_workload.files import expand, write_atomically
+from mlp_workload.outputs import new_file
+from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.sinks.console import Output
+from mlp_workload.weights import Parameters, check, parameter_shapes
+
+PROGRAM = "python -m mlp_workload.export_onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Writes the network of a run as an ONNX model, images (batch, pixels) of bytes to logits (batch, classes).
+
+    The model normalises the pixels itself, and computes in the run's dtype.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The folder of a run, of either trainer, that is finished."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """A new file, such as mlp.onnx."""
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        run(parse(Export, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Export)))
+
+
+def run(options: Export) -> None:
+    """Raises `UserError` where there is no such run or OUT can't be written, which then is not there."""
+    from mlp_workload.onnx_model import onnx_model  # onnx may be missing, which `main` says
+
+    folder = expand(options.run)
+    config = _config(folder)
+    parameters = _parameters(folder / "weights.safetensors", config)
+    model = onnx_model(config, parameters)
+    with new_file("OUT", options.output) as output:
+        assert output is not None
+        with clear_write_errors(output):
+            write_atomically(output, model.SerializeToString())
+    pixels, *_, classes = chain.widths(parameters)
+    shapes = f"images (batch, {pixels}) uint8 to logits (batch, {classes}) {config.dtype}"
+    Output(markup=False, highlight=False, soft_wrap=True).print(f"{output}: {shapes}")
+
+
+def _config(folder: Path) -> Config:
+    """Raises `UserError` where there is no run."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: {'no run there' if folder.is_dir() else 'no such run folder'}")
+    try:
+        return Config.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+
+
+def _parameters(path: Path, config: Config) -> Parameters:
+    """Raises `UserError` where they are not there, or not those of such a run."""
+    parameters = chain.load(path)
+    pixels, *_, classes = chain.widths(parameters)
+    check(parameters, parameter_shapes(config.widths(pixels, classes)), str(path))
+    for name, array in parameters.items():
+        if array.dtype != config.dtype:
+            raise UserError(f"{path}: {name} is {array.dtype}, but the run's config.json says {config.dtype}")
+    return parameters
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Weights between this project's files and torch's: `python -m reference_torch.convert --help`."""
+
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mlp_workload import chain
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.errors import UserError
+from mlp_workload.files import expand, write_atomically
+from mlp_workload.outputs import new_file
+from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.sinks.console import Output
+from mlp_workload.weights import save_weights
+
+PROGRAM = "python -m reference_torch.convert"
+_TORCH = (".pt", ".pth")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """Turns a run's weights.safetensors into a state_dict of the tutorial's nn.Module, or the state_dict of any linear
+    layers, one after the other, into a file that --initial-weights takes.
+
+    The suffixes tell which: .safetensors, and .pt or .pth. The numbers stay the same, byte for byte.
+    """
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    """A .safetensors, .pt or .pth file. No code in it is run."""
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """A new file, of the other kind."""
+
+    def __post_init__(self) -> None:
+        for path in (self.source, self.target):
+            if path.suffix not in (".safetensors", *_TORCH):
+                raise UserError(f"{path}: expected a name that ends in .safetensors, .pt or .pth")
+        if (self.source.suffix in _TORCH) == (self.target.suffix in _TORCH):
+            raise UserError(f"{self.source}, {self.target}: expected a .safetensors file and a .pt or .pth file")
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        run(parse(Conversion, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Conversion)))
+
+
+def run(options: Conversion) -> None:
+    """Raises `UserError` where IN can't be read or OUT can't be written, which then is not there."""
+    from reference_torch import state_dict  # torch only after the names are known to be right
+
+    source = expand(options.source)
+    from_torch = source.suffix in _TORCH
+    parameters = state_dict.read(source) if from_torch else chain.load(source)
+    with new_file("OUT", options.target) as target:
+        assert target is not None
+        with clear_write_errors(target):
+            if from_torch:
+                save_weights(target, parameters)
+            else:
+                write_atomically(target, state_dict.content(parameters))
+    widths = "-".join(map(str, chain.widths(parameters)))
+    Output(markup=False, highlight=False, soft_wrap=True).print(f"{target}: the weights of {widths}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Torch's own files of weights: the `state_dict` of linear layers, one after the other."""
+
+import io
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlp_workload import chain
+from mlp_workload.errors import UserError
+from mlp_workload.files import check_is_file
+from mlp_workload.weights import Array, Parameters
+from reference_torch.model import MLP
+from reference_torch.weights import to_state_dict
+
+
+def read(path: Path) -> Parameters:
+    """The parameters under neutral names, in the file's dtypes. No code in the file is run.
+
+    Raises `UserError`, naming the file and the key, where it is not what `mlp_workload.chain.find` takes.
+    """
+    check_is_file(path)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a TorchScript archive, which is refused
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(f"{path}: {_reason(error)}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__}, expected a state_dict")
+    return chain.find({str(key): _array(value, f"{path}: {key}") for key, value in state.items()}, str(path))
+
+
+def content(parameters: Parameters) -> bytes:
+    """A file with the `state_dict` of an `MLP` of as many layers, in the dtypes of `parameters`."""
+    with torch.device("meta"):
+        model = MLP(chain.widths(parameters), "none", "none", "torch_linear", torch.float32)
+    file = io.BytesIO()
+    torch.save(to_state_dict(model, parameters), file)
+    return file.getvalue()
+
+
+def _array(value: Any, source: str) -> Array:
+    """A copy of a tensor. Raises `UserError` where it is none, or of a type that NumPy lacks."""
+    if not isinstance(value, torch.Tensor):
+        raise UserError(f"{source} is of type {type(value).__name__}, not a tensor; save model.state_dict() alone")
+    if value.dtype not in (torch.float32, torch.float64):
+        raise UserError(f"{source} is {str(value.dtype).removeprefix('torch.')}, expected float32 or float64")
+    try:
+        array: Array = value.detach().numpy().copy()
+    except (RuntimeError, TypeError) as error:  # sparse, or on the meta device
+        raise UserError(f"{source} has no plain numbers ({error})") from error
+    return array
+
+
+def _reason(error: Exception) -> str:
+    """Why `torch.load` refuses a file, in a line. Its own advice is to run what is in it."""
+    if code := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"holds {code[1]}, which is code and not run; save model.state_dict() alone"
+    if isinstance(error, pickle.UnpicklingError):
+        return "not a readable state_dict, but damaged or of something else than tensors"
+    return f"not a readable state_dict ({str(error).partition(chr(10))[0] or type(error).__name__})"
