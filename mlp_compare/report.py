@@ -53,7 +53,7 @@ def run(options: Report) -> None:
     with new_file("--output", options.output) as output:
         assert output is not None
         try:
-            content = render(runs, results).encode()
+            content = render(runs, results).encode(errors="replace")  # a path may have bytes that are no text
         except (jinja2.TemplateError, TypeError) as error:
             if not results:
                 raise
