@@ -54,7 +54,7 @@ def run(options: Report) -> None:
         assert output is not None
         try:
             content = render(runs, results).encode(errors="replace")  # a path may have bytes that are no text
-        except (jinja2.TemplateError, TypeError) as error:
+        except (jinja2.TemplateError, AttributeError, LookupError, TypeError, ValueError) as error:
             if not results:
                 raise
             raise UserError(f"--results: not what the commands write by --json ({error})") from error

@@ -59,7 +59,7 @@ def _begun(folder: Path) -> dict[str, Any]:
             if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"--resume {folder}: {path.relative_to(folder)} leads out of the folder")
         text = (folder / "config.json").read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
         raise UserError(f"--resume {folder}: cannot be read ({error})") from error
     try:
         config = Config.from_json(text)

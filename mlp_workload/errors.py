@@ -19,6 +19,9 @@ class UserError(Exception):
 
 def one_line(text: str) -> str:
     """`text` without what would end the line or steer the terminal, and of `LONGEST` characters at most."""
-    text = re.sub(r"\s*[\t\n\r]\s*", " ", text)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = re.sub(r"\s*[\t\n\r]\s*", " ", _shortened(text))
+    return _shortened("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1000]} ... {text[-900:]}"

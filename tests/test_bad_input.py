@@ -9,24 +9,30 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz.targets import TARGETS
+from mlp_compare import report
+from mlp_compare.page import render
 from mlp_workload.command_line import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.data.idx import read_idx
 from mlp_workload.errors import LONGEST, UserError
+from mlp_workload.events import TrainLosses
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.trace import FORMAT, Trace
+from mlp_workload.visdom.drawing import Drawing
+from mlp_workload.visdom.picture import Picture
 
 FEW, MANY = settings(max_examples=60), settings(max_examples=200)
 """Parsing a command line takes some milliseconds."""
 DEEP = b"[" * 100_000
-DIMENSIONS = "[" + ", ".join(["1"] * 70) + "]"
 
 each_target = pytest.mark.parametrize("name", TARGETS)
 
@@ -221,7 +227,6 @@ from mlp_workload import safetensors_file
 from mlp_workload.data.idx import read_idx
 from mlp_workload.errors import UserError
 from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.trace import FORMAT, Trace
 
 kind, path, room = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -260,7 +265,7 @@ HUGE = struct.pack(">HBB3I", 0, 8, 3, 2**20, 2**10, 2**10)
     [
         ("idx", lambda: HUGE + bytes(100), "promises .* = 1099511627776 bytes, more than the file can hold"),
         ("idx", lambda: gzip.compress(HUGE + bytes(100)), "= 1099511627776 bytes, more than the file can hold"),
-        ("idx", lambda: bomb(2049 * MIB), "= 2148532224 bytes, more than the 2147483648 that are unpacked"),
+        ("idx", lambda: bomb(2049 * MIB), "= 2148532224 bytes, more than 2147483648: unpack it first"),
         ("idx", lambda: bomb(MIB), "= 1048576 bytes, the file holds more"),
         ("idx", lambda: bomb(1024 * MIB), "too large for the memory"),
         ("safetensors", lambda: large_header(0), "not a readable"),
@@ -303,6 +308,44 @@ def test_names_that_the_system_refuses(tmp_path):
             Trace.load(tmp_path / name)
         with pytest.raises(UserError):
             parse_config(["--resume", name], Training)
+
+
+LOST = [
+    {"quantities": 3}, {"quantities": {"loss": 1}}, {"cells": [1]}, {"cells": {"a": 1}, "sides": 3, "epochs": []},
+    {"kind": "benchmark"}, {"kind": "benchmark", "format": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("result", LOST, ids=json.dumps)
+def test_results_that_no_command_wrote_are_refused(result, tmp_path):
+    (tmp_path / "events.jsonl").write_bytes(TARGETS["events"].seeds[1])
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    output = tmp_path / "report.html"
+    with pytest.raises(UserError, match=r"result\.json|--results"):
+        report.run(report.Report(runs=(tmp_path,), results=(tmp_path / "result.json",), output=output))
+    assert not output.exists()
+
+
+def test_facts_that_a_report_needs_are_named(tmp_path):
+    for fact in ("framework_version", "device", "environment"):
+        (tmp_path / "events.jsonl").write_bytes(event(STARTED, **{fact: None}))
+        with pytest.raises(UserError, match=f"its events do not say its {fact.replace('_', ' ')}"):
+            render([RecordedRun.load(tmp_path)], [])
+    (tmp_path / "events.jsonl").write_bytes(event(FINISHED, summary={"compile_seconds": []}))
+    with pytest.raises(UserError, match="its summary does not say how long it took"):
+        render([RecordedRun.load(tmp_path)], [])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "3", "[]", "{}", '{"train_loss": []}', '{"train_loss": {"content": {"data": [1]}}}',
+     '{"train_loss": {"content": {"data": [{"name": "1", "x": 3}]}}}', DEEP.decode()],
+)  # fmt: skip
+def test_a_visdom_server_that_answers_nonsense_holds_nothing(answer):
+    picture = Picture(None)
+    picture.take(TrainLosses(1, 1, np.ones(3), "", 1.0))
+    client = SimpleNamespace(get_window_data=lambda **_: answer)
+    assert not Drawing(client, "a", "b", "c")._holds(picture)
 
 
 def test_an_error_is_one_line_that_does_not_steer_the_terminal():

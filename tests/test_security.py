@@ -73,6 +73,13 @@ def test_a_run_whose_folder_leads_out_of_it_is_not_resumed(name, tmp_path):
         parse_config(["--resume", str(folder)], Training)
 
 
+def test_a_link_to_itself_is_one_error(tmp_path):
+    folder = run_folder(tmp_path / "run")
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"--resume .*run: "):
+        parse_config(["--resume", str(folder)], Training)
+
+
 def test_a_run_in_a_folder_that_is_a_link_is_resumed_where_it_is(tmp_path):
     folder = run_folder(tmp_path / "run")
     (folder / "latest").symlink_to("config.json")

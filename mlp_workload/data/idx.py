@@ -70,8 +70,8 @@ def _read(
         )
     expected = math.prod(shape)
     if expected > most:
-        limit = f"than the {most} that are unpacked" if most == _LARGEST_UNPACKED else "than the file can hold"
-        raise UserError(f"{path}: its header promises {_by(shape)} = {expected} bytes, more {limit}")
+        limit = f"{most}: unpack it first" if most == _LARGEST_UNPACKED else "the file can hold"
+        raise UserError(f"{path}: its header promises {_by(shape)} = {expected} bytes, more than {limit}")
     content = bytearray()
     while len(content) <= expected and (chunk := stream.read(min(_CHUNK, expected + 1 - len(content)))):
         content += chunk
