@@ -4,15 +4,19 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_TENSORFLOW ?= .venv-tensorflow
 
-PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare examples
+PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare examples fuzz
 FULL_EXTRAS := [dev,bench,compare,export,tensorboard,visdom]
 TENSORFLOW_EXTRAS := [test,tfds]
 # Two files of tests at a time. Threads that wait by spinning would take the cores from the other one's.
 TESTS_AT_ONCE := --numprocesses 2 --dist loadfile
 
+# Of each reader.
+FUZZ_SECONDS ?= 600
+
 # An empty file inside an environment says what is installed there, so that a second `make train` starts at once.
 BASE := $(VENV)/.base-installed
 FULL := $(VENV)/.full-installed
+FUZZ := $(VENV)/.fuzz-installed
 TENSORFLOW := $(VENV_TENSORFLOW)/.tensorflow-installed
 
 # Before version 25.3, pip hands PIP_CONSTRAINT on to the environments it builds packages in; later it hands on
@@ -31,7 +35,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help setup train test knocks test-tensorflow check clean
+.PHONY: help setup train test knocks test-tensorflow fuzz check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +54,9 @@ knocks: $(FULL)  ## kill 200 runs at random moments and resume them; takes a qua
 test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an environment of their own
 	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/with_tensorflow
 
+fuzz: $(FUZZ)  ## feed the readers of files of others what a fuzzer makes of good ones (FUZZ_SECONDS=600 ARGS='idx trace')
+	$(VENV)/bin/python -m fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
 check: $(FULL)  ## lint, format, types, import boundaries
 	$(VENV)/bin/python -m ruff check
 	$(VENV)/bin/python -m ruff format --check
@@ -58,7 +65,7 @@ check: $(FULL)  ## lint, format, types, import boundaries
 
 clean:  ## back to a fresh clone, but for runs/, which holds your results
 	rm -rf .venv .venv-tensorflow build dist
-	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .hypothesis .import_linter_cache fuzz-findings .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./runs -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 $(BASE): pyproject.toml constraints.txt
@@ -67,6 +74,10 @@ $(BASE): pyproject.toml constraints.txt
 
 $(FULL): pyproject.toml constraints.txt
 	$(call install,$(VENV),$(FULL_EXTRAS))
+	@touch $(BASE) $@
+
+$(FUZZ): pyproject.toml constraints.txt
+	$(call install,$(VENV),[fuzz])
 	@touch $(BASE) $@
 
 $(TENSORFLOW): pyproject.toml constraints.txt

@@ -73,8 +73,8 @@ def _view(run: RecordedRun, name: str, number: int) -> dict[str, Any]:
         "name": name,
         "colour": COLOURS[number % len(COLOURS)],
         "dashes": _DASHES[number % len(_DASHES)],
-        "framework": f"{run.framework} {run.facts['framework_version']}",
-        "device": run.facts["device"],
+        "framework": f"{run.framework} {run.fact('framework_version')}",
+        "device": run.fact("device"),
         "last": last,
         "finished": run.summary is not None,
         "epochs": run.config.epochs,
@@ -91,8 +91,8 @@ def _settings(run: RecordedRun) -> dict[str, str]:
 
 
 def _environment(run: RecordedRun) -> dict[str, str]:
-    flat: dict[str, str] = {"device": _text(run.facts["device"])}
-    for name, value in run.facts["environment"].items():
+    flat: dict[str, str] = {"device": run.fact("device")}
+    for name, value in run.fact("environment", dict).items():
         if isinstance(value, Mapping):
             flat |= {key: _text(one) for key, one in value.items()}
         else:
@@ -140,8 +140,11 @@ def _timing(run: RecordedRun) -> dict[str, float]:
     if run.summary is None:
         train = sum(event.seconds for event in run.trained)
         return {"train": train, "evaluate": sum(event.seconds for event in run.evaluations)}
-    parts = {part: float(run.summary[f"{part}_seconds"]) for part in _PARTS}
-    return parts | {"start, data, rest": float(run.summary["total_seconds"]) - sum(parts.values())}
+    try:
+        parts = {part: float(run.summary[f"{part}_seconds"]) for part in _PARTS}
+        return parts | {"start, data, rest": float(run.summary["total_seconds"]) - sum(parts.values())}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{run.folder}: its summary does not say how long it took ({error!r})") from error
 
 
 def _mistakes(run: RecordedRun) -> dict[str, Any]:
@@ -150,7 +153,7 @@ def _mistakes(run: RecordedRun) -> dict[str, Any]:
         return {"classes": (), "confusion": (), "mistakes": (), "mistaken": 0}
     test, names = run.dataset.test, run.dataset.class_names
     mistakes = run.evaluations[-1].mistakes
-    predictions = mistakes.predicted(test.labels)
+    predictions = mistakes.predicted(test.labels, len(names))
     confusion = confusion_matrix(test.labels, predictions, len(names))
     shown = list(zip(mistakes.examples, mistakes.predictions, strict=True))[:SHOWN_MISTAKES]
     return {

@@ -53,8 +53,8 @@ def run(options: Report) -> None:
     with new_file("--output", options.output) as output:
         assert output is not None
         try:
-            content = render(runs, results).encode()
-        except (jinja2.TemplateError, TypeError) as error:
+            content = render(runs, results).encode(errors="replace")  # a path may have bytes that are no text
+        except (jinja2.TemplateError, AttributeError, LookupError, TypeError, ValueError) as error:
             if not results:
                 raise
             raise UserError(f"--results: not what the commands write by --json ({error})") from error

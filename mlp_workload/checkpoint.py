@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,7 +108,15 @@ class Checkpoints:
         return sorted(self._folder.glob("step-*.safetensors"), reverse=True)
 
 
-_ABOUT = ("config", "dataset_digest", "framework", "step", "epoch", "offset", "seconds")
+_ABOUT: Mapping[str, tuple[type, ...]] = {
+    "config": (dict,),
+    "dataset_digest": (str,),
+    "framework": (str,),
+    "step": (int,),
+    "epoch": (int,),
+    "offset": (int,),
+    "seconds": (int, float),
+}
 
 
 def load(path: Path) -> Checkpoint:
@@ -120,11 +129,18 @@ def load(path: Path) -> Checkpoint:
             raise NewerFormat(f"{path} has format {about['format']}, this version reads up to {FORMAT}")
         whole = metadata.get("digest") == _digest(text, tensors)
         fields = {name: about[name] for name in _ABOUT}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        sound = all(type(value) in _ABOUT[name] for name, value in fields.items()) and (
+            fields["step"] >= fields["offset"] >= 0 < fields["epoch"] and math.isfinite(fields["seconds"])
+        )
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a checkpoint ({error!r})") from error
     if not whole:
         raise UserError(f"{path}: damaged, its content is not what was written")
+    if not sound:
+        raise UserError(f"{path}: not a checkpoint, what it says of itself makes no sense")
     losses = tensors.pop(_LOSSES, np.empty(0))
+    if losses.dtype.kind != "f":
+        raise UserError(f"{path}: {_LOSSES} is {losses.dtype}, expected floating")
     if losses.shape != (fields["offset"],):
         raise UserError(f"{path}: {_LOSSES} has shape {losses.shape}, expected ({fields['offset']},)")
     return Checkpoint(**fields, losses=losses, state=tensors)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import tyro
 
 from mlp_workload.config import PRESETS, Config
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import expand
 from mlp_workload.keeper import CHECKPOINT_EVERY
 from mlp_workload.watching import Watching
@@ -53,11 +53,18 @@ def parse_config(arguments: Sequence[str], kind: type[C], **options: Any) -> C:
 
 def _begun(folder: Path) -> dict[str, Any]:
     """The configuration of the run in `folder`. Raises `UserError` where there is none."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"--resume {folder}: {'no run there' if folder.is_dir() else 'no such folder'}")
     try:
-        config = Config.from_json((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
+        if not (folder / "config.json").is_file():
+            raise UserError(f"--resume {folder}: {'no run there' if folder.is_dir() else 'no such folder'}")
+        for path in folder.rglob("*"):
+            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"--resume {folder}: {path.relative_to(folder)} leads out of the folder")
+        text = (folder / "config.json").read_text(encoding="utf-8")
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
+        raise UserError(f"--resume {folder}: cannot be read ({error})") from error
+    try:
+        config = Config.from_json(text)
+    except UserError as error:
         raise UserError(f"--resume {folder}: config.json is damaged ({error})") from error
     return vars(replace(config, run_dir=folder))
 
@@ -108,7 +115,7 @@ def one_line_errors(program: str) -> Iterator[None]:
     except OSError as error:
         _let_go_of_output()
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{program}: error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"{program}: error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(f"{program}: {interrupt or 'interrupted'}", file=sys.stderr)

@@ -23,7 +23,7 @@ class Config:
     """A training run. The presets `relu` and `leaky` are the two programs of the tutorial.
 
     From Python, start from `PRESETS["relu"]` by `dataclasses.replace`: the field `preset` alone changes no other.
-    Raises `UserError`, naming the flag, where a value makes no sense.
+    Raises `UserError`, naming the flag, where a value makes no sense or is of another type.
     """
 
     preset: Literal["relu", "leaky"] = "leaky"
@@ -73,8 +73,8 @@ class Config:
         for field, kind in get_type_hints(type(self)).items():
             if choices := get_args(kind) if getattr(kind, "__origin__", None) is Literal else ():
                 self._require(field, getattr(self, field) in choices, f"one of {', '.join(choices)}")
-            if kind is int:
-                self._require(field, isinstance(getattr(self, field), int), "a whole number")
+            if kind in _TYPES:
+                self._require(field, _is(getattr(self, field), kind), _TYPES[kind])
         try:
             check_source(self.dataset)
         except UserError as error:
@@ -90,7 +90,9 @@ class Config:
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("seed", 0 <= self.seed <= LARGEST_SEED, f"from 0 to {LARGEST_SEED}")
         self._require(
-            "hidden", all(1 <= width <= LARGEST_WIDTH for width in self.hidden), f"widths from 1 to {LARGEST_WIDTH}"
+            "hidden",
+            all(_is(width, int) and 1 <= width <= LARGEST_WIDTH for width in self.hidden),
+            f"widths from 1 to {LARGEST_WIDTH}",
         )
         self._require("pixel_mean", abs(self.pixel_mean) <= largest, f"finite in {self.dtype}")
         self._require("pixel_std", smallest <= self.pixel_std <= largest, f"above 0 and finite in {self.dtype}")
@@ -112,10 +114,22 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        values: dict[str, Any] = json.loads(text)
-        for path in ("initial_weights", "run_dir"):
-            values[path] = None if values[path] is None else Path(values[path])
-        return cls(**values | {"hidden": tuple(values["hidden"])})
+        """What `to_json` wrote. Raises `UserError` where it did not."""
+        try:
+            values: dict[str, Any] = json.loads(text)
+            for path in ("initial_weights", "run_dir"):
+                values[path] = None if values[path] is None else Path(values[path])
+            return cls(**values | {"hidden": tuple(values["hidden"])})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"not the configuration of a run: {error!r}") from error
+
+
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether it is one; a whole number counts as a number, and true and false do not."""
+    return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
 
 
 PRESETS = {

@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import expand
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.run_folder import clear_write_errors
@@ -137,7 +137,7 @@ def _replay(runs: list[RecordedRun], server: VisdomServer) -> None:
         drawing.complete(picture)
         places = " and ".join(f"{server.address}/env/{name}" for name in names)
         lacks = "" if recorded.dataset else f"; {recorded.config.dataset} is gone: no images, no labels"
-        print(f"{recorded.folder}: {places}{lacks}", flush=True)
+        print(one_line(f"{recorded.folder}: {places}{lacks}"), flush=True)
 
 
 def _is_local(host: str) -> bool:

@@ -1,8 +1,27 @@
 """The one kind of failure that a user can mend."""
 
+import re
+
+LONGEST = 2000
+"""Characters of an error's line."""
+
 
 class UserError(Exception):
     """Something that the person at the terminal can put right, said in one line.
 
-    Every command prints the message without a traceback and ends with exit status 2.
+    Every command prints the message without a traceback and ends with exit status 2. Messages quote files and flags;
+    what can't be printed in these is escaped, and the middle of what is long left out.
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """`text` without what would end the line or steer the terminal, and of `LONGEST` characters at most."""
+    text = re.sub(r"\s*[\t\n\r]\s*", " ", _shortened(text))
+    return _shortened("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1000]} ... {text[-900:]}"

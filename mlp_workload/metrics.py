@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlp_workload.errors import UserError
+
 
 @dataclass(frozen=True)
 class Mistakes:
@@ -16,8 +18,13 @@ class Mistakes:
     examples: Sequence[int]
     predictions: Sequence[int]
 
-    def predicted(self, labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
-        """The predictions (m,) for test examples of these `labels` (m,): the labels, but for the mistakes."""
+    def predicted(self, labels: npt.NDArray[np.integer[Any]], classes: int) -> npt.NDArray[np.integer[Any]]:
+        """The predictions (m,) for test examples of these `labels` (m,): the labels, but for the mistakes.
+
+        Raises `UserError` where there is no such example, or a prediction that is none of the `classes`.
+        """
+        if max(self.examples, default=0) >= len(labels) or max(self.predictions, default=0) >= classes:
+            raise UserError(f"mistakes of a test set other than one of {len(labels)} examples in {classes} classes")
         predictions = labels.copy()
         predictions[list(self.examples)] = self.predictions
         return predictions

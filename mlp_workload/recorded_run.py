@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
 from mlp_workload.files import expand
 from mlp_workload.sinks.json_lines import read_events
+
+T = TypeVar("T")
 
 
 @lru_cache(maxsize=4)
@@ -40,8 +42,11 @@ class RecordedRun:
     def load(cls, folder: Path) -> "RecordedRun":
         """Raises `UserError` where `folder` holds no run that has begun."""
         folder = expand(folder)
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such run folder")
+        try:
+            if not folder.is_dir():
+                raise UserError(f"{folder}: no such run folder")
+        except OSError as error:
+            raise UserError(f"{folder}: {error.strerror or error}") from error
         events = tuple(read_events(folder / "events.jsonl"))
         if not events or not isinstance(first := events[0], RunStarted):
             raise UserError(f"{folder}: the run has no events yet")
@@ -57,9 +62,16 @@ class RecordedRun:
             runs += [cls.load(one) for one in (seeds if many else [folder])]
         return runs
 
+    def fact(self, name: str, kind: type[T] = str) -> T:  # type: ignore[assignment]
+        """One of the facts. Raises `UserError` where the events don't have it, or not as a `kind`."""
+        value = self.facts.get(name)
+        if not isinstance(value, kind):
+            raise UserError(f"{self.folder}: its events do not say its {name.replace('_', ' ')}")
+        return value
+
     @property
     def framework(self) -> str:
-        return str(self.facts["framework"])
+        return self.fact("framework")
 
     @cached_property
     def trained(self) -> list[TrainLosses]:
@@ -90,4 +102,4 @@ class RecordedRun:
         dataset = _load(self.config.dataset)
         if dataset is None:
             return None
-        return dataset if dataset.digest == self.facts["dataset_digest"] else None
+        return dataset if dataset.digest == self.fact("dataset_digest") else None

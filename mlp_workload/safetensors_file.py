@@ -14,12 +14,13 @@ from mlp_workload.files import check_is_file
 
 def read(path: Path, kind: str) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, str]]:
     """The tensors by name, and the metadata. Raises `UserError`, naming the file, where it is no readable `kind`."""
-    check_is_file(path)
     try:
+        check_is_file(path)
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
             return tensors, file.metadata() or {}
-    except (SafetensorError, TypeError) as error:  # TypeError: a type that NumPy lacks, such as bfloat16
+    # TypeError: a type that NumPy lacks, such as bfloat16; ValueError: a shape that it lacks, such as of 70 dimensions.
+    except (SafetensorError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a readable {kind} ({error})") from error
     except OSError as error:
         raise UserError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error

@@ -57,7 +57,7 @@ class Trace:
         try:
             order, facts = json.loads(metadata["order"]), json.loads(metadata["facts"])
             complete = sorted(order) == sorted(tensors) and all(isinstance(fact, str) for fact in facts.values())
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: the trace's metadata are damaged ({error})") from error
         if not complete:
             raise UserError(f"{path}: the trace's metadata do not fit its tensors")

@@ -118,8 +118,8 @@ def test_the_page_shows_the_four_windows(name, epochs, browser, shown):
 
 
 def _labels(recorded):
-    evaluated = recorded.evaluations[-1]
-    return [str(label) for label in evaluated.mistakes.predicted(recorded.dataset.test.labels)[:SHOWN]]
+    evaluated, dataset = recorded.evaluations[-1], recorded.dataset
+    return [str(label) for label in evaluated.mistakes.predicted(dataset.test.labels, dataset.classes)[:SHOWN]]
 
 
 def test_the_comparison_shows_both_frameworks_in_the_same_windows(browser, shown):

@@ -102,6 +102,6 @@ def test_predictions_are_the_labels_but_for_the_mistakes():
     labels, predictions = np.array([3, 1, 4, 1, 5]), np.array([3, 0, 4, 1, 9])
     evaluation = Evaluation(np.zeros(5), predictions, labels, np.ones(10, bool), np.ones(5))
     assert evaluation.mistakes == Mistakes([1, 4], [0, 9])
-    np.testing.assert_array_equal(evaluation.mistakes.predicted(labels), predictions)
+    np.testing.assert_array_equal(evaluation.mistakes.predicted(labels, 10), predictions)
     assert labels.tolist() == [3, 1, 4, 1, 5]
     assert json.dumps(dataclasses.asdict(evaluation.mistakes))

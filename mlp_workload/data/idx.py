@@ -25,6 +25,8 @@ _FILE_NAME = re.compile(
 _UNSIGNED_BYTE = 0x08
 _DEFLATE_LARGEST_RATIO = 1032  # zlib's technical notes: no stream of n bytes holds more than about 1032 n
 _CHUNK = 1 << 20
+_LARGEST_UNPACKED = 2**31
+"""Bytes, four times EMNIST, that a gzip file may hold: one of 2 MB that says so in its header unpacks to as many."""
 
 
 def read_idx(path: Path, ndim: int, sha256: str | None = None) -> npt.NDArray[np.uint8]:
@@ -37,17 +39,22 @@ def read_idx(path: Path, ndim: int, sha256: str | None = None) -> npt.NDArray[np
     of another sum.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a file")
         with path.open("rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if compressed:
                 with gzip.GzipFile(fileobj=raw) as stream:
-                    return _read(stream, path, ndim, path.stat().st_size * _DEFLATE_LARGEST_RATIO, sha256)
+                    most = min(path.stat().st_size * _DEFLATE_LARGEST_RATIO, _LARGEST_UNPACKED)
+                    return _read(stream, path, ndim, most, sha256)
             return _read(raw, path, ndim, path.stat().st_size, sha256)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged gzip file ({_first_line(error)})") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: too large for the memory") from error
 
 
 def _read(
@@ -63,7 +70,8 @@ def _read(
         )
     expected = math.prod(shape)
     if expected > most:
-        raise UserError(f"{path}: its header promises {_by(shape)} = {expected} bytes, more than the file can hold")
+        limit = f"{most}: unpack it first" if most == _LARGEST_UNPACKED else "the file can hold"
+        raise UserError(f"{path}: its header promises {_by(shape)} = {expected} bytes, more than {limit}")
     content = bytearray()
     while len(content) <= expected and (chunk := stream.read(min(_CHUNK, expected + 1 - len(content)))):
         content += chunk
@@ -72,7 +80,10 @@ def _read(
         raise UserError(f"{path}: its header promises {_by(shape)} = {expected} bytes, the file {held}")
     if sha256 is not None and (found := hashlib.sha256(header + content).hexdigest()) != sha256:
         raise UserError(f"{path}: damaged, its content has SHA-256 {found}, expected {sha256}")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    try:
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except ValueError as error:  # nothing, in too many dimensions of 2**32
+        raise UserError(f"{path}: its header promises {_by(shape)}, more than an array can have") from error
 
 
 def load_idx(directory: str) -> Dataset:

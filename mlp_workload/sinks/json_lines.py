@@ -7,9 +7,10 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
+import numpy.typing as npt
 
 from mlp_workload import strict_json
 from mlp_workload.config import Config
@@ -17,6 +18,9 @@ from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Mistakes
 from mlp_workload.run_folder import clear_write_errors
+
+_LARGEST_COUNT = 2**53
+"""Up to which float64, which curves are drawn in, has every whole number."""
 
 
 class JsonLines:
@@ -79,6 +83,8 @@ def cut_events(path: Path, step: int, epochs_end: int) -> list[Event]:
 def _read(path: Path) -> Iterator[tuple[Event, int]]:
     """Each event, and where its line ends."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a file")
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
@@ -87,7 +93,7 @@ def _read(path: Path) -> Iterator[tuple[Event, int]]:
         end += len(line) + 1
         try:
             yield _event(json.loads(line)), end
-        except (ValueError, KeyError, TypeError, UserError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, UserError) as error:
             raise UserError(f"{path}, line {number} is not an event of a run: {error!r}") from error
 
 
@@ -110,23 +116,63 @@ def _event(fields: Mapping[str, Any]) -> Event:
         case "run_started" | "run_resumed" as name:
             facts = {key: value for key, value in fields.items() if key not in ("event", "time", "config", "step")}
             config = Config.from_json(json.dumps(fields["config"]))
-            return RunStarted(config, facts) if name == "run_started" else RunResumed(config, facts, fields["step"])
+            if name == "run_started":
+                return RunStarted(config, facts)
+            return RunResumed(config, facts, _count(fields["step"]))
         case "train_losses":
-            return TrainLosses(**_own(TrainLosses, fields) | {"losses": np.array(fields["losses"], float)})
+            return TrainLosses(**_own(TrainLosses, fields), losses=_losses(fields["losses"]))
         case "evaluated":
-            own = _own(Evaluated, fields) | {"mistakes": Mistakes(**fields["mistakes"])}
-            return Evaluated(**own | {name: _number(own[name]) for name in ("test_loss", "article_test_loss")})
+            own = _own(Evaluated, fields)
+            if not own["test_correct"] <= own["test_examples"] > 0:
+                raise ValueError(f"{own['test_correct']} of {own['test_examples']} are right")
+            return Evaluated(**own, mistakes=_mistakes(fields["mistakes"]))
         case "warned":
             return Warned(**_own(Warned, fields))
         case "run_finished":
-            return RunFinished(**_own(RunFinished, fields))
+            if not isinstance(fields["summary"], dict):
+                raise ValueError("a summary is an object")
+            return RunFinished(fields["summary"])
         case other:
             raise ValueError(f"there is no event {other!r}")
 
 
-def _own(kind: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: fields[field.name] for field in dataclasses.fields(kind)}
+def _own(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields of an event of a `kind` that are one number or text. Raises `ValueError` where one is not."""
+    own: dict[str, Any] = {}
+    for name, of in get_type_hints(kind).items():
+        if of is int:
+            own[name] = _count(fields[name])
+        elif of is float:
+            own[name] = _number(fields[name])
+        elif of is str:
+            own[name] = fields[name]
+            if not isinstance(own[name], str):
+                raise ValueError(f"{own[name]!r} is no text")
+    return own
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_COUNT:
+        raise ValueError(f"{value!r} counts nothing")
+    return value
+
+
+def _number(value: object) -> float:
+    if value is None:
+        return float("nan")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+def _losses(values: object) -> npt.NDArray[np.float64]:
+    if not isinstance(values, list) or not values:
+        raise ValueError("an epoch has losses")
+    return np.array([_number(value) for value in values])
+
+
+def _mistakes(fields: Mapping[str, Any]) -> Mistakes:
+    examples, predictions = ([_count(value) for value in fields[name]] for name in ("examples", "predictions"))
+    if len(examples) != len(predictions):
+        raise ValueError(f"{len(examples)} mistakes with {len(predictions)} predictions")
+    return Mistakes(examples, predictions)

@@ -86,15 +86,17 @@ class Drawing:
                 environment: json.loads(self._client.get_window_data(win=None, env=environment))
                 for environment in (self.environment, self.comparison)
             }
-        except (ServerError, ValueError):  # a server that has not got the environment answers with an error
-            return False
-        if picture.images is not None and not {"x", "pred"} <= windows[self.environment].keys():
-            return False
-        for (environment, window, trace), points in expected.items():
-            traces = windows[environment].get(window, {}).get("content", {}).get("data", [])
-            if points and [len(found["x"]) for found in traces if found["name"] == trace] != [points]:
+            if picture.images is not None and not {"x", "pred"} <= windows[self.environment].keys():
                 return False
-        return True
+            for (environment, window, trace), points in expected.items():
+                traces = windows[environment].get(window, {}).get("content", {}).get("data", [])
+                if points and [len(found["x"]) for found in traces if found["name"] == trace] != [points]:
+                    return False
+            return True
+        except ServerError:  # it has not got the environment
+            return False
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # nor does it answer as Visdom does
+            return False
 
     def _lines(self, window: str, title: str, y: str, curves: Sequence[Curve], legend: Sequence[str] = ()) -> None:
         points = [curve.points() for curve in curves]

@@ -81,7 +81,8 @@ class Picture:
                 self.test_accuracy.add(event.step, event.test_accuracy)
                 self._step = event.step
                 if self._dataset is not None:
-                    self._predictions = event.mistakes.predicted(self._dataset.test.labels)[:SHOWN].tolist()
+                    labels, classes = self._dataset.test.labels, self._dataset.classes
+                    self._predictions = event.mistakes.predicted(labels, classes)[:SHOWN].tolist()
                 self.version["test"] += 1
 
     @property

@@ -1,0 +1,1 @@
+"""Contents that no honest program writes, fed to everything here that reads files of others."""

@@ -1,0 +1,102 @@
+"""Looks for contents that a reader neither reads nor refuses in one line: `python -m fuzz --help`."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import tyro
+
+from fuzz.target import Target
+from fuzz.targets import TARGETS
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.errors import UserError
+from mlp_workload.run_folder import clear_write_errors
+
+PROGRAM = "python -m fuzz"
+SLOWEST = 20
+"""Seconds, after which a content counts as a hang."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fuzz:
+    """Feeds every reader of files of others what a coverage-guided fuzzer makes of contents that it takes.
+
+    Exit status 1 says that a content made one crash, hang, or fail otherwise than by one clear line; then it is kept.
+    """
+
+    targets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TARGET ...]")] = ()
+    """By default all: idx, safetensors, checkpoint, trace, config, arguments, events."""
+    seconds: int = 600
+    """For each."""
+    findings: Path = Path("fuzz-findings")
+    """A folder for the contents that are found."""
+
+    def __post_init__(self) -> None:
+        for name in self.targets:
+            if name not in TARGETS:
+                raise UserError(f"expected some of {', '.join(TARGETS)}, got {name}")
+        if self.seconds < 1:
+            raise UserError(f"--seconds must be at least 1, got {self.seconds}")
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        options = parse(Fuzz, sys.argv[1:], prog=PROGRAM, description=Fuzz.__doc__)
+        if find_spec("atheris") is None:
+            raise UserError("atheris is not installed: make fuzz, or pip install '.[fuzz]' in the project's folder; "
+                            "it is there for Linux and Python 3.11 to 3.13")  # fmt: skip
+        findings = options.findings.absolute()
+        with clear_write_errors(findings):
+            findings.mkdir(parents=True, exist_ok=True)
+        clean = [fuzz(name, TARGETS[name], options.seconds, findings) for name in options.targets or TARGETS]
+        sys.exit(0 if all(clean) else 1)
+
+
+def fuzz(name: str, target: Target, seconds: int, findings: Path) -> bool:
+    """Whether nothing was found; what was is in `findings`, and why on standard error."""
+    with TemporaryDirectory() as place:
+        corpus, words, log = Path(place, "corpus"), Path(place, "words"), Path(place, "log")
+        corpus.mkdir()
+        for number, seed in enumerate(target.seeds):
+            (corpus / str(number)).write_bytes(seed)
+        words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words))
+        flags = {
+            "max_total_time": seconds,
+            "timeout": SLOWEST,
+            "rss_limit_mb": 2048,
+            "artifact_prefix": f"{findings}/{name}-",
+            "print_final_stats": 1,
+        } | ({"dict": words} if target.words else {})
+        command = [sys.executable, "-m", "fuzz.loop", name, *(f"-{flag}={value}" for flag, value in flags.items())]
+        root = str(Path(__file__).parents[1])
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+        with log.open("wb") as output:
+            status = subprocess.run(
+                [*command, str(corpus)], cwd=place, env=environment, stdout=output, stderr=output
+            ).returncode
+        text = log.read_text(errors="replace")
+    seen = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", text)
+    executions = re.findall(r"stat::number_of_executed_units: (\d+)", text)
+    if status == 0 and seen and executions:
+        blocks, features, contents = map(int, seen[-1])
+        reached = f"{blocks} branches reached, {features} features, {contents} contents kept"
+        print(f"{name}: {int(executions[-1]):,} contents in {seconds} s, {reached}: nothing found", flush=True)
+        return True
+    print(f"{name}: ended with status {status}; what was found is in {findings}", flush=True)
+    print(text[-10_000:], file=sys.stderr, flush=True)
+    return False
+
+
+def _escaped(word: str) -> str:
+    """As libFuzzer's dictionaries have it."""
+    return re.sub(r'[\\"]', lambda match: "\\" + match[0], word)
+
+
+if __name__ == "__main__":
+    main()
