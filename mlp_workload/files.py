@@ -16,8 +16,11 @@ def expand(path: Path) -> Path:
 
 def check_is_file(path: Path) -> None:
     """Raises `UserError` where there is no file to read."""
-    if not path.is_file():
-        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    try:
+        if not path.is_file():
+            raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Torch's own files of weights: the `state_dict` of linear layers, one after the other."""
 
 import io
-import pickle
 import re
 import warnings
 from pathlib import Path
@@ -58,9 +57,10 @@ def _array(value: Any, source: str) -> Array:
 
 
 def _reason(error: Exception) -> str:
-    """Why `torch.load` refuses a file, in a line. Its own advice is to run what is in it."""
+    """Why `torch.load` refuses a file, without its advice, which is to run what is in the file."""
     if code := re.search(r"GLOBAL (\S+)", str(error)):
         return f"holds {code[1]}, which is code and not run; save model.state_dict() alone"
-    if isinstance(error, pickle.UnpicklingError):
+    if not isinstance(error, RuntimeError):  # the pickle is damaged, or was none
         return "not a readable state_dict, but damaged or of something else than tensors"
-    return f"not a readable state_dict ({str(error).partition(chr(10))[0] or type(error).__name__})"
+    sentence, *_ = re.split(r"[.] |[.]?\n", str(error))
+    return f"not a readable state_dict ({sentence})"

@@ -80,7 +80,7 @@ def test_a_damaged_or_missing_file_is_refused(parameters, tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a readable safetensors file"):
             load_weights(path, SHAPES)
-    for other in (tmp_path / "none", tmp_path):
+    for other in (tmp_path / "none", tmp_path, tmp_path / (300 * "x")):
         with pytest.raises(UserError, match=str(other)):
             load_weights(other, SHAPES)
 
