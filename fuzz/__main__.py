@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ import tyro
 from fuzz.target import Target
 from fuzz.targets import TARGETS
 from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.environment import usable_cores
 from mlp_workload.errors import UserError
 from mlp_workload.run_folder import clear_write_errors
 
@@ -25,7 +27,8 @@ SLOWEST = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Fuzz:
-    """Feeds every reader of files of others what a coverage-guided fuzzer makes of contents that it takes.
+    """Feeds every reader of files of others what a coverage-guided fuzzer makes of contents that it takes, one on each
+    core at a time.
 
     Exit status 1 says that a content made one crash, hang, or fail otherwise than by one clear line; then it is kept.
     """
@@ -54,7 +57,9 @@ def main() -> None:
         findings = options.findings.absolute()
         with clear_write_errors(findings):
             findings.mkdir(parents=True, exist_ok=True)
-        clean = [fuzz(name, TARGETS[name], options.seconds, findings) for name in options.targets or TARGETS]
+        names = options.targets or tuple(TARGETS)
+        with ThreadPoolExecutor(usable_cores()) as at_once:
+            clean = list(at_once.map(lambda name: fuzz(name, TARGETS[name], options.seconds, findings), names))
         sys.exit(0 if all(clean) else 1)
 
 

@@ -118,7 +118,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         print(f"{program}: error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print(f"{program}: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"{program}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
 
 

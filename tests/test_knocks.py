@@ -17,8 +17,8 @@ from test_commands import SHIPPED, assert_one_line, trainer
 
 from mlp_workload.sinks.json_lines import read_events
 
-KILLS = int(os.environ.get("KILLS", "3"))
-EPOCHS = 3
+KILLS = int(os.environ.get("KILLS", "2"))
+EPOCHS = 2
 
 
 def start(trainer: str, folder: Path, *flags: str, seed: int = 0) -> subprocess.Popen:
