@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from mlp_workload import safetensors_file
-from mlp_workload.errors import UserError
-from mlp_workload.files import write_atomically
+from mlp_workload.errors import UserError, warn
+from mlp_workload.files import sync_folder, write_atomically
 from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.weights import Parameters, check
 
@@ -78,9 +77,10 @@ class Checkpoints:
         tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
         tensors[_LOSSES] = checkpoint.losses
         text = json.dumps(about)
-        path = self._folder / f"step-{checkpoint.step:08d}.safetensors"
+        path = self._folder / _name(checkpoint.step)
         with clear_write_errors(path):
             self._folder.mkdir(exist_ok=True)
+            sync_folder(self._folder.parent)
             write_atomically(path, save(tensors, {"checkpoint": text, "digest": _digest(text, tensors)}))
             for old in self._newest_first()[KEPT:]:
                 old.unlink()
@@ -100,12 +100,27 @@ class Checkpoints:
                 damaged.append(str(error))
                 continue
             for said in damaged:
-                print(f"warning: {said}; going on from step {found.step}", file=sys.stderr)
+                warn(f"{said}; going on from step {found.step}")
             return found
         raise UserError("; ".join(damaged) or "it has no checkpoint")
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self._folder.glob("step-*.safetensors"), reverse=True)
+        return sorted(
+            self._folder.glob("step-*.safetensors"), key=lambda path: (len(path.name), path.name), reverse=True
+        )
+
+    def drop_after(self, step: int) -> None:
+        """Removes what is left of steps behind `step`, and what was half written."""
+        with clear_write_errors(self._folder):
+            for path in self._newest_first():
+                if path.name > _name(step) and len(path.name) >= len(_name(step)):
+                    path.unlink()
+            for half_written in self._folder.glob(".*.tmp"):
+                half_written.unlink()
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}.safetensors"
 
 
 _ABOUT: Mapping[str, tuple[type, ...]] = {
@@ -125,17 +140,16 @@ def load(path: Path) -> Checkpoint:
     text = metadata.get("checkpoint", "")
     try:
         about = json.loads(text)
+        if metadata.get("digest") != _digest(text, tensors):
+            raise UserError(f"{path}: damaged, its content is not what was written")
         if about["format"] > FORMAT:
             raise NewerFormat(f"{path} has format {about['format']}, this version reads up to {FORMAT}")
-        whole = metadata.get("digest") == _digest(text, tensors)
         fields = {name: about[name] for name in _ABOUT}
         sound = all(type(value) in _ABOUT[name] for name, value in fields.items()) and (
             fields["step"] >= fields["offset"] >= 0 < fields["epoch"] and math.isfinite(fields["seconds"])
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path}: not a checkpoint ({error!r})") from error
-    if not whole:
-        raise UserError(f"{path}: damaged, its content is not what was written")
     if not sound:
         raise UserError(f"{path}: not a checkpoint, what it says of itself makes no sense")
     losses = tensors.pop(_LOSSES, np.empty(0))

@@ -118,7 +118,8 @@ def one_line_errors(program: str) -> Iterator[None]:
         print(f"{program}: error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print(f"{program}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody may read it any more
+            print(f"{program}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
 
 
@@ -145,8 +146,8 @@ class Training(Watching, Config):
         self._require("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
         if self.resume is not None and self.run_dir != expand(self.resume):
             raise UserError(f"--run-dir {self.run_dir}: a run that is resumed stays in its folder")
-        if self.resume is not None and self.seeds is not None:
-            raise UserError("--resume is for one run, not for --seeds")
+        if self.seeds is not None and (self.resume is not None or self.checkpoint_every != CHECKPOINT_EVERY):
+            raise UserError("--resume and --checkpoint-every are for one run, not for --seeds")
 
 
 def run_trainer(

@@ -1,9 +1,17 @@
 """The one kind of failure that a user can mend."""
 
+import contextlib
 import re
+import sys
 
 LONGEST = 2000
 """Characters of an error's line."""
+
+
+def warn(message: str) -> None:
+    """Says it on standard error; where that can't be, as at a full disk, nothing ends by it."""
+    with contextlib.suppress(OSError):
+        print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 class UserError(Exception):

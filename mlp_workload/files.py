@@ -1,5 +1,6 @@
 """Paths as users type them, and files that are there whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

@@ -1,49 +1,63 @@
 """When a run is written down whole, what it does when it is asked to stop, and from where it goes on."""
 
 import json
-import sys
 from collections.abc import Callable
 
 from mlp_workload.checkpoint import Checkpoint, Checkpoints
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, warn
 from mlp_workload.run_folder import RunFolder
 from mlp_workload.stopping import Stopped, StopSignals
 from mlp_workload.weights import parameter_shapes
 
 CHECKPOINT_EVERY = 1000
 """Steps, where nobody says."""
-MAY_CHANGE = ("epochs", "device", "dataset", "run_dir", "initial_weights")
+MAY_CHANGE = ("epochs", "device", "dataset", "run_dir")
 """Of a run's configuration, when it is resumed. The data must be the same wherever they are; the place is the folder's
-own, and the weights it began with are past."""
+own."""
 
 
 class Keeper:
-    """Writes a checkpoint `every` so many steps, or when a signal came, which then ends the run.
+    """Writes a checkpoint at the start and the end, `every` so many steps, and when a signal came, which ends the run.
 
-    An epoch is interrupted for one only where it has more steps than that. `sync` is called before each.
+    An epoch is interrupted for one only where it has more steps than that. `sync` is called before each, and where the
+    last can't be written, `save_weights`. A run that is resumed is written down already, at `from_step`.
     """
 
     def __init__(
-        self, folder: RunFolder, every: int, signals: StopSignals, sync: Callable[[], None], from_step: int
+        self,
+        folder: RunFolder,
+        every: int,
+        signals: StopSignals,
+        sync: Callable[[], None],
+        save_weights: Callable[[], None],
+        from_step: int | None,
     ) -> None:
-        self._folder, self._every, self._signals, self._sync = folder.path, every, signals, sync
+        self._folder, self._every, self._signals = folder, every, signals
+        self._sync, self._save_weights = sync, save_weights
         self._checkpoints = Checkpoints(folder.checkpoints)
-        self.last_step = self._tried_at = from_step
+        self._last_step, self._tried_at = from_step, from_step
         self._warned = False
 
     def pause(self, step: int, offset: int, steps: int) -> int:
         """How far, of an epoch's `steps`, to train in one go, `step` steps into the run and `offset` into the epoch."""
-        return steps if self._every >= steps else min(steps, offset + max(self._tried_at + self._every - step, 1))
+        left = (self._tried_at or 0) + self._every - step
+        return steps if self._every >= steps else min(steps, offset + max(left, 1))
 
     def reached(self, step: int, is_last: bool, checkpoint: Callable[[], Checkpoint]) -> None:
         """Raises `Stopped` where a signal came, after what there is to write is written."""
         stopped_by = self._signals.received
-        if is_last or stopped_by is not None or step >= self._tried_at + self._every:
+        is_due = self._tried_at is None or step >= self._tried_at + self._every
+        if is_due or is_last or stopped_by is not None:
             self._save(checkpoint())
         if stopped_by is not None and not is_last:
-            there = f"--resume {self._folder} goes on from step {self.last_step}" if self.last_step else "no checkpoint"
+            there = "no checkpoint"
+            if self._last_step is not None:
+                there = f"--resume {self._folder.path} goes on from step {self._last_step}"
+            if self._last_step != step:
+                self._save_weights()
+                there += f"; the weights of now are in {self._folder.weights}"
             raise Stopped(f"stopped after step {step}; {there}", stopped_by)
 
     def _save(self, checkpoint: Checkpoint) -> None:
@@ -54,10 +68,10 @@ class Keeper:
         try:
             self._sync()
             self._checkpoints.save(checkpoint)
-            self.last_step, self._warned = checkpoint.step, False
+            self._last_step, self._warned = checkpoint.step, False
         except UserError as error:
             if not self._warned:
-                print(f"warning: no checkpoint of step {checkpoint.step}: {error}; the run goes on", file=sys.stderr)
+                warn(f"no checkpoint of step {checkpoint.step}: {error}; the run goes on")
             self._warned = True
 
 
@@ -81,8 +95,8 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> Checkpo
         done = at.epoch - (at.offset == 0)
         if config.epochs < done:
             raise UserError(f"the run is in epoch {done} already: --epochs must be at least that, got {config.epochs}")
-        if config.epochs == done and at.offset == 0 and folder.is_finished:
-            raise UserError(f"the run is finished after {done} epochs; a higher --epochs goes on")
+        if (finished := folder.finished_epochs(len(dataset.train))) is not None and config.epochs <= finished:
+            raise UserError(f"the run is finished after {finished} epochs; a higher --epochs goes on")
     except UserError as error:
         raise UserError(f"--resume {folder.path}: {error}") from error
     return at

@@ -13,7 +13,7 @@ from mlp_workload import data
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
-from mlp_workload.events import Evaluated, Event, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.files import expand
 from mlp_workload.sinks.json_lines import read_events
 
@@ -31,7 +31,7 @@ def _load(source: str) -> Dataset | None:
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """`config` and `facts` are those of its `RunStarted`, which `events` begin with."""
+    """`facts` are those of its `RunStarted`, which `events` begin with; `config` is what it went on by last."""
 
     folder: Path
     config: Config
@@ -50,7 +50,8 @@ class RecordedRun:
         events = tuple(read_events(folder / "events.jsonl"))
         if not events or not isinstance(first := events[0], RunStarted):
             raise UserError(f"{folder}: the run has no events yet")
-        return cls(folder, first.config, first.facts, events)
+        config = next(event.config for event in reversed(events) if isinstance(event, RunStarted | RunResumed))
+        return cls(folder, config, first.facts, events)
 
     @classmethod
     def load_all(cls, folders: Iterable[Path]) -> list["RecordedRun"]:

@@ -59,6 +59,7 @@ class RunEvents:
             "environment": environment,
             **facts,
         }
+        self._resumed: list[dict[str, Any]] = []
         self._epoch = self._step = 0
         self._compile_seconds, self._train_seconds, self._evaluate_seconds = compile_seconds, 0.0, 0.0
         self._last: tuple[Evaluation, Evaluated] | None = None
@@ -70,11 +71,15 @@ class RunEvents:
         """In place of `started`, where `events` have been told already and `step` steps are done."""
         for event in events:
             match event:
+                case RunStarted() | RunResumed():
+                    by = {name: event.facts.get(name) for name in ("framework", "device")}
+                    self._resumed.append(by | {"from_step": getattr(event, "step", 0)})
                 case TrainLosses():
                     self._epoch, self._step = event.epoch, event.first_step + len(event.losses) - 1
                     self._train_seconds += event.seconds
                 case Evaluated():
                     self._evaluate_seconds += event.seconds
+        self._start -= self._train_seconds + self._evaluate_seconds
         return RunResumed(self._config, self._facts, step)
 
     @property
@@ -126,6 +131,7 @@ class RunEvents:
         yield RunFinished(
             {
                 **self._facts,
+                **({"before": self._resumed} if self._resumed else {}),
                 "steps": self._step,
                 "test_correct": evaluation.correct,
                 "test_examples": evaluation.examples,

@@ -12,7 +12,8 @@ from typing import Any, Self
 from mlp_workload import strict_json
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.files import write_atomically
+from mlp_workload.files import sync_folder, write_atomically
+from mlp_workload.order import steps_per_epoch
 from mlp_workload.weights import Parameters, save_weights
 
 _HEADER_BYTES = 2**16
@@ -45,6 +46,10 @@ class RunFolder:
         try:
             with clear_write_errors(path / "config.json"), claim:
                 claim.write(config.to_json())
+                claim.flush()
+                os.fsync(claim.fileno())
+                sync_folder(path)
+                sync_folder(path.parent)
         except UserError:
             (path / "config.json").unlink()
             raise
@@ -73,17 +78,24 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    @property
-    def is_finished(self) -> bool:
-        return (self.path / "summary.json").exists()
+    def finished_epochs(self, examples: int) -> int | None:
+        """Of the run, whose training set has so many `examples`, where it is finished."""
+        path = self.path / "summary.json"
+        if not path.exists():
+            return None
+        steps, config = read_json(path).get("steps"), Config.from_json((self.path / "config.json").read_text())
+        if not isinstance(steps, int):
+            raise UserError(f"{path} does not say its steps")
+        return steps // steps_per_epoch(examples, config.batch_size)
 
     def go_on(self, config: Config) -> None:
-        """The run is not finished, or not any more, and `config` is what it goes on by."""
+        """`config` is what the run goes on by; it is not finished, or not any more."""
         with clear_write_errors(self.path):
-            for half_written in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+            for half_written in self.path.glob(".*.tmp"):
                 half_written.unlink()
-            (self.path / "summary.json").unlink(missing_ok=True)
             write_atomically(self.path / "config.json", config.to_json().encode())
+            (self.path / "summary.json").unlink(missing_ok=True)
+            sync_folder(self.path)
 
     @property
     def weights(self) -> Path:
@@ -122,7 +134,7 @@ class RunFolder:
 def _lock(folder: Path) -> int | None:
     """A lock on the folder itself, which ends with the process; its descriptor. Raises `UserError` where it is held.
 
-    None on Windows, where two processes at one run are not kept apart.
+    None on Windows and on file systems without locks, where two processes at one run are not kept apart.
     """
     if sys.platform == "win32":
         return None
@@ -134,6 +146,9 @@ def _lock(folder: Path) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         raise UserError(f"{folder}: another process is at this run") from None
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
     return descriptor
 
 

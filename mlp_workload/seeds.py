@@ -1,7 +1,6 @@
 """Many runs alike but for their seeds, in one process: each has its own run folder, and seeds.json tells of all."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +15,7 @@ from rich.progress import Progress
 
 from mlp_workload.config import LARGEST_SEED, Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, warn
 from mlp_workload.events import Event, Warned
 from mlp_workload.files import expand
 from mlp_workload.metrics import Evaluation
@@ -150,8 +149,8 @@ def _train_together(
             assert config.run_dir is not None
             folder = stack.enter_context(RunFolder.claim(config.run_dir, config))
             sinks = [*watching.files(folder.path), *([_Warnings(config.seed)] if watching.quiet else [])]
-            room = weights_bytes(config, dataset)
-            records.append(Record(stack, folder, room, weights_of(model), sinks))
+            stack.enter_context(folder.reserve(weights_bytes(config, dataset)))
+            records.append(Record(stack, folder, weights_of(model), sinks))
 
         def tell(told: Sequence[Iterable[Event]]) -> None:
             for record, some in zip(records, told, strict=True):
@@ -174,7 +173,7 @@ def _train_together(
             if configs[0].epochs == 0:
                 evaluate()
             tell([one.finished() for one in events])
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             for record in records:
                 record.save_weights()
             raise
@@ -189,7 +188,7 @@ class _Warnings:
 
     def emit(self, event: Event) -> None:
         if isinstance(event, Warned):
-            print(f"warning: seed {self._seed}: {event.message}", file=sys.stderr)
+            warn(f"seed {self._seed}: {event.message}")
 
     def close(self) -> None:
         """There is nothing to close."""

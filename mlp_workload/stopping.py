@@ -1,11 +1,14 @@
-"""Ctrl-C and SIGTERM, which a run answers when it has brought itself to safety."""
+"""Ctrl-C, SIGTERM and a closed terminal, which a run answers when it has brought itself to safety."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 from types import FrameType
 from typing import Any, Self
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Stopped(KeyboardInterrupt):
@@ -25,7 +28,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)
         return self
@@ -37,8 +40,11 @@ class StopSignals:
         self.received = number
         self._restore()
         name = signal.Signals(number).name
-        # Not by print, in the middle of whose own work this may happen.
-        os.write(sys.stderr.fileno(), f"{name}: stops when the running program ends; again ends at once\n".encode())
+        said = f"{name}: stops when the running program ends; again ends at once\n"
+        # Not by print, in the middle of whose own work this may happen; and whoever read it may be gone, as with Ctrl-C
+        # before `| tee`, or with a terminal that was closed.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.write(sys.stderr.fileno(), said.encode())
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mlp_workload.checkpoint import Checkpoint
+from mlp_workload.checkpoint import Checkpoint, Checkpoints
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, load
 from mlp_workload.errors import UserError
@@ -26,7 +26,7 @@ from mlp_workload.metrics import Evaluation
 from mlp_workload.order import epoch_order, steps_per_epoch
 from mlp_workload.run_events import Implementation, RunEvents
 from mlp_workload.run_folder import RunFolder, clear_write_errors, new_default_folder
-from mlp_workload.sinks.json_lines import cut_events
+from mlp_workload.sinks.json_lines import cut_events, events_until
 from mlp_workload.stopping import StopSignals
 from mlp_workload.trace import Trace
 from mlp_workload.watching import Watching
@@ -92,7 +92,9 @@ def train(
     start = time.perf_counter()
     watching.check()
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(RunFolder.reopen(config.run_dir)) if resume and config.run_dir else None
+        if resume and config.run_dir is None:
+            raise UserError("a run that is resumed has a folder: run_dir")
+        folder = stack.enter_context(RunFolder.reopen(expand(config.run_dir))) if resume and config.run_dir else None
         make_trainer, dataset, initial = begin(stack, framework(config), config, resume)
         at = resumed_from(folder, config, dataset) if folder else None
         trainer = make_trainer(config, dataset, at.parameters if at else initial)
@@ -102,16 +104,21 @@ def train(
         told: Sequence[Event] = ()
         if folder and at:
             trainer.load_state(at.state)
-            told = cut_events(folder.events, at.step, at.step - at.offset)
-            folder.go_on(config)
+            told, end = events_until(folder.events, at.step, at.step - at.offset)
         else:
             default = f"seed{config.seed}"
             path = config.run_dir or new_default_folder(trainer.framework, config, default)
             folder = stack.enter_context(RunFolder.claim(expand(path), config))
+        stack.enter_context(folder.reserve(weights_bytes(config, dataset)))
+        if at:
+            folder.go_on(config)
+            Checkpoints(folder.checkpoints).drop_after(at.step)
+            cut_events(folder.events, end)
         sinks = watching.sinks(config, dataset, folder.path, trainer.framework, told)
-        record = Record(stack, folder, weights_bytes(config, dataset), trainer.parameters, sinks)
+        record = Record(stack, folder, trainer.parameters, sinks)
         signals = stack.enter_context(StopSignals())
-        keeper = Keeper(folder, checkpoint_every, signals, record.sync, at.step if at else 0)
+        from_step = at.step if at else None
+        keeper = Keeper(folder, checkpoint_every, signals, record.sync, record.save_weights, from_step)
         events = RunEvents(config, dataset, trainer, start, compile_seconds)
         for event in run(config, dataset, trainer, events, keeper, at, told):
             record.tell(event)
@@ -147,13 +154,11 @@ class Record:
         self,
         stack: contextlib.ExitStack,
         folder: RunFolder,
-        weights_bytes: int,
         parameters: Callable[[], Parameters],
         sinks: Iterable[Sink],
     ) -> None:
         self.summary: dict[str, Any] = {}
         self._folder, self._parameters = folder, parameters
-        stack.enter_context(folder.reserve(weights_bytes))
         self._sinks = []
         for sink in sinks:
             stack.callback(sink.close)
@@ -161,7 +166,7 @@ class Record:
 
     def sync(self) -> None:
         """So that the events outlast a power cut. Raises `UserError`."""
-        with clear_write_errors(self._folder.events), self._folder.events.open("rb") as file:
+        with clear_write_errors(self._folder.events), self._folder.events.open("r+b") as file:
             os.fsync(file.fileno())
 
     def save_weights(self) -> None:
@@ -173,13 +178,15 @@ class Record:
         if isinstance(event, RunFinished):
             self.summary |= event.summary
             self.save_weights()
-            self._folder.save_summary(self.summary)
         try:
             for sink in self._sinks:
                 sink.emit(event)
         except UserError as error:
             self.save_weights()
             raise UserError(f"{error}; the weights so far are in {self._folder.weights}") from error
+        if isinstance(event, RunFinished):  # last: where there is a summary, all else is there
+            self.sync()
+            self._folder.save_summary(self.summary)
 
 
 def run(
@@ -211,6 +218,8 @@ def run(
             )  # fmt: skip
 
     yield events.started() if at is None else events.resumed(at.step, told)
+    if at is None:
+        keep()
     while epoch <= config.epochs:
         order = epoch_order(config.seed, epoch, len(dataset.train))
         while offset < steps:

@@ -69,7 +69,7 @@ class Watching:
 
         `told` are the events that stand in it already.
         """
-        yield from self.files(folder, resumed=bool(told))
+        yield from self.files(folder, told)
         yield Console(folder, self.quiet)
         if self.visdom != "off":
             visdom = Visdom(self.server, config, dataset, folder, framework)
@@ -77,10 +77,13 @@ class Watching:
                 visdom.emit(event)
             yield visdom
 
-    def files(self, folder: Path, resumed: bool = False) -> Iterator[Sink]:
+    def files(self, folder: Path, told: Sequence[Event] = ()) -> Iterator[Sink]:
         """Those of them that write into `folder`."""
-        yield JsonLines(folder / "events.jsonl", resumed)
+        yield JsonLines(folder / "events.jsonl", resumed=bool(told))
         if self.tensorboard:
             from mlp_workload.sinks.tensorboard import TensorBoard
 
-            yield TensorBoard(folder / "tensorboard")
+            tensorboard = TensorBoard(folder / "tensorboard")
+            for event in told:
+                tensorboard.emit(event)
+            yield tensorboard

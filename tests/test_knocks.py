@@ -15,14 +15,26 @@ import pytest
 from conftest import ROOT
 from test_commands import SHIPPED, assert_one_line, trainer
 
+from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.sinks.json_lines import read_events
 
 KILLS = int(os.environ.get("KILLS", "2"))
 EPOCHS = 2
+RULE = ("--momentum", "0.9", "--nesterov", "--weight-decay", "0.01")
 
 
 def start(trainer: str, folder: Path, *flags: str, seed: int = 0) -> subprocess.Popen:
-    command = [sys.executable, "-m", trainer, "--epochs", str(EPOCHS), "--visdom", "off", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        trainer,
+        "--epochs",
+        str(EPOCHS),
+        "--visdom",
+        "off",
+        *(() if "--resume" in flags else RULE),
+        *flags,
+    ]
     return subprocess.Popen(
         command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
@@ -68,11 +80,15 @@ def test_nothing_is_lost_by_kills_at_random_moments(trainer, unbroken, tmp_path)
     """
     whole, seconds = unbroken(trainer)
     expected = numbers(whole)
-    moments = random.Random(trainer)
+    moments, resumed = random.Random(trainer), 0
     for number in range(KILLS):
         run = tmp_path / f"run-{number}"
         process = start(trainer, tmp_path, "--checkpoint-every", "2", "--run-dir", run.name)
-        moment = moments.uniform(0.15, 1.1) * seconds
+        moment = moments.uniform(0.1, 0.9) * seconds
+        if number % 2 == 0:  # half of them in the midst of training
+            while not (run / "checkpoints").exists():
+                time.sleep(0.01)
+            moment = moments.uniform(0.0, 0.4)
         time.sleep(moment)
         process.kill()
         status, _ = finish(process)
@@ -86,14 +102,16 @@ def test_nothing_is_lost_by_kills_at_random_moments(trainer, unbroken, tmp_path)
         elif (run / "summary.json").exists():
             outcome = "finished before the kill"
             assert numbers(run) == expected
+            assert RecordedRun.load(run).summary is not None
         else:
             ended, error = finish(start(trainer, tmp_path, "--resume", run.name))
             assert (ended, error) == (0, ""), error
             assert numbers(run) == expected
             assert [path.name for path in run.rglob(".*")] == [], "what was left half-written is gone"
-            outcome = "resumed, the same bytes"
+            outcome, resumed = "resumed, the same bytes", resumed + 1
         print(f"{trainer:22} {moment:5.2f} s  {', '.join(whole_ones) or '-':60} {halves} half-written  {outcome}")
         assert status in (0, -signal.SIGKILL)
+    assert resumed
 
 
 def assert_refused(trainer: str, run: Path) -> None:
@@ -120,6 +138,34 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_the_usual_status(trainer, num
     assert (tmp_path / f"run/checkpoints/step-{step:08d}.safetensors").exists()
     assert finish(start(trainer, tmp_path, "--resume", "run")) == (0, "")
     assert numbers(tmp_path / "run") == numbers(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_run_at_once(number, tmp_path):
+    """With an epoch of a wide network, which takes long enough for both to come within it; what was kept stays."""
+    process = start("jax_mlp.train", tmp_path, "--hidden", "2000", "2000", "--run-dir", "run")
+    while not list((tmp_path / "run/checkpoints").glob("step*")):
+        time.sleep(0.01)
+        assert process.poll() is None
+    time.sleep(0.3)
+    process.send_signal(number)
+    time.sleep(0.2)
+    process.send_signal(number)
+    ended, error = finish(process)
+    assert ended in (-signal.SIGTERM, 130, 143), error
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()][0].startswith("step")
+
+
+def test_ctrl_c_before_a_pipe_that_ends_keeps_the_run(tmp_path):
+    """As with `2>&1 | tee`, which ends at once by the same Ctrl-C: there is nobody to tell, and a checkpoint all the same."""
+    process = start("jax_mlp.train", tmp_path, "--epochs", "200", "--run-dir", "run")
+    while not list((tmp_path / "run/checkpoints").glob("step*")):
+        time.sleep(0.01)
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    last = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())[-1]
+    assert last > "step-00000000.safetensors"
 
 
 def test_two_processes_are_never_at_one_run(tmp_path):
@@ -167,7 +213,7 @@ def test_resume_refuses_what_makes_no_sense(trainer, run, tmp_path):
         "--resume done": "--resume done: the run is finished after 1 epochs; a higher --epochs goes on",
         "--resume done --epochs 0": "the run is in epoch 1 already: --epochs must be at least that, got 0",
         "--resume done --run-dir other": "--run-dir other: a run that is resumed stays in its folder",
-        "--resume done --seeds 2": "--resume is for one run, not for --seeds",
+        "--resume done --seeds 2": "--resume and --checkpoint-every are for one run, not for --seeds",
         "--resume done --epochs 2 --seed 1 --hidden 5": "--seed 1, it began with 0; --hidden .*, it began with",
         "--resume done --epochs 2 --preset relu": "--preset relu, it began with leaky",
     }.items():
@@ -188,18 +234,18 @@ def in_a_small_file_system(script: str, folder: Path, size: str) -> subprocess.C
 
 @trainer
 def test_a_disk_too_full_for_checkpoints_costs_only_them(trainer, unbroken, tmp_path):
-    """Room for the weights, the events, and one checkpoint and a half: the run ends as if nothing had been."""
+    """Room for the weights, the events, and two checkpoints and a half: the run ends as if nothing had been."""
     process = in_a_small_file_system(
         f"""
-        {sys.executable} -m {trainer} --epochs {EPOCHS} --visdom off --quiet --run-dir run --checkpoint-every 250
+        {sys.executable} -m {trainer} --epochs {EPOCHS} --visdom off --quiet --run-dir run --checkpoint-every 250 {" ".join(RULE)}
         echo $?; ls run/checkpoints; cp run/weights.safetensors {tempfile.gettempdir()}/{tmp_path.name}.weights
         """,
         tmp_path,
-        "2300k",
+        "5000k",
     )
     status, *checkpoints = process.stdout.split()
     assert status == "0", process.stderr
-    assert checkpoints == ["step-00000250.safetensors"]
+    assert checkpoints == ["step-00000000.safetensors", "step-00000250.safetensors"]
     (warning,) = [line for line in process.stderr.splitlines() if "checkpoint" in line]
     assert re.search(
         r"warning: no checkpoint of step 500: cannot write .* No space left on device; the run goes on", warning
@@ -219,7 +265,7 @@ def test_a_run_in_a_folder_that_became_read_only(trainer, tmp_path):
         echo $?
         """,
         tmp_path,
-        "9000k",
+        "20000k",
     )
     assert process.stdout.split() == ["2"], process.stderr
     last = process.stderr.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -130,7 +131,9 @@ def test_the_other_framework_finishes_a_run(first, second, config, tmp_path):
         train(one, dataclasses.replace(config, run_dir=tmp_path / f"unbroken-{one}", initial_weights=begun))
     with pytest.raises(Stopped):
         train(first, dataclasses.replace(handed, initial_weights=begun), every=1, stop_at=8)
-    summary = train(second, handed, resume=True)
+    summary = train(second, dataclasses.replace(handed, initial_weights=begun), resume=True)
+    assert summary["before"] == [{"framework": first, "device": "cpu", "from_step": 0}]
+    assert summary["total_seconds"] > summary["train_seconds"] + summary["evaluate_seconds"]
     assert summary["framework"] == second
     assert RecordedRun.load(handed.run_dir).framework == first
     finished = load_file(handed.run_dir / "weights.safetensors")
@@ -238,6 +241,10 @@ REFUSED = {
         lambda stopped: rewritten(newest(stopped), {"layers.0.bias": np.zeros(8)}),
         "layers.0.bias is float64, expected float32",
     ),
+    "newer and damaged": (
+        lambda stopped: [rewritten(path, format=9) for path in newest(stopped).parent.iterdir()],
+        "has format 9, this version reads up to 1",
+    ),
     "both damaged": (
         lambda stopped: [os.truncate(path, 50) for path in newest(stopped).parent.iterdir()],
         "step-00000008.safetensors: .*; .*step-00000007.safetensors: ",
@@ -267,10 +274,52 @@ def test_what_a_run_cannot_go_on_from_is_refused_and_left_alone(name, stopped):
     assert {path: path.read_bytes() for path in stopped.run_dir.rglob("*") if path.is_file()} == before
 
 
+def test_what_stands_behind_the_synced_events_is_let_go(stopped, tmp_path):
+    """As after a power cut: zeros, and a line's end somewhere behind them."""
+    train("jax", dataclasses.replace(stopped, run_dir=tmp_path / "whole"))
+    with (stopped.run_dir / "events.jsonl").open("ab") as file:
+        file.write(bytes(100) + b'"}\n{}\n')
+    train("jax", stopped, resume=True)
+    assert said(stopped.run_dir) == said(tmp_path / "whole")
+
+
+def test_a_finished_run_is_safe_whatever_became_of_its_checkpoints(config, tmp_path):
+    config = dataclasses.replace(config, run_dir=tmp_path / "run")
+    train("jax", config, every=3)
+    for path in sorted((config.run_dir / "checkpoints").iterdir())[1:]:
+        path.unlink()
+    before = {path: path.read_bytes() for path in config.run_dir.rglob("*") if path.is_file()}
+    for epochs in (1, EPOCHS):
+        with pytest.raises(UserError, match=rf"the run is finished after {EPOCHS} epochs"):
+            train("jax", dataclasses.replace(config, epochs=epochs), resume=True)
+    assert {path: path.read_bytes() for path in config.run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_of_no_epochs_goes_on_too(config, tmp_path):
+    whole, more = (dataclasses.replace(config, run_dir=tmp_path / name) for name in ("whole", "more"))
+    train("jax", whole)
+    train("jax", dataclasses.replace(more, epochs=0))
+    train("jax", more, resume=True)
+    assert bytes_of(more.run_dir) == bytes_of(whole.run_dir)
+
+
+def test_a_stop_without_room_for_a_checkpoint_saves_the_weights(config, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = dataclasses.replace(config, run_dir=tmp_path / "run")
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    with pytest.raises(Stopped, match="stopped after step 4; no checkpoint; the weights of now are in"):
+        train("jax", config, every=1, stop_at=4)
+    assert (config.run_dir / "weights.safetensors").exists()
+
+
 def test_what_may_not_change_is_named(stopped):
     changed = dataclasses.replace(stopped, seed=3, learning_rate=0.2, epochs=9)
     with pytest.raises(UserError, match=r"--learning-rate 0.2, it began with 0.1; --seed 3, it began with 0$"):
         train("jax", changed, resume=True)
+    with pytest.raises(UserError, match="--initial-weights start.safetensors, it began with None$"):
+        train("jax", dataclasses.replace(stopped, initial_weights=Path("start.safetensors")), resume=True)
     with pytest.raises(UserError, match="the run is in epoch 2 already: --epochs must be at least that, got 1"):
         train("jax", dataclasses.replace(stopped, epochs=1), resume=True)
 

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mlp_workload.errors import warn
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 
 _BELOW = 8
@@ -32,7 +33,7 @@ class Output(RichConsole):
             self.print(line)
         except OSError as error:
             self.on_broken_pipe()
-            print(f"warning: cannot print ({error.strerror}); the run goes on", file=sys.stderr)
+            warn(f"cannot print ({error.strerror}); the run goes on")
 
 
 class _Epoch(NamedTuple):
@@ -68,7 +69,7 @@ class Console:
         self._live = Live(console=self._console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
         self._live_shown = self._console.is_terminal and not quiet
         self._rows: deque[_Epoch] = deque(maxlen=max(self._console.height - _BELOW, 1))
-        self._epochs = self._train_examples = 0
+        self._epochs = self._train_examples = self._seen = 0
         self._trained: TrainLosses | None = None
         self._seconds = 0.0
 
@@ -77,7 +78,7 @@ class Console:
             self._print(event)
         except OSError as error:
             self._console.on_broken_pipe()
-            print(f"warning: cannot print ({error.strerror}); the run goes on", file=sys.stderr)
+            warn(f"cannot print ({error.strerror}); the run goes on")
 
     def _print(self, event: Event) -> None:
         match event:
@@ -98,7 +99,7 @@ class Console:
                 self._show(self._row(event))
             case Warned(message):
                 if self._quiet:
-                    print(f"warning: {message}", file=sys.stderr)
+                    warn(message)
                 self._console.print(Text.assemble(("warning:", "yellow"), f" {message}"))
             case RunFinished(summary):
                 self._live.stop()
@@ -111,7 +112,8 @@ class Console:
     def _row(self, event: Evaluated) -> _Epoch:
         trained = self._trained
         self._seconds += event.seconds + (trained.seconds if trained else 0.0)
-        left = timedelta(seconds=round(self._seconds / max(event.epoch, 1) * (self._epochs - event.epoch)))
+        self._seen += 1
+        left = timedelta(seconds=round(self._seconds / self._seen * (self._epochs - event.epoch)))
         loss = None if trained is None else float(trained.losses.mean())
         speed = None if trained is None else self._train_examples / trained.seconds
         return _Epoch(event.epoch, event.step, loss, event.test_loss, event.test_accuracy, speed, left)

@@ -52,32 +52,41 @@ def read_events(path: Path) -> Iterator[Event]:
     return (event for event, _ in _read(path))
 
 
-def cut_events(path: Path, step: int, epochs_end: int) -> list[Event]:
-    """Takes out of the file what came after step `step` of the run, whose epochs were whole up to `epochs_end`.
+def events_until(path: Path, step: int, epochs_end: int) -> tuple[list[Event], int]:
+    """The events up to step `step` of the run, whose epochs were whole up to `epochs_end`, and where they end.
 
-    Returns what is left. Raises `UserError` where the file does not reach so far, and leaves it as it is.
+    What can't be read ends them too: after a power cut anything may stand behind what was synced. Raises `UserError`
+    where the file does not reach so far.
     """
     kept: list[Event] = []
     passed: list[Event] = []
     end = reached = 0
-    for event, ends_at in _read(path):
-        match event:
-            case Evaluated(step=at) if at > epochs_end:
-                break
-            case RunResumed(step=at) if at > step:
-                break
-            case RunFinished():
-                break
-        passed.append(event)
-        if isinstance(event, Evaluated | RunStarted | RunResumed):  # else it may belong to what is taken out
-            kept, end = list(passed), ends_at
-            reached = event.step if isinstance(event, Evaluated) else reached
+    try:
+        for event, ends_at in _read(path):
+            match event:
+                case Evaluated(step=at) if at > epochs_end:
+                    break
+                case RunResumed(step=at) if at > step:
+                    break
+                case RunFinished():
+                    break
+            passed.append(event)
+            if isinstance(event, Evaluated | RunStarted | RunResumed):  # else it may belong to what came later
+                kept, end = list(passed), ends_at
+                reached = event.step if isinstance(event, Evaluated) else reached
+    except UserError as error:
+        if not kept or reached < epochs_end:
+            raise UserError(f"{error}, and the checkpoint is of step {step}") from error
     if not kept or reached < epochs_end:
         raise UserError(f"{path} ends after step {reached}, and the checkpoint is of step {step}")
+    return kept, end
+
+
+def cut_events(path: Path, end: int) -> None:
+    """Takes out of the file what stands behind `end`. Raises `UserError` where it can't."""
     with clear_write_errors(path), path.open("r+b") as file:
         file.truncate(end)
         os.fsync(file.fileno())
-    return kept
 
 
 def _read(path: Path) -> Iterator[tuple[Event, int]]:

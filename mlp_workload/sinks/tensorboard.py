@@ -1,7 +1,6 @@
 """Events as TensorBoard scalars."""
 
 import math
-import sys
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event as Record
 from tensorboardX.summary import scalar
 
+from mlp_workload.errors import warn
 from mlp_workload.events import Evaluated, Event, TrainLosses
 
 
@@ -23,6 +23,8 @@ class TensorBoard:
         self._folder, self._broken = folder, False
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.glob("events*"):  # of a run that is resumed, whose events come again
+                old.unlink()
             self._writer = EventsWriter(str(folder / "events"))
         except OSError as error:
             self._give_up(error)
@@ -55,4 +57,4 @@ class TensorBoard:
 
     def _give_up(self, error: OSError) -> None:
         self._broken = True
-        print(f"warning: cannot write {self._folder} ({error.strerror or error}); the run goes on", file=sys.stderr)
+        warn(f"cannot write {self._folder} ({error.strerror or error}); the run goes on")
