@@ -318,7 +318,7 @@ def test_what_may_not_change_is_named(stopped):
     changed = dataclasses.replace(stopped, seed=3, learning_rate=0.2, epochs=9)
     with pytest.raises(UserError, match=r"--learning-rate 0.2, it began with 0.1; --seed 3, it began with 0$"):
         train("jax", changed, resume=True)
-    with pytest.raises(UserError, match="--initial-weights start.safetensors, it began with None$"):
+    with pytest.raises(UserError, match=r"--initial-weights start.safetensors, it began with None$"):
         train("jax", dataclasses.replace(stopped, initial_weights=Path("start.safetensors")), resume=True)
     with pytest.raises(UserError, match="the run is in epoch 2 already: --epochs must be at least that, got 1"):
         train("jax", dataclasses.replace(stopped, epochs=1), resume=True)
