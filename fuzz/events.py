@@ -12,7 +12,7 @@ from mlp_workload.data import load
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Mistakes, confusion_matrix
 from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.sinks.json_lines import JsonLines, cut_events
+from mlp_workload.sinks.json_lines import JsonLines, events_until
 from mlp_workload.visdom.picture import Picture
 
 _FACTS = {
@@ -42,7 +42,7 @@ def read(content: bytes, folder: Path) -> None:
         classes = recorded.dataset.classes
         predictions = recorded.evaluations[-1].mistakes.predicted(labels, classes)
         assert confusion_matrix(labels, predictions, classes).sum() == len(labels)
-    cut_events(path, 3, 3)
+    events_until(path, 3, 3)
 
 
 def _seeds() -> tuple[bytes, ...]:

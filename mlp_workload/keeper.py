@@ -92,11 +92,11 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> Checkpo
         if dataset.digest != at.dataset_digest:
             raise UserError(f"--dataset {config.dataset} is not what the run was trained on")
         at.check(shapes, config.dtype)
+        if (finished := folder.finished_epochs(len(dataset.train))) is not None and config.epochs <= finished:
+            raise UserError(f"the run is finished after {finished} epochs; a higher --epochs goes on")
         done = at.epoch - (at.offset == 0)
         if config.epochs < done:
             raise UserError(f"the run is in epoch {done} already: --epochs must be at least that, got {config.epochs}")
-        if (finished := folder.finished_epochs(len(dataset.train))) is not None and config.epochs <= finished:
-            raise UserError(f"the run is finished after {finished} epochs; a higher --epochs goes on")
     except UserError as error:
         raise UserError(f"--resume {folder.path}: {error}") from error
     return at

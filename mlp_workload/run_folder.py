@@ -112,14 +112,16 @@ class RunFolder:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, weights_bytes + _HEADER_BYTES)
         except UserError:
-            self._room.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that nobody may write to
+                self._room.unlink(missing_ok=True)
             if self._is_new:
                 (self.path / "config.json").unlink()
             raise
         try:
             yield
         finally:
-            self._room.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._room.unlink(missing_ok=True)
 
     def save_weights(self, parameters: Parameters) -> None:
         self._room.unlink(missing_ok=True)

@@ -211,7 +211,7 @@ def test_resume_refuses_what_makes_no_sense(trainer, run, tmp_path):
     before = {path: path.read_bytes() for path in (tmp_path / "done").rglob("*") if path.is_file()}
     for flags, message in {
         "--resume done": "--resume done: the run is finished after 1 epochs; a higher --epochs goes on",
-        "--resume done --epochs 0": "the run is in epoch 1 already: --epochs must be at least that, got 0",
+        "--resume done --epochs 0": "--resume done: the run is finished after 1 epochs",
         "--resume done --run-dir other": "--run-dir other: a run that is resumed stays in its folder",
         "--resume done --seeds 2": "--resume and --checkpoint-every are for one run, not for --seeds",
         "--resume done --epochs 2 --seed 1 --hidden 5": "--seed 1, it began with 0; --hidden .*, it began with",
