@@ -18,7 +18,7 @@ from test_commands import SHIPPED, assert_one_line, trainer
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.sinks.json_lines import read_events
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "1"))
 EPOCHS = 2
 RULE = ("--momentum", "0.9", "--nesterov", "--weight-decay", "0.01")
 
