@@ -49,9 +49,15 @@ def write_run(folder, config, parameters):
     save_weights(folder / "weights.safetensors", parameters)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("last_activation", ["same", "none"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("preset", "last_activation", "dtype"),
+    [
+        ("relu", "same", "float64"),
+        ("leaky", "same", "float64"),
+        ("relu", "none", "float32"),
+        ("leaky", "same", "float32"),
+    ],
+)
 def test_the_logits_are_those_of_both_trainers(preset, last_activation, dtype, mnist, tmp_path):
     """Of all test images after ten steps; `trace_step` shows a trainer's own logits, of its training set."""
     config = dataclasses.replace(
