@@ -79,8 +79,9 @@ class Checkpoints:
         text = json.dumps(about)
         path = self._folder / _name(checkpoint.step)
         with clear_write_errors(path):
-            self._folder.mkdir(exist_ok=True)
-            sync_folder(self._folder.parent)
+            if not self._folder.is_dir():
+                self._folder.mkdir()
+                sync_folder(self._folder.parent)
             write_atomically(path, save(tensors, {"checkpoint": text, "digest": _digest(text, tensors)}))
             for old in self._newest_first()[KEPT:]:
                 old.unlink()

@@ -63,7 +63,7 @@ def _config(folder: Path) -> Config:
         raise UserError(f"{folder}: {'no run there' if folder.is_dir() else 'no such run folder'}")
     try:
         return Config.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
+    except (OSError, ValueError, UserError) as error:  # ValueError: not UTF-8
         raise UserError(f"{path} is damaged ({error})") from error
 
 
