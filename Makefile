@@ -48,8 +48,9 @@ train: $(BASE)  ## train with JAX, setting up what that needs (ARGS='--preset le
 test: $(FULL)  ## run every test but those that need TensorFlow (PYTEST_ARGS='-k parity')
 	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest $(TESTS_AT_ONCE) $(PYTEST_ARGS)
 
-knocks: $(FULL)  ## kill 200 runs at random moments and resume them; takes a quarter of an hour
-	KILLS=100 $(VENV)/bin/python -m pytest -s tests/test_knocks.py -k kills
+knocks: $(FULL)  ## kill 200 runs at random moments, 80 at random steps, and resume them; takes half an hour
+	OMP_WAIT_POLICY=PASSIVE KILLS=100 STOPS=20 $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --timeout 0 -rP \
+		tests/test_knocks.py -k 'kills or step_of_a_whole'
 
 test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an environment of their own
 	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/with_tensorflow

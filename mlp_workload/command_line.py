@@ -17,6 +17,7 @@ from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import expand
 from mlp_workload.keeper import CHECKPOINT_EVERY
+from mlp_workload.run_folder import read_config
 from mlp_workload.watching import Watching
 
 C = TypeVar("C", bound=Config)
@@ -54,19 +55,14 @@ def parse_config(arguments: Sequence[str], kind: type[C], **options: Any) -> C:
 def _begun(folder: Path) -> dict[str, Any]:
     """The configuration of the run in `folder`. Raises `UserError` where there is none."""
     try:
-        if not (folder / "config.json").is_file():
-            raise UserError(f"--resume {folder}: {'no run there' if folder.is_dir() else 'no such folder'}")
         for path in folder.rglob("*"):
             if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-                raise UserError(f"--resume {folder}: {path.relative_to(folder)} leads out of the folder")
-        text = (folder / "config.json").read_text(encoding="utf-8")
+                raise UserError(f"{folder}: {path.relative_to(folder)} leads out of the folder")
+        return vars(replace(read_config(folder), run_dir=folder))
+    except UserError as error:
+        raise UserError(f"--resume {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
         raise UserError(f"--resume {folder}: cannot be read ({error})") from error
-    try:
-        config = Config.from_json(text)
-    except UserError as error:
-        raise UserError(f"--resume {folder}: config.json is damaged ({error})") from error
-    return vars(replace(config, run_dir=folder))
 
 
 @dataclass

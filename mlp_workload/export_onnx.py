@@ -14,7 +14,7 @@ from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand, write_atomically
 from mlp_workload.outputs import new_file
-from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.run_folder import clear_write_errors, read_config
 from mlp_workload.sinks.console import Output
 from mlp_workload.weights import Parameters, check, parameter_shapes
 
@@ -44,7 +44,7 @@ def run(options: Export) -> None:
     from mlp_workload.onnx_model import onnx_model  # onnx may be missing, which `main` says
 
     folder = expand(options.run)
-    config = _config(folder)
+    config = read_config(folder)
     parameters = _parameters(folder / "weights.safetensors", config)
     model = onnx_model(config, parameters)
     with new_file("OUT", options.output) as output:
@@ -54,17 +54,6 @@ def run(options: Export) -> None:
     pixels, *_, classes = chain.widths(parameters)
     shapes = f"images (batch, {pixels}) uint8 to logits (batch, {classes}) {config.dtype}"
     Output(markup=False, highlight=False, soft_wrap=True).print(f"{output}: {shapes}")
-
-
-def _config(folder: Path) -> Config:
-    """Raises `UserError` where there is no run."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: {'no run there' if folder.is_dir() else 'no such run folder'}")
-    try:
-        return Config.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, UserError) as error:  # ValueError: not UTF-8
-        raise UserError(f"{path} is damaged ({error})") from error
 
 
 def _parameters(path: Path, config: Config) -> Parameters:

@@ -58,8 +58,7 @@ class RunFolder:
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":
         """Of a run that has begun. Raises `UserError` where there is none, or a process is at it."""
-        if not (path / "config.json").is_file():
-            raise UserError(f"--resume {path}: {'no run there' if path.is_dir() else 'no such folder'}")
+        read_config(path)
         return cls(path, is_new=False)
 
     def __enter__(self) -> Self:
@@ -83,7 +82,7 @@ class RunFolder:
         path = self.path / "summary.json"
         if not path.exists():
             return None
-        steps, config = read_json(path).get("steps"), Config.from_json((self.path / "config.json").read_text())
+        steps, config = read_json(path).get("steps"), read_config(self.path)
         if not isinstance(steps, int):
             raise UserError(f"{path} does not say its steps")
         return steps // steps_per_epoch(examples, config.batch_size)
@@ -131,6 +130,23 @@ class RunFolder:
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Comes last: where there is a summary, the run is complete."""
         write_json(self.path / "summary.json", summary)
+
+
+def read_config(folder: Path) -> Config:
+    """Of the run in `folder`. Raises `UserError` where there is none, or its config.json can't be read."""
+    path = folder / "config.json"
+    try:
+        if not path.is_file():
+            raise UserError(f"{folder}: {'no run there' if folder.is_dir() else 'no such run folder'}")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # not UTF-8, or a zero byte in the path
+        raise UserError(f"{folder}: config.json is damaged ({error})") from error
+    try:
+        return Config.from_json(text)
+    except UserError as error:
+        raise UserError(f"{folder}: config.json is damaged ({error})") from error
 
 
 def _lock(folder: Path) -> int | None:

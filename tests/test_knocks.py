@@ -1,4 +1,8 @@
-"""Real processes that are really stopped, on real MNIST. KILLS of each trainer are killed; `make knocks` kills 200."""
+"""Real processes that are really stopped, on real MNIST.
+
+KILLS of each trainer are killed at random moments, and STOPS of each trainer and preset at random steps: `make knocks`
+kills 200 and stops 80.
+"""
 
 import json
 import os
@@ -13,28 +17,21 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_commands import SHIPPED, assert_one_line, trainer
+from safetensors.numpy import load_file
+from test_commands import SHIPPED, TRAINERS, assert_one_line, trainer
 
+from mlp_workload.config import PRESETS
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.sinks.json_lines import read_events
 
-KILLS = int(os.environ.get("KILLS", "1"))
+KILLS, STOPS = (int(os.environ.get(name, "1")) for name in ("KILLS", "STOPS"))
 EPOCHS = 2
 RULE = ("--momentum", "0.9", "--nesterov", "--weight-decay", "0.01")
 
 
-def start(trainer: str, folder: Path, *flags: str) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-m",
-        trainer,
-        "--epochs",
-        str(EPOCHS),
-        "--visdom",
-        "off",
-        *(() if "--resume" in flags else RULE),
-        *flags,
-    ]
+def start(trainer: str, folder: Path, *flags: str, epochs: int = EPOCHS) -> subprocess.Popen:
+    rule = () if "--resume" in flags else RULE
+    command = [sys.executable, "-m", trainer, "--epochs", str(epochs), "--visdom", "off", *rule, *flags]
     return subprocess.Popen(
         command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
@@ -112,6 +109,38 @@ def test_nothing_is_lost_by_kills_at_random_moments(trainer, unbroken, tmp_path)
         print(f"{trainer:22} {moment:5.2f} s  {', '.join(whole_ones) or '-':60} {halves} half-written  {outcome}")
         assert status in (0, -signal.SIGKILL)
     assert resumed
+
+
+BOTH_PRESETS = [(trainer, preset) for trainer in TRAINERS.values() for preset in PRESETS]
+
+
+@pytest.mark.parametrize(("trainer", "preset"), BOTH_PRESETS if STOPS > 1 else BOTH_PRESETS[::3])
+def test_a_run_that_ends_at_a_random_step_of_a_whole_run_goes_on_from_it(trainer, preset, tmp_path):
+    """SIGKILL once the checkpoint of that step is there, one of 1,000 to 2,999 of all 3,000 steps."""
+
+    def begin(run: str, *flags: str) -> subprocess.Popen:
+        return start(trainer, tmp_path, "--preset", preset, "--run-dir", run, *flags, epochs=10)
+
+    assert finish(begin("whole")) == (0, "")
+    expected, steps = numbers(tmp_path / "whole"), random.Random(f"{trainer} {preset}")
+    for number in range(STOPS):
+        run, step = tmp_path / f"run-{number}", steps.randrange(1000, 3000)
+        process = begin(run.name, "--checkpoint-every", str(step))
+        checkpoint = run / f"checkpoints/step-{step:08d}.safetensors"
+        while not checkpoint.exists():
+            time.sleep(0.01)
+            assert process.poll() is None
+        process.kill()
+        finish(process)
+        newest = max(path.name for path in checkpoint.parent.glob("step*"))
+        assert not (run / "summary.json").exists()
+        assert finish(start(trainer, tmp_path, "--resume", run.name, epochs=10)) == (0, "")
+        assert numbers(run) == expected
+        ends = [folder / "checkpoints/step-00003000.safetensors" for folder in (tmp_path / "whole", run)]
+        (one, other) = map(load_file, ends)
+        assert one.keys() == other.keys() > {"layers.0.weight.momentum"}
+        assert all(one[name].tobytes() == other[name].tobytes() for name in one)
+        print(f"{trainer:22} {preset:6} went on from {newest} to the same bytes")
 
 
 def assert_refused(trainer: str, run: Path) -> None:
@@ -202,7 +231,7 @@ def test_resume_refuses_what_makes_no_sense(trainer, run, tmp_path):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/config.json").write_text('{"preset": "leaky"')
     for flags, message in {
-        "--resume nowhere": "--resume nowhere: no such folder",
+        "--resume nowhere": "--resume nowhere: no such run folder",
         "--resume empty": "--resume empty: no run there",
         "--resume damaged": "--resume damaged: config.json is damaged",
         "--resume ~nosuchuser/x": "home directory",
