@@ -35,7 +35,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help setup train test knocks test-tensorflow fuzz check clean
+.PHONY: help setup train test knocks gpu-check test-tensorflow fuzz check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ test: $(FULL)  ## run every test but those that need TensorFlow (PYTEST_ARGS='-k
 knocks: $(FULL)  ## kill 200 runs at random moments, 80 at random steps, and resume them; takes half an hour
 	OMP_WAIT_POLICY=PASSIVE KILLS=100 STOPS=20 $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --timeout 0 -rP \
 		tests/test_knocks.py -k 'kills or step_of_a_whole'
+
+gpu-check: $(FULL)  ## check everything on this machine's GPU, or what can be checked on a CPU (ARGS='--quick')
+	$(VENV)/bin/python -m mlp_compare.gpu_check $(ARGS)
 
 test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an environment of their own
 	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/with_tensorflow

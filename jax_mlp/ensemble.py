@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jax_mlp.device import device_name, find_device, peak_bytes, versions
 from jax_mlp.programs import FOR_ONE_CALL, Programs, evaluation, transposed
-from jax_mlp.trainer import device_name, examples, find_device
+from jax_mlp.trainer import examples
 from jax_mlp.weights import from_neutral, to_neutral
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
@@ -37,7 +38,7 @@ def make_ensemble(config: Config, dataset: Dataset, initial: Parameters | None, 
     if jax.config.values["jax_num_cpu_devices"] < 1 and not said:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", min(models, usable_cores()))
-    device = find_device(config.device)
+    device = find_device(config)
     devices = jax.devices("cpu") if device.platform == "cpu" else [device]
     most = len(devices) if device.platform == "cpu" else _MOST_AT_ONCE
     groups = -(-models // most)
@@ -63,7 +64,7 @@ class Ensemble:
         devices: Sequence[jax.Device],
         at_once: int,
     ) -> None:
-        self.device = device_name(devices[0])
+        self.device, self.gpu_versions = device_name(devices[0]), versions(devices[0])
         self.at_once = at_once
         self._initial, self._test_labels = initial, dataset.test.labels
         self._mesh = Mesh(np.array(devices), ("models",))
@@ -89,6 +90,10 @@ class Ensemble:
         local = of_one if self.at_once == self._mesh.size else jax.vmap(program, in_axes=axes)
         specs = tuple(_SAME if axis is None else _SPREAD for axis in axes)
         return jax.shard_map(local, mesh=self._mesh, in_specs=specs, out_specs=_SPREAD)
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        return peak_bytes(self._mesh.devices.flat[0])
 
     def compile(self) -> None:
         spread = NamedSharding(self._mesh, _SPREAD)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jax_mlp.device import find_device
 from jax_mlp.ensemble import Ensemble, make_ensemble
-from jax_mlp.trainer import find_device
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.weights import Parameters
@@ -54,11 +54,11 @@ class InTurn(Seeds):
     """One after another."""
 
     def _make(self, config: Config, dataset: Dataset, initial: Parameters, models: int) -> Ensemble:
-        return Ensemble(config, dataset, initial, [find_device(config.device)], at_once=1)
+        return Ensemble(config, dataset, initial, [find_device(config)], at_once=1)
 
 
 class Vmapped(Seeds):
     """All of them as one vmapped program on one device."""
 
     def _make(self, config: Config, dataset: Dataset, initial: Parameters, models: int) -> Ensemble:
-        return Ensemble(config, dataset, initial, [find_device(config.device)], at_once=models)
+        return Ensemble(config, dataset, initial, [find_device(config)], at_once=models)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer, lecun_normal, variance_scaling, zeros
 
+from jax_mlp.device import product_precision
 from mlp_workload.config import Config
 from mlp_workload.initial import Initialization
 from mlp_workload.trace import activation as activation_name
@@ -37,8 +38,8 @@ ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
 class MLP(nnx.Module):
     """Linear layers with an activation behind each; (batch, widths[0]) to logits (batch, widths[-1]).
 
-    Kernels are (fan_in, fan_out), the transpose of torch's weights. Products have IEEE precision, torch's default;
-    JAX's own default is TF32 on GPUs since Ampere. Flax's default initialiser is `flax_linear`.
+    Kernels are (fan_in, fan_out), the transpose of torch's weights. Products take and give `product_dtype`, the rest is
+    in `dtype`; their `precision` is IEEE unless it is said otherwise. Flax's default initialiser is `flax_linear`.
     """
 
     def __init__(
@@ -49,14 +50,17 @@ class MLP(nnx.Module):
         initialization: Initialization,
         dtype: Any,
         rngs: nnx.Rngs,
+        product_dtype: Any = None,
+        precision: Any = jax.lax.Precision.HIGHEST,
     ) -> None:
+        self.dtype = dtype
         self.layers = nnx.List(
             nnx.Linear(
                 fan_in,
                 fan_out,
-                dtype=dtype,
+                dtype=product_dtype or dtype,
                 param_dtype=dtype,
-                precision=jax.lax.Precision.HIGHEST,
+                precision=precision,
                 kernel_init=kernel_init(initialization),
                 bias_init=bias_init(initialization, fan_in),
                 rngs=rngs,
@@ -72,7 +76,7 @@ class MLP(nnx.Module):
     def intermediates(self, x: jax.Array) -> Iterator[tuple[str, jax.Array]]:
         """Each layer's pre-activation and activation, by the names of `mlp_workload.trace`; the logits come last."""
         for index, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True)):
-            x = layer(x)
+            x = layer(x).astype(self.dtype)
             yield pre_activation(index), x
             x = ACTIVATIONS[activation](x)
             yield activation_name(index, len(self.layers)), x
@@ -87,6 +91,8 @@ def build_model(config: Config, widths: Sequence[int], seed: int | jax.Array | N
         config.initialization,
         jnp.dtype(config.dtype),
         nnx.Rngs(jax.random.key(config.seed if seed is None else seed)),
+        jnp.bfloat16 if config.matmul_precision == "bf16" else None,
+        product_precision(config),
     )
 
 

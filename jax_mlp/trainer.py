@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import optax
 
+from jax_mlp.device import device_name, find_device, peak_bytes, versions
 from jax_mlp.model import Params
 from jax_mlp.programs import FOR_ONE_CALL, Programs, evaluation, pack, transposed
 from jax_mlp.weights import from_neutral, to_neutral
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import UserError
 from mlp_workload.metrics import Evaluation
 from mlp_workload.trace import Trace, mlp_trace
 from mlp_workload.weights import Parameters
@@ -31,8 +31,8 @@ class Trainer:
     packages = ("jax", "jaxlib", "flax", "optax")
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
-        device = self._device = find_device(config.device)
-        self.device = device_name(device)
+        device = self._device = find_device(config)
+        self.device, self.gpu_versions = device_name(device), versions(device)
         self._test_labels = dataset.test.labels
         self._compilers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="compile")
 
@@ -58,6 +58,10 @@ class Trainer:
         """The parameters and the optimizer's state."""
         with jax.default_device(self._device):
             return jax.block_until_ready(jax.device_put(self._start()))
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        return peak_bytes(self._device)
 
     def compile(self) -> None:
         order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32)
@@ -137,16 +141,3 @@ def _neutral(params: Params) -> Parameters:
 
 def _suffixed(parameters: Parameters, suffix: str) -> Parameters:
     return {f"{name}.{suffix}": array for name, array in parameters.items()}
-
-
-def device_name(device: jax.Device) -> str:
-    """ "cpu", or "gpu" with the card's name."""
-    return "cpu" if device.platform == "cpu" else f"{device.platform} ({device.device_kind})"
-
-
-def find_device(wanted: str) -> jax.Device:
-    """The device for `--device auto|cpu|gpu`. Raises `UserError` where a GPU is wanted and there is none."""
-    try:
-        return jax.devices(None if wanted == "auto" else wanted)[0]
-    except RuntimeError as error:
-        raise UserError(f"--device {wanted}: JAX sees none ({error})") from error

@@ -40,6 +40,11 @@ class Accuracy:
     """Whether the logits pass the activation too, as for training."""
     epochs: int = 10
     """Of each run."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    gpu: int | None = None
+    """Which of the GPUs, counted from 0."""
+    matmul_precision: Literal["highest", "tf32", "bf16"] = "highest"
+    """Of float32 products, as for training."""
     json: Path | None = None
     """A new file for all counts and figures."""
     plot: Path | None = None
@@ -49,13 +54,21 @@ class Accuracy:
         for flag, value, least in (("--seeds", self.seeds, 2), ("--epochs", self.epochs, 1)):
             if not least <= value <= LARGEST:
                 raise UserError(f"{flag} must be from {least} to {LARGEST}, got {value}")
+        _ = self.configs  # which say what is wrong with the device
         if self.plot is not None and self.plot.suffix != ".svg":
             raise UserError(f"--plot must end in .svg, got {self.plot}")
 
     @property
     def configs(self) -> list[Config]:
         return [
-            replace(PRESETS[preset], last_activation=last_activation, epochs=self.epochs)
+            replace(
+                PRESETS[preset],
+                last_activation=last_activation,
+                epochs=self.epochs,
+                device=self.device,
+                gpu=self.gpu,
+                matmul_precision=self.matmul_precision,
+            )
             for preset in PRESETS
             if self.preset in (preset, "both")
             for last_activation in LAST_ACTIVATIONS

@@ -43,6 +43,10 @@ class Bench:
     hidden: tuple[int, ...] = (200, 200)
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    gpu: int | None = None
+    """Which of the GPUs, counted from 0."""
+    matmul_precision: Literal["highest", "tf32"] = "highest"
+    """Of float32 products, in every rung."""
     many: bool = True
     """On a CPU also several models at once: --seeds, vmap, a process a core, or one after another."""
     whole: bool = True
@@ -80,7 +84,15 @@ class Bench:
             hidden=self.hidden,
             dtype=self.dtype,
             device=self.device,
+            gpu=self.gpu,
+            matmul_precision=self.matmul_precision,
         )
+
+    @property
+    def device_flags(self) -> list[str]:
+        """Of a trainer's command that computes as the rungs do."""
+        gpu = [] if self.gpu is None else ["--gpu", str(self.gpu)]
+        return ["--device", self.device, "--matmul-precision", self.matmul_precision, *gpu]
 
 
 def main() -> None:

@@ -80,7 +80,8 @@ def measure(
         "epoch_seconds": seconds[1:],
         "peak_megabytes": _peak_megabytes(),
         "device": trainer.device,
-        "environment": describe_environment(("numpy", *trainer.packages)),
+        "precision": settings.precision,
+        "environment": describe_environment(("numpy", *trainer.packages), getattr(trainer, "gpu_versions", None)),
     }
 
 

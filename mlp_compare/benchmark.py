@@ -13,6 +13,7 @@ import numpy as np
 from rich.progress import Progress
 
 from mlp_compare import floor, processes, whole_commands
+from mlp_compare.alike import require_alike
 from mlp_compare.processes import ProcessFailed, ask
 from mlp_compare.rungs import CONTROL, MANY, MODELS, QUICK, RUNGS
 from mlp_compare.timings import ratio
@@ -68,7 +69,7 @@ def measure(options: "Bench", console: Output) -> Iterator[dict[str, Any]]:
             "operations": floor.operations(options.config.widths(784, 10), 60_000),
             "cores": processes.CORES,
             "threads": processes.THREADS,
-            "precision": "IEEE " + options.dtype,
+            "precision": options.config.precision,
             "environment": describe_environment(("numpy", "scipy")),
             "rungs": {name: _described(name, names[0], some) for name, some in samples.items()},
             "left_out": left_out,
@@ -80,7 +81,7 @@ def measure(options: "Bench", console: Output) -> Iterator[dict[str, Any]]:
         if options.many and not options.quick and not gpu:  # there PyTorch would want CUDA graphs of several models
             yield (result := result | {"many": _many(options.config, gpu, progress)})
         if options.whole and not options.quick:
-            yield (result := result | {"whole": whole_commands.measure(options.device, progress)})
+            yield (result := result | {"whole": whole_commands.measure(options.device_flags, progress)})
         if options.sweep and not options.quick:
             swept = [name for name in SWEPT if name in names]
             yield result | {"sweep": _sweep(swept, options.config, progress)}
@@ -108,7 +109,7 @@ def _torch_sees_a_gpu() -> bool:
 
 def _check(names: Sequence[str], left_out: dict[str, str], config: Config, folder: Path, progress: Progress) -> None:
     """Trains a little in float64, each rung from the same start over the same batches, and compares the ends."""
-    config = replace(config, dtype="float64")
+    config = replace(config, dtype="float64", matmul_precision="highest")
     examples = max(CHECKED_EXAMPLES, config.batch_size)
     ends: dict[str, Parameters] = {}
     trained = [name for name in names if ALL[name].kind != "floor"]
@@ -160,18 +161,11 @@ def _rounds(
                 left_out[rung] = str(error)
         samples = {name: some for name, some in samples.items() if name not in left_out}
         order = list(samples)
-        _require_one_device(samples)
+        require_alike({name: some[0] for name, some in samples.items()})
         if number % 2 == 1 and number + 1 >= FEWEST_ROUNDS and _are_narrow(samples, names[0]):
             break
     progress.remove_task(task)
     return samples
-
-
-def _require_one_device(samples: Samples) -> None:
-    devices = {name: some[0]["device"].replace("cuda", "gpu") for name, some in samples.items()}
-    if len({device.partition(" ")[0] for device in devices.values()}) > 1:
-        listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise UserError(f"unlike devices are not compared: {listed}")
 
 
 def _are_narrow(samples: Samples, first: str) -> bool:
@@ -191,7 +185,7 @@ def epoch_medians(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[st
 def _described(name: str, first: str, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the processes have in common once, then the samples in the order of the rounds."""
     rung = ALL[first if name == CONTROL else name]
-    common = {key: samples[0][key] for key in ("device", "environment")}
+    common = {key: samples[0][key] for key in ("device", "precision", "environment")}
     assert all(sample[key] == value for sample in samples for key, value in common.items())
     return {
         "name": f"{rung.name}, once more" if name == CONTROL else rung.name,

@@ -86,12 +86,12 @@ class Torch(Products):
     def _place(self, layers: Sequence[Layer], config: Config) -> str:
         import torch
 
-        from reference_torch.trainer import find_device
+        from reference_torch.device import device_name, find_device
 
-        device = find_device(config.device)
+        device = find_device(config)
         self._layers = [[torch.tensor(array, device=device) for array in layer] for layer in layers]
         self._out = [[torch.empty_like(array) for array in (d, w, x)] for x, w, d in self._layers]
-        return "cpu" if device.type == "cpu" else f"gpu ({torch.cuda.get_device_name(device)})"
+        return device_name(device)
 
     def compile(self) -> None:
         """Nothing: there is nothing to compile."""
@@ -118,31 +118,31 @@ class Jax(Products):
     def _place(self, layers: Sequence[Layer], config: Config) -> str:
         import jax
 
-        from jax_mlp.trainer import find_device
+        from jax_mlp.device import device_name, find_device, product_precision
 
-        device = find_device(config.device)
+        device, self._precision = find_device(config), product_precision(config)
         self._layers = jax.device_put(tuple(layers), device)
         assert self._layers[0].inputs.dtype == config.dtype, "JAX_ENABLE_X64 is for float64"
-        return "cpu" if device.platform == "cpu" else f"{device.platform} ({device.device_kind})"
+        return device_name(device)
 
     def compile(self) -> None:
         import jax
 
-        self._epoch = jax.jit(jax_products, static_argnums=1)
+        self._epoch = jax.jit(jax_products, static_argnums=(1, 2))
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
         import jax
 
-        jax.block_until_ready(self._epoch(self._layers, len(order) // self._batch_size))
+        jax.block_until_ready(self._epoch(self._layers, len(order) // self._batch_size, self._precision))
 
 
-def jax_products(layers: Any, steps: int) -> Any:
+def jax_products(layers: Any, steps: int, precision: Any) -> Any:
     """The operands after so many turns, which are what they were."""
     import jax
     from jax import lax
 
     def product(a: jax.Array, a_axis: int, b: jax.Array, b_axis: int) -> jax.Array:
-        return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), precision=lax.Precision.HIGHEST)
+        return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())), precision=precision)
 
     def step(layers: Any, _: Any) -> tuple[Any, None]:
         results = []

@@ -1,12 +1,13 @@
 """Both frameworks through one run, step by step: what differs most, what explains it, and the first departure."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from mlp_compare import bounds
+from mlp_compare.alike import require_alike
 from mlp_compare.comparison import Array, Comparison, Difference, compare, difference
 from mlp_compare.findings import Departed, Departure, Report
 from mlp_compare.floors import gradient_floors
@@ -15,17 +16,9 @@ from mlp_compare.side import Side, both
 from mlp_compare.worker import Evaluated, Step
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import UserError
 from mlp_workload.order import steps_per_epoch
 from mlp_workload.trace import Trace, pre_activation
 from mlp_workload.weights import Parameters
-
-
-def check_devices(devices: Mapping[str, str]) -> None:
-    """Raises `UserError`, naming both, where the frameworks' devices are not the same."""
-    if len(set(devices.values())) > 1:
-        found = " and ".join(f"{framework} on {device}" for framework, device in devices.items())
-        raise UserError(f"unlike devices are not compared: {found}; name one with --device")
 
 
 class Lockstep:
@@ -57,7 +50,7 @@ class Lockstep:
                 side.ask("start", self._config, fault)
             states = tuple(side.answer() for side in self._sides)
             facts = both(self._sides, "facts")
-            check_devices({side.framework: fact["device"] for side, fact in zip(self._sides, facts, strict=True)})
+            require_alike({side.framework: fact for side, fact in zip(self._sides, facts, strict=True)})
             self._check_start(states)
             if evaluate:
                 self._evaluate(0)

@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mlp_compare import equivalence
+from mlp_compare.alike import require_alike
 from mlp_compare.equivalence import Equivalence
 from mlp_compare.seeds import Pairing, Runs
 from mlp_compare.side import PACKAGES, Side
@@ -63,9 +64,9 @@ def measure(configs: Sequence[Config], count: int, console: Output) -> Measureme
         for config in configs:
             runs = [dataclasses.replace(config, seed=seed) for seed in range(count)]
             for pairing in pairings:
+                require_alike(facts := {framework: side.do("compiled", runs[0]) for framework, side in sides.items()})
                 found = {framework: [correct(framework, run, pairing) for run in runs] for framework in PACKAGES}
                 cells.append(Cell(config, pairing, found, _compare(config, pairing, found)))
-        facts = {framework: side.do("facts") for framework, side in sides.items()}
     return Measurement(cells, facts)
 
 

@@ -55,6 +55,8 @@ class Parity(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.matmul_precision != "highest":
+            raise UserError("--matmul-precision: parity is checked with highest; the bounds are those of IEEE products")
         self._require("steps", 1 <= self.steps <= LARGEST_STEPS, f"from 1 to {LARGEST_STEPS}")
         own = (self.run, self.steps, self.traces) == (PRESETS[self.preset], Parity.steps, None)
         if self.teeth is not None and not own:

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_compare.side import PACKAGES
-from mlp_compare.worker import load
+from mlp_compare.worker import facts, load
 from mlp_workload.config import LARGEST_SEED, Config
-from mlp_workload.environment import describe_environment
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
 from mlp_workload.training import Trainer
@@ -49,9 +48,11 @@ class Runs:
             self._trainer.run_epoch(order)
         return self._trainer.evaluate().correct
 
-    def facts(self) -> dict[str, Any]:
-        environment = describe_environment(("numpy", *self._trainer.packages))
-        return {"device": self._trainer.device, "environment": environment}
+    def compiled(self, config: Config) -> dict[str, Any]:
+        """Makes its trainer ready; the facts of it."""
+        self._compile(replace(config, seed=0))
+        assert self._compiled is not None
+        return facts(self._trainer, self._compiled)
 
     def _compile(self, config: Config) -> None:
         if config != self._compiled:

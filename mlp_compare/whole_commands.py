@@ -34,7 +34,7 @@ _DASHBOARD_SECONDS = 120
 """For it to start, at most: it may fetch what its page is made of."""
 
 
-def measure(device: str, progress: Progress) -> dict[str, Any]:
+def measure(device_flags: Sequence[str], progress: Progress) -> dict[str, Any]:
     """With a cache of programs and without, to an accuracy, and drawn on a dashboard where Visdom is installed.
 
     To an accuracy both start from the same weights, and without the last activation, which may cost a class.
@@ -66,7 +66,7 @@ def measure(device: str, progress: Progress) -> dict[str, Any]:
                 cache = Path(place, f"cache-{number}" if name == JAX_FIRST else "cache")
                 module, flags = commands[name]
                 folder = Path(place, f"run-{number}-{len(list(Path(place).iterdir()))}")
-                sample = _time_command(name, module, [*flags, "--device", device], folder, cache)
+                sample = _time_command(name, module, [*flags, *device_flags], folder, cache)
                 if number >= 0:
                     samples[name].append(sample)
         progress.remove_task(task)

@@ -49,6 +49,12 @@ class FreeRun(NamedTuple):
     evaluated: Evaluated
 
 
+def facts(trainer: Trainer, config: Config) -> dict[str, Any]:
+    """What its numbers depend on besides the configuration, and what `mlp_compare.alike` asks for."""
+    environment = describe_environment(("numpy", *trainer.packages), trainer.gpu_versions)
+    return {"device": trainer.device, "precision": config.precision, "environment": environment}
+
+
 class Worker:
     """Takes one framework's trainer through a run, step by step."""
 
@@ -82,8 +88,7 @@ class Worker:
         return self._start
 
     def facts(self) -> dict[str, Any]:
-        environment = describe_environment(("numpy", *self._trainer.packages))
-        return {"device": self._trainer.device, "environment": environment}
+        return facts(self._trainer, self._config)
 
     def step(self, number: int) -> Step:
         batch = order.step_batch(self._config.seed, number, len(self._dataset.train), self._config.batch_size)

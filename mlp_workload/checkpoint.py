@@ -166,5 +166,5 @@ def _digest(about: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
     digest = hashlib.sha256(about.encode())
     for name, array in sorted(tensors.items()):
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
+        digest.update(array.data)
     return digest.hexdigest()

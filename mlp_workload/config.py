@@ -64,6 +64,13 @@ class Config:
     """Pixels are divided by it."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto takes a GPU if the framework sees one; gpu never falls back to the CPU."""
+    gpu: int | None = None
+    """Which of the GPUs that the framework sees, counted from 0; never falls back to the CPU."""
+    matmul_precision: Literal["highest", "tf32", "bf16"] = "highest"
+    """Of float32 products, in both frameworks. highest: IEEE. tf32: operands cut to 10 bits, on GPUs since Ampere.
+    bf16: products take and give bfloat16, as by torch.autocast; everything else stays float32."""
+    deterministic: bool = False
+    """On a GPU too, the same bytes from run to run: sets what each framework needs for it before it starts."""
     initial_weights: Path | None = None
     """A safetensors file to start from, such as another run's weights.safetensors, in place of --initialization."""
     run_dir: Path | None = None
@@ -94,6 +101,10 @@ class Config:
             all(_is(width, int) and 1 <= width <= LARGEST_WIDTH for width in self.hidden),
             f"widths from 1 to {LARGEST_WIDTH}",
         )
+        self._require("gpu", self.gpu is None or (_is(self.gpu, int) and self.gpu >= 0), "a number from 0 on")
+        self._require("gpu", self.gpu is None or self.device != "cpu", "left out with --device cpu")
+        ieee = self.matmul_precision == "highest"
+        self._require("matmul_precision", ieee or self.dtype == "float32", f"highest for {self.dtype}")
         self._require("pixel_mean", abs(self.pixel_mean) <= largest, f"finite in {self.dtype}")
         self._require("pixel_std", smallest <= self.pixel_std <= largest, f"above 0 and finite in {self.dtype}")
 
@@ -111,6 +122,11 @@ class Config:
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), default=str, indent=2) + "\n"
+
+    @property
+    def precision(self) -> str:
+        """Of products, as a comparison names it."""
+        return {"highest": f"IEEE {self.dtype}", "tf32": "TF32", "bf16": "bfloat16"}[self.matmul_precision]
 
     @classmethod
     def from_json(cls, text: str) -> "Config":

@@ -2,18 +2,26 @@
 
 import os
 import platform
+import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-_VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+_VARIABLES = (
+    "XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
+    "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
 
 
-def describe_environment(packages: Sequence[str]) -> dict[str, Any]:
-    """Versions of Python and of `packages`, the processor and how much of it is ours, and the source's commit."""
+def describe_environment(packages: Sequence[str], gpu: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Versions of Python and of `packages`, the processor and how much of it is ours, and the source's commit.
+
+    `gpu` is what the framework says of the libraries that it computes with on one.
+    """
     return {
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
@@ -22,12 +30,23 @@ def describe_environment(packages: Sequence[str]) -> dict[str, Any]:
         "usable_cores": usable_cores(),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "commit": _commit(),
+        **({"gpu": {"driver": nvidia_driver(), **gpu}} if gpu else {}),
     }
 
 
 def usable_cores() -> int:
     """Those that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def nvidia_driver() -> str | None:
+    """The version of Linux's driver, None where there is none."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    found = re.search(r"Module\D+([\d.]+)", text)
+    return found[1] if found else None
 
 
 def _processor() -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +29,14 @@ class Implementation(Protocol):
     def device(self) -> str:
         """ "cpu", or "gpu" with the card's name."""
 
+    @property
+    def gpu_versions(self) -> Mapping[str, str]:
+        """Of the libraries that it computes with on a GPU; empty on a CPU."""
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        """The most of a GPU's memory that was in use so far; None on a CPU."""
+
 
 class RunEvents:
     """Makes them in the order of a run: `started`, for each epoch `trained` and `evaluated`, `finished`.
@@ -45,8 +53,9 @@ class RunEvents:
         compile_seconds: float,
         **facts: Any,
     ) -> None:
-        environment = describe_environment(("numpy", *implementation.packages))
+        environment = describe_environment(("numpy", *implementation.packages), implementation.gpu_versions)
         self._config, self._dataset, self._start = config, dataset, start
+        self._implementation = implementation
         self._facts = {
             "framework": implementation.framework,
             "framework_version": environment["versions"][implementation.packages[0]],
@@ -55,6 +64,7 @@ class RunEvents:
             "dataset_digest": dataset.digest,
             "train_examples": len(dataset.train),
             "device": implementation.device,
+            "precision": config.precision,
             "seed": config.seed,
             "environment": environment,
             **facts,
@@ -140,6 +150,7 @@ class RunEvents:
                 "article_test_loss": event.article_test_loss,
                 "dead_logits": dead_logits,
                 "lost_classes": evaluation.lost_classes,
+                "peak_gpu_bytes": self._implementation.peak_gpu_bytes,
                 "compile_seconds": self._compile_seconds,
                 "train_seconds": self._train_seconds,
                 "evaluate_seconds": self._evaluate_seconds,

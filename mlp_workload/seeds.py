@@ -55,7 +55,16 @@ Framework = Callable[[Config, int], AbstractContextManager[MakeEnsemble]]
 """For so many models in all; imports what it takes, and all that an ensemble does happens within the context."""
 
 
-_IN_COMMON = ("framework", "framework_version", "preset", "dataset", "dataset_digest", "device", "environment")
+_IN_COMMON = (
+    "framework",
+    "framework_version",
+    "preset",
+    "dataset",
+    "dataset_digest",
+    "device",
+    "precision",
+    "environment",
+)
 _OF_EACH = ("seed", "steps", "test_correct", "test_examples", "test_accuracy", "test_loss", "lost_classes")
 
 

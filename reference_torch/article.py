@@ -25,10 +25,17 @@ class Program:
     epochs: int = 10
     seed: int = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    gpu: int | None = None
+    """Which of the GPUs, counted from 0."""
+    matmul_precision: Literal["highest", "tf32"] = "highest"
+    """Of float32 products."""
 
     def config(self) -> Config:
         preset = PRESETS["relu" if self.form == "hand-written" else "leaky"]
-        return dataclasses.replace(preset, epochs=self.epochs, seed=self.seed, device=self.device)
+        return dataclasses.replace(
+            preset, epochs=self.epochs, seed=self.seed, device=self.device, gpu=self.gpu,
+            matmul_precision=self.matmul_precision,
+        )  # fmt: skip
 
 
 def main() -> None:

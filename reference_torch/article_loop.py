@@ -6,9 +6,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlp_workload import data
 from mlp_workload.config import Config
+from reference_torch.device import find_device
 from reference_torch.model import MLP, HandWritten, build_model
 from reference_torch.optimizer import sgd
-from reference_torch.trainer import find_device, normalize
+from reference_torch.trainer import normalize
 
 _PRINT_EVERY = 100
 """Batches between two lines of training."""
@@ -30,7 +31,7 @@ class Images(Dataset[tuple[torch.Tensor, int]]):
 
 def run(config: Config, dataset: data.Dataset) -> None:
     """Trains and tests for `config.epochs`, printing as it goes."""
-    device = find_device(config.device)
+    device = find_device(config)
     torch.manual_seed(config.seed)
     train_loader, test_loader = (
         DataLoader(Images(config, examples), batch_size=config.batch_size, shuffle=True)

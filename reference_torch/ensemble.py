@@ -24,7 +24,11 @@ class Ensemble:
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         self._config, self._dataset, self._initial = config, dataset, initial
         self._trainer = Trainer(config, dataset, initial)
-        self.device = self._trainer.device
+        self.device, self.gpu_versions = self._trainer.device, self._trainer.gpu_versions
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        return self._trainer.peak_gpu_bytes
 
     def compile(self) -> None:
         """Nothing: eager torch compiles nothing."""

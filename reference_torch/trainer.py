@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import UserError
 from mlp_workload.metrics import Evaluation
 from mlp_workload.trace import Trace, mlp_trace
 from mlp_workload.weights import Parameters
+from reference_torch.device import device_name, find_device, peak_bytes, versions
 from reference_torch.loss import cross_entropy
 from reference_torch.model import MLP, HandWritten, build_model
 from reference_torch.optimizer import sgd
@@ -29,8 +29,8 @@ class Trainer:
     packages = ("torch",)
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
-        device = find_device(config.device)
-        self.device = "cpu" if device.type == "cpu" else f"gpu ({torch.cuda.get_device_name(device)})"
+        device = find_device(config)
+        self.device, self.gpu_versions = device_name(device), versions(device)
         self._config = config
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -47,6 +47,10 @@ class Trainer:
             )
             for examples in (dataset.train, dataset.test)
         )
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        return peak_bytes(self._labels.device)
 
     def compile(self) -> None:
         """Nothing: eager torch compiles nothing."""
@@ -74,8 +78,15 @@ class Trainer:
         return loss.detach()
 
     def _loss(self, batch: torch.Tensor) -> torch.Tensor:
-        logits = self._model(normalize(self._config, gather(self._images, batch)))
+        logits = self._logits(gather(self._images, batch))
         return F.cross_entropy(logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing)
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Of images (b, pixels), in the run's dtype."""
+        if self._config.matmul_precision != "bf16":
+            return self._model(normalize(self._config, images))
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self._model(normalize(self._config, images)).float()
 
     def _backward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """All of a step but the update: its tensors by the names of `mlp_workload.trace`."""
@@ -86,7 +97,7 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
         images, labels = self._test
-        logits = torch.cat([self._model(normalize(self._config, part)) for part in images.split(_EVALUATED_AT_ONCE)])
+        logits = torch.cat([self._logits(part) for part in images.split(_EVALUATED_AT_ONCE)])
         losses, predictions = cross_entropy(logits, labels).per_example, logits.argmax(dim=-1)
         positive = (logits > 0).any(dim=0)
         others = logits.scatter(1, predictions[:, None], -torch.inf)
@@ -155,11 +166,3 @@ def normalize(config: Config, images: torch.Tensor) -> torch.Tensor:
     """uint8 to the run's dtype: to 0..1, then standardised if the preset says so."""
     x = images.to(getattr(torch, config.dtype)).div_(255)
     return x.sub_(config.pixel_mean).div_(config.pixel_std) if (config.pixel_mean, config.pixel_std) != (0, 1) else x
-
-
-def find_device(wanted: str) -> torch.device:
-    """The device for `--device auto|cpu|gpu`. Raises `UserError` where a GPU is wanted and there is none."""
-    if wanted == "gpu" and not torch.cuda.is_available():
-        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
-        raise UserError(f"--device gpu: torch sees none (this torch is built for {built})")
-    return torch.device("cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda")
