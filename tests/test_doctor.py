@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -223,12 +224,14 @@ ENDS = [
 
 @pytest.mark.parametrize(("source", "seen", "mend"), ENDS, ids=[seen for _, seen, _ in ENDS])
 def test_however_a_framework_ends_it_is_one_finding(source, seen, mend, tmp_path, monkeypatch):
-    plant_package(tmp_path, "jax", f"print('a word on standard output')\n{source}")
+    plant_package(tmp_path, "jax", f"print(5)  # which is JSON, too\n{source}")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    begun = time.monotonic()
     cache, finding = frameworks.findings(
         JAX, Answer.of("jax_mlp.probe", seconds=2 if "sleep" in source else 60), Cards()
     )
+    assert time.monotonic() - begun < 15
     assert (cache.name, cache.state) == ("compile cache", "ok"), "what was answered before counts"
     assert (finding.name, finding.state) == ("JAX", "wrong")
     assert seen in finding.seen
@@ -364,7 +367,7 @@ TOO_OLD = "The NVIDIA driver on your system is too old"
          f"note JAX device: built for the CPU, though there is a H100; mend: pip install 'jax[cuda13]=={JAX_RELEASE}'"),
         (JAX, {"cuda": None, "no_card": None}, "450.1",
          "note JAX device: built for the CPU, though there is a H100; mend: update NVIDIA's driver to 580"),
-        (JAX, BUILT | {"no_card": "cuSPARSE is too old"}, "580.1",
+        (JAX, BUILT | {"no_card": "unknown backend"}, "580.1",
          "wrong JAX device: built for CUDA 13.0, but does not see the H100: cuSPARSE is too old; "
          f"mend: pip install 'jax[cuda13]=={JAX_RELEASE}'"),
         (TORCH, {"cuda": None, "no_card": None}, "580.1",
@@ -378,7 +381,9 @@ TOO_OLD = "The NVIDIA driver on your system is too old"
 )  # fmt: skip
 def test_a_card_that_a_framework_does_not_see(framework, facts, driver, expected):
     cards = Cards(driver, (Card("H100", 81559, 80000, "9.0"),))
-    assert expected in lines(frameworks.findings(framework, Answer(ON_CPU | facts, 0, 60, ""), cards))
+    assert expected in lines(
+        frameworks.findings(framework, Answer(ON_CPU | facts, 0, 60, "cuSPARSE is too old"), cards)
+    )
 
 
 def test_plugins_for_cuda_that_are_not_jaxlibs(tmp_path, monkeypatch):
