@@ -17,10 +17,9 @@ def keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
-        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        folder = (named if named.is_absolute() else Path.home() / ".cache") / "jax-mlp"
+        folder = own_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_ours(folder):
+        if not is_ours(folder):
             return
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return
@@ -29,7 +28,13 @@ def keep_compiled_programs() -> None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
 
 
-def _is_ours(folder: Path) -> bool:
+def own_folder() -> Path:
+    """The place where none is named. Raises `RuntimeError` where there is no home."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "jax-mlp"
+
+
+def is_ours(folder: Path) -> bool:
     """Whether we, and nobody else, can write there."""
     if not os.access(folder, os.W_OK):
         return False

@@ -23,7 +23,7 @@ from mlp_workload.watching import Watching
 C = TypeVar("C", bound=Config)
 T = TypeVar("T")
 
-_INSTALL = {
+INSTALL = {
     "torch": "make setup, or pip install '.[torch]' in the project's folder",
     "jax": "make setup, or pip install . in the project's folder",
     "flax": "make setup, or pip install . in the project's folder",
@@ -36,6 +36,7 @@ _INSTALL = {
     "visdom": "make setup, or pip install '.[visdom]' in the project's folder",
     "scipy": "make setup, or pip install '.[compare]' in the project's folder",
 }
+"""How to get a package, by the name it is imported by."""
 
 
 def parse_config(arguments: Sequence[str], kind: type[C], **options: Any) -> C:
@@ -98,9 +99,9 @@ def one_line_errors(program: str) -> Iterator[None]:
         sys.stdout.flush()
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _INSTALL:
+        if package not in INSTALL:
             raise
-        print(f"{program}: error: {package} is not installed: {_INSTALL[package]}", file=sys.stderr)
+        print(f"{program}: error: {package} is not installed: {INSTALL[package]}", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -7,15 +7,16 @@ import numpy as np
 from mlp_workload.data.dataset import Dataset, Examples
 from mlp_workload.data.idx import read_idx
 
-_SHA256 = {  # of the content after decompression, header included, as published with MNIST's mirrors
+SHA256 = {  # of the content after decompression, header included, as published with MNIST's mirrors
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+FOLDER = Path(__file__).parent / "mnist"
 
 
-def load_mnist(folder: Path = Path(__file__).parent / "mnist") -> Dataset:
+def load_mnist(folder: Path = FOLDER) -> Dataset:
     """MNIST: 60,000 training and 10,000 test digits of 28x28 pixels.
 
     Raises `UserError` where one of the four files is not, byte for byte, the published one.
@@ -24,7 +25,7 @@ def load_mnist(folder: Path = Path(__file__).parent / "mnist") -> Dataset:
     def examples(split: str) -> Examples:
         names = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
         images, labels = (
-            read_idx(folder / f"{name}.gz", ndim, _SHA256[name]) for name, ndim in zip(names, (3, 1), strict=True)
+            read_idx(folder / f"{name}.gz", ndim, SHA256[name]) for name, ndim in zip(names, (3, 1), strict=True)
         )
         return Examples(images, labels.astype(np.int32))
 

@@ -1,0 +1,17 @@
+"""`python -m mlp_workload.doctor`, which says so too where packages are missing that it needs itself."""
+
+import sys
+
+
+def main() -> None:
+    try:
+        from mlp_workload.doctor import examination
+    except ImportError as error:
+        mend = "make setup, or pip install . in the project's folder"
+        print(f"wrong  packages: {' '.join(str(error).split())}; mend: {mend}")
+        sys.exit(1)
+    examination.main()
+
+
+if __name__ == "__main__":
+    main()

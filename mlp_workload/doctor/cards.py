@@ -1,0 +1,104 @@
+"""NVIDIA's driver and cards, asked without either framework."""
+
+import contextlib
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlp_workload.doctor.finding import Finding
+from mlp_workload.doctor.packages import release
+
+_SECONDS = 20.0
+"""For nvidia-smi, which waits for a card that is being woken."""
+_QUERY = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
+DRIVER_FOR = {13: 580, 12: 525}
+"""The oldest driver of each CUDA that JAX's and PyTorch's wheels are built for."""
+_OLDEST_FOR_13 = (7, 5)
+"""CUDA 13 is not for cards of a lower compute capability."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Memory is in MiB, None where the card shares the machine's."""
+
+    name: str
+    total: int | None
+    free: int | None
+    capability: str
+
+
+@dataclass(frozen=True)
+class Cards:
+    """What is there, none or more. `driver` is its version, and `complaint` what nvidia-smi says instead of cards."""
+
+    driver: str | None = None
+    cards: tuple[Card, ...] = ()
+    complaint: str | None = None
+
+    @classmethod
+    def find(cls, kernel: Path = Path("/proc/driver/nvidia/version")) -> "Cards":
+        """`kernel` is where Linux's has the driver's version."""
+        driver = None
+        with contextlib.suppress(OSError):
+            found = re.search(r"\s(\d+\.\d[\d.]*)\s", kernel.read_text())
+            driver = found and found[1]
+        command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
+        try:
+            process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_SECONDS)
+        except FileNotFoundError:
+            return cls(driver)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return cls(driver, complaint=str(error))
+        if process.returncode:
+            return cls(driver, complaint=" ".join((process.stdout + process.stderr).split()))
+        rows = [[field.strip() for field in line.split(",")] for line in process.stdout.splitlines() if line.strip()]
+        rows = [row for row in rows if len(row) == len(_QUERY)]
+        cards = tuple(Card(row[0], _whole(row[2]), _whole(row[3]), row[4]) for row in rows)
+        return cls(driver or (rows[0][1] if rows else None), cards)
+
+    @property
+    def major(self) -> int:
+        """The driver's first number."""
+        return int((self.driver or "0").partition(".")[0])
+
+    def findings(self) -> Iterator[Finding]:
+        if self.complaint:
+            # A driver that was updated below a running system.
+            mend = (
+                "restart the machine" if "mismatch" in self.complaint else "update NVIDIA's driver, restart the machine"
+            )
+            yield Finding("wrong", "NVIDIA", f"driver {self.driver or 'unknown'}, {self.complaint}", mend)
+        elif self.driver and not self.cards:
+            yield Finding("note", "NVIDIA", f"driver {self.driver} is loaded, but no card is seen here",
+                          "in a container: start it with --gpus all")  # fmt: skip
+        elif not self.cards:
+            yield Finding("ok", "NVIDIA", "no driver, no card")
+        for card in self.cards:
+            yield self._finding(card)
+
+    def _finding(self, card: Card) -> Finding:
+        seen = f"{card.name}, driver {self.driver}"
+        if card.total is None or card.free is None:
+            return Finding("ok", "NVIDIA", seen)
+        seen += f", {card.free / 1024:.1f} of {card.total / 1024:.1f} GiB free"
+        # JAX takes three quarters of a card when it begins, and ends where they are not free.
+        chosen = {"XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys()
+        if card.free < 0.75 * card.total and not chosen:
+            return Finding("note", "NVIDIA", f"{seen}, and JAX will want three quarters",
+                           "end what holds it, or set XLA_PYTHON_CLIENT_PREALLOCATE=false")  # fmt: skip
+        return Finding("ok", "NVIDIA", seen)
+
+    def extra(self) -> str | None:
+        """The extra of JAX's for this driver and these cards; None where the driver is too old for each."""
+        too_old = any(release(card.capability) < _OLDEST_FOR_13 for card in self.cards)
+        for cuda, driver in DRIVER_FOR.items():
+            if self.major >= driver and not (cuda == 13 and too_old):
+                return f"cuda{cuda}"
+        return None
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None

@@ -1,0 +1,35 @@
+"""MNIST as it was shipped."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlp_workload.data import shipped
+from mlp_workload.data.idx import read_idx
+from mlp_workload.doctor.finding import Finding
+from mlp_workload.errors import UserError
+
+_CHECKOUT = Path(__file__).parents[2]
+"""Where it is one."""
+
+
+def mnist(folder: Path = shipped.FOLDER) -> Iterator[Finding]:
+    """Of each file that is not, byte for byte, the published one; or of all."""
+    reasons = [reason for name in shipped.SHA256 if (reason := _refusal(folder, name))]
+    yield from [Finding("wrong", "MNIST", reason, _mend(folder)) for reason in reasons] or [
+        Finding("ok", "MNIST", "four files with the published SHA-256 sums")
+    ]
+
+
+def _refusal(folder: Path, name: str) -> str | None:
+    """Why the file can't be taken."""
+    try:
+        read_idx(folder / f"{name}.gz", 3 if "images" in name else 1, shipped.SHA256[name])
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _mend(folder: Path) -> str:
+    if (_CHECKOUT / ".git").exists() and folder.is_relative_to(_CHECKOUT):
+        return f"git -C {_CHECKOUT} checkout {folder.relative_to(_CHECKOUT)}"
+    return "pip install --force-reinstall --no-deps . in the project's folder"

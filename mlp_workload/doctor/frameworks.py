@@ -1,0 +1,177 @@
+"""What the frameworks' probes answered, made findings."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlp_workload.command_line import INSTALL
+from mlp_workload.doctor.answer import Answer
+from mlp_workload.doctor.cards import DRIVER_FOR, Cards
+from mlp_workload.doctor.finding import Finding
+from mlp_workload.doctor.packages import installed, release
+from mlp_workload.doctor.probe import EXAMPLES, PIXELS, UNITS
+
+
+@dataclass(frozen=True)
+class Framework:
+    """`packages` is what is installed anew where it is broken; the first is what is imported."""
+
+    name: str
+    probe: str
+    packages: tuple[str, ...]
+    optional: bool = False
+
+
+JAX = Framework("JAX", "jax_mlp.probe", ("jax", "jaxlib"))
+TORCH = Framework("PyTorch", "reference_torch.probe", ("torch",), optional=True)
+
+
+def findings(framework: Framework, answer: Answer, cards: Cards) -> Iterator[Finding]:
+    name, facts = framework.name, answer.facts
+    if "cache" in facts:
+        yield _cache(facts["cache"]["folder"], facts["cache"]["refusal"], facts["cache"]["named"])
+    if framework is JAX:
+        yield from _plugins()
+    if answer.failure:
+        yield _failed(framework, answer)
+    if "devices" in facts:
+        versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
+        devices = ", ".join(_device(device["name"], device["memory"]) for device in facts["devices"])
+        yield Finding("ok", name, f"{versions}; sees {devices}; {facts['threads']} threads")
+        yield from _card(framework, answer, cards)
+        yield from _cuda(framework, answer)
+    if "product" in facts:
+        yield _product(framework, facts["product"]["error"], facts["product"]["allowed"])
+
+
+def _device(name: str, memory: int | None) -> str:
+    return name if memory is None else f"{name} with {memory / 2**30:.1f} GiB"
+
+
+def _failed(framework: Framework, answer: Answer) -> Finding:
+    package, failure = framework.packages[0], answer.failure
+    assert failure is not None
+    if answer.missing == package:
+        seen = "not installed" + (", only reference_torch and the comparisons need it" if framework.optional else "")
+        return Finding("note" if framework.optional else "wrong", framework.name, seen, INSTALL[package])
+    if answer.missing in INSTALL:
+        return Finding("wrong", framework.name, f"{answer.missing} is not installed", INSTALL[answer.missing])
+    version = installed(package)
+    return Finding("wrong", framework.name, f"{version}, {failure}" if version else failure, _mend(framework, answer))
+
+
+def _mend(framework: Framework, answer: Answer) -> str:
+    at_devices = "devices" not in answer.facts and "versions" in answer.facts
+    if framework is JAX and at_devices and os.environ.get("JAX_PLATFORMS"):
+        return "unset JAX_PLATFORMS"
+    if answer.status == -9:
+        return "close other programs"
+    imported = answer.facts.get("doing", "").removeprefix("import ")
+    if imported in INSTALL and imported != framework.packages[0]:
+        return f"pip install --force-reinstall {_release(imported)}"
+    return _reinstall(framework)
+
+
+def _reinstall(framework: Framework) -> str:
+    """The versions that are there, and all that they need."""
+    return " ".join(["pip install --force-reinstall", *(_release(package) for package in framework.packages)])
+
+
+def _release(package: str, extra: str = "") -> str:
+    """As pip takes it, without what a build's version has behind a +."""
+    version = installed(package)
+    return f"{package}{extra}" + (f"=={version.partition('+')[0]}" if version else "")
+
+
+def _plugins() -> Iterator[Finding]:
+    """JAX's plugins for CUDA: one not of jaxlib's version can end the process, two are in each other's way."""
+    jaxlib = installed("jaxlib")
+    there = {
+        cuda: [
+            (name, version) for part in ("plugin", "pjrt") if (version := installed(name := f"jax-cuda{cuda}-{part}"))
+        ]
+        for cuda in DRIVER_FOR
+    }
+    for cuda, parts in there.items():
+        others = [f"{name} {version}" for name, version in parts if jaxlib and release(version) != release(jaxlib)]
+        if others:
+            seen = f"{', '.join(others)}, but jaxlib {jaxlib}"
+            yield Finding("wrong", "JAX CUDA", seen, f"pip install '{_release('jax', f'[cuda{cuda}]')}'")
+    if all(there.values()):
+        unneeded = " ".join(name for name, _ in there[min(there)])
+        yield Finding("note", "JAX CUDA", "plugins for two versions of CUDA are installed", f"pip uninstall {unneeded}")
+
+
+def _cache(folder: str | None, refusal: str | None, named: bool) -> Finding:
+    name = "compile cache"
+    if folder is None and refusal is None:
+        return Finding("ok", name, "off, because JAX_COMPILATION_CACHE_DIR is empty")
+    if refusal is None:
+        return Finding("ok", name, f"{folder} {'is not looked into' if '://' in str(folder) else 'can be written to'}")
+    seen = f"{folder or 'none'} keeps nothing ({refusal}), so that every run compiles anew"
+    if named:
+        return Finding("wrong", name, seen, "unset JAX_COMPILATION_CACHE_DIR, or name a folder of yours there")
+    return Finding("wrong", name, seen, "name a folder of yours in JAX_COMPILATION_CACHE_DIR")
+
+
+def _product(framework: Framework, error: float, allowed: float) -> Finding:
+    name = f"{framework.name} product"
+    seen = f"{EXAMPLES}x{PIXELS} by {PIXELS}x{UNITS} is within {error:.1e} of NumPy's, allowed {allowed:.1e}"
+    if error <= allowed:
+        return Finding("ok", name, seen)
+    steered = [variable for variable in ("NVIDIA_TF32_OVERRIDE", "XLA_FLAGS") if variable in os.environ]
+    return Finding("wrong", name, seen, f"unset {' '.join(steered)}" if steered else _reinstall(framework))
+
+
+def _card(framework: Framework, answer: Answer, cards: Cards) -> Iterator[Finding]:
+    """Where there is a card that the framework does not see."""
+    facts = answer.facts
+    if not cards.cards or facts["devices"][0]["name"] != "cpu":
+        return
+    name, card = f"{framework.name} device", cards.cards[0].name
+    for variable, hides in (("CUDA_VISIBLE_DEVICES", ("", "-1")), ("JAX_PLATFORMS", ("cpu",))):
+        if os.environ.get(variable) in hides and (framework is JAX or variable.startswith("CUDA")):
+            yield Finding("note", name, f"{variable} hides the {card}", f"unset {variable}")
+            return
+    built = facts["cuda"]
+    if built is None:
+        yield Finding("note", name, f"built for the CPU, though there is a {card}", _for_card(framework, cards))
+        return
+    reason = answer.last_line or facts["no_card"] or "it does not say why"
+    if framework is TORCH and facts["no_card"]:
+        reason = facts["no_card"]
+    needed = DRIVER_FOR.get(int(built["cuda"].partition(".")[0]), 0)
+    mend = f"update NVIDIA's driver to {needed}" if cards.major < needed else _for_card(framework, cards)
+    yield Finding("wrong", name, f"built for CUDA {built['cuda']}, but does not see the {card}: {reason}", mend)
+
+
+def _for_card(framework: Framework, cards: Cards) -> str:
+    if framework is TORCH:
+        return _reinstall(framework)
+    if extra := cards.extra():
+        return f"pip install '{_release('jax', f'[{extra}]')}'"
+    return f"update NVIDIA's driver to {max(DRIVER_FOR.values())}"
+
+
+def _cuda(framework: Framework, answer: Answer) -> Iterator[Finding]:
+    """What it was built for, and each library of NVIDIA's with its file."""
+    name, built = f"{framework.name} CUDA", answer.facts["cuda"]
+    seen = "built for the CPU" if built is None else f"built for CUDA {built['cuda']} and cuDNN {built['cudnn']}"
+    yield Finding("ok", name, seen)
+    elsewhere = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder]
+    for library, loaded in answer.facts.get("libraries", {}).items():
+        version, file = loaded["version"], Path(loaded["file"])
+        seen = f"{library} {version}, {file}"
+        if library == "libcudnn" and built and not _suits(version, built["cudnn"]):
+            yield Finding("wrong", name, f"{seen}, but cuDNN {built['cudnn']} is needed", _reinstall(framework))
+        elif any(file.is_relative_to(folder) for folder in elsewhere):
+            yield Finding("note", name, f"{seen}, by LD_LIBRARY_PATH", "unset LD_LIBRARY_PATH")
+        else:
+            yield Finding("ok", name, seen)
+
+
+def _suits(version: str, built: str | None) -> bool:
+    """cuDNN must be of the same major version as the one built for, and not older."""
+    there, needed = release(version), release(built or "")
+    return not there or not needed or (there[0] == needed[0] and there >= needed[:2])

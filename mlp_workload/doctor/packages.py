@@ -1,0 +1,62 @@
+"""Versions of packages, against what the project asks for, and what is optional."""
+
+import re
+from collections.abc import Iterator
+from importlib import metadata
+
+from mlp_workload.doctor.answer import Answer
+from mlp_workload.doctor.finding import Finding
+
+_PROJECT = "jax-mlp"
+_BOUND = re.compile(r"([\w.-]+)(>=|<)([\d.]+)")
+_TFDS = "pip install '.[tfds]' in the project's folder"
+
+
+def installed(package: str) -> str | None:
+    """Its version. Of two in different folders, that which would be imported."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def ranges() -> Iterator[Finding]:
+    """What is installed and not of the versions that the project asks for, optional or not."""
+    try:
+        requirements = metadata.requires(_PROJECT) or []
+    except metadata.PackageNotFoundError:
+        yield Finding("note", "packages", f"{_PROJECT} itself is not installed, so that no version was checked",
+                      "make setup, or pip install . in the project's folder")  # fmt: skip
+        return
+    bounds = sorted({match.groups() for text in requirements if (match := _BOUND.match(text))})
+    wrong = [
+        Finding("wrong", "packages", f"{package} {version}, but {package}{sign}{bound} is needed",
+                f"pip install '{package}{sign}{bound}'")
+        for package, sign, bound in bounds
+        if (version := installed(package)) and (release(version) >= release(bound)) != (sign == ">=")
+    ]  # fmt: skip
+    yield from wrong or [Finding("ok", "packages", f"all that are here are of versions that {_PROJECT} asks for")]
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with; those at the end that are 0 say nothing."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    parts = [int(part) for part in numbers[0].split(".")] if numbers else []
+    while parts and not parts[-1]:
+        parts.pop()
+    return tuple(parts)
+
+
+def tfds() -> Iterator[Finding]:
+    """tensorflow-datasets, which is really imported, and TensorFlow, which is not."""
+    version = installed("tensorflow-datasets")
+    if version is None:
+        yield Finding("note", "TFDS", "not installed, only --dataset tfds:... needs it", _TFDS)
+        return
+    failure = Answer.of("mlp_workload.doctor.tfds_probe").failure
+    yield Finding("wrong", "TFDS", f"{version}, {failure}", _TFDS) if failure else Finding("ok", "TFDS", version)
+    for package in ("tensorflow", "tensorflow-cpu"):
+        if version := installed(package):
+            yield Finding("ok", "TensorFlow", version)
+            return
+    yield Finding("note", "TensorFlow", "not installed; sets that TFDS has prepared are read without it", _TFDS)
