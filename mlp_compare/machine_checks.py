@@ -109,6 +109,16 @@ def devices(machine: Machine) -> tuple[str, Mapping[str, Any]]:
     return f"{' and '.join(said)} on {machine.device}, {summaries['jax']['precision']}", summaries
 
 
+def doctor(machine: Machine) -> tuple[str, Mapping[str, Any]]:
+    """The installation."""
+    machine.command("mlp_workload.doctor", "--json", "doctor.json", statuses=(0, 1))
+    found = read_json(machine.folder / "doctor.json")
+    wrong = [f"{one['name']}: {one['seen']}" for one in found["findings"] if one["state"] == "wrong"]
+    if wrong:
+        raise Failed("; ".join(wrong))
+    return f"{len(found['findings'])} findings, nothing wrong", found
+
+
 def parity(machine: Machine) -> tuple[str, Mapping[str, Any]]:
     """In float64 and float32, of both presets."""
     figures, said = {}, []
@@ -215,6 +225,7 @@ def speed(machine: Machine) -> tuple[str, Mapping[str, Any]]:
 
 
 CHECKS: Mapping[str, Check] = {
+    "doctor": doctor,
     "devices": devices,
     "parity": parity,
     "GPU against CPU": gpu_against_cpu,
@@ -224,6 +235,6 @@ CHECKS: Mapping[str, Check] = {
     "many seeds": many_seeds,
     "speed": speed,
 }
-"""In this order: the first finds the device."""
+"""In this order: those after `devices` know the device."""
 MEASURED = (memory, captured_loops, many_seeds, speed)
 """Which have no bound to keep."""

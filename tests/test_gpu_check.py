@@ -21,6 +21,7 @@ def test_what_a_cpu_can_show_and_what_it_leaves_out(machine):
     found = {name: machine.tried(name, CHECKS[name]) for name in CHECKS if name != "speed"}
     assert machine.device == "cpu"
     assert {name: one.outcome for name, one in found.items()} == {
+        "doctor": "passed",
         "devices": "passed",
         "parity": "passed",
         "GPU against CPU": "left out",
