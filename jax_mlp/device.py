@@ -1,13 +1,12 @@
 """The device that JAX computes on, and what must be said before its backend starts."""
 
 import os
-import re
 from typing import Any
 
 import jax
 from jax import lax
 
-from mlp_workload.config import Config
+from mlp_workload.config import FIRST_WITH_TF32, Config, check_precision
 from mlp_workload.errors import UserError
 
 _MEMORY = (
@@ -17,7 +16,7 @@ _MEMORY = (
     "XLA_PYTHON_CLIENT_ALLOCATOR",
 )
 """By which users say how much of a GPU's memory JAX takes."""
-_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
 
 def find_device(config: Config) -> jax.Device:
@@ -37,22 +36,24 @@ def find_device(config: Config) -> jax.Device:
     if config.gpu is not None and config.gpu >= len(devices):
         raise UserError(f"--gpu {config.gpu}: JAX sees {len(devices)}, counted from 0")
     device = devices[config.gpu or 0]
-    if device.platform == "cpu" and config.matmul_precision == "tf32":
-        raise UserError("--matmul-precision tf32 is for GPUs, and this is a CPU")
+    if config.matmul_precision != "highest":
+        capability = getattr(device, "compute_capability", "0")
+        check_precision(config, device_name(device), float(capability) >= FIRST_WITH_TF32)
     return device
 
 
 def _prepare(config: Config) -> None:
     if not any(name in os.environ for name in _MEMORY):
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    flags = os.environ.get("XLA_FLAGS", "")
-    if config.deterministic and _DETERMINISTIC not in flags:
-        said = re.search(r"--xla_gpu_deterministic_ops\S*", flags)
-        if said is not None:
-            raise UserError(f"--deterministic: XLA_FLAGS says {said[0]}")
-        if _has_begun() and jax.default_backend() != "cpu":
-            raise UserError(f"--deterministic: JAX has begun without XLA_FLAGS={_DETERMINISTIC}")
-        os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    said = [flag for flag in flags if flag.partition("=")[0] == _DETERMINISTIC]
+    if not config.deterministic or (said and said[-1].partition("=")[2] in ("", "true", "1")):
+        return
+    if said or (flags and not flags[0].startswith("-")):  # else it names a file
+        raise UserError(f"--deterministic: XLA_FLAGS says {(said or flags)[-1]}")
+    if _has_begun() and jax.default_backend() != "cpu":
+        raise UserError(f"--deterministic: JAX has begun without XLA_FLAGS={_DETERMINISTIC}=true")
+    os.environ["XLA_FLAGS"] = " ".join([*flags, f"{_DETERMINISTIC}=true"])
 
 
 def _has_begun() -> bool:
@@ -63,7 +64,8 @@ def _has_begun() -> bool:
 
 def device_name(device: jax.Device) -> str:
     """ "cpu", or "gpu" with the card's name."""
-    return "cpu" if device.platform == "cpu" else f"{device.platform} ({device.device_kind})"
+    platform = "gpu" if device.platform in ("gpu", "cuda", "rocm") else device.platform
+    return "cpu" if platform == "cpu" else f"{platform} ({device.device_kind})"
 
 
 def versions(device: jax.Device) -> dict[str, str]:
@@ -72,10 +74,14 @@ def versions(device: jax.Device) -> dict[str, str]:
 
 
 def peak_bytes(device: jax.Device) -> int | None:
-    """The most of a GPU's memory that was in use so far; None where nobody counts, as on a CPU."""
+    """The most of a GPU's memory that JAX's allocator had given out; None where nobody counts, as on a CPU."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def product_precision(config: Config) -> Any:
     """For `dot_general`. IEEE is torch's default; JAX's own is TF32 on GPUs since Ampere."""
-    return lax.DotAlgorithmPreset.TF32_TF32_F32 if config.matmul_precision == "tf32" else lax.Precision.HIGHEST
+    return {
+        "highest": lax.Precision.HIGHEST,
+        "tf32": lax.DotAlgorithmPreset.TF32_TF32_F32,
+        "bf16": lax.DotAlgorithmPreset.BF16_BF16_F32,
+    }[config.matmul_precision]

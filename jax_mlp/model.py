@@ -38,8 +38,8 @@ ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
 class MLP(nnx.Module):
     """Linear layers with an activation behind each; (batch, widths[0]) to logits (batch, widths[-1]).
 
-    Kernels are (fan_in, fan_out), the transpose of torch's weights. Products take and give `product_dtype`, the rest is
-    in `dtype`; their `precision` is IEEE unless it is said otherwise. Flax's default initialiser is `flax_linear`.
+    Kernels are (fan_in, fan_out), the transpose of torch's weights. Products are of `precision`, which is IEEE unless
+    it is said otherwise. Flax's default initialiser is `flax_linear`.
     """
 
     def __init__(
@@ -50,15 +50,13 @@ class MLP(nnx.Module):
         initialization: Initialization,
         dtype: Any,
         rngs: nnx.Rngs,
-        product_dtype: Any = None,
         precision: Any = jax.lax.Precision.HIGHEST,
     ) -> None:
-        self.dtype = dtype
         self.layers = nnx.List(
             nnx.Linear(
                 fan_in,
                 fan_out,
-                dtype=product_dtype or dtype,
+                dtype=dtype,
                 param_dtype=dtype,
                 precision=precision,
                 kernel_init=kernel_init(initialization),
@@ -76,7 +74,7 @@ class MLP(nnx.Module):
     def intermediates(self, x: jax.Array) -> Iterator[tuple[str, jax.Array]]:
         """Each layer's pre-activation and activation, by the names of `mlp_workload.trace`; the logits come last."""
         for index, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True)):
-            x = layer(x).astype(self.dtype)
+            x = layer(x)
             yield pre_activation(index), x
             x = ACTIVATIONS[activation](x)
             yield activation_name(index, len(self.layers)), x
@@ -91,7 +89,6 @@ def build_model(config: Config, widths: Sequence[int], seed: int | jax.Array | N
         config.initialization,
         jnp.dtype(config.dtype),
         nnx.Rngs(jax.random.key(config.seed if seed is None else seed)),
-        jnp.bfloat16 if config.matmul_precision == "bf16" else None,
         product_precision(config),
     )
 

@@ -62,8 +62,9 @@ def _cache() -> Facts:
 
 def _described(device: Any) -> Facts:
     """Its name as a run's summary has it, and the bytes that JAX would take of a card."""
-    name = "cpu" if device.platform == "cpu" else f"{device.platform} ({device.device_kind})"
-    return {"name": name, "memory": (device.memory_stats() or {}).get("bytes_limit")}
+    from jax_mlp.device import device_name
+
+    return {"name": device_name(device), "memory": (device.memory_stats() or {}).get("bytes_limit")}
 
 
 def _built_for() -> Facts | None:

@@ -58,7 +58,7 @@ def run(options: GpuCheck) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     gpu = [] if options.gpu is None else ["--gpu", str(options.gpu)]
     machine = Machine(folder, ["--device", options.device, *gpu], options.quick)
-    checked: list[Checked] = []
+    environment, checked = describe_environment(("numpy", "jax", "torch")), list[Checked]()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(CHECKS))
         for name, check in CHECKS.items():
@@ -66,17 +66,16 @@ def run(options: GpuCheck) -> bool:
             checked.append(machine.tried(name, check))
             progress.advance(task)
             console.print(f"{checked[-1].outcome:10} {name}: {checked[-1].said}")
-    result = {
-        "kind": "gpu_check",
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": machine.device,
-        "quick": options.quick,
-        "environment": describe_environment(("numpy", "jax", "torch")),
-        "checks": [asdict(one) for one in checked],
-    }
-    write_json(folder / "gpu-check.json", result)
-    with clear_write_errors(folder / "report.md"):
-        write_atomically(folder / "report.md", machine.report(checked).encode())
+            about = {
+                "kind": "gpu_check",
+                "date": datetime.now(UTC).date().isoformat(),
+                "device": machine.device,
+                "quick": options.quick,
+                "environment": environment,
+            }
+            write_json(folder / "gpu-check.json", about | {"checks": [asdict(one) for one in checked]})
+            with clear_write_errors(folder / "report.md"):
+                write_atomically(folder / "report.md", machine.report(checked).encode())
     console.print(f"gpu-check.json and report.md are in {folder}")
     return all(one.outcome != "failed" for one in checked)
 

@@ -13,6 +13,7 @@ import numpy as np
 from mlp_compare import bench_report, bounds
 from mlp_compare.alike import require_alike
 from mlp_workload.config import PRESETS
+from mlp_workload.environment import nvidia_driver
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.run_folder import read_json
@@ -61,29 +62,37 @@ class Machine:
             return Checked(name, "left out", str(why))
         except (Failed, UserError) as why:
             return Checked(name, "failed", str(why))
+        except Exception as error:  # of an hour's checks one must not cost the others
+            return Checked(name, "failed", f"{type(error).__name__}: {error}")
         return Checked(name, "measured" if check in MEASURED else "passed", said, figures)
 
     def needs_gpu(self) -> None:
+        if self.device == "unknown":
+            raise Failed("the trainers did not run")
         if not self.device.startswith("gpu"):
             raise LeftOut(f"needs a GPU, and the trainers are on {self.device}")
 
-    def command(self, module: str, *arguments: str, statuses: Sequence[int] = (0,), xla_flags: str = "") -> str:
+    def command(
+        self, module: str, *arguments: str, fine: Sequence[int] = (0,), variables: Mapping[str, str] | None = None
+    ) -> str:
         """The output of `python -m module arguments`. Raises `Failed` with its last line where it ends otherwise."""
         paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
         process = subprocess.run(
             [sys.executable, "-m", module, *arguments], cwd=self.folder, capture_output=True, text=True,
-            env=os.environ | {"PYTHONPATH": paths} | ({"XLA_FLAGS": xla_flags} if xla_flags else {}),
+            env=os.environ | {"PYTHONPATH": paths} | dict(variables or {}),
         )  # fmt: skip
-        if process.returncode not in statuses:
+        if process.returncode not in fine:
             last = (process.stderr.strip() or process.stdout.strip() or "nothing was said").splitlines()[-1]
             raise Failed(f"{module} {' '.join(arguments)} ended with status {process.returncode}: {last}")
         return process.stdout
 
-    def train(self, framework: str, name: str, *arguments: str, xla_flags: str = "") -> dict[str, Any]:
+    def train(
+        self, framework: str, name: str, *arguments: str, variables: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """The summary of a run of so many epochs, left in the folder `name`."""
         own = [] if "--device" in arguments else self.flags
         flags = ["--visdom", "off", "--quiet", "--run-dir", name, *own, *arguments]
-        self.command(TRAINERS[framework], *flags, xla_flags=xla_flags)
+        self.command(TRAINERS[framework], *flags, variables=variables)
         summary: dict[str, Any] = read_json(self.folder / name / "summary.json")
         return summary
 
@@ -105,13 +114,15 @@ def devices(machine: Machine) -> tuple[str, Mapping[str, Any]]:
     summaries = {name: machine.train(name, f"{name}-device", "--epochs", "1") for name in TRAINERS}
     require_alike(summaries)
     machine.device = summaries["jax"]["device"]
+    if machine.device == "cpu" and "cpu" not in machine.flags and (driver := nvidia_driver()):
+        raise Failed(f"NVIDIA's driver {driver} is here, but the trainers are on the CPU; the doctor says why")
     said = [f"{name} {one['framework_version']}" for name, one in summaries.items()]
     return f"{' and '.join(said)} on {machine.device}, {summaries['jax']['precision']}", summaries
 
 
 def doctor(machine: Machine) -> tuple[str, Mapping[str, Any]]:
     """The installation."""
-    machine.command("mlp_workload.doctor", "--json", "doctor.json", statuses=(0, 1))
+    machine.command("mlp_workload.doctor", "--json", "doctor.json", fine=(0, 1))
     found = read_json(machine.folder / "doctor.json")
     wrong = [f"{one['name']}: {one['seen']}" for one in found["findings"] if one["state"] == "wrong"]
     if wrong:
@@ -127,7 +138,7 @@ def parity(machine: Machine) -> tuple[str, Mapping[str, Any]]:
             file = f"parity-{preset}-{dtype}.json"
             flags = ["--preset", preset, "--dtype", dtype, "--json", file, *machine.flags]
             output = machine.command(
-                "mlp_compare.parity", *flags, *(["--steps", "300"] if machine.quick else []), statuses=(0, 1)
+                "mlp_compare.parity", *flags, *(["--steps", "300"] if machine.quick else []), fine=(0, 1)
             )
             found = figures[file] = read_json(machine.folder / file)
             if not found["within_bounds"]:
@@ -166,7 +177,8 @@ def same_bytes(machine: Machine) -> tuple[str, Mapping[str, Any]]:
         for flags in (["--deterministic"], []):
             names = [f"{framework}-{'deterministic' if flags else 'default'}-{number}" for number in (1, 2)]
             for name in names:
-                machine.train(framework, name, "--epochs", "2", *flags)
+                # Nothing compiled is kept: which kernels are the fastest is found anew for each run.
+                machine.train(framework, name, "--epochs", "2", *flags, variables={"JAX_COMPILATION_CACHE_DIR": ""})
             one, other = ((machine.folder / name / "weights.safetensors").read_bytes() for name in names)
             figures[f"{framework}{' --deterministic' if flags else ''}"] = one == other
     differ = [name for name, same in figures.items() if not same]
@@ -176,13 +188,13 @@ def same_bytes(machine: Machine) -> tuple[str, Mapping[str, Any]]:
 
 
 def memory(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """Of the GPU, at most during a run."""
+    """Of the GPU, the most that each framework's allocator gave out during a run."""
     machine.needs_gpu()
     figures = {
         framework: read_json(machine.folder / f"{framework}-device/summary.json")["peak_gpu_bytes"]
         for framework in TRAINERS
     }
-    return ", ".join(f"{name} {most / 2**20:.0f} MiB" for name, most in figures.items()), figures
+    return ", ".join(f"{name} {(most or 0) / 2**20:.0f} MiB" for name, most in figures.items()), figures
 
 
 def captured_loops(machine: Machine) -> tuple[str, Mapping[str, Any]]:
@@ -193,7 +205,9 @@ def captured_loops(machine: Machine) -> tuple[str, Mapping[str, Any]]:
     for turn in range(TURNS):
         for name in seconds if turn % 2 == 0 else reversed(seconds):
             own = f"{flags} {CAPTURED}" if name == "captured" else flags
-            summary = machine.train("jax", f"loops-{name}-{turn}", "--epochs", "5", xla_flags=own)
+            summary = machine.train(
+                "jax", f"loops-{name}-{turn}", "--epochs", "5", variables={"XLA_FLAGS": own.strip()}
+            )
             seconds[name].append(summary["train_seconds"] / 5)
     ratios = np.array(seconds["captured"]) / np.array(seconds["not"])
     said = f"captured over not {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f}, {TURNS} turns)"

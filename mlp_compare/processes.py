@@ -78,7 +78,7 @@ def ask(rung: str, config: Config, **options: Any) -> dict[str, Any]:
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
         "JAX_ENABLE_X64": str(int(config.dtype == "float64")),
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-    }
+    } | ({"CUDA_VISIBLE_DEVICES": ""} if config.device == "cpu" else {})
     request = {"rung": rung, "config": json.loads(config.to_json()), "spawned_at": time.monotonic()} | options
     content: dict[str, Any] = json.loads(
         run(rung, "mlp_compare.bench_worker", variables=variables, text=json.dumps(request))

@@ -59,7 +59,7 @@ def _begun(folder: Path) -> dict[str, Any]:
         for path in folder.rglob("*"):
             if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{folder}: {path.relative_to(folder)} leads out of the folder")
-        return vars(replace(read_config(folder), run_dir=folder))
+        return vars(replace(read_config(folder), run_dir=folder, gpu=None))  # which GPU is for this machine to say
     except UserError as error:
         raise UserError(f"--resume {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself

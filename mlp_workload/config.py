@@ -67,8 +67,8 @@ class Config:
     gpu: int | None = None
     """Which of the GPUs that the framework sees, counted from 0; never falls back to the CPU."""
     matmul_precision: Literal["highest", "tf32", "bf16"] = "highest"
-    """Of float32 products, in both frameworks. highest: IEEE. tf32: operands cut to 10 bits, on GPUs since Ampere.
-    bf16: products take and give bfloat16, as by torch.autocast; everything else stays float32."""
+    """Of float32 products, in both frameworks. highest: IEEE. On GPUs since Ampere also tf32 and bf16: the operands are
+    rounded to 10 or 7 bits of fraction; sums, and everything else, stay float32."""
     deterministic: bool = False
     """On a GPU too, the same bytes from run to run: sets what each framework needs for it before it starts."""
     initial_weights: Path | None = None
@@ -105,6 +105,7 @@ class Config:
         self._require("gpu", self.gpu is None or self.device != "cpu", "left out with --device cpu")
         ieee = self.matmul_precision == "highest"
         self._require("matmul_precision", ieee or self.dtype == "float32", f"highest for {self.dtype}")
+        self._require("matmul_precision", ieee or self.device != "cpu", "highest with --device cpu")
         self._require("pixel_mean", abs(self.pixel_mean) <= largest, f"finite in {self.dtype}")
         self._require("pixel_std", smallest <= self.pixel_std <= largest, f"above 0 and finite in {self.dtype}")
 
@@ -126,7 +127,7 @@ class Config:
     @property
     def precision(self) -> str:
         """Of products, as a comparison names it."""
-        return {"highest": f"IEEE {self.dtype}", "tf32": "TF32", "bf16": "bfloat16"}[self.matmul_precision]
+        return {"highest": f"IEEE {self.dtype}", "tf32": "TF32", "bf16": "bfloat16 operands"}[self.matmul_precision]
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
@@ -138,6 +139,16 @@ class Config:
             return cls(**values | {"hidden": tuple(values["hidden"])})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"not the configuration of a run: {error!r}") from error
+
+
+FIRST_WITH_TF32 = 8.0
+"""NVIDIA's compute capability of Ampere, which multiplies TF32 and bfloat16."""
+
+
+def check_precision(config: Config, device: str, has_tf32: bool) -> None:
+    """Raises `UserError` where the device can't multiply by the run's precision."""
+    if config.matmul_precision != "highest" and not has_tf32:
+        raise UserError(f"--matmul-precision {config.matmul_precision} is for GPUs since Ampere, and this is {device}")
 
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -39,13 +39,13 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def nvidia_driver() -> str | None:
-    """The version of Linux's driver, None where there is none."""
+def nvidia_driver(kernel: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of Linux's driver, which `kernel` has; None where there is none."""
     try:
-        text = Path("/proc/driver/nvidia/version").read_text()
+        text = kernel.read_text()
     except OSError:
         return None
-    found = re.search(r"Module\D+([\d.]+)", text)
+    found = re.search(r"\s(\d+\.\d[\d.]*)\s", text)
     return found[1] if found else None
 
 

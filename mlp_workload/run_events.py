@@ -35,7 +35,7 @@ class Implementation(Protocol):
 
     @property
     def peak_gpu_bytes(self) -> int | None:
-        """The most of a GPU's memory that was in use so far; None on a CPU."""
+        """The most of a GPU's memory that the framework's allocator had given out; None on a CPU."""
 
 
 class RunEvents:

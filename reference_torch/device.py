@@ -4,11 +4,13 @@ import os
 
 import torch
 
-from mlp_workload.config import Config
+from mlp_workload.config import FIRST_WITH_TF32, Config, check_precision
 from mlp_workload.errors import UserError
 
-_TORCH_PRECISION = {"highest": "highest", "tf32": "high", "bf16": "highest"}
-"""Of float32 products that stay float32; with bf16 they are autocast."""
+_TORCH_PRECISION = {"highest": "highest", "tf32": "high", "bf16": "high"}
+"""With bf16 the operands are rounded before, and then TF32 multiplies them as they are: `Bf16Product`."""
+_WORKSPACES = (":4096:8", ":16:8")
+"""With which cuBLAS is deterministic."""
 
 
 def find_device(config: Config) -> torch.device:
@@ -23,14 +25,19 @@ def find_device(config: Config) -> torch.device:
         built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
         sees = f"{gpus}, counted from 0" if gpus else "none"
         raise UserError(f"{wanted}: torch sees {sees} (this torch is built for {built})")
-    on_gpu = gpus and config.device != "cpu"
-    if not on_gpu and config.matmul_precision == "tf32":
-        raise UserError("--matmul-precision tf32 is for GPUs, and this is a CPU")
+    device = torch.device(f"cuda:{config.gpu or 0}" if gpus and config.device != "cpu" else "cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # whose streams and graphs it is that torch makes
+    if config.matmul_precision != "highest":
+        major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+        check_precision(config, device_name(device), major + minor / 10 >= FIRST_WITH_TF32)
     torch.set_float32_matmul_precision(_TORCH_PRECISION[config.matmul_precision])
     if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins
+        workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])  # read when cuBLAS begins
+        if workspace not in _WORKSPACES:
+            raise UserError(f"--deterministic: CUBLAS_WORKSPACE_CONFIG is {workspace}, not {' or '.join(_WORKSPACES)}")
         torch.use_deterministic_algorithms(True)
-    return torch.device(f"cuda:{config.gpu or 0}" if on_gpu else "cpu")
+    return device
 
 
 def device_name(device: torch.device) -> str:
@@ -39,7 +46,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_bytes(device: torch.device) -> int | None:
-    """The most of a GPU's memory that was in use so far; None on a CPU."""
+    """The most of a GPU's memory that torch's allocator had given out; None on a CPU."""
     return None if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
 
 

@@ -12,6 +12,7 @@ from mlp_workload.config import Config
 from mlp_workload.initial import TRUNCATED_STD, Initialization
 from mlp_workload.trace import activation as activation_name
 from mlp_workload.trace import pre_activation
+from reference_torch.products import Bf16Product
 
 Activation = Literal["relu", "leaky_relu", "none"]
 ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -34,7 +35,9 @@ class HandWritten:
         logits_activation: Activation,
         initialization: Initialization,
         dtype: torch.dtype,
+        bf16: bool = False,
     ) -> None:
+        self._product = Bf16Product.apply if bf16 else _ieee
         self.weights = [torch.empty(fan_out, fan_in, dtype=dtype) for fan_in, fan_out in pairwise(widths)]
         self.biases = [torch.empty(fan_out, dtype=dtype) for fan_out in widths[1:]]
         self.activations = [activation] * (len(widths) - 2) + [logits_activation]
@@ -60,10 +63,21 @@ class HandWritten:
         """Each layer's pre-activation and activation, by the names of `mlp_workload.trace`; the logits come last."""
         layers = zip(self.weights, self.biases, self.activations, strict=True)
         for index, (weight, bias, activation) in enumerate(layers):
-            x = x @ weight.t() + bias
+            x = self._product(x, weight) + bias
             yield pre_activation(index), x
             x = ACTIVATIONS[activation](x)
             yield activation_name(index, len(self.weights)), x
+
+
+def _ieee(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x @ weight.t()
+
+
+class Bf16Linear(nn.Linear):
+    """With `Bf16Product`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return Bf16Product.apply(x, self.weight) + self.bias  # type: ignore[no-any-return,no-untyped-call]
 
 
 class MLP(nn.Module):
@@ -76,12 +90,14 @@ class MLP(nn.Module):
         logits_activation: Activation,
         initialization: Initialization,
         dtype: torch.dtype,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
+        kind = Bf16Linear if bf16 else nn.Linear
         modules = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "none": nn.Identity}
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
-            linear = nn.Linear(fan_in, fan_out, dtype=dtype)
+            linear = kind(fan_in, fan_out, dtype=dtype)
             initialize(initialization, linear.weight, linear.bias)
             layers += [linear, modules[activation]()]
         layers[-1] = modules[logits_activation]()
@@ -104,7 +120,8 @@ def build_model(config: Config, widths: Sequence[int]) -> HandWritten | MLP:
     """The tutorial's form for each preset: by hand for `relu`, the module for `leaky`. Draws from torch's generator."""
     form = HandWritten if config.preset == "relu" else MLP
     dtype = {"float32": torch.float32, "float64": torch.float64}[config.dtype]
-    return form(widths, config.activation, config.logits_activation, config.initialization, dtype)
+    bf16 = config.matmul_precision == "bf16"
+    return form(widths, config.activation, config.logits_activation, config.initialization, dtype, bf16)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ class Trainer:
         device = find_device(config)
         self.device, self.gpu_versions = device_name(device), versions(device)
         self._config = config
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
             torch.manual_seed(config.seed)
             self._model = build_model(config, config.widths(dataset.pixels, dataset.classes)).to(device)
         if initial is not None:
@@ -78,15 +78,8 @@ class Trainer:
         return loss.detach()
 
     def _loss(self, batch: torch.Tensor) -> torch.Tensor:
-        logits = self._logits(gather(self._images, batch))
+        logits = self._model(normalize(self._config, gather(self._images, batch)))
         return F.cross_entropy(logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing)
-
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Of images (b, pixels), in the run's dtype."""
-        if self._config.matmul_precision != "bf16":
-            return self._model(normalize(self._config, images))
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return self._model(normalize(self._config, images)).float()
 
     def _backward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """All of a step but the update: its tensors by the names of `mlp_workload.trace`."""
@@ -97,7 +90,7 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
         images, labels = self._test
-        logits = torch.cat([self._logits(part) for part in images.split(_EVALUATED_AT_ONCE)])
+        logits = torch.cat([self._model(normalize(self._config, part)) for part in images.split(_EVALUATED_AT_ONCE)])
         losses, predictions = cross_entropy(logits, labels).per_example, logits.argmax(dim=-1)
         positive = (logits > 0).any(dim=0)
         others = logits.scatter(1, predictions[:, None], -torch.inf)

@@ -336,9 +336,9 @@ H100 = "NVIDIA H100, 580.65.06, 81559, 80000, 9.0"
          ["wrong NVIDIA: driver 550.54.15, Failed to initialize NVML: Driver/library version mismatch; "
           "mend: restart the machine"]),
         ("NVIDIA GB10, 580.1, [N/A], [N/A], 12.1", 0, None, ["ok NVIDIA: NVIDIA GB10, driver 580.1"]),
-        ("NVIDIA T4, 570.1, 16384, 2048, 7.5", 0, None,
-         ["note NVIDIA: NVIDIA T4, driver 570.1, 2.0 of 16.0 GiB free, and JAX will want three quarters; "
-          "mend: end what holds it, or set XLA_PYTHON_CLIENT_PREALLOCATE=false"]),
+        ("NVIDIA T4, 570.1, 16384, 1024, 7.5", 0, None,
+         ["note NVIDIA: NVIDIA T4, driver 570.1, 1.0 of 16.0 GiB free, which is little; "
+          "mend: end what holds it: nvidia-smi lists it"]),
     ],
     ids=["a card", "as on WSL", "no card", "an updated driver", "shared memory", "a card in use"],
 )  # fmt: skip

@@ -24,6 +24,8 @@ FORWARD_BACKWARD = {
     "float64": Tolerance(1e-12, 1e-14),
     "float32": Tolerance(1e-4, 1e-6),
 }
+PRODUCTS_FLOAT32 = Tolerance(0.0, 1e-5)
+"""Sums of up to 40 terms of size 1, in any order: 4 sqrt(40) eps is 3e-6; rounding one to bfloat16 is 1e-2."""
 EXPORTED = {
     # In parts of the largest logit: 4 sqrt(784) eps, sums of up to 784 products in another order, as in
     # mlp_compare/bounds.py. Float64 would show a constant that was rounded to float32, by 1e-8.

@@ -1,8 +1,5 @@
 """NVIDIA's driver and cards, asked without either framework."""
 
-import contextlib
-import os
-import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +7,15 @@ from pathlib import Path
 
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.packages import release
+from mlp_workload.environment import nvidia_driver
 
 _SECONDS = 20.0
 """For nvidia-smi, which waits for a card that is being woken."""
 _QUERY = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
 DRIVER_FOR = {13: 580, 12: 525}
 """The oldest driver of each CUDA that JAX's and PyTorch's wheels are built for."""
+_LITTLE = 2048
+"""MiB: a framework's libraries alone take several hundred."""
 _OLDEST_FOR_13 = (7, 5)
 """CUDA 13 is not for cards of a lower compute capability."""
 
@@ -41,10 +41,7 @@ class Cards:
     @classmethod
     def find(cls, kernel: Path = Path("/proc/driver/nvidia/version")) -> "Cards":
         """`kernel` is where Linux's has the driver's version."""
-        driver = None
-        with contextlib.suppress(OSError):
-            found = re.search(r"\s(\d+\.\d[\d.]*)\s", kernel.read_text())
-            driver = found and found[1]
+        driver = nvidia_driver(kernel)
         command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
         try:
             process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_SECONDS)
@@ -84,11 +81,8 @@ class Cards:
         if card.total is None or card.free is None:
             return Finding("ok", "NVIDIA", seen)
         seen += f", {card.free / 1024:.1f} of {card.total / 1024:.1f} GiB free"
-        # JAX takes three quarters of a card when it begins, and ends where they are not free.
-        chosen = {"XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys()
-        if card.free < 0.75 * card.total and not chosen:
-            return Finding("note", "NVIDIA", f"{seen}, and JAX will want three quarters",
-                           "end what holds it, or set XLA_PYTHON_CLIENT_PREALLOCATE=false")  # fmt: skip
+        if card.free < _LITTLE:
+            return Finding("note", "NVIDIA", f"{seen}, which is little", "end what holds it: nvidia-smi lists it")
         return Finding("ok", "NVIDIA", seen)
 
     def extra(self) -> str | None:

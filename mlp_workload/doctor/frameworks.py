@@ -165,7 +165,9 @@ def _cuda(framework: Framework, answer: Answer) -> Iterator[Finding]:
         seen = f"{library} {version}, {file}"
         if library == "libcudnn" and built and not _suits(version, built["cudnn"]):
             yield Finding("wrong", name, f"{seen}, but cuDNN {built['cudnn']} is needed", _reinstall(framework))
-        elif any(file.is_relative_to(folder) for folder in elsewhere):
+        elif library != "libcuda" and any(
+            file.is_relative_to(folder) for folder in elsewhere
+        ):  # libcuda is the driver's
             yield Finding("note", name, f"{seen}, by LD_LIBRARY_PATH", "unset LD_LIBRARY_PATH")
         else:
             yield Finding("ok", name, seen)
