@@ -9,7 +9,7 @@ from jax import lax
 from mlp_workload.config import FIRST_WITH_TF32, Config, check_precision
 from mlp_workload.errors import UserError
 
-_MEMORY = (
+MEMORY = (
     "XLA_PYTHON_CLIENT_PREALLOCATE",
     "XLA_PYTHON_CLIENT_MEM_FRACTION",
     "XLA_CLIENT_MEM_FRACTION",
@@ -43,7 +43,7 @@ def find_device(config: Config) -> jax.Device:
 
 
 def _prepare(config: Config) -> None:
-    if not any(name in os.environ for name in _MEMORY):
+    if not any(name in os.environ for name in MEMORY):
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     flags = os.environ.get("XLA_FLAGS", "").split()
     said = [flag for flag in flags if flag.partition("=")[0] == _DETERMINISTIC]

@@ -194,6 +194,23 @@ def test_what_makes_jax_deterministic_is_set_before_it_begins():
     assert flags == ["--xla_cpu_enable_fast_math=false", "--xla_gpu_deterministic_ops=true"]
 
 
+def test_it_is_said_before_jax_begins(monkeypatch):
+    """Its backend reads them once."""
+    began_with = {}
+    monkeypatch.setattr(jax, "devices", lambda platform=None: began_with.update(os.environ) or [Card(0, "NVIDIA H100")])
+    monkeypatch.setattr(jax_mlp.device, "_has_begun", lambda: False)
+    for name in ("XLA_FLAGS", *jax_mlp.device.MEMORY):
+        monkeypatch.delenv(name, raising=False)
+    jax_mlp.device.find_device(Config(deterministic=True))
+    assert began_with["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert began_with["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
+    monkeypatch.setattr(jax_mlp.device, "_has_begun", lambda: True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.delenv("XLA_FLAGS")
+    with pytest.raises(UserError, match="JAX has begun without XLA_FLAGS=--xla_gpu_deterministic_ops=true"):
+        jax_mlp.device.find_device(Config(deterministic=True))
+
+
 @pytest.mark.parametrize(
     ("flags", "refused"),
     [

@@ -12,6 +12,9 @@ from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.packages import installed, release
 from mlp_workload.doctor.probe import EXAMPLES, PIXELS, UNITS
 
+_DRIVERS_OWN = "libcuda"
+"""The one library that no package brings: in containers LD_LIBRARY_PATH is how it is found."""
+
 
 @dataclass(frozen=True)
 class Framework:
@@ -165,9 +168,7 @@ def _cuda(framework: Framework, answer: Answer) -> Iterator[Finding]:
         seen = f"{library} {version}, {file}"
         if library == "libcudnn" and built and not _suits(version, built["cudnn"]):
             yield Finding("wrong", name, f"{seen}, but cuDNN {built['cudnn']} is needed", _reinstall(framework))
-        elif library != "libcuda" and any(
-            file.is_relative_to(folder) for folder in elsewhere
-        ):  # libcuda is the driver's
+        elif library != _DRIVERS_OWN and any(file.is_relative_to(folder) for folder in elsewhere):
             yield Finding("note", name, f"{seen}, by LD_LIBRARY_PATH", "unset LD_LIBRARY_PATH")
         else:
             yield Finding("ok", name, seen)
