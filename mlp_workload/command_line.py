@@ -131,7 +131,7 @@ class Training(Watching, Config):
 
     resume: Path | None = None
     """The folder of a run, of either trainer, that goes on from its newest checkpoint; needs no other flag. More
-    --epochs can be given, another --device, and where the data are now."""
+    --epochs can be given, another --device or number of --devices, and where the data are now."""
     checkpoint_every: int = CHECKPOINT_EVERY
     """Steps from one checkpoint to the next, at least; an epoch of fewer steps is not interrupted for one."""
     seeds: int | None = None
@@ -145,6 +145,8 @@ class Training(Watching, Config):
             raise UserError(f"--run-dir {self.run_dir}: a run that is resumed stays in its folder")
         if self.seeds is not None and (self.resume is not None or self.checkpoint_every != CHECKPOINT_EVERY):
             raise UserError("--resume and --checkpoint-every are for one run, not for --seeds")
+        if self.seeds is not None and self.devices > 1:
+            raise UserError("--devices is for one run, not for --seeds, which trains a model on each core")
 
 
 def run_trainer(

@@ -13,7 +13,7 @@ from mlp_workload.weights import parameter_shapes
 
 CHECKPOINT_EVERY = 1000
 """Steps, where nobody says."""
-MAY_CHANGE = ("epochs", "device", "gpu", "dataset", "run_dir")
+MAY_CHANGE = ("epochs", "device", "gpu", "devices", "split_hidden", "pad_batches", "dataset", "run_dir")
 """Of a run's configuration, when it is resumed. The data must be the same wherever they are; the place is the folder's
 own."""
 
