@@ -21,6 +21,7 @@ from mlp_workload.run_folder import read_config
 from mlp_workload.watching import Watching
 
 C = TypeVar("C", bound=Config)
+O = TypeVar("O", bound="Training")
 T = TypeVar("T")
 
 INSTALL = {
@@ -104,7 +105,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         print(f"{program}: error: {package} is not installed: {INSTALL[package]}", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
-        print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{program}: error: {' '.join(str(error).split())}\n", end="", file=sys.stderr)  # at one go
         sys.exit(2)
     except BrokenPipeError:  # nobody reads any more, as behind `| head`
         _let_go_of_output()
@@ -137,6 +138,14 @@ class Training(Watching, Config):
     seeds: int | None = None
     """So many runs, with --seed and the seeds after it: a run folder each, and seeds.json. Not drawn on Visdom."""
 
+    @property
+    def config(self) -> Config:
+        return part(Config, self)
+
+    @property
+    def watching(self) -> Watching:
+        return part(Watching, self)
+
     def __post_init__(self) -> None:
         Config.__post_init__(self)
         Watching.__post_init__(self)
@@ -149,20 +158,10 @@ class Training(Watching, Config):
             raise UserError("--devices is for one run, not for --seeds, which trains a model on each core")
 
 
-def run_trainer(
-    program: str,
-    description: str,
-    train: Callable[[Config, Watching, int, bool], object],
-    train_seeds: Callable[[Config, int, Watching], object],
-) -> None:
-    """A trainer's `main`: parses the process's arguments and trains."""
+def run_trainer(program: str, description: str, kind: type[O], train: Callable[[O], object]) -> None:
+    """A trainer's `main`: parses the process's arguments, a `kind`, and trains."""
     with one_line_errors(program):
-        options = parse_config(sys.argv[1:], Training, prog=program, description=description)
-        config, watching = part(Config, options), part(Watching, options)
-        if options.seeds is None:
-            train(config, watching, options.checkpoint_every, options.resume is not None)
-        else:
-            train_seeds(config, options.seeds, watching)
+        train(parse_config(sys.argv[1:], kind, prog=program, description=description))
 
 
 def part(kind: type[T], options: Any) -> T:
