@@ -126,13 +126,13 @@ def small(data) -> list[str]:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("side", TRAINERS)
 def test_two_processes_end_as_one(side, preset, mnist, run, tmp_path):
-    """After the 300 steps of an epoch; the first alone prints and writes. Torch's are started by torchrun."""
+    """After the 300 steps of an epoch; the first alone prints and writes. Once by torchrun, which takes its time."""
     config = dataclasses.replace(PRESETS[preset], dtype="float64")
     initial = initial_parameters(config.initialization, (784, 200, 200, 10), 3)
     save_weights(tmp_path / "start.safetensors", initial)
     flags = ["--preset", preset, "--dtype", "float64", "--epochs", "1", "--devices", "2", "--run-dir", "run"]
     flags += ["--initial-weights", "start.safetensors", "--visdom", "off"]
-    if side == "jax":
+    if (side, preset) != ("torch", "leaky"):
         with processes(side, tmp_path, *flags) as started:
             (first, told, warned), other = ends(started)
         assert (first, warned, other) == (0, "", (0, "", ""))
