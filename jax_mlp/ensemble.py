@@ -5,8 +5,6 @@ is no faster than that on a CPU (`docs/performance.md`), and is what a GPU needs
 On a CPU a model ends with the bytes of a run by itself as long as there are no more devices than cores.
 """
 
-import contextlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +15,7 @@ import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_mlp.device import device_name, find_device, peak_bytes, versions
+from jax_mlp.layout import ask_for_cpu_devices
 from jax_mlp.programs import FOR_ONE_CALL, Programs, evaluation, transposed
 from jax_mlp.trainer import examples
 from jax_mlp.weights import from_neutral, to_neutral
@@ -34,10 +33,7 @@ _SPREAD, _SAME = PartitionSpec("models"), PartitionSpec()
 def make_ensemble(config: Config, dataset: Dataset, initial: Parameters | None, models: int) -> "Ensemble":
     """For so many models in all: on a CPU a device for each core, if JAX has not begun yet and nobody else has said how
     many. Raises `UserError` where a GPU is wanted and there is none."""
-    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if jax.config.values["jax_num_cpu_devices"] < 1 and not said:
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", min(models, usable_cores()))
+    ask_for_cpu_devices(min(models, usable_cores()))
     device = find_device(config)
     devices = jax.devices("cpu") if device.platform == "cpu" else [device]
     most = len(devices) if device.platform == "cpu" else _MOST_AT_ONCE

@@ -17,8 +17,10 @@ from jax_mlp.optimizer import sgd
 from mlp_workload.config import Config
 from mlp_workload.metrics import Evaluation
 
+Divide = Callable[[jax.Array], jax.Array]
+
 _EVALUATED_AT_ONCE = 2000
-"""Test examples whose activations are in memory together; fits a processor's cache."""
+"""Test examples whose activations are in a device's memory together; fits a processor's cache."""
 _WORD = np.dtype(np.uint32)
 
 
@@ -30,20 +32,20 @@ class Programs:
     """The functions of a run, to be compiled. A state is the parameters and the optimizer's state, `transposed`.
 
     `step`, `epoch`, `part` and `evaluate` are what the functions below return; `shapes` are those of the module's
-    parameters.
+    parameters. `divide` says of a batch how devices share it.
     """
 
-    def __init__(self, config: Config, pixels: int, classes: int) -> None:
+    def __init__(self, config: Config, pixels: int, classes: int, divide: Divide = lambda batch: batch) -> None:
         def model(seed: Any) -> MLP:
             return build_model(config, config.widths(pixels, classes), seed)
 
         self._model = model
         graph, self.shapes = nnx.split(nnx.eval_shape(model, np.uint32(0)))
         self.optimizer = sgd(config.learning_rate, config.momentum, config.nesterov, config.weight_decay)
-        self.step = step_program(config, pixels, graph, self.optimizer)
+        self.step = step_program(config, pixels, graph, self.optimizer, divide)
         self.epoch = epoch_program(self.step, config.batch_size)
         self.part = part_program(self.step, config.batch_size)
-        self.evaluate = evaluation_program(config, graph)
+        self.evaluate = evaluation_program(config, graph, divide)
 
     def draw(self, seed: Any) -> Any:
         """The state before the first step, by the framework's initialiser. The seed is an argument and no constant, so
@@ -57,7 +59,7 @@ class Programs:
 
 
 def step_program(
-    config: Config, pixels: int, graph: nnx.GraphDef[MLP], optimizer: optax.GradientTransformation
+    config: Config, pixels: int, graph: nnx.GraphDef[MLP], optimizer: optax.GradientTransformation, divide: Divide
 ) -> Callable[..., Any]:
     """(state, words (n, w) of `pack`, labels (n,), batch (b,)) to (state, (tensors, gradients)).
 
@@ -68,6 +70,7 @@ def step_program(
 
     def step(state: Any, words: jax.Array, labels: jax.Array, batch: jax.Array) -> Any:
         params, optimizer_state = state
+        batch = divide(batch)
         images, y = unpack(gather(words, batch), pixels), gather(labels, batch)
         tensors = {"batch.images": images, "batch.labels": y, "inputs": normalize(config, images)}
         computed, gradients = loss_and_gradients(config, graph, params, tensors["inputs"], y)
@@ -141,12 +144,13 @@ def part_program(step: Callable[..., Any], batch_size: int) -> Callable[..., Any
     return part
 
 
-def evaluation_program(config: Config, graph: nnx.GraphDef[MLP]) -> Callable[..., Any]:
-    """(`transposed` params, images (n, pixels) uint8, labels (n,)) to one array, which `evaluation` takes apart."""
+def evaluation_program(config: Config, graph: nnx.GraphDef[MLP], divide: Divide) -> Callable[..., Any]:
+    """(`transposed` params, images of `in_chunks`, labels (n,)) to one array, which `evaluation` takes apart."""
 
-    def evaluate(params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
+    def evaluate(params: Params, chunks: jax.Array, labels: jax.Array) -> jax.Array:
         model = nnx.merge(graph, transposed(params))
-        logits = lax.map(lambda image: model(normalize(config, image)), images, batch_size=_EVALUATED_AT_ONCE)
+        logits = lax.map(lambda images: model(normalize(config, divide(images))), chunks)
+        logits = logits.reshape(-1, logits.shape[-1])[: len(labels)]  # without what fills the last chunk
         predictions = logits.argmax(axis=-1)
         others = jnp.where(jax.nn.one_hot(predictions, logits.shape[-1], dtype=bool), -jnp.inf, logits)
         margins = logits.max(axis=-1) - others.max(axis=-1)
@@ -161,6 +165,14 @@ def evaluation(values: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int
     n = len(labels)
     losses, margins, predictions, positive = np.split(values, [n, 2 * n, 3 * n])
     return Evaluation(losses, predictions.astype(np.int32), labels, positive.astype(bool), margins)
+
+
+def in_chunks(images: npt.NDArray[np.uint8], shares: int) -> npt.NDArray[np.uint8]:
+    """Rows (n, pixels) as (chunks, rows, pixels), of which `shares` devices have as many each; zeros fill the last."""
+    chunks = -(-len(images) // (_EVALUATED_AT_ONCE * shares))
+    rows = -(-len(images) // (chunks * shares)) * shares
+    filled = np.pad(images, ((0, chunks * rows - len(images)), (0, 0)))
+    return filled.reshape(chunks, rows, -1)
 
 
 def pack(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:

@@ -2,14 +2,17 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import mlp_workload.seeds
+from jax_mlp.cluster import Cluster, ending_alone
 from jax_mlp.compile_cache import keep_compiled_programs
 from mlp_workload import training
-from mlp_workload.command_line import run_trainer
+from mlp_workload.command_line import Training, part, run_trainer
 from mlp_workload.config import Config
+from mlp_workload.errors import UserError
 from mlp_workload.keeper import CHECKPOINT_EVERY
 from mlp_workload.seeds import MakeEnsemble
 from mlp_workload.training import MakeTrainer
@@ -21,9 +24,18 @@ def train(
     watching: Watching | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: bool = False,
+    cluster: Cluster | None = None,
 ) -> dict[str, Any]:
-    """Trains as `config` says and returns the summary; see `mlp_workload.training.train`."""
-    return training.train(config, framework, watching or Watching(), checkpoint_every, resume)
+    """Trains as `config` says and returns the summary; see `mlp_workload.training.train`.
+
+    In the processes of a `cluster` but the first it returns nothing; see `mlp_workload.training.follow`.
+    """
+    cluster = (cluster or Cluster()).among(config.devices)
+    joined = partial(framework, cluster=cluster)
+    if cluster.is_first:
+        return training.train(config, joined, watching or Watching(), checkpoint_every, resume)
+    training.follow(config, joined, checkpoint_every, resume)
+    return {}
 
 
 def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
@@ -32,13 +44,13 @@ def train_seeds(config: Config, seeds: int, watching: Watching | None = None) ->
 
 
 @contextlib.contextmanager
-def framework(config: Config) -> Iterator[MakeTrainer]:
+def framework(config: Config, cluster: Cluster | None = None) -> Iterator[MakeTrainer]:
     """JAX, imported only now: a wrong flag is answered before that, and the data are read beside it."""
     import jax
 
     from jax_mlp.trainer import Trainer
 
-    with jax.enable_x64(config.dtype == "float64"):
+    with (cluster or Cluster()).joined(config.devices), jax.enable_x64(config.dtype == "float64"):
         yield Trainer
 
 
@@ -53,9 +65,34 @@ def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
         yield partial(make_ensemble, models=models)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(Cluster, Training):
+    """What the command takes."""
+
+    def __post_init__(self) -> None:
+        Training.__post_init__(self)
+        if self.seeds is None:
+            self.cluster.among(self.devices)
+        elif self.cluster != Cluster():
+            raise UserError("--coordinator, --processes and --process are for one run, not for --seeds")
+
+    @property
+    def cluster(self) -> Cluster:
+        return part(Cluster, self)
+
+
 def main() -> None:
     keep_compiled_programs()
-    run_trainer("python -m jax_mlp.train", "Trains the MLP in JAX, Flax and optax.", train, train_seeds)
+    with ending_alone():
+        run_trainer("python -m jax_mlp.train", "Trains the MLP in JAX, Flax and optax.", Options, start)
+
+
+def start(options: Options) -> None:
+    if options.seeds is None:
+        resume = options.resume is not None
+        train(options.config, options.watching, options.checkpoint_every, resume, options.cluster)
+    else:
+        train_seeds(options.config, options.seeds, options.watching)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import optax
 
-from jax_mlp.device import device_name, find_device, peak_bytes, versions
+from jax_mlp.device import device_name, peak_bytes, versions
+from jax_mlp.layout import fetch, find_layout, place
 from jax_mlp.model import Params
-from jax_mlp.programs import FOR_ONE_CALL, Programs, evaluation, pack, transposed
+from jax_mlp.programs import FOR_ONE_CALL, Programs, evaluation, in_chunks, pack, transposed
 from jax_mlp.weights import from_neutral, to_neutral
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
@@ -31,62 +32,82 @@ class Trainer:
     packages = ("jax", "jaxlib", "flax", "optax")
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
-        device = self._device = find_device(config)
+        layout = self._layout = find_layout(config)
+        device = self._device = layout.mesh.local_devices[0]
         self.device, self.gpu_versions = device_name(device), versions(device)
         self._test_labels = dataset.test.labels
         self._compilers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="compile")
 
         self._start: Callable[[], Any]
-        with jax.default_device(device):
-            programs = self._programs = Programs(config, dataset.pixels, dataset.classes)
-            if initial is None:
-                seed = np.uint32(config.seed)
-                drawn = self._compilers.submit(jax.jit(programs.draw).lower(seed).compile, FOR_ONE_CALL)
-                self._start = lambda: drawn.result()(seed)
-            else:
-                self._start = lambda: programs.begin(from_neutral(programs.shapes, initial))
-        self._train, self._test = jax.device_put(examples(dataset), device)
-        self._step: Any = jax.jit(programs.step)
-        self._epoch: Any = jax.jit(programs.epoch, donate_argnums=0)
-        self._part: Any = jax.jit(programs.part, donate_argnums=0)
-        self._last_batch: Any = jax.jit(programs.epoch, donate_argnums=0)
-        self._evaluate: Any = jax.jit(programs.evaluate)
+        programs = self._programs = Programs(config, dataset.pixels, dataset.classes, layout.divide)
+        self._shardings = layout.of_state(programs)
+        results = self._shardings, layout.everywhere
+        if initial is None:
+            seed = np.uint32(config.seed)
+            draw = jax.jit(programs.draw, out_shardings=self._shardings).lower(seed)
+            drawn = self._compilers.submit(draw.compile, FOR_ONE_CALL)
+            self._start = lambda: drawn.result()(seed)
+        else:
+            self._start = lambda: self._begin(initial)
+        train, (images, labels) = examples(dataset, layout.shares)
+        self._train = place(train, layout.everywhere)
+        self._test = place(images, layout.chunks), place(labels, layout.everywhere)
+        self._step: Any = jax.jit(programs.step, out_shardings=(self._shardings, None))
+        self._epoch: Any = jax.jit(programs.epoch, donate_argnums=0, out_shardings=results)
+        self._part: Any = jax.jit(programs.part, donate_argnums=0, out_shardings=results)
+        self._last_batch: Any = jax.jit(programs.epoch, donate_argnums=0, out_shardings=results)
+        self._evaluate: Any = jax.jit(programs.evaluate, out_shardings=layout.everywhere)
         self._batch_size, self._dtype = config.batch_size, config.dtype
 
     @cached_property
     def _state(self) -> Any:
         """The parameters and the optimizer's state."""
-        with jax.default_device(self._device):
-            return jax.block_until_ready(jax.device_put(self._start()))
+        return jax.block_until_ready(self._start())
+
+    def _begin(self, initial: Parameters) -> Any:
+        """As `Programs.begin`, with nowhere more of it than is to be there."""
+        params = place(transposed(from_neutral(self._programs.shapes, initial)), self._shardings[0])
+        return params, self._programs.optimizer.init(params)
 
     @property
     def peak_gpu_bytes(self) -> int | None:
         return peak_bytes(self._device)
 
     def compile(self) -> None:
-        order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32)
-        state = jax.eval_shape(self._programs.begin, self._programs.shapes)
-        with jax.default_device(self._device):
-            epoch = self._compilers.submit(self._epoch.lower(state, *self._train, order).compile)
-            evaluate = self._compilers.submit(self._evaluate.lower(state[0], *self._test).compile)
+        order, state = self._everywhere(len(self._train[1]), np.int32), self._abstract_state()
+        epoch = self._compilers.submit(self._epoch.lower(state, *self._train, order).compile)
+        evaluate = self._compilers.submit(self._evaluate.lower(state[0], *self._test).compile)
         _ = self._state
         self._epoch, self._evaluate = epoch.result(), evaluate.result()
+
+    def _abstract_state(self) -> Any:
+        """The state's shapes, and where it lies."""
+        state = jax.eval_shape(self._programs.begin, self._programs.shapes)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            state,
+            self._shardings,
+        )
+
+    def _everywhere(self, size: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        """The shape of an array (size,) that each device has."""
+        return jax.ShapeDtypeStruct((size,), dtype, sharding=self._layout.everywhere)
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         self._state, losses = self._epoch(self._state, *self._train, order)
         return np.asarray(jax.device_get(losses))
 
     def compile_steps(self) -> None:
-        order = np.zeros(self._train[1].shape, np.int32)
-        full, rest = divmod(len(order), self._batch_size)
-        losses, number = np.zeros(full, self._dtype), np.int32(0)
-        with jax.default_device(self._device):
-            part = self._compilers.submit(
-                self._part.lower(self._state, *self._train, order, losses, number, number).compile
-            )
-            if rest:
-                last = self._last_batch.lower(self._state, *self._train, order[-rest:])
-                self._last_batch = last.compile()
+        examples = len(self._train[1])
+        full, rest = divmod(examples, self._batch_size)
+        order, losses = self._everywhere(examples, np.int32), self._everywhere(full, self._dtype)
+        number = np.int32(0)
+        part = self._compilers.submit(
+            self._part.lower(self._state, *self._train, order, losses, number, number).compile
+        )
+        if rest:
+            last = self._last_batch.lower(self._state, *self._train, self._everywhere(rest, np.int32))
+            self._last_batch = last.compile()
         self._part = part.result()
 
     def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
@@ -117,26 +138,29 @@ class Trainer:
         params = transposed(from_neutral(self._programs.shapes, state))
         optimizer_state = self._state[1]
         if optax.tree.get(optimizer_state, "trace") is not None:
-            velocity = {name: state[f"{name}.momentum"] for name in _neutral(params)}
+            velocity = {name: state[f"{name}.momentum"] for name in to_neutral(transposed(params))}
             optimizer_state = optax.tree.set(
                 optimizer_state, trace=transposed(from_neutral(self._programs.shapes, velocity))
             )
-        self._state = jax.device_put((params, optimizer_state), self._device)
+        self._state = place((params, optimizer_state), self._shardings)
+
+    def largest(self, number: int) -> int:
+        return self._layout.largest(number)
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
         self._state, (tensors, gradients) = self._step(self._state, *self._train, batch)
         return mlp_trace(jax.device_get(tensors) | _suffixed(_neutral(gradients), "grad") | self.state())
 
 
-def examples(dataset: Dataset) -> Any:
-    """Training words and labels, test images and labels, as the programs take them."""
+def examples(dataset: Dataset, shares: int = 1) -> Any:
+    """Training words and labels, test images and labels, as the programs take them on so many devices."""
     train, test = (part.images.reshape(len(part), -1) for part in (dataset.train, dataset.test))
-    return (pack(train), dataset.train.labels), (test, dataset.test.labels)
+    return (pack(train), dataset.train.labels), (in_chunks(test, shares), dataset.test.labels)
 
 
 def _neutral(params: Params) -> Parameters:
     """Copies of what is on the device."""
-    return to_neutral(transposed(jax.device_get(params)))
+    return to_neutral(transposed(fetch(params)))
 
 
 def _suffixed(parameters: Parameters, suffix: str) -> Parameters:

@@ -21,6 +21,7 @@ from mlp_workload.run_folder import read_config
 from mlp_workload.watching import Watching
 
 C = TypeVar("C", bound=Config)
+O = TypeVar("O", bound="Training")
 T = TypeVar("T")
 
 INSTALL = {
@@ -104,7 +105,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         print(f"{program}: error: {package} is not installed: {INSTALL[package]}", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
-        print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{program}: error: {' '.join(str(error).split())}\n", end="", file=sys.stderr)  # at one go
         sys.exit(2)
     except BrokenPipeError:  # nobody reads any more, as behind `| head`
         _let_go_of_output()
@@ -131,11 +132,19 @@ class Training(Watching, Config):
 
     resume: Path | None = None
     """The folder of a run, of either trainer, that goes on from its newest checkpoint; needs no other flag. More
-    --epochs can be given, another --device, and where the data are now."""
+    --epochs can be given, another --device or number of --devices, and where the data are now."""
     checkpoint_every: int = CHECKPOINT_EVERY
     """Steps from one checkpoint to the next, at least; an epoch of fewer steps is not interrupted for one."""
     seeds: int | None = None
     """So many runs, with --seed and the seeds after it: a run folder each, and seeds.json. Not drawn on Visdom."""
+
+    @property
+    def config(self) -> Config:
+        return part(Config, self)
+
+    @property
+    def watching(self) -> Watching:
+        return part(Watching, self)
 
     def __post_init__(self) -> None:
         Config.__post_init__(self)
@@ -145,22 +154,14 @@ class Training(Watching, Config):
             raise UserError(f"--run-dir {self.run_dir}: a run that is resumed stays in its folder")
         if self.seeds is not None and (self.resume is not None or self.checkpoint_every != CHECKPOINT_EVERY):
             raise UserError("--resume and --checkpoint-every are for one run, not for --seeds")
+        if self.seeds is not None and self.devices > 1:
+            raise UserError("--devices is for one run, not for --seeds, which trains a model on each core")
 
 
-def run_trainer(
-    program: str,
-    description: str,
-    train: Callable[[Config, Watching, int, bool], object],
-    train_seeds: Callable[[Config, int, Watching], object],
-) -> None:
-    """A trainer's `main`: parses the process's arguments and trains."""
+def run_trainer(program: str, description: str, kind: type[O], train: Callable[[O], object]) -> None:
+    """A trainer's `main`: parses the process's arguments, a `kind`, and trains."""
     with one_line_errors(program):
-        options = parse_config(sys.argv[1:], Training, prog=program, description=description)
-        config, watching = part(Config, options), part(Watching, options)
-        if options.seeds is None:
-            train(config, watching, options.checkpoint_every, options.resume is not None)
-        else:
-            train_seeds(config, options.seeds, watching)
+        train(parse_config(sys.argv[1:], kind, prog=program, description=description))
 
 
 def part(kind: type[T], options: Any) -> T:

@@ -71,6 +71,15 @@ class Config:
     rounded to 10 or 7 bits of fraction; sums, and everything else, stay float32."""
     deterministic: bool = False
     """On a GPU too, the same bytes from run to run: sets what each framework needs for it before it starts."""
+    devices: int = 1
+    """How many share each batch, the same for whatever number of them up to rounding. On a CPU JAX makes as many of it;
+    torch takes a process for each, which torchrun starts."""
+    split_hidden: int = 1
+    """So many of the --devices share each hidden layer in place of a batch, for widths beyond one device's memory; in
+    JAX only."""
+    pad_batches: bool = False
+    """Allows a --batch-size that the devices can't share evenly: some then have an example less, and means stay exact.
+    The last batch of an epoch, where it is smaller, may be uneven anyway."""
     initial_weights: Path | None = None
     """A safetensors file to start from, such as another run's weights.safetensors, in place of --initialization."""
     run_dir: Path | None = None
@@ -88,6 +97,8 @@ class Config:
             raise UserError(f"--dataset: {error}") from None
         self._require("epochs", self.epochs >= 0, "at least 0")
         self._require("batch_size", self.batch_size >= 1, "at least 1")
+        self._require("devices", self.devices >= 1, "at least 1")
+        self._require("split_hidden", self.split_hidden >= 1, "at least 1")
         smallest, largest = float(np.finfo(self.dtype).tiny), float(np.finfo(self.dtype).max)
         from_zero = f"from 0 to {largest:.3g}, the largest {self.dtype}"
         self._require("learning_rate", 0 <= self.learning_rate <= largest, from_zero)
@@ -103,9 +114,17 @@ class Config:
         )
         self._require("gpu", self.gpu is None or (_is(self.gpu, int) and self.gpu >= 0), "a number from 0 on")
         self._require("gpu", self.gpu is None or self.device != "cpu", "left out with --device cpu")
+        self._require("gpu", self.gpu is None or self.devices == 1, "left out with several --devices")
         ieee = self.matmul_precision == "highest"
         self._require("matmul_precision", ieee or self.dtype == "float32", f"highest for {self.dtype}")
         self._require("matmul_precision", ieee or self.device != "cpu", "highest with --device cpu")
+        check_divisible("--devices", self.devices, self.split_hidden, "--split-hidden")
+        if not self.pad_batches:
+            shares = "--devices" if self.split_hidden == 1 else "--devices over --split-hidden,"
+            check_divisible("--batch-size", self.batch_size, self.devices // self.split_hidden, shares)
+        self._require("split_hidden", self.split_hidden == 1 or bool(self.hidden), "1 without hidden layers")
+        for width in self.hidden:
+            check_divisible("--hidden", width, self.split_hidden, "--split-hidden")
         self._require("pixel_mean", abs(self.pixel_mean) <= largest, f"finite in {self.dtype}")
         self._require("pixel_std", smallest <= self.pixel_std <= largest, f"above 0 and finite in {self.dtype}")
 
@@ -149,6 +168,14 @@ def check_precision(config: Config, device: str, has_tf32: bool) -> None:
     """Raises `UserError` where the device can't multiply by the run's precision."""
     if config.matmul_precision != "highest" and not has_tf32:
         raise UserError(f"--matmul-precision {config.matmul_precision} is for GPUs since Ampere, and this is {device}")
+
+
+def check_divisible(flag: str, value: int, by: int, name: str) -> None:
+    """Raises `UserError`, with the nearest values above 0 that would do, where `value` is not divisible."""
+    if value % by:
+        below = value // by * by
+        near = f"{below} or {below + by}" if below else f"{by}"
+        raise UserError(f"{flag} must be divisible by {name} {by}: try {near}, got {value}")
 
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

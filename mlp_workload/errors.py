@@ -25,6 +25,14 @@ class UserError(Exception):
         return one_line(super().__str__())
 
 
+class PeerLost(UserError):
+    """Another process of this run ended, or can't be reached any more."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__("another process of this run ended, or can't be reached")
+        self.__cause__ = error
+
+
 def one_line(text: str) -> str:
     """`text` without what would end the line or steer the terminal, and of `LONGEST` characters at most."""
     text = re.sub(r"\s*[\t\n\r]\s*", " ", _shortened(text))

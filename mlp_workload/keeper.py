@@ -13,17 +13,49 @@ from mlp_workload.weights import parameter_shapes
 
 CHECKPOINT_EVERY = 1000
 """Steps, where nobody says."""
-MAY_CHANGE = ("epochs", "device", "gpu", "dataset", "run_dir")
+MAY_CHANGE = ("epochs", "device", "gpu", "devices", "split_hidden", "pad_batches", "dataset", "run_dir")
 """Of a run's configuration, when it is resumed. The data must be the same wherever they are; the place is the folder's
 own."""
 
 
-class Keeper:
-    """Writes a checkpoint at the start and the end, `every` so many steps, and when a signal came, which ends the run.
+class Pace:
+    """When a run pauses for a checkpoint, and whether it stops there: alike in all of its processes.
 
-    An epoch is interrupted for one only where it has more steps than that. `sync` is called before each, and where the
-    last can't be written, `save_weights`. A run that is resumed is written down already, at `from_step`.
+    It does at its start and end, `every` so many steps, and when a signal came to one of them, which ends the run. An
+    epoch is interrupted for one only where it has more steps than that. A run that is resumed is written down already,
+    at `from_step`. `largest` is a trainer's.
     """
+
+    def __init__(
+        self, every: int, signals: StopSignals, largest: Callable[[int], int], from_step: int | None = None
+    ) -> None:
+        self._every, self._signals, self._largest = every, signals, largest
+        self._tried_at = from_step
+
+    def pause(self, step: int, offset: int, steps: int) -> int:
+        """How far, of an epoch's `steps`, to train in one go, `step` steps into the run and `offset` into the epoch."""
+        left = (self._tried_at or 0) + self._every - step
+        return steps if self._every >= steps else min(steps, offset + max(left, 1))
+
+    def reached(self, step: int, is_last: bool, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Raises `Stopped` where a signal came, after what there is to write is written."""
+        stopped_by = self._largest(self._signals.received or 0)
+        if self._tried_at is None or step >= self._tried_at + self._every or is_last or stopped_by:
+            self._tried_at = step
+            self._save(checkpoint)
+        if stopped_by and not is_last:
+            raise Stopped(f"stopped after step {step}{self._left(step)}", stopped_by)
+
+    def _save(self, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Nothing: the first process does."""
+
+    def _left(self, step: int) -> str:
+        """What is there of a run that stops after `step`."""
+        return ""
+
+
+class Keeper(Pace):
+    """Writes them. `sync` is called before each, and where the last can't be written, `save_weights`."""
 
     def __init__(
         self,
@@ -33,36 +65,30 @@ class Keeper:
         sync: Callable[[], None],
         save_weights: Callable[[], None],
         from_step: int | None,
+        largest: Callable[[int], int],
     ) -> None:
-        self._folder, self._every, self._signals = folder, every, signals
-        self._sync, self._save_weights = sync, save_weights
+        super().__init__(every, signals, largest, from_step)
+        self._folder, self._sync, self._save_weights = folder, sync, save_weights
         self._checkpoints = Checkpoints(folder.checkpoints)
-        self._last_step, self._tried_at = from_step, from_step
+        self._last_step = from_step
         self._warned = False
 
-    def pause(self, step: int, offset: int, steps: int) -> int:
-        """How far, of an epoch's `steps`, to train in one go, `step` steps into the run and `offset` into the epoch."""
-        left = (self._tried_at or 0) + self._every - step
-        return steps if self._every >= steps else min(steps, offset + max(left, 1))
+    @property
+    def way_on(self) -> str:
+        """How a run goes on that ended in between."""
+        if self._last_step is None:
+            return "no checkpoint"
+        return f"--resume {self._folder.path} goes on from step {self._last_step}"
 
-    def reached(self, step: int, is_last: bool, checkpoint: Callable[[], Checkpoint]) -> None:
-        """Raises `Stopped` where a signal came, after what there is to write is written."""
-        stopped_by = self._signals.received
-        is_due = self._tried_at is None or step >= self._tried_at + self._every
-        if is_due or is_last or stopped_by is not None:
-            self._save(checkpoint())
-        if stopped_by is not None and not is_last:
-            there = "no checkpoint"
-            if self._last_step is not None:
-                there = f"--resume {self._folder.path} goes on from step {self._last_step}"
-            if self._last_step != step:
-                self._save_weights()
-                there += f"; the weights of now are in {self._folder.weights}"
-            raise Stopped(f"stopped after step {step}; {there}", stopped_by)
+    def _left(self, step: int) -> str:
+        if self._last_step == step:
+            return f"; {self.way_on}"
+        self._save_weights()
+        return f"; {self.way_on}; the weights of now are in {self._folder.weights}"
 
-    def _save(self, checkpoint: Checkpoint) -> None:
+    def _save(self, make: Callable[[], Checkpoint]) -> None:
         """What can't be saved does not end the run: there may be room again, and room for the weights is kept."""
-        self._tried_at = checkpoint.step
+        checkpoint = make()
         if not checkpoint.is_finite:
             return  # nothing to go on from
         try:

@@ -65,6 +65,8 @@ class RunEvents:
             "train_examples": len(dataset.train),
             "device": implementation.device,
             "precision": config.precision,
+            "devices": config.devices,
+            "split_hidden": config.split_hidden,
             "seed": config.seed,
             "environment": environment,
             **facts,

@@ -23,13 +23,13 @@ _HEADER_BYTES = 2**16
 class RunFolder:
     """`config.json`, `events.jsonl`, `summary.json` and `weights.safetensors` of one run.
 
-    While it is open no other process can take it up.
+    While it is open no other process can take it up, unless it is only read.
     """
 
-    def __init__(self, path: Path, *, is_new: bool) -> None:
+    def __init__(self, path: Path, *, is_new: bool, to_write: bool = True) -> None:
         self.path, self._is_new = path, is_new
         self._room = path / ".room-for-weights"
-        self._lock = _lock(path)
+        self._lock = _lock(path) if to_write else None
 
     @classmethod
     def claim(cls, path: Path, config: Config) -> "RunFolder":
@@ -56,10 +56,10 @@ class RunFolder:
         return cls(path, is_new=True)
 
     @classmethod
-    def reopen(cls, path: Path) -> "RunFolder":
-        """Of a run that has begun. Raises `UserError` where there is none, or a process is at it."""
+    def reopen(cls, path: Path, to_write: bool = True) -> "RunFolder":
+        """Of a run that has begun. Raises `UserError` where there is none, or, to be written, a process is at it."""
         read_config(path)
-        return cls(path, is_new=False)
+        return cls(path, is_new=False, to_write=to_write)
 
     def __enter__(self) -> Self:
         return self

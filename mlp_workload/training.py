@@ -6,9 +6,11 @@ import math
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -18,10 +20,10 @@ import numpy.typing as npt
 from mlp_workload.checkpoint import Checkpoint, Checkpoints
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, load
-from mlp_workload.errors import UserError
+from mlp_workload.errors import PeerLost, UserError
 from mlp_workload.events import Event, RunFinished, Sink
 from mlp_workload.files import expand
-from mlp_workload.keeper import CHECKPOINT_EVERY, Keeper, resumed_from
+from mlp_workload.keeper import CHECKPOINT_EVERY, Keeper, Pace, resumed_from
 from mlp_workload.metrics import Evaluation
 from mlp_workload.order import epoch_order, steps_per_epoch
 from mlp_workload.run_events import Implementation, RunEvents
@@ -62,6 +64,9 @@ class Trainer(Implementation, Protocol):
     def load_state(self, state: Parameters) -> None:
         """Goes on from what `state` returned, which it copies."""
 
+    def largest(self, number: int) -> int:
+        """The largest of what the processes of the run give at this point, each a whole number of 32 bits."""
+
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
         """Trains on the examples `batch` (b,), as `run_epoch` does with each of its batches, and tells all of it."""
 
@@ -70,7 +75,8 @@ MakeTrainer = Callable[[Config, Dataset, Parameters | None], Trainer]
 """Takes the starting weights, which it copies, or None for the framework's own initialiser. Raises `UserError` where
 the wanted device is not there."""
 Framework = Callable[[Config], AbstractContextManager[MakeTrainer]]
-"""Imports what it takes; all that a trainer does happens within the context."""
+"""Imports what it takes; all that a trainer does happens within the context. It raises `PeerLost` where another process
+of the run is not there any more."""
 
 
 def train(
@@ -91,19 +97,17 @@ def train(
     """
     start = time.perf_counter()
     watching.check()
-    with contextlib.ExitStack() as stack:
+    keeper: Keeper | None = None
+    with (
+        clear_loss_of_peers(lambda: keeper.way_on if keeper else "nothing was trained"),
+        contextlib.ExitStack() as stack,
+    ):
         if resume and config.run_dir is None:
             raise UserError("a run that is resumed has a folder: run_dir")
         folder = stack.enter_context(RunFolder.reopen(expand(config.run_dir))) if resume and config.run_dir else None
-        make_trainer, dataset, initial = begin(stack, framework(config), config, resume)
-        at = resumed_from(folder, config, dataset) if folder else None
-        trainer = make_trainer(config, dataset, at.parameters if at else initial)
-        _, compile_seconds = timed(trainer.compile)
-        if checkpoint_every < steps_per_epoch(len(dataset.train), config.batch_size) or (at and at.offset):
-            compile_seconds += timed(trainer.compile_steps)[1]
+        trainer, dataset, at, compile_seconds = prepare(stack, framework, config, folder, checkpoint_every)
         told: Sequence[Event] = ()
         if folder and at:
-            trainer.load_state(at.state)
             told, end = events_until(folder.events, at.step, at.step - at.offset)
         else:
             default = f"seed{config.seed}"
@@ -118,11 +122,62 @@ def train(
         record = Record(stack, folder, trainer.parameters, sinks)
         signals = stack.enter_context(StopSignals())
         from_step = at.step if at else None
-        keeper = Keeper(folder, checkpoint_every, signals, record.sync, record.save_weights, from_step)
+        keeper = Keeper(folder, checkpoint_every, signals, record.sync, record.save_weights, from_step, trainer.largest)
         events = RunEvents(config, dataset, trainer, start, compile_seconds)
         for event in run(config, dataset, trainer, events, keeper, at, told):
             record.tell(event)
     return record.summary
+
+
+def follow(
+    config: Config, framework: Framework, checkpoint_every: int = CHECKPOINT_EVERY, resume: bool = False
+) -> None:
+    """What every process of a run but the first does: the same steps, of which it tells and writes nothing.
+
+    Raises as `train` does. A run that is resumed is read from its folder, which must be the first process's own.
+    """
+    start = time.perf_counter()
+    where = f"--resume {config.run_dir} goes on" if config.run_dir else "it can be resumed"
+    with clear_loss_of_peers(lambda: where), contextlib.ExitStack() as stack:
+        folder = RunFolder.reopen(expand(config.run_dir), to_write=False) if resume and config.run_dir else None
+        trainer, dataset, at, compile_seconds = prepare(stack, framework, config, folder, checkpoint_every)
+        signals = stack.enter_context(StopSignals())
+        pace = Pace(checkpoint_every, signals, trainer.largest, at.step if at else None)
+        for _ in run(config, dataset, trainer, RunEvents(config, dataset, trainer, start, compile_seconds), pace, at):
+            pass
+
+
+def prepare(
+    stack: contextlib.ExitStack, framework: Framework, config: Config, folder: RunFolder | None, checkpoint_every: int
+) -> tuple[Trainer, Dataset, Checkpoint | None, float]:
+    """A compiled trainer, at the start or where the run in `folder` goes on; the seconds are those of compilation.
+
+    When it returns, no process of the run needs to read the folder any more. Raises `UserError`, also where the
+    processes were not told the same.
+    """
+    make_trainer, dataset, initial = begin(stack, framework(config), config, folder is not None)
+    at = resumed_from(folder, config, dataset) if folder else None
+    trainer = make_trainer(config, dataset, at.parameters if at else initial)
+    _, compile_seconds = timed(trainer.compile)
+    if checkpoint_every < steps_per_epoch(len(dataset.train), config.batch_size) or (at and at.offset):
+        compile_seconds += timed(trainer.compile_steps)[1]
+    if at:
+        trainer.load_state(at.state)
+    alike = replace(config, dataset="mnist", run_dir=None, initial_weights=None).to_json()
+    told = f"{alike} {dataset.digest} {checkpoint_every} {at.step if at else None}"
+    number = zlib.crc32(told.encode()) // 2
+    if (trainer.largest(number), -trainer.largest(-number)) != (number, number):
+        raise UserError("the processes of this run differ in their flags, their data or the checkpoint they found")
+    return trainer, dataset, at, compile_seconds
+
+
+@contextlib.contextmanager
+def clear_loss_of_peers(way_on: Callable[[], str]) -> Iterator[None]:
+    """Says how a run goes on that a process was lost of."""
+    try:
+        yield
+    except PeerLost as error:
+        raise UserError(f"{error}; {way_on()}") from error
 
 
 def begin(
@@ -194,7 +249,7 @@ def run(
     dataset: Dataset,
     trainer: Trainer,
     events: RunEvents,
-    keeper: Keeper | None = None,
+    keeper: Pace | None = None,
     at: Checkpoint | None = None,
     told: Iterable[Event] = (),
 ) -> Iterator[Event]:

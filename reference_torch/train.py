@@ -6,12 +6,13 @@ from typing import Any
 
 import mlp_workload.seeds
 from mlp_workload import training
-from mlp_workload.command_line import run_trainer
+from mlp_workload.command_line import Training, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.keeper import CHECKPOINT_EVERY
 from mlp_workload.seeds import MakeEnsemble
 from mlp_workload.training import MakeTrainer
 from mlp_workload.watching import Watching
+from reference_torch.rank import Rank
 
 
 def train(
@@ -20,8 +21,14 @@ def train(
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Trains as `config` says and returns the summary; see `mlp_workload.training.train`."""
-    return training.train(config, framework, watching or Watching(), checkpoint_every, resume)
+    """Trains as `config` says and returns the summary; see `mlp_workload.training.train`.
+
+    In the processes that torchrun started but the first it returns nothing; see `mlp_workload.training.follow`.
+    """
+    if Rank.of(config).is_first:
+        return training.train(config, framework, watching or Watching(), checkpoint_every, resume)
+    training.follow(config, framework, checkpoint_every, resume)
+    return {}
 
 
 def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
@@ -32,9 +39,16 @@ def train_seeds(config: Config, seeds: int, watching: Watching | None = None) ->
 @contextlib.contextmanager
 def framework(config: Config) -> Iterator[MakeTrainer]:
     """PyTorch, imported only now: a wrong flag is answered before that, and the data are read beside it."""
-    from reference_torch.trainer import Trainer
+    rank = Rank.of(config)
+    if rank.world == 1:
+        from reference_torch.trainer import Trainer
 
-    yield Trainer
+        yield Trainer
+    else:
+        from reference_torch.distributed import joined
+
+        with joined(rank, config) as make_trainer:
+            yield make_trainer
 
 
 @contextlib.contextmanager
@@ -46,7 +60,14 @@ def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
 
 
 def main() -> None:
-    run_trainer("python -m reference_torch.train", "Trains the MLP in PyTorch.", train, train_seeds)
+    run_trainer("python -m reference_torch.train", "Trains the MLP in PyTorch.", Training, start)
+
+
+def start(options: Training) -> None:
+    if options.seeds is None:
+        train(options.config, options.watching, options.checkpoint_every, options.resume is not None)
+    else:
+        train_seeds(options.config, options.seeds, options.watching)
 
 
 if __name__ == "__main__":

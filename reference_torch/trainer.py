@@ -37,9 +37,7 @@ class Trainer:
             self._model = build_model(config, config.widths(dataset.pixels, dataset.classes)).to(device)
         if initial is not None:
             load_neutral(self._model, initial)
-        self._optimizer = sgd(
-            self._model.parameters(), config.learning_rate, config.momentum, config.nesterov, config.weight_decay
-        )
+        self._optimizer = self._make_optimizer()
         (self._images, self._labels), self._test = (
             (
                 torch.tensor(examples.images.reshape(len(examples), -1), device=device),
@@ -51,6 +49,12 @@ class Trainer:
     @property
     def peak_gpu_bytes(self) -> int | None:
         return peak_bytes(self._labels.device)
+
+    def _make_optimizer(self) -> torch.optim.SGD:
+        config = self._config
+        return sgd(
+            self._model.parameters(), config.learning_rate, config.momentum, config.nesterov, config.weight_decay
+        )
 
     def compile(self) -> None:
         """Nothing: eager torch compiles nothing."""
@@ -78,8 +82,15 @@ class Trainer:
         return loss.detach()
 
     def _loss(self, batch: torch.Tensor) -> torch.Tensor:
-        logits = self._model(normalize(self._config, gather(self._images, batch)))
+        logits = self._logits(gather(self._images, batch))
         return F.cross_entropy(logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing)
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Of images (b, pixels), uint8."""
+        return self._forward(normalize(self._config, images))
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._model(x)
 
     def _backward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """All of a step but the update: its tensors by the names of `mlp_workload.trace`."""
@@ -87,10 +98,13 @@ class Trainer:
         tensors = {"batch.images": pixels, "batch.labels": y, "inputs": normalize(self._config, pixels)}
         return tensors | loss_and_gradients(self._config, self._model, tensors["inputs"], y)
 
-    @torch.no_grad()
     def evaluate(self) -> Evaluation:
-        images, labels = self._test
-        logits = torch.cat([self._model(normalize(self._config, part)) for part in images.split(_EVALUATED_AT_ONCE)])
+        return self._evaluation(*self._test)
+
+    @torch.no_grad()
+    def _evaluation(self, images: torch.Tensor, labels: torch.Tensor) -> Evaluation:
+        """Of these images (n, pixels), uint8, with their labels (n,)."""
+        logits = torch.cat([self._logits(part) for part in images.split(_EVALUATED_AT_ONCE)])
         losses, predictions = cross_entropy(logits, labels).per_example, logits.argmax(dim=-1)
         positive = (logits > 0).any(dim=0)
         others = logits.scatter(1, predictions[:, None], -torch.inf)
@@ -117,6 +131,9 @@ class Trainer:
                 velocity = torch.tensor(state[f"{name}.momentum"], dtype=parameter.dtype, device=parameter.device)
                 # Without a buffer torch's step is its first: it then begins one, undampened.
                 self._optimizer.state[parameter]["momentum_buffer"] = velocity if velocity.any() else None
+
+    def largest(self, number: int) -> int:
+        return number
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
         tensors = self._backward(self._indices(batch))

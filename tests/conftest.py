@@ -49,8 +49,7 @@ def mnist() -> Dataset:
     return load("mnist")
 
 
-@pytest.fixture
-def digits() -> Dataset:
+def make_digits() -> Dataset:
     """A small set, 3 classes of 6x5 pixels in noise, that is learned within a few steps."""
     rng = np.random.default_rng(0)
     patterns = rng.integers(0, 2, (3, 6, 5)) * 200
@@ -60,6 +59,11 @@ def digits() -> Dataset:
         return Examples((patterns[labels] + rng.integers(0, 50, (n, 6, 5))).astype(np.uint8), labels)
 
     return Dataset("digits", examples(103), examples(31), ("a", "b", "c"))
+
+
+@pytest.fixture
+def digits() -> Dataset:
+    return make_digits()
 
 
 @pytest.fixture

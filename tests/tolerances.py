@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlp_compare.bounds import DRIFT_FLOAT64
+
 
 class Tolerance(NamedTuple):
     relative: float
@@ -43,6 +45,8 @@ CROSSING_EFFECT = Tolerance(0.0, 1e-8)
 """The two starts are 2e-9 apart, through slopes of a few."""
 RUN_FLOAT64 = Tolerance(0.0, 1e-12)
 """Test loss after 600 steps from one start: a prototype's parameters stayed within 7e-16 over 3,000 steps."""
+DEVICES_FLOAT64 = Tolerance(0.0, DRIFT_FLOAT64)
+"""One run on other devices or in other processes: sums of a batch come in another order, and nothing else differs."""
 DRAWN = Tolerance(0.0, 1e-6)
 """Curves on a server and in a page against events.jsonl: far below a pixel, and far above what JSON rounds."""
 PRINTED = Tolerance(0.0, 5e-7)

@@ -1,0 +1,34 @@
+"""Which process of a run this is, as torchrun says."""
+
+import os
+from dataclasses import dataclass
+
+from mlp_workload.config import Config
+from mlp_workload.errors import UserError
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Process `rank` of `world`, on its machine the one of number `local`, all from 0."""
+
+    rank: int
+    world: int
+    local: int
+
+    @classmethod
+    def of(cls, config: Config) -> "Rank":
+        """By RANK, WORLD_SIZE and LOCAL_RANK. Raises `UserError` where the run has another number of devices than there
+        are processes, each of which has one."""
+        rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        found = cls(rank, max(world, 1), local)
+        if config.split_hidden > 1:
+            raise UserError(f"--split-hidden must be 1 in torch, got {config.split_hidden}; jax_mlp.train splits")
+        if config.devices != found.world:
+            command = f"torchrun --nproc-per-node {config.devices} -m reference_torch.train"
+            how = f"start it as {command}" if found.world == 1 else f"torchrun started {found.world} processes"
+            raise UserError(f"--devices {config.devices}: torch takes a process for each; {how}")
+        return found
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0

@@ -1,0 +1,88 @@
+"""What `test_devices.py` looks at, trained in one process whose CPU counts as eight devices.
+
+Into the folder that it is told go run folders and npz files: `PRESET-DEVICES.npz` of a whole epoch of MNIST,
+`split-MESH.npz` of a step whose hidden layers are divided, `digits-MESH.npz` of batches that can't be shared evenly.
+"""
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import jax_mlp.train
+from jax_mlp.trainer import Trainer
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.data import Dataset, load
+from mlp_workload.initial import initial_parameters
+from mlp_workload.order import epoch_order
+from mlp_workload.watching import Watching
+
+DEVICES = (1, 2, 4, 8)
+MESHES = {"1": (1, 1), "2": (2, 2), "4": (4, 4), "2x2": (4, 2)}
+"""Devices, and how many of them share a hidden layer."""
+UNEVEN = {"1": (1, 1), "3": (3, 1), "8": (8, 1), "4x2": (8, 2)}
+
+
+def start(config: Config, dataset: Dataset) -> dict[str, np.ndarray]:
+    return initial_parameters(config.initialization, config.widths(dataset.pixels, dataset.classes), 0)
+
+
+def evaluated(trainer: Trainer) -> dict[str, np.ndarray]:
+    found = trainer.evaluate()
+    parts = ("losses", "predictions", "labels", "positive", "margins")
+    return {f"test.{name}": np.asarray(getattr(found, name)) for name in parts}
+
+
+def epochs(config: Config, dataset: Dataset, number: int = 1) -> dict[str, np.ndarray]:
+    """Losses, test results, and the state after so many epochs."""
+    trainer, n = Trainer(config, dataset, start(config, dataset)), len(dataset.train)
+    trainer.compile()
+    losses = [trainer.run_epoch(epoch_order(0, epoch, n)) for epoch in range(1, number + 1)]
+    return {"train.losses": np.concatenate(losses)} | evaluated(trainer) | trainer.state()
+
+
+def main(out: Path, digits: str) -> None:
+    jax.config.update("jax_enable_x64", True)
+    mnist = load("mnist")
+    for preset in PRESETS:
+        for devices in DEVICES:
+            config = dataclasses.replace(PRESETS[preset], dtype="float64", devices=devices)
+            np.savez(out / f"{preset}-{devices}.npz", **epochs(config, mnist))
+    for name, (devices, split) in MESHES.items():
+        config = dataclasses.replace(PRESETS["relu"], dtype="float64", devices=devices, split_hidden=split)
+        trainer = Trainer(config, mnist, start(config, mnist))
+        np.savez(out / f"split-{name}.npz", **trainer.trace_step(epoch_order(0, 1, len(mnist.train))[:200]).tensors)
+    small = load(digits)
+    for name, (devices, split) in UNEVEN.items():
+        config = dataclasses.replace(
+            PRESETS["leaky"], dtype="float64", devices=devices, split_hidden=split, pad_batches=True, hidden=(8, 6),
+            batch_size=20, momentum=0.9, learning_rate=0.1,
+        )  # fmt: skip
+        np.savez(out / f"digits-{name}.npz", **epochs(config, small, 3))
+    eight = dataclasses.replace(
+        PRESETS["leaky"],
+        dataset=digits,
+        dtype="float64",
+        devices=8,
+        hidden=(8, 6),
+        batch_size=16,
+        momentum=0.9,
+        learning_rate=0.1,
+        last_activation="none",
+    )
+    for name, number in {"whole": 2, "again": 1}.items():
+        train(dataclasses.replace(eight, run_dir=out / name, epochs=number))
+    shutil.copytree(out / "again", out / "on-one")
+    for name, devices in {"again": 8, "on-one": 1}.items():
+        train(dataclasses.replace(eight, run_dir=out / name, epochs=2, devices=devices), resume=True)
+
+
+def train(config: Config, resume: bool = False) -> None:
+    jax_mlp.train.train(config, Watching(visdom="off", quiet=True), resume=resume)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,256 @@
+"""One run by several real processes: the numbers of one, told and kept by the first alone, and an end together."""
+
+import contextlib
+import dataclasses
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, make_digits, write_idx_folder
+from safetensors.numpy import load_file
+from test_commands import TRAINERS, assert_one_line
+from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
+
+import jax_mlp.train
+import jax_mlp.trainer
+import reference_torch.train
+import reference_torch.trainer
+from mlp_workload.command_line import parse_config
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.errors import UserError
+from mlp_workload.initial import initial_parameters
+from mlp_workload.order import epoch_order
+from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.watching import Watching
+from mlp_workload.weights import save_weights
+
+UNWATCHED = Watching(visdom="off", quiet=True)
+TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
+TRAINER = {"jax": jax_mlp.trainer.Trainer, "torch": reference_torch.trainer.Trainer}
+side = pytest.mark.parametrize("side", TRAINERS)
+FOREVER = ("--epochs", "100000", "--run-dir", "run", "--checkpoint-every", "9")
+STEPS = 6
+"""Of an epoch."""
+DEADLINE = 60
+"""Seconds in which the other processes of a run end after one was killed."""
+
+
+def free_port() -> int:
+    """Among those of which JAX takes one for a SLURM job, the last 4,096."""
+    while True:
+        port = random.randrange(2**16 - 2**12, 2**16)
+        with socket.socket() as listening, contextlib.suppress(OSError):
+            listening.bind(("127.0.0.1", port))
+            return port
+
+
+def flags_of_jax(port: int, process: int) -> dict[str, str]:
+    return {"--coordinator": f"127.0.0.1:{port}", "--processes": "2", "--process": str(process)}
+
+
+def variables_of_torchrun(port: int, process: int) -> dict[str, str]:
+    rank = str(process)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return address | {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+
+
+def variables_of_slurm(port: int, process: int) -> dict[str, str]:
+    """Of a job from whose number JAX makes this port."""
+    job, rank = str(port - (2**16 - 2**12)), str(process)
+    step = {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    return step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+
+
+@contextlib.contextmanager
+def processes(side: str, folder: Path, *flags: str, second: Sequence[str] = (), slurm: bool = False):
+    """Two processes of one run, neither of which outlives the block; the `second` has some more flags."""
+    port, started = free_port(), []
+    for process in (0, 1):
+        command = [sys.executable, "-m", TRAINERS[side], "--visdom", "off", *flags, *(second if process else ())]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        if slurm:
+            environment |= variables_of_slurm(port, process)
+        elif side == "torch":
+            environment |= variables_of_torchrun(port, process)
+        else:
+            command += [word for flag in flags_of_jax(port, process).items() for word in flag]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True))
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def ends(started) -> list[tuple[int, str, str]]:
+    """Each one's exit status, output and errors, without what JAX's gloo prints when processes find each other."""
+    texts = [process.communicate(timeout=240) for process in started]
+    return [
+        (process.returncode, re.sub(r"^\[Gloo\] .*\n", "", out, flags=re.M), error)
+        for process, (out, error) in zip(started, texts, strict=True)
+    ]
+
+
+def is_trained(folder: Path, step: int) -> bool:
+    return any(path.name > f"step-{step:08d}" for path in folder.glob("checkpoints/step-*"))
+
+
+def wait_until_trained(started, folder: Path, step: int = 1) -> None:
+    while not is_trained(folder, step):
+        time.sleep(0.01)
+        assert [process.poll() for process in started] == [None] * len(started), ends(started)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return write_idx_folder(tmp_path_factory.mktemp("digits"), make_digits())
+
+
+@pytest.fixture
+def small(data) -> list[str]:
+    """Flags of a run of many short epochs, the last batch of which two devices can't share evenly."""
+    flags = f"--dataset {data} --dtype float64 --hidden 8 6 --batch-size 20 --momentum 0.9 --devices 2"
+    return flags.split()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("side", TRAINERS)
+def test_two_processes_end_as_one(side, preset, mnist, run, tmp_path):
+    """After the 300 steps of an epoch; the first alone prints and writes. Once by torchrun, which takes its time."""
+    config = dataclasses.replace(PRESETS[preset], dtype="float64")
+    initial = initial_parameters(config.initialization, (784, 200, 200, 10), 3)
+    save_weights(tmp_path / "start.safetensors", initial)
+    flags = ["--preset", preset, "--dtype", "float64", "--epochs", "1", "--devices", "2", "--run-dir", "run"]
+    flags += ["--initial-weights", "start.safetensors", "--visdom", "off"]
+    if (side, preset) != ("torch", "leaky"):
+        with processes(side, tmp_path, *flags) as started:
+            (first, told, warned), other = ends(started)
+        assert (first, warned, other) == (0, "", (0, "", ""))
+    else:
+        torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m"]
+        process = run(*torchrun, "reference_torch.train", *flags, env={"OMP_NUM_THREADS": "1"})
+        told = process.stdout
+        assert process.returncode == 0, process.stderr
+    assert re.findall(r"^epoch +(\d+) +step +(\d+)", told, re.M) == [("1", "300")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "start.safetensors"]
+
+    alone = TRAINER[side](config, mnist, initial)
+    losses = alone.run_epoch(epoch_order(0, 1, 60_000))
+    expected, found = alone.evaluate(), RecordedRun.load(tmp_path / "run")
+    for name, array in load_file(tmp_path / "run/weights.safetensors").items():
+        DEVICES_FLOAT64.assert_close(array, alone.parameters()[name], name)
+    DEVICES_FLOAT64.assert_close(found.train_losses, losses)
+    DEVICES_FLOAT64.assert_close(found.summary["test_loss"], expected.loss)
+    assert (found.summary["test_correct"], found.summary["test_examples"]) == (expected.correct, 10_000)
+    assert found.evaluations[0].mistakes == expected.mistakes
+    assert found.summary["devices"] == 2
+
+
+def go_on_here(first: str, second: str, folder: Path) -> int:
+    """Resumes the run in `folder`, of the `first` framework, in this process by the `second`, on one device, for an
+    epoch or two; from which step. It must end as a run that was never stopped."""
+    step = max(int(path.stem.partition("-")[2]) for path in folder.glob("checkpoints/step-*"))
+    config = Config.from_json((folder / "config.json").read_text())
+    config = dataclasses.replace(config, devices=1, epochs=step // STEPS + 2, run_dir=folder)
+    TRAIN[second](config, UNWATCHED, resume=True)
+    assert_ended_as_alone(first, config, folder)
+    return step
+
+
+def assert_ended_as_alone(side: str, config: Config, folder: Path) -> None:
+    alone = dataclasses.replace(config, devices=1, split_hidden=1, run_dir=folder.with_name("alone"))
+    TRAIN[side](alone, UNWATCHED)
+    for name, array in load_file(folder.with_name("alone") / "weights.safetensors").items():
+        RUN_FLOAT64.assert_close(load_file(folder / "weights.safetensors")[name], array, name)
+
+
+@pytest.mark.parametrize(("side", "killed"), [("jax", 1), ("jax", 0), ("torch", 1)])
+def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, killed, small, tmp_path):
+    """By the other framework."""
+    with processes(side, tmp_path, *small, *FOREVER) as started:
+        wait_until_trained(started, tmp_path / "run", 20)
+        started[killed].kill()
+        since = time.monotonic()
+        status, _, error = ends([started[1 - killed]])[0]
+        assert time.monotonic() - since < DEADLINE
+    assert status == 2, error
+    last = error.splitlines()[-1]
+    assert re.search(r"error: another process of this run ended.*; --resume run goes on", last), error
+    assert not (tmp_path / "run/summary.json").exists()
+    step = go_on_here(side, {"jax": "torch", "torch": "jax"}[side], tmp_path / "run")
+    assert killed == 0 or last.endswith(f"--resume run goes on from step {step}")
+
+
+@side
+def test_a_signal_to_one_process_stops_both_with_a_checkpoint(side, small, tmp_path):
+    """In JAX two processes go on, which SLURM started, with four devices each, of which two share a hidden layer."""
+    with processes(side, tmp_path, *small, *FOREVER) as started:
+        wait_until_trained(started, tmp_path / "run", 20)
+        started[1].send_signal(signal.SIGTERM)
+        (first, _, said), (other, _, noted) = ends(started)
+    assert (first, other) == (143, 143), (said, noted)
+    step = int(re.search(r"stopped after step (\d+); --resume run goes on from step \1$", said)[1])
+    assert noted.splitlines()[-1].endswith(f"stopped after step {step}")
+    if side == "torch":
+        assert go_on_here("torch", "torch", tmp_path / "run") == step
+        return
+    flags = ["--resume", "run", "--epochs", str(step // STEPS + 2), "--devices", "8", "--split-hidden", "2"]
+    with processes("jax", tmp_path, *flags, slurm=True) as started:
+        (first, _, warned), other = ends(started)
+    assert (first, warned, other) == (0, "", (0, "", ""))
+    run = RecordedRun.load(tmp_path / "run")
+    assert (run.summary["devices"], run.summary["split_hidden"]) == (8, 2)
+    assert_ended_as_alone("jax", run.config, tmp_path / "run")
+
+
+def test_processes_that_were_told_different_things_say_so(small, tmp_path):
+    with processes("jax", tmp_path, *small, "--run-dir", "run", second=["--learning-rate", "0.2"]) as started:
+        for status, told, error in ends(started):
+            assert (status, told) == (2, "")
+            assert error.splitlines()[-1].endswith("differ in their flags, their data or the checkpoint they found")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--devices 2 --processes 2", "--processes 2 needs --process, from 0 to 1"),
+        ("--devices 2 --processes 2 --process 2", "--process must be from 0 to 1, got 2"),
+        ("--devices 2 --processes 0 --process 0", "--processes must be at least 1, got 0"),
+        ("--devices 1 --processes 2 --process 0", "--devices must be divisible by --processes 2: try 2, got 1"),
+        ("--devices 2 --processes 2 --process 0 --coordinator here", "--coordinator must be HOST:PORT, got here"),
+        ("--seeds 2 --processes 2 --process 0", "--coordinator, --processes and --process are for one run"),
+    ],
+)
+def test_flags_of_processes_that_make_no_sense(flags, message):
+    with pytest.raises(UserError, match=message):
+        parse_config(flags.split(), jax_mlp.train.Options)
+
+
+def test_processes_without_a_place_to_meet(run):
+    process = run("jax_mlp.train", "--devices", "2", "--processes", "2", "--process", "0")
+    assert_one_line(process, "several processes need --coordinator HOST:PORT")
+
+
+@pytest.mark.parametrize(
+    ("flags", "world", "message"),
+    [
+        ("--devices 2", "1", "start it as torchrun --nproc-per-node 2 -m reference_torch.train"),
+        ("--devices 1", "2", "--devices 1: torch takes a process for each; torchrun started 2 processes"),
+        ("--devices 2 --split-hidden 2", "2", "--split-hidden must be 1 in torch, got 2"),
+    ],
+)
+def test_torch_takes_a_process_for_each_device(flags, world, message, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(UserError, match=message):
+        reference_torch.train.train(parse_config(flags.split(), Config), UNWATCHED)
