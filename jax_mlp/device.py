@@ -30,7 +30,7 @@ def find_device(config: Config) -> jax.Device:
     gpu_is_wanted = config.device == "gpu" or config.gpu is not None
     try:
         devices = jax.devices("gpu" if gpu_is_wanted else None if config.device == "auto" else config.device)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX_PLATFORMS wants what is not installed
         wanted = f"--device {config.device}" if config.gpu is None else f"--gpu {config.gpu}"
         raise UserError(f"{wanted}: JAX sees none ({error})") from error
     if config.gpu is not None and config.gpu >= len(devices):

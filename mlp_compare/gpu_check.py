@@ -25,7 +25,7 @@ class GpuCheck:
     """Checks both trainers on this machine's GPU: the installation, parity, GPU against CPU, the same bytes from run to
     run, memory, speed by every rung, captured loops, many seeds. On a CPU it does what can be done there.
 
-    Exit status 0: nothing failed, and what was left out is said. 1: something failed. 2: it can't be tried.
+    Exit status 0: nothing failed, and what was left out is said. 1: something failed. 2: the arguments make no sense.
     """
 
     output: Path = Path("gpu-check")

@@ -45,8 +45,9 @@ class Side:
             error, value = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            how = f"the {self.framework} process ended with {self._process.exitcode}"
-            raise UserError(f"{how}; -9 is a kill, which is also how the system frees memory") from None
+            ended = self._process.exitcode
+            why = "; -9 is a kill, which is also how the system frees memory" if ended == -signal.SIGKILL else ""
+            raise UserError(f"the {self.framework} process ended with {ended}{why}") from None
         if error is not None:
             raise error
         return value

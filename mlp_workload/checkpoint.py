@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.numpy import save
 
 from mlp_workload import safetensors_file
 from mlp_workload.errors import UserError, warn
-from mlp_workload.files import sync_folder, write_atomically
+from mlp_workload.files import remove_half_written, sync_folder, write_atomically
 from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.weights import Parameters, check
 
@@ -106,22 +107,27 @@ class Checkpoints:
         raise UserError("; ".join(damaged) or "it has no checkpoint")
 
     def _newest_first(self) -> list[Path]:
-        return sorted(
-            self._folder.glob("step-*.safetensors"), key=lambda path: (len(path.name), path.name), reverse=True
-        )
+        """Those that this class named, and no copies of them."""
+        steps = {step: path for path in self._folder.glob("step-*.safetensors") if (step := _step(path)) is not None}
+        return [steps[step] for step in sorted(steps, reverse=True)]
 
     def drop_after(self, step: int) -> None:
         """Removes what is left of steps behind `step`, and what was half written."""
         with clear_write_errors(self._folder):
             for path in self._newest_first():
-                if path.name > _name(step) and len(path.name) >= len(_name(step)):
+                if (of := _step(path)) is not None and of > step:
                     path.unlink()
-            for half_written in self._folder.glob(".*.tmp"):
-                half_written.unlink()
+            remove_half_written(self._folder)
 
 
 def _name(step: int) -> str:
     return f"step-{step:08d}.safetensors"
+
+
+def _step(path: Path) -> int | None:
+    """Of a checkpoint's file by its name."""
+    found = re.fullmatch(r"step-(\d{8,})\.safetensors", path.name)
+    return int(found[1]) if found and path.is_file() else None
 
 
 _ABOUT: Mapping[str, tuple[type, ...]] = {

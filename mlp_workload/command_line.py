@@ -93,6 +93,9 @@ def parse(kind: Any, arguments: Sequence[str], **options: Any) -> Any:
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """Ends the process with one line: status 2 for what the user can mend, 130 for Ctrl-C; without at a closed pipe."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # a stream that was closed before
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, until the process ends
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what the terminal's encoding lacks must not end the work
     try:
@@ -150,7 +153,8 @@ class Training(Watching, Config):
         Config.__post_init__(self)
         Watching.__post_init__(self)
         self._require("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
-        if self.resume is not None and self.run_dir != expand(self.resume):
+        stays = self.resume is None or self.run_dir is None or self.run_dir.resolve() == expand(self.resume).resolve()
+        if not stays:
             raise UserError(f"--run-dir {self.run_dir}: a run that is resumed stays in its folder")
         if self.seeds is not None and (self.resume is not None or self.checkpoint_every != CHECKPOINT_EVERY):
             raise UserError("--resume and --checkpoint-every are for one run, not for --seeds")

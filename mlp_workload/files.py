@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from mlp_workload.errors import UserError
@@ -36,6 +37,13 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def remove_half_written(folder: Path) -> None:
+    """What `write_atomically` left in `folder` where its process was killed."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and path.is_file():
+            path.unlink()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

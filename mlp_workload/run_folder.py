@@ -12,7 +12,7 @@ from typing import Any, Self
 from mlp_workload import strict_json
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.files import sync_folder, write_atomically
+from mlp_workload.files import remove_half_written, sync_folder, write_atomically
 from mlp_workload.order import steps_per_epoch
 from mlp_workload.weights import Parameters, save_weights
 
@@ -82,16 +82,16 @@ class RunFolder:
         path = self.path / "summary.json"
         if not path.exists():
             return None
-        steps, config = read_json(path).get("steps"), read_config(self.path)
-        if not isinstance(steps, int):
-            raise UserError(f"{path} does not say its steps")
+        summary, config = read_json(path), read_config(self.path)
+        steps = summary.get("steps") if isinstance(summary, dict) else None
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+            raise UserError(f"{path} does not say its steps; without that file the run goes on from its checkpoint")
         return steps // steps_per_epoch(examples, config.batch_size)
 
     def go_on(self, config: Config) -> None:
         """`config` is what the run goes on by; it is not finished, or not any more."""
         with clear_write_errors(self.path):
-            for half_written in self.path.glob(".*.tmp"):
-                half_written.unlink()
+            remove_half_written(self.path)
             write_atomically(self.path / "config.json", config.to_json().encode())
             (self.path / "summary.json").unlink(missing_ok=True)
             sync_folder(self.path)

@@ -21,6 +21,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, npt.NDArray[Any]], Mapping[st
             return tensors, file.metadata() or {}
     # TypeError: a type that NumPy lacks, such as bfloat16; ValueError: a shape that it lacks, such as of 70 dimensions.
     except (SafetensorError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a readable {kind} ({error})") from error
+        hint = "; reference_torch.convert makes one of a .pt" if path.suffix in (".pt", ".pth") else ""
+        raise UserError(f"{path}: not a readable {kind} ({error}){hint}") from error
     except OSError as error:
         raise UserError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error

@@ -23,6 +23,7 @@ from mlp_workload.order import epoch_order
 from mlp_workload.run_events import Implementation, RunEvents
 from mlp_workload.run_folder import RunFolder, clear_write_errors, make_empty_folder, new_default_folder, write_json
 from mlp_workload.sinks.console import Output
+from mlp_workload.stopping import Stopped, StopSignals
 from mlp_workload.training import Record, begin, timed, weights_bytes
 from mlp_workload.watching import Watching
 from mlp_workload.weights import Parameters
@@ -83,6 +84,7 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
     console = Output(markup=False, highlight=False, soft_wrap=True, quiet=watching.quiet)
     summaries: list[Mapping[str, Any]] = []
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
         make, dataset, initial = begin(stack, framework(config, seeds), config)
         ensemble = make(config, dataset, initial)
         _, compile_seconds = timed(ensemble.compile)
@@ -103,7 +105,7 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
             once = 0.0 if summaries else compile_seconds
             events = [RunEvents(one, dataset, ensemble, began, once, at_once=ensemble.at_once) for one in configs]
             advance = partial(progress.advance, task, len(configs))
-            group = _train_together(configs, dataset, ensemble, watching, events, advance)
+            group = _train_together(configs, dataset, ensemble, watching, events, signals, advance)
             for summary in group:
                 console.say(_line(summary))
             summaries += group
@@ -143,9 +145,13 @@ def _train_together(
     ensemble: Ensemble,
     watching: Watching,
     events: Sequence[RunEvents],
+    signals: StopSignals,
     advance: Callable[[], None],
 ) -> list[Mapping[str, Any]]:
-    """Trains a model for each of `configs`, which differ in their seeds alone; the summaries."""
+    """Trains a model for each of `configs`, which differ in their seeds alone; the summaries.
+
+    Raises `Stopped` after the epoch in which a signal came, with all weights saved.
+    """
     with contextlib.ExitStack() as stack:
         ensemble.start([config.seed for config in configs])
         weights = cache(ensemble.parameters)
@@ -179,6 +185,9 @@ def _train_together(
                 tell([one.trained(order, each, seconds) for one, order, each in own])
                 evaluate()
                 advance()
+                if signals.received is not None:
+                    said = f"stopped after epoch {epoch}; the weights of then are kept, and --seeds can't be resumed"
+                    raise Stopped(said, signals.received)
             if configs[0].epochs == 0:
                 evaluate()
             tell([one.finished() for one in events])

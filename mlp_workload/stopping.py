@@ -8,6 +8,8 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
+_SHOW_CURSOR = "\x1b[?25h"
+"""Which a live table hides, and a process that is ended at once does not bring back."""
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -20,7 +22,8 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While it is entered, in the main thread, the first signal is only noted; a second one has its usual effect."""
+    """While it is entered, in the main thread, a signal is only noted; the same one again ends the process at once, in
+    the midst of a compiled program too."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -34,19 +37,16 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
-        self._restore()
+        signal.signal(number, signal.SIG_DFL)
         name = signal.Signals(number).name
         said = f"{name}: stops when the running program ends; again ends at once\n"
         # Not by print, in the middle of whose own work this may happen; and whoever read it may be gone, as with Ctrl-C
         # before `| tee`, or with a terminal that was closed.
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.write(sys.stderr.fileno(), said.encode())
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
+            os.write(sys.stderr.fileno(), (_SHOW_CURSOR if sys.stderr.isatty() else "").encode() + said.encode())

@@ -28,7 +28,7 @@ from mlp_workload.metrics import Evaluation
 from mlp_workload.order import epoch_order, steps_per_epoch
 from mlp_workload.run_events import Implementation, RunEvents
 from mlp_workload.run_folder import RunFolder, clear_write_errors, new_default_folder
-from mlp_workload.sinks.json_lines import cut_events, events_until
+from mlp_workload.sinks.json_lines import check_can_change, cut_events, events_until
 from mlp_workload.stopping import StopSignals
 from mlp_workload.trace import Trace
 from mlp_workload.watching import Watching
@@ -115,6 +115,7 @@ def train(
             folder = stack.enter_context(RunFolder.claim(expand(path), config))
         stack.enter_context(folder.reserve(weights_bytes(config, dataset)))
         if at:
+            check_can_change(folder.events)
             folder.go_on(config)
             Checkpoints(folder.checkpoints).drop_after(at.step)
             cut_events(folder.events, end)

@@ -36,9 +36,9 @@ def check(parameters: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
 
 
 def _problems(parameters: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    for name in shapes.keys() - parameters.keys():
+    for name in sorted(shapes.keys() - parameters.keys()):
         yield f"{name} is missing"
-    for name in parameters.keys() - shapes.keys():
+    for name in sorted(parameters.keys() - shapes.keys()):
         yield f"{name} is not a parameter of this model, which has {', '.join(shapes)}"
     for name, shape in shapes.items():
         array = parameters[name]

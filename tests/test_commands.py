@@ -105,6 +105,18 @@ def test_bad_input_ends_in_one_line_and_status_2(trainer, arguments, message, ru
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == bad_things
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_closed_changes_no_status(closed, tmp_path):
+    command = f"{sys.executable} -m mlp_workload.export_onnx nowhere model.onnx {closed}"
+    process = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert len(process.stderr.splitlines()) == ("2>&-" not in closed)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_auto_takes_the_cpu_and_says_so(run, tmp_path):
     for trainer in TRAINERS.values():
         folder = tmp_path / trainer

@@ -252,6 +252,11 @@ def test_what_makes_torch_deterministic_is_set():
     assert json.loads(process.stdout)["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
+@NO_GPU
+def test_a_platform_that_is_not_installed_is_one_line(run):
+    assert_one_line(run("jax_mlp.train", env={"JAX_PLATFORMS": "cuda"}), r"error: --device auto: JAX sees none \(")
+
+
 def test_unlike_rows_are_not_compared():
     """CASES: a CPU's result beside a GPU's, TF32 beside IEEE: refused, with the two settings named."""
 

@@ -114,7 +114,7 @@ def test_nothing_is_lost_by_kills_at_random_moments(trainer, unbroken, tmp_path)
 BOTH_PRESETS = [(trainer, preset) for trainer in TRAINERS.values() for preset in PRESETS]
 
 
-@pytest.mark.parametrize(("trainer", "preset"), BOTH_PRESETS if STOPS > 1 else BOTH_PRESETS[::3])
+@pytest.mark.parametrize(("trainer", "preset"), BOTH_PRESETS if STOPS > 1 else BOTH_PRESETS[2:3])
 def test_a_run_that_ends_at_a_random_step_of_a_whole_run_goes_on_from_it(trainer, preset, tmp_path):
     """SIGKILL once the checkpoint of that step is there, from 1,000 to 2,999 of 3,000, mostly within an epoch."""
 
@@ -184,8 +184,8 @@ def test_a_second_signal_ends_a_run_at_once(number, tmp_path):
     time.sleep(0.2)
     process.send_signal(number)
     ended, error = finish(process)
-    assert ended in (-signal.SIGTERM, 130, 143), error
-    assert (tmp_path / "run/checkpoints/step-00000000.safetensors").exists()
+    assert ended == -number, error
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000000.safetensors"]
 
 
 def test_ctrl_c_before_a_pipe_that_ends_keeps_the_run(tmp_path):

@@ -41,8 +41,9 @@ def config(tmp_path, digits) -> Config:
     return dataclasses.replace(PRESETS["relu"], dataset=source, epochs=EPOCHS, weight_decay=0.01, **small)
 
 
-def train(side: str, config: Config, every: int = 1000, resume: bool = False, stop_at: int | None = None):
-    """As the command does; after `stop_at` steps the process sends itself a SIGTERM."""
+def train(side: str, config: Config, every: int = 1000, resume: bool = False, stop_at: int | None = None,
+          signals: tuple[int, ...] = (signal.SIGTERM,)):  # fmt: skip
+    """As the command does; after `stop_at` steps the process sends itself the `signals`."""
 
     @contextlib.contextmanager
     def stopping(config):
@@ -57,7 +58,8 @@ def train(side: str, config: Config, every: int = 1000, resume: bool = False, st
                     losses = run_steps(order, first, last)
                     trained += last - first
                     if trained == stop_at:
-                        os.kill(os.getpid(), signal.SIGTERM)
+                        for number in signals:
+                            os.kill(os.getpid(), number)
                     return losses
 
                 trainer.run_steps = counted
@@ -103,6 +105,15 @@ def test_a_run_that_stopped_after_any_step_ends_as_if_it_had_not(side, stop_at, 
     assert sorted(path.name for path in stopped.run_dir.iterdir()) == [
         "checkpoints", "config.json", "events.jsonl", "summary.json", "weights.safetensors"
     ]  # fmt: skip
+
+
+def test_signals_of_several_kinds_stop_a_run_once(config, tmp_path, capfd):
+    """As from a service manager, or of a terminal that is closed after a kill: the first to be answered is told."""
+    config = dataclasses.replace(config, run_dir=tmp_path / "run")
+    with pytest.raises(Stopped, match=r"stopped after step 4; --resume .* goes on from step 4"):
+        train("jax", config, every=1, stop_at=4, signals=(signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
+    assert "Traceback" not in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @side
@@ -226,6 +237,14 @@ def not_finite(stopped):
     rewritten(newest(stopped), {"layers.1.bias": bias})
 
 
+def relined(stopped, *numbers: int) -> None:
+    """Its events are those lines of what they were: a start, the losses of epoch 1, the test after it."""
+    events = stopped.run_dir / "events.jsonl"
+    lines = events.read_text().splitlines(keepends=True)
+    assert len(lines) == 3
+    events.write_text("".join(lines[number] for number in numbers))
+
+
 REFUSED = {
     "newer": (lambda stopped: rewritten(newest(stopped), format=9), "has format 9, this version reads up to 1"),
     "extra": (
@@ -257,6 +276,22 @@ REFUSED = {
         ),
         "ends after step 0, and the checkpoint is of step 8",
     ),
+    "events lack losses": (lambda stopped: relined(stopped, 0, 2), "a test at step 6 comes behind step 0, and the ch"),
+    "events have losses twice": (lambda stopped: relined(stopped, 0, 1, 1, 2), "step 1 comes behind step 6"),
+    "events lack a test": (
+        lambda stopped: relined(stopped, 0, 1),
+        "ends after step 0, and the checkpoint is of step 8",
+    ),
+    "events lack the start": (lambda stopped: relined(stopped, 1, 2), "the run's start is missing"),
+    "events start twice": (lambda stopped: relined(stopped, 0, 0, 1, 2), "the run starts twice"),
+    "a summary of nothing": (
+        lambda stopped: (stopped.run_dir / "summary.json").write_text("[]"),
+        "summary.json does not say its steps; without that file the run goes on",
+    ),
+    "a summary of a word": (
+        lambda stopped: (stopped.run_dir / "summary.json").write_text('{"steps": true}'),
+        "summary.json does not say its steps",
+    ),
     "other data": (
         lambda stopped: flip(Path(stopped.dataset.removeprefix("idx:"), "train-images-idx3-ubyte"), -1),
         "--dataset idx:.* is not what the run was trained on",
@@ -271,6 +306,34 @@ def test_what_a_run_cannot_go_on_from_is_refused_and_left_alone(name, stopped):
     before = {path: path.read_bytes() for path in stopped.run_dir.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=message):
         train("torch", stopped, resume=True)
+    assert {path: path.read_bytes() for path in stopped.run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_files_of_others_are_neither_taken_nor_removed(stopped):
+    """Copies of checkpoints too, whatever they are called."""
+    folder = stopped.run_dir / "checkpoints"
+    names = ("step-00000008.backup.safetensors", "step-00000008 (1).safetensors", "step-best.safetensors", ".notes.tmp")
+    for name in names:
+        (folder / name).write_bytes(newest(stopped).read_bytes())
+    (folder / "step-00000099.safetensors").mkdir()
+    (stopped.run_dir / ".notes.tmp").write_text("mine")
+    half_written = folder / ".step-00000009.safetensors.12345.tmp"
+    half_written.write_bytes(b"half")
+    train("jax", stopped, every=1, resume=True)
+    assert not half_written.exists()
+    assert (stopped.run_dir / ".notes.tmp").read_text() == "mine"
+    own = {"step-00000011.safetensors", "step-00000012.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {*names, "step-00000099.safetensors"} | own
+
+
+def test_events_that_nobody_may_write_change_nothing(stopped, monkeypatch):
+    def refused(path):
+        raise UserError(f"cannot write {path}: Permission denied")
+
+    monkeypatch.setattr(training, "check_can_change", refused)  # root, as whom tests may run, may write everywhere
+    before = {path: path.read_bytes() for path in stopped.run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"cannot write .*events.jsonl: Permission denied"):
+        train("jax", dataclasses.replace(stopped, epochs=9), resume=True)
     assert {path: path.read_bytes() for path in stopped.run_dir.rglob("*") if path.is_file()} == before
 
 

@@ -4,13 +4,15 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_idx_folder
 from safetensors.numpy import load_file
 from test_commands import trainer
 from test_knocks import in_a_small_file_system
@@ -78,7 +80,7 @@ def test_a_model_for_each_core_and_float64_all_through(run, tmp_path):
 
 
 def test_warnings_are_told_with_their_seed_and_a_full_output_stops_nothing(run, tmp_path):
-    flags = ["--seeds", "2", "--epochs", "1", "--learning-rate", "1e6", "--preset", "relu"]
+    flags = ["--epochs", "100000", "--batch-size", "20", "--hidden", "5", "--seeds", "2", "--quiet"]
     quiet = run("jax_mlp.train", *flags, "--quiet", "--run-dir", "quiet")
     assert quiet.returncode == 0
     for seed in (0, 1):
@@ -93,6 +95,40 @@ def test_warnings_are_told_with_their_seed_and_a_full_output_stops_nothing(run, 
     assert full.returncode == 0, full.stderr
     assert full.stderr.splitlines()[0].startswith("warning: cannot print (No space left on device)")
     assert len(json.loads((tmp_path / "full/seeds.json").read_text())["seeds"]) == 2
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_keeps_the_weights_so_far_of_all_models(number, status, digits, tmp_path):
+    flags = [
+        "--epochs",
+        "100000",
+        "--batch-size",
+        "20",
+        "--hidden",
+        "5",
+        "--seeds",
+        "2",
+        "--quiet",
+        "--run-dir",
+        "runs",
+    ]
+    command = [sys.executable, "-m", "jax_mlp.train", "--dataset", write_idx_folder(tmp_path, digits), *flags]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+    )
+    events = [tmp_path / f"runs/seed-{seed}/events.jsonl" for seed in (0, 1)]
+    while not all(path.exists() and b"evaluated" in path.read_bytes() for path in events):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    noted, stopped = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == status
+    assert noted.startswith(f"{number.name}: stops when the running program ends")
+    said = (
+        r"python -m jax_mlp.train: stopped after epoch \d+; the weights of then are kept, and --seeds can't be resumed"
+    )
+    assert re.fullmatch(said, stopped)
+    assert len({(path.parent / "weights.safetensors").read_bytes() for path in events}) == 2
 
 
 def test_runs_of_many_seeds_are_replayed_and_reported_one_by_one(run, tmp_path):

@@ -107,7 +107,8 @@ class Console:
                 self._console.print(f"weights, losses and summary are in {self._run_dir}")
 
     def close(self) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            self._live.stop()
 
     def _row(self, event: Evaluated) -> _Epoch:
         trained = self._trained

@@ -56,11 +56,11 @@ def events_until(path: Path, step: int, epochs_end: int) -> tuple[list[Event], i
     """The events up to step `step` of the run, whose epochs were whole up to `epochs_end`, and where they end.
 
     What can't be read ends them too: after a power cut anything may stand behind what was synced. Raises `UserError`
-    where the file does not reach so far.
+    where the file does not reach so far, or lacks a step on the way, or has one twice.
     """
     kept: list[Event] = []
     passed: list[Event] = []
-    end = reached = 0
+    end = trained = reached = 0
     try:
         for event, ends_at in _read(path):
             match event:
@@ -70,6 +70,16 @@ def events_until(path: Path, step: int, epochs_end: int) -> tuple[list[Event], i
                     break
                 case RunFinished():
                     break
+                case TrainLosses(first_step=first) if first != trained + 1 or trained != reached:
+                    raise UserError(f"{path}: step {first} comes behind step {trained}, after a test at step {reached}")
+                case TrainLosses():
+                    trained += len(event.losses)
+                case Evaluated(step=at) if at != trained or (at == reached > 0):
+                    raise UserError(f"{path}: a test at step {at} comes behind step {trained}")
+                case RunStarted() if passed:
+                    raise UserError(f"{path}: the run starts twice")
+            if not passed and not isinstance(event, RunStarted):
+                raise UserError(f"{path}: the run's start is missing")
             passed.append(event)
             if isinstance(event, Evaluated | RunStarted | RunResumed):  # else it may belong to what came later
                 kept, end = list(passed), ends_at
@@ -80,6 +90,12 @@ def events_until(path: Path, step: int, epochs_end: int) -> tuple[list[Event], i
     if not kept or reached < epochs_end:
         raise UserError(f"{path} ends after step {reached}, and the checkpoint is of step {step}")
     return kept, end
+
+
+def check_can_change(path: Path) -> None:
+    """Raises `UserError` where nobody may."""
+    with clear_write_errors(path):
+        path.open("r+b").close()
 
 
 def cut_events(path: Path, end: int) -> None:
