@@ -70,9 +70,8 @@ def measured(tmp_path_factory):
         "jax",
         "torch",
         "keras-torch",
-        "sklearn",
     ]
-    command += ["floor-numpy", "floor-jax", "torch-step-graph", "--rounds", "2", "--epochs", "2"]
+    command += ["floor-jax", "torch-step-graph", "--rounds", "2", "--epochs", "2"]
     command += ["--no-many", "--no-whole", "--no-sweep", "--json", "bench.json", "--plot", "bench.svg"]
     result = subprocess.run(command, cwd=folder, env=PATHS, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stderr
@@ -81,7 +80,7 @@ def measured(tmp_path_factory):
 
 def test_the_command_measures_what_it_is_asked_for(measured):
     output, result, picture = measured
-    names = ["jax", "torch", "keras-torch", "sklearn", "floor-numpy", "floor-jax", CONTROL]
+    names = ["jax", "torch", "keras-torch", "floor-jax", CONTROL]
     assert list(result["rungs"]) == names
     assert result["left_out"] == {"torch-step-graph": "PyTorch, CUDA graph of a step: needs a GPU"}
     assert {"format", "date", "config", "cores", "threads", "precision", "environment", "operations"} <= result.keys()
@@ -97,7 +96,7 @@ def test_the_command_measures_what_it_is_asked_for(measured):
     for said in ("JAX, an epoch a program", "control: the first rung over itself", "needs a GPU", "where PyTorch wins"):
         assert said in output
     assert "<svg" in picture
-    assert "scikit-learn MLPClassifier" in picture
+    assert "Keras 3 on PyTorch" in picture
 
 
 def test_a_rung_that_trains_otherwise_is_not_timed(packages):
