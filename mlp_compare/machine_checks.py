@@ -184,7 +184,8 @@ def same_bytes(machine: Machine) -> tuple[str, Mapping[str, Any]]:
     differ = [name for name, same in figures.items() if not same]
     if any("--deterministic" in name for name in differ):
         raise Failed(f"two runs differ: {', '.join(differ)}")
-    return f"two runs of each framework have the same bytes{f', but not of {differ}' if differ else ''}", figures
+    others = f", but not of {', '.join(differ)}" if differ else ""
+    return f"two runs of each framework have the same bytes{others}", figures
 
 
 def memory(machine: Machine) -> tuple[str, Mapping[str, Any]]:
