@@ -1,4 +1,4 @@
-"""Every command of the README, as written, but for `make`, which runs this, and pip, which the Makefile calls."""
+"""Every command of the README and the pages it leads to, as written, but for `make`, which runs this, and pip."""
 
 import os
 import re
@@ -17,8 +17,9 @@ from flax import nnx
 import jax_mlp.trace
 import reference_torch.trace
 
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-SCRIPTS = [block for block in BLOCKS if not block.startswith("make ")]
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+BLOCKS = [block for text in PAGES.values() for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)]
+SCRIPTS = [block for block in dict.fromkeys(BLOCKS) if not block.startswith("make ")]
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +41,20 @@ def test_the_readmes_commands_run_as_written(script, checkout):
     assert [line for line in process.stderr.splitlines() if not line.startswith("warning: no Visdom server at ")] == []
 
 
-def test_the_readme_has_commands_and_its_links_lead_somewhere():
-    assert len(SCRIPTS) >= 5
-    text = (ROOT / "README.md").read_text()
-    titles = re.findall(r"^#+ (.+)", text, re.M)
-    headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), target
-    for path in re.findall(r"`([a-z_]+/[\w/.]+\.(?:py|md|safetensors))`", text):
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        file, _, heading = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), target
+        assert not heading or heading in headings(path.read_text()), target
+    for path in re.findall(r"`([a-z_]+/[\w/.]+\.(?:py|md|safetensors))`", PAGES[page]):
         assert (ROOT / path).exists(), path
+
+
+def headings(text):
+    titles = re.findall(r"^#+ (.+)", text, re.M)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
 def test_the_readmes_python_compares_two_models(tmp_path, monkeypatch, capsys):
