@@ -30,6 +30,19 @@ TORCH, ARTICLE = "python -m reference_torch.train", "python -m reference_torch.a
 JAX_GIVEN, TORCH_GIVEN = "JAX, from given weights", "PyTorch, from given weights"
 JAX_WATCHED, TORCH_WATCHED = "JAX, drawn on a dashboard", "PyTorch, drawn on a dashboard"
 JAX_UNKEPT, TORCH_UNKEPT = "JAX, without checkpoints", "PyTorch, without checkpoints"
+COMMANDS = {
+    JAX_FIRST: ("jax_mlp.train", "plainly"),
+    JAX_LATER: ("jax_mlp.train", "plainly"),
+    TORCH: ("reference_torch.train", "plainly"),
+    JAX_GIVEN: ("jax_mlp.train", "given"),
+    TORCH_GIVEN: ("reference_torch.train", "given"),
+    ARTICLE: ("reference_torch.article", "plainly"),
+    JAX_UNKEPT: ("jax_mlp.train", "unkept"),
+    TORCH_UNKEPT: ("reference_torch.train", "unkept"),
+    JAX_WATCHED: ("jax_mlp.train", "watched"),
+    TORCH_WATCHED: ("reference_torch.train", "watched"),
+}
+"""The module of each, and how it is run."""
 _DASHBOARD_SECONDS = 120
 """For it to start, at most: it may fetch what its page is made of."""
 
@@ -43,19 +56,15 @@ def measure(device_flags: Sequence[str], progress: Progress) -> dict[str, Any]:
         start = Path(place, "start.safetensors")
         shapes = Config().widths(784, 10)
         save_weights(start, {k: v.astype(np.float32) for k, v in initial_parameters("torch_linear", shapes, 0).items()})
-        common = ["--last-activation", "none", "--initial-weights", str(start)]
-        commands = {
-            JAX_FIRST: ("jax_mlp.train", []),
-            JAX_LATER: ("jax_mlp.train", []),
-            TORCH: ("reference_torch.train", []),
-            JAX_GIVEN: ("jax_mlp.train", common),
-            TORCH_GIVEN: ("reference_torch.train", common),
-            ARTICLE: ("reference_torch.article", []),
-            JAX_UNKEPT: ("jax_mlp.train", ["--checkpoint-every", str(10**9)]),
-            TORCH_UNKEPT: ("reference_torch.train", ["--checkpoint-every", str(10**9)]),
+        flags: dict[str, list[str]] = {
+            "plainly": [],
+            "given": ["--last-activation", "none", "--initial-weights", str(start)],
+            "unkept": ["--checkpoint-every", str(10**9)],
+            "watched": watching,
         }
-        if watching:
-            commands |= {JAX_WATCHED: ("jax_mlp.train", watching), TORCH_WATCHED: ("reference_torch.train", watching)}
+        commands = {
+            name: (module, flags[how]) for name, (module, how) in COMMANDS.items() if how != "watched" or watching
+        }
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
         task = progress.add_task("", total=ROUNDS * len(commands))
         for number in range(-1, ROUNDS):  # before the first one, what is kept is made
@@ -64,9 +73,9 @@ def measure(device_flags: Sequence[str], progress: Progress) -> dict[str, Any]:
                     continue
                 progress.update(task, advance=number >= 0, description=f"whole commands, round {number + 1}: {name}")
                 cache = Path(place, f"cache-{number}" if name == JAX_FIRST else "cache")
-                module, flags = commands[name]
+                module, own = commands[name]
                 folder = Path(place, f"run-{number}-{len(list(Path(place).iterdir()))}")
-                sample = _time_command(name, module, [*flags, *device_flags], folder, cache)
+                sample = _time_command(name, module, [*own, *device_flags], folder, cache)
                 if number >= 0:
                     samples[name].append(sample)
         progress.remove_task(task)

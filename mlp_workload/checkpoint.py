@@ -107,8 +107,14 @@ class Checkpoints:
         raise UserError("; ".join(damaged) or "it has no checkpoint")
 
     def _newest_first(self) -> list[Path]:
-        """Those that this class named, and no copies of them."""
-        steps = {step: path for path in self._folder.glob("step-*.safetensors") if (step := _step(path)) is not None}
+        """Those that this class named, and no copies of them. Raises `UserError` where nobody lets us look."""
+        try:
+            paths = list(self._folder.iterdir())
+        except FileNotFoundError:
+            paths = []
+        except OSError as error:
+            raise UserError(f"{self._folder} cannot be read ({error.strerror})") from None
+        steps = {step: path for path in paths if (step := _step(path)) is not None}
         return [steps[step] for step in sorted(steps, reverse=True)]
 
     def drop_after(self, step: int) -> None:

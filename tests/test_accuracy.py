@@ -12,20 +12,18 @@ from mlp_workload.watching import Watching
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
 
 PUBLISHED = {
-    # Without an activation on the logits five seeds of a prototype lay within 28 and 14 of each other.
-    ("relu", "none"): (9510, 9580),
-    ("leaky", "none"): (9030, 9080),
-    # With it a run can lose one class for good, or two: there are two humps, and the lower one is wide.
-    ("relu", "same"): (7500, 9580),
-    ("leaky", "same"): (7200, 9060),
+    # Without an activation on the logits, where five seeds of a prototype lay within 28 and 14 of each other. With it a
+    # run can lose a class, and nearly every accuracy is possible.
+    "relu": (9510, 9580),
+    "leaky": (9030, 9080),
 }
 
 
 @pytest.mark.parametrize("side", TRAIN)
-@pytest.mark.parametrize(("preset", "last_activation"), PUBLISHED)
-def test_final_accuracy(side, preset, last_activation, tmp_path):
-    config = dataclasses.replace(PRESETS[preset], last_activation=last_activation, run_dir=tmp_path / "run")
-    lowest, highest = PUBLISHED[preset, last_activation]
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_final_accuracy(side, preset, tmp_path):
+    config = dataclasses.replace(PRESETS[preset], last_activation="none", run_dir=tmp_path / "run")
+    lowest, highest = PUBLISHED[preset]
     assert lowest <= TRAIN[side](config, Watching(visdom="off"))["test_correct"] <= highest
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -245,6 +246,11 @@ def relined(stopped, *numbers: int) -> None:
     events.write_text("".join(lines[number] for number in numbers))
 
 
+def no_folder(stopped):
+    shutil.rmtree(stopped.run_dir / "checkpoints")
+    (stopped.run_dir / "checkpoints").touch()
+
+
 REFUSED = {
     "newer": (lambda stopped: rewritten(newest(stopped), format=9), "has format 9, this version reads up to 1"),
     "extra": (
@@ -269,6 +275,7 @@ REFUSED = {
         "step-00000008.safetensors: .*; .*step-00000007.safetensors: ",
     ),
     "none": (lambda stopped: [path.unlink() for path in newest(stopped).parent.iterdir()], "it has no checkpoint"),
+    "no folder": (no_folder, r"checkpoints cannot be read \(Not a directory\)"),
     "events gone": (lambda stopped: os.truncate(stopped.run_dir / "events.jsonl", 0), "ends after step 0"),
     "events short": (
         lambda stopped: (stopped.run_dir / "events.jsonl").write_bytes(
