@@ -136,7 +136,7 @@ class Scaling:
         """The document's tables by name."""
         return {
             "setting": self._setting(),
-            "costs": _table(("one of", *self.fits), self._cost_rows()),
+            "costs": _table(("", *self.fits), self._cost_rows()),
             "quality": _table(
                 ("", "timings", "fitted: median", "largest", "held out: median", "largest"), self._quality_rows()
             ),
@@ -160,7 +160,7 @@ class Scaling:
         rounds = len(self.result["runs"][0]["step_seconds"])
         return (
             f"{environment['processor']}, {self.cores} cores, {environment['system']}, Python {environment['python']}, "
-            f"{versions}; {self.result['date']}. {len(self.seconds)} settings, each in {rounds} fresh processes."
+            f"{versions}; {self.result['date']}. {len(self.seconds)} settings; rounds: {rounds}."
         )
 
     def _cost_rows(self) -> Iterator[tuple[str, ...]]:
@@ -171,8 +171,7 @@ class Scaling:
                     row.append("not told apart")
                     continue
                 value, low, high = (number(getattr(costs, name)) for costs in (found.costs, found.low, found.high))
-                ends = (low, high) if name in _TIMES else (high, low)
-                row.append(f"{value} ({' to '.join(ends)})")
+                row.append(f"{value} ({low} to {high})" if number is _microseconds else f"{value} ({high} to {low})")
             yield tuple(row)
 
     def _quality_rows(self) -> Iterator[tuple[str, ...]]:
@@ -206,24 +205,23 @@ class Scaling:
 
 
 def _microseconds(cost: float) -> str:
-    return f"{1e6 * cost:.3g} µs" if cost else "0"
+    return f"{1e6 * cost:.3g}"
 
 
-def _giga(unit: str) -> Any:
-    """A cost as its reciprocal, in thousand millions a second."""
-    return lambda cost: f"{1e-9 / cost:.3g} {unit}" if cost else "∞"
+def _giga(cost: float) -> str:
+    """How many thousand millions a second."""
+    return f"{1e-9 / cost:.3g}" if cost else "∞"
 
 
 _UNITS = {
-    "launch": ("launch, a device's step", _microseconds),
-    "operation_alone": ("products, one device with all cores", _giga("GFLOP/s")),
-    "operation_shared": ("products, a core of several", _giga("GFLOP/s")),
-    "byte_updated": ("update of parameters", _giga("GB/s")),
-    "meeting": ("meeting", _microseconds),
-    "hop": ("hop of a ring", _microseconds),
-    "byte_exchanged": ("gradients exchanged", _giga("GB/s")),
+    "launch": ("a launch, µs", _microseconds),
+    "operation_alone": ("products, one device with all cores, GFLOP/s", _giga),
+    "operation_shared": ("products, a core of several, GFLOP/s", _giga),
+    "byte_updated": ("update of parameters, GB/s", _giga),
+    "meeting": ("a meeting, µs", _microseconds),
+    "hop": ("a hop, µs", _microseconds),
+    "byte_exchanged": ("gradients exchanged, GB/s", _giga),
 }
-_TIMES = ("launch", "meeting", "hop")
 _WIDTHS, _BATCHES = (200, 500, 1000, 4000), (20, 200, 2000)
 
 

@@ -20,9 +20,9 @@ from mlp_workload.environment import describe_environment
 from mlp_workload.sinks.console import Output
 
 FORMAT = 1
-NETWORKS = ((50, 80), (200, 200), (200, 800), (200, 3200), (800, 200), (800, 800))
+NETWORKS = ((50, 80), (50, 800), (200, 200), (200, 3200), (800, 200), (800, 800))
 """Width of both hidden layers, and batch size."""
-QUICK_NETWORKS = (NETWORKS[0], NETWORKS[1], NETWORKS[3], NETWORKS[4])
+QUICK_NETWORKS = (NETWORKS[0], *NETWORKS[2:5])
 ROUNDS, EPOCHS = 2, 3
 """Epochs are those that are timed, after a first one."""
 _OPERATIONS = 2.5e10
@@ -91,35 +91,38 @@ def measure(quick: bool, console: Output) -> dict[str, Any]:
 
 def step_seconds(run: Run, mnist: Dataset, place: Path) -> float:
     """By the run's own events, which leave out compilation: the median of its epochs after the first."""
-    examples = run.steps * run.batch_size
     folder = place / f"run-{len(list(place.iterdir()))}"
-    flags = [
-        f"--dataset=idx:{_data(mnist, examples, place)}", "--device=cpu", f"--devices={run.devices}", "--hidden",
-        str(run.width), str(run.width), f"--batch-size={run.batch_size}", f"--epochs={EPOCHS + 1}", "--visdom=off",
-        f"--run-dir={folder}", "--quiet", "--checkpoint-every=1000000000", "--last-activation=none",
-    ]  # fmt: skip
-    if run.split_hidden > 1:
-        flags.append(f"--split-hidden={run.split_hidden}")
     threads = str(max(1, processes.CORES // run.processes))
     variables = dict.fromkeys(processes.THREADS, threads) | {"JAX_COMPILATION_CACHE_DIR": str(place / "compiled")}
-    port = str(_free_port())
-    if run.framework == "torch" and run.processes > 1:
-        torchrun = ["torch.distributed.run", f"--nproc-per-node={run.processes}", f"--master-port={port}", "-m"]
-        commands = [[*torchrun, "reference_torch.train", *flags]]
-    elif run.framework == "torch":
-        commands = [["reference_torch.train", *flags]]
-    elif run.processes > 1:
-        together = [f"--coordinator=127.0.0.1:{port}", f"--processes={run.processes}"]
-        commands = [["jax_mlp.train", *flags, *together, f"--process={process}"] for process in range(run.processes)]
-    else:
-        commands = [["jax_mlp.train", *flags]]
-    with ThreadPoolExecutor(len(commands)) as pool:
-        waiting = [pool.submit(processes.run, str(run), *command, variables=variables) for command in commands]
+    flags = [
+        f"--dataset=idx:{_data(mnist, run.steps * run.batch_size, place)}", f"--run-dir={folder}", "--device=cpu",
+        f"--devices={run.devices}", "--hidden", str(run.width), str(run.width), f"--batch-size={run.batch_size}",
+        f"--epochs={EPOCHS + 1}", "--last-activation=none", "--visdom=off", "--quiet", "--checkpoint-every=1000000000",
+    ]  # fmt: skip
+    first, *others = _commands(run, flags)
+    with ThreadPoolExecutor(1) as pool:  # after Ctrl-C the first is killed, and the other ends for lack of it
+        waiting = [pool.submit(processes.run, str(run), *other, variables=variables) for other in others]
+        processes.run(str(run), *first, variables=variables)
     for process in waiting:
         process.result()
     events = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
     epochs = [event["seconds"] for event in events if event["event"] == "train_losses"]
     return float(np.median(epochs[1:])) / run.steps
+
+
+def _commands(run: Run, flags: Sequence[str]) -> list[list[str]]:
+    """What is typed after `python -m`, for each process that somebody has to start."""
+    port = _free_port()
+    if run.framework == "torch":
+        torchrun = ["torch.distributed.run", f"--nproc-per-node={run.processes}", f"--master-port={port}", "-m"]
+        return [[*(torchrun if run.processes > 1 else ()), "reference_torch.train", *flags]]
+    jax = ["jax_mlp.train", *flags]
+    if run.split_hidden > 1:
+        jax.append(f"--split-hidden={run.split_hidden}")
+    if run.processes == 1:
+        return [jax]
+    jax += [f"--coordinator=127.0.0.1:{port}", f"--processes={run.processes}"]
+    return [[*jax, f"--process={process}"] for process in range(run.processes)]
 
 
 def _data(mnist: Dataset, examples: int, place: Path) -> Path:
