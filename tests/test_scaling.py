@@ -110,9 +110,9 @@ def test_timings_that_any_costs_would_fit_are_refused(on_devices):
 def test_what_is_held_out_does_not_speak_for_itself(on_devices):
     """Timings of one network that are ten times too long change what is said of the others, not of itself."""
     found, measured = timings(on_devices)
-    wrong = [second * 10 if run.width == 50 else second for run, second in zip(on_devices, measured, strict=True)]
+    wrong = [second * 10 if run.batch_size == 80 else second for run, second in zip(on_devices, measured, strict=True)]
     plain, odd = (fit(found, some, networks(on_devices)) for some in (measured, wrong))
-    is_odd = np.array([run.width == 50 for run in on_devices])
+    is_odd = np.array([run.batch_size == 80 for run in on_devices])
     np.testing.assert_allclose(odd.held_out[is_odd], plain.held_out[is_odd])
     assert np.abs(odd.held_out[~is_odd] / plain.held_out[~is_odd] - 1).max() > 0.1
 
@@ -240,6 +240,7 @@ def test_bad_arguments_are_refused_before_anything_is_timed(arguments, message, 
         ([], "is not what mlp_compare.scaling writes"),
         ({"kind": "scaling", "format": 9}, "has format 9, this reads 1"),
         ({"kind": "scaling", "format": 1, "cores": 2, "runs": [{}]}, "is not a whole measurement"),
+        ({"kind": "scaling", "format": 1, "cores": 2, "runs": [], "environment": {}}, "is not a whole measurement"),
     ],
 )
 def test_other_files_are_refused(content, message, tmp_path):
