@@ -190,8 +190,7 @@ class Scaling:
                 cells[run.width, run.batch_size, run.devices] = _cell(self.seconds[run], by, out)
             yield from _by_network(way, cells)
         cells = {
-            (run.width, run.batch_size, run.devices): _cell(self.seconds[run], None, by)
-            for run, by in self.foretold.items()
+            (run.width, run.batch_size, run.devices): _cell(self.seconds[run], by) for run, by in self.foretold.items()
         }
         yield from _by_network("JAX, --split-hidden 2", cells)
 
@@ -204,13 +203,18 @@ class Scaling:
                 yield (f"{way}: {number}", *(_from(size) for size in sizes))
 
 
+def _digits(number: float) -> str:
+    """Three of them, or all before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def _microseconds(cost: float) -> str:
-    return f"{1e6 * cost:.3g}"
+    return _digits(1e6 * cost)
 
 
 def _giga(cost: float) -> str:
     """How many thousand millions a second."""
-    return f"{1e-9 / cost:.3g}" if cost else "∞"
+    return _digits(1e-9 / cost) if cost else "∞"
 
 
 _UNITS = {
@@ -229,9 +233,9 @@ def _percent(share: Any) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _cell(measured: float, by: float | None, out: float) -> str:
-    fitted = "" if by is None else f"{100 * (by / measured - 1):+.0f} %, "
-    return f"{1e3 * measured:.3g} ms ({fitted}{100 * (out / measured - 1):+.0f} %)"
+def _cell(measured: float, *foretold: float) -> str:
+    off = ", ".join(f"{round(100 * (by / measured - 1)):+d} %" for by in foretold)
+    return f"{_digits(1e3 * measured)} ms ({off})"
 
 
 def _by_network(way: str, cells: Mapping[tuple[int, int, int], str]) -> Iterator[tuple[str, ...]]:
@@ -307,8 +311,7 @@ def _draw_steps(axes: Any, scaling: Scaling) -> None:
     axes.set(xscale="log", yscale="log", xlabel="devices of one JAX process", ylabel="ms a step")
     axes.set_xticks([1, 2, 4, 8])
     axes.set_title(f"points measured on {scaling.cores} cores, lines fitted", fontsize=9, color=INK)
-    axes.legend(frameon=False, fontsize=7)
-    _plain(axes)
+    _finish(axes)
 
 
 def _draw_against(axes: Any, scaling: Scaling) -> None:
@@ -325,12 +328,14 @@ def _draw_against(axes: Any, scaling: Scaling) -> None:
     axes.plot(ends, ends, "-", color=INK, linewidth=0.8)
     axes.set(xscale="log", yscale="log", xlabel="ms a step, measured", ylabel="ms a step, foretold")
     axes.set_title("each network by a fit to the others", fontsize=9, color=INK)
-    axes.legend(frameon=False, fontsize=7)
-    _plain(axes)
+    _finish(axes)
 
 
-def _plain(axes: Any) -> None:
-    """Numbers as they are spoken on the axes."""
+def _finish(axes: Any) -> None:
+    """The legend above what is drawn, and numbers as they are spoken."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.25)
+    axes.legend(frameon=False, fontsize=7, loc="upper left", ncols=2)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axis.set_minor_formatter(NullFormatter())
