@@ -51,9 +51,10 @@ def run(options: Options) -> None:
         result = scaling_runs.measure(options.quick, console)
         if file is not None:
             write_json(file, result)
-    scaling = scaling_report.Scaling(result)
     if docs is not None:
         write_json(docs / scaling_report.MEASURED, result)
+    scaling = scaling_report.Scaling(result)
+    if docs is not None:
         scaling_report.rewrite(docs, scaling)
     for table in scaling.blocks().values():
         console.print(f"{table}\n")

@@ -25,7 +25,7 @@ NETWORKS = ((50, 80), (50, 800), (200, 200), (200, 3200), (800, 200), (800, 800)
 QUICK_NETWORKS = (NETWORKS[0], *NETWORKS[2:5])
 ROUNDS, EPOCHS = 2, 3
 """Epochs are those that are timed, after a first one."""
-_OPERATIONS = 2.5e10
+_OPERATIONS = 2e10
 """Of an epoch, about: it has as many examples as that takes."""
 _FEWEST_STEPS, _MOST_STEPS, _TEST_EXAMPLES = 4, 300, 200
 

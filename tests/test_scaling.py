@@ -1,6 +1,7 @@
 """The cost of a step on many devices: the formulas, the fit, from where more of them help, and the document."""
 
 import json
+import re
 from dataclasses import asdict
 
 import numpy as np
@@ -194,22 +195,36 @@ def test_the_tables_say_what_was_measured(result):
     assert f"| JAX, devices of one process | 200 | 200 | {one:.3g} ms (+0 %, +0 %) |" in blocks["timings"]
 
 
+def test_ranges_of_costs_go_upwards(result):
+    rng = np.random.default_rng(1)
+    runs = [run | {"step_seconds": [run["step_seconds"][1] * rng.lognormal(0, 0.05)]} for run in result["runs"]]
+    ranges = re.findall(r"\(([\d.]+) to ([\d.]+)\)", scaling_report.Scaling(result | {"runs": runs}).blocks()["costs"])
+    assert len(ranges) > 10
+    assert all(float(low) < float(high) for low, high in ranges)
+
+
 def test_the_documents_tables_are_the_measurements():
     document = ROOT / "docs" / scaling_report.DOCUMENT
     measured = scaling_report.read(ROOT / "docs" / scaling_report.MEASURED)
     assert scaling_report.filled(scaling_report.marked(document), measured.blocks()) == document.read_text()
 
 
-def test_a_document_is_rewritten_and_one_without_its_marks_is_not(result, tmp_path):
+def test_a_document_is_rewritten_and_one_without_its_marks_is_not(result, tmp_path, monkeypatch, capsys):
+    """Its tables, the picture and the timings; what stands around the tables stays."""
     document, text = tmp_path / "scaling.md", (ROOT / "docs/scaling.md").read_text()
     document.write_text(text)
-    scaling_report.rewrite(tmp_path, scaling_report.Scaling(result))
-    assert "48 settings; rounds: 3." in document.read_text()
-    assert document.read_text().partition("<!--")[0] == text.partition("<!--")[0]
+    (tmp_path / "scaling.json").write_text("older")
+    monkeypatch.setattr(scaling_runs, "measure", lambda quick, console: result)
+    scaling.run(scaling.Options(docs=tmp_path))
+    written = document.read_text()
+    assert written == scaling_report.filled(text, scaling_report.Scaling(result).blocks()) != text
+    assert written.partition("<!--")[0] == text.partition("<!--")[0]
+    assert read_json(tmp_path / "scaling.json") == result
     assert "<svg" in (tmp_path / "scaling.svg").read_text()
+    assert "48 settings; rounds: 3." in capsys.readouterr().out
     document.write_text("mine")
     with pytest.raises(UserError, match="marks the tables not at all; needed: setting"):
-        scaling_report.rewrite(tmp_path, scaling_report.Scaling(result))
+        scaling.run(scaling.Options(docs=tmp_path))
     assert document.read_text() == "mine"
 
 
@@ -238,6 +253,8 @@ def test_bad_arguments_are_refused_before_anything_is_timed(arguments, message, 
     ("content", "message"),
     [
         ([], "is not what mlp_compare.scaling writes"),
+        ({"kind": "benchmark", "format": 1}, "is not what mlp_compare.scaling writes"),
+        ({"kind": "scaling", "format": 1, "cores": None, "runs": []}, "is not a whole measurement"),
         ({"kind": "scaling", "format": 9}, "has format 9, this reads 1"),
         ({"kind": "scaling", "format": 1, "cores": 2, "runs": [{}]}, "is not a whole measurement"),
         ({"kind": "scaling", "format": 1, "cores": 2, "runs": [], "environment": {}}, "is not a whole measurement"),
