@@ -59,7 +59,8 @@ class Cluster:
         if not 0 <= self.process < self.processes:
             raise UserError(f"--process must be from 0 to {self.processes - 1}, got {self.process}")
         check_divisible("--devices", devices, self.processes, "--processes")
-        if self.coordinator is not None and not re.fullmatch(r"\S+:\d{1,5}", self.coordinator):
+        host, _, port = (self.coordinator or "node:1").rpartition(":")
+        if not host.strip() or not port.isdecimal() or not 1 <= int(port) < 2**16:
             raise UserError(f"--coordinator must be HOST:PORT, got {self.coordinator}")
 
     @property
@@ -97,6 +98,7 @@ class Cluster:
             raise UserError(f"several processes need --coordinator HOST:PORT ({error})") from error
         try:
             yield
+            jax.distributed.shutdown()
         except Stopped:
             jax.distributed.shutdown()
             raise
@@ -104,7 +106,6 @@ class Cluster:
             if re.search(_LOST, str(error), re.I):
                 raise PeerLost(error) from error
             raise
-        jax.distributed.shutdown()
 
 
 def _launched() -> tuple[int, int, int] | None:

@@ -204,11 +204,10 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, kill
         status, _, error = ends([started[1 - killed]])[0]
         assert time.monotonic() - since < DEADLINE
     assert status == 2, error
-    last = error.splitlines()[-1]
-    assert re.search(r"error: another process of this run ended.*; --resume run goes on", last), error
+    (said,) = re.findall(r"error: another process of this run ended.*; --resume run goes on.*", error)
     assert not (tmp_path / "run/summary.json").exists()
     step = go_on_here(side, {"jax": "torch", "torch": "jax"}[side], tmp_path / "run")
-    assert killed == 0 or last.endswith(f"--resume run goes on from step {step}")
+    assert killed == 0 or said.endswith(f"--resume run goes on from step {step}")
 
 
 @side
@@ -250,7 +249,7 @@ def test_where_the_first_process_cant_begin_the_other_says_that_nothing_was_trai
         (first, _, said), (other, _, noted) = ends(started)
     assert (first, other) == (2, 2), (said, noted)
     assert said.splitlines()[-1].endswith("--run-dir run is not empty (notes); name a new or empty folder")
-    assert re.search(r"error: another process of this run ended.*\(.+\); nothing was trained$", noted.splitlines()[-1])
+    assert re.search(r"error: another process of this run ended.*\(.+\); nothing was trained$", noted, re.M)
 
 
 def test_a_process_whose_others_dont_come(monkeypatch):
@@ -273,6 +272,7 @@ def test_a_process_whose_others_dont_come(monkeypatch):
         ("--devices 2 --processes 0 --process 0", "--processes must be at least 1, got 0"),
         ("--devices 1 --processes 2 --process 0", "--devices must be divisible by --processes 2: try 2, got 1"),
         ("--devices 2 --processes 2 --process 0 --coordinator here", "--coordinator must be HOST:PORT, got here"),
+        ("--devices 2 --processes 2 --process 0 --coordinator n:65536", "--coordinator must be HOST:PORT, got n:65536"),
         ("--devices 2 --coordinator node:1234", "--coordinator node:1234 is for several --processes"),
         ("--seeds 2 --processes 2 --process 0", "--coordinator, --processes and --process are for one run"),
     ],
