@@ -183,7 +183,7 @@ def check_processes_agree(
     told = f"{alike} {dataset.digest} {checkpoint_every} {step} {environment['versions']} {environment['commit']}"
     number = zlib.crc32(told.encode())
     for _, array in sorted((state or {}).items()):
-        number = zlib.crc32(np.ascontiguousarray(array), number)
+        number = zlib.crc32(np.ascontiguousarray(array).data, number)
     number //= 2  # of 32 bits with a sign
     if (trainer.largest(number), -trainer.largest(-number)) != (number, number):
         raise UserError("the processes of this run differ in their flags, data, versions or first weights")
