@@ -71,9 +71,7 @@ class Options(Cluster, Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)
-        if self.seeds is None:
-            self.cluster.among(self.devices)
-        elif self.cluster != Cluster():
+        if self.seeds is not None and self.cluster != Cluster():
             raise UserError("--coordinator, --processes and --process are for one run, not for --seeds")
 
     @property

@@ -26,10 +26,11 @@ class UserError(Exception):
 
 
 class PeerLost(UserError):
-    """Another process of this run ended, or can't be reached any more."""
+    """Another process of this run ended, or can't be reached any more, as the framework says by `error`."""
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__("another process of this run ended, or can't be reached")
+        said = re.sub(r"\[\S*/\S*\] ", "", re.split(r"\n|\. ", str(error).strip())[0])  # without places in its source
+        super().__init__(f"another process of this run ended, or can't be reached ({said})")
         self.__cause__ = error
 
 

@@ -32,6 +32,11 @@ class Pace:
         self._every, self._signals, self._largest = every, signals, largest
         self._tried_at = from_step
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run has been written down before, or should have been."""
+        return self._tried_at is not None
+
     def pause(self, step: int, offset: int, steps: int) -> int:
         """How far, of an epoch's `steps`, to train in one go, `step` steps into the run and `offset` into the epoch."""
         left = (self._tried_at or 0) + self._every - step

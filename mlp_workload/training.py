@@ -20,6 +20,7 @@ import numpy.typing as npt
 from mlp_workload.checkpoint import Checkpoint, Checkpoints
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, load
+from mlp_workload.environment import describe_environment
 from mlp_workload.errors import PeerLost, UserError
 from mlp_workload.events import Event, RunFinished, Sink
 from mlp_workload.files import expand
@@ -138,8 +139,12 @@ def follow(
     Raises as `train` does. A run that is resumed is read from its folder, which must be the first process's own.
     """
     start = time.perf_counter()
+    pace: Pace | None = None
     where = f"--resume {config.run_dir} goes on" if config.run_dir else "it can be resumed"
-    with clear_loss_of_peers(lambda: where), contextlib.ExitStack() as stack:
+    with (
+        clear_loss_of_peers(lambda: where if pace and pace.has_begun else "nothing was trained"),
+        contextlib.ExitStack() as stack,
+    ):
         folder = RunFolder.reopen(expand(config.run_dir), to_write=False) if resume and config.run_dir else None
         trainer, dataset, at, compile_seconds = prepare(stack, framework, config, folder, checkpoint_every)
         signals = stack.enter_context(StopSignals())
@@ -164,12 +169,24 @@ def prepare(
         compile_seconds += timed(trainer.compile_steps)[1]
     if at:
         trainer.load_state(at.state)
-    alike = replace(config, dataset="mnist", run_dir=None, initial_weights=None).to_json()
-    told = f"{alike} {dataset.digest} {checkpoint_every} {at.step if at else None}"
-    number = zlib.crc32(told.encode()) // 2
-    if (trainer.largest(number), -trainer.largest(-number)) != (number, number):
-        raise UserError("the processes of this run differ in their flags, their data or the checkpoint they found")
+    check_processes_agree(config, dataset, trainer, checkpoint_every, at.step if at else 0, at.state if at else initial)
     return trainer, dataset, at, compile_seconds
+
+
+def check_processes_agree(
+    config: Config, dataset: Dataset, trainer: Trainer, checkpoint_every: int, step: int, state: Parameters | None
+) -> None:
+    """Raises `UserError` in each process of a run where one was told other things, found other data, goes on from
+    another step or state, or has another version of the framework."""
+    alike = replace(config, dataset="mnist", run_dir=None, initial_weights=None).to_json()
+    versions = describe_environment(trainer.packages)["versions"]
+    told = f"{alike} {dataset.digest} {checkpoint_every} {step} {versions}"
+    number = zlib.crc32(told.encode())
+    for _, array in sorted((state or {}).items()):
+        number = zlib.crc32(np.ascontiguousarray(array).data, number)
+    number //= 2  # of 32 bits with a sign
+    if (trainer.largest(number), -trainer.largest(-number)) != (number, number):
+        raise UserError("the processes of this run differ in their flags, data, versions or first weights")
 
 
 @contextlib.contextmanager

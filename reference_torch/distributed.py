@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import PeerLost, UserError
+from mlp_workload.joining import join_others
 from mlp_workload.metrics import Evaluation
 from mlp_workload.stopping import Stopped
 from mlp_workload.training import MakeTrainer
@@ -42,12 +43,17 @@ def joined(rank: Rank, config: Config) -> Iterator[MakeTrainer]:
         if rank.local >= (seen := torch.cuda.device_count()):
             raise UserError(f"--devices {config.devices}: torch sees {seen} GPUs for the processes of this machine")
         torch.cuda.set_device(rank.local)
+    join = partial(
+        distributed.init_process_group,
+        backend,
+        rank=rank.rank,
+        world_size=rank.world,
+        timeout=timedelta(seconds=_SECONDS),
+    )
     try:
-        distributed.init_process_group(
-            backend, rank=rank.rank, world_size=rank.world, timeout=timedelta(seconds=_SECONDS)
-        )
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"the {rank.world} processes did not find together: {error}") from error
+        join_others(rank.world, join)
+    except ValueError as error:
+        raise UserError(f"several processes need torchrun ({error})") from error
     try:
         yield partial(RankTrainer, rank)
     except Stopped:
@@ -67,9 +73,14 @@ class RankTrainer(Trainer):
         on_gpu = config.device != "cpu" and torch.cuda.is_available()
         super().__init__(replace(config, devices=1, gpu=rank.local if on_gpu else None), dataset, initial)
         self._rank = rank
-        module = AsModule(self._model) if isinstance(self._model, HandWritten) else self._model
-        self._parallel = DistributedDataParallel(module)
+        self._module = AsModule(self._model) if isinstance(self._model, HandWritten) else self._model
         self._optimizer = self._make_optimizer()
+
+    @cached_property
+    def _parallel(self) -> DistributedDataParallel:
+        """Made at the first step, when the processes are known to be alike: it would end with a model of other shapes
+        in its own words, and take the first process's weights for others."""
+        return DistributedDataParallel(self._module)
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         losses = torch.tensor(super().run_epoch(order))
@@ -86,7 +97,7 @@ class RankTrainer(Trainer):
         return total * (self._rank.world / len(batch))
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._parallel(x)
+        logits: torch.Tensor = (self._parallel if torch.is_grad_enabled() else self._module)(x)
         return logits
 
     def evaluate(self) -> Evaluation:

@@ -66,7 +66,7 @@ def main() -> None:
 def start(options: Training) -> None:
     if options.seeds is None:
         train(options.config, options.watching, options.checkpoint_every, options.resume is not None)
-    else:
+    elif Rank.of(options.config).is_first:
         train_seeds(options.config, options.seeds, options.watching)
 
 

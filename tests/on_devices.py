@@ -1,7 +1,7 @@
 """What `test_devices.py` looks at, trained in one process whose CPU counts as eight devices.
 
-Into the folder that it is told go run folders and npz files: `PRESET-DEVICES.npz` of a whole epoch of MNIST,
-`split-MESH.npz` of a step whose hidden layers are divided, `digits-MESH.npz` of batches that can't be shared evenly.
+Into the folder that it is told go run folders and npz files: `PRESET-DEVICES.npz` of 300 steps, `split-MESH.npz` of a
+step whose hidden layers are divided, `digits-MESH.npz` of batches that can't be shared evenly.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 import jax_mlp.train
 from jax_mlp.trainer import Trainer
 from mlp_workload.config import PRESETS, Config
-from mlp_workload.data import Dataset, load
+from mlp_workload.data import Dataset, Examples, load
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
 from mlp_workload.watching import Watching
@@ -24,6 +24,17 @@ DEVICES = (1, 2, 4, 8)
 MESHES = {"1": (1, 1), "2": (2, 2), "4": (4, 4), "2x2": (4, 2)}
 """Devices, and how many of them share a hidden layer."""
 UNEVEN = {"1": (1, 1), "3": (3, 1), "8": (8, 1), "4x2": (8, 2)}
+
+
+BATCH, TRAINED, TESTED = 40, 12_000, 2_001
+"""Examples of MNIST that `part_of_mnist` has, which are 300 steps; no number of devices shares the last evenly."""
+
+
+def part_of_mnist() -> Dataset:
+    mnist = load("mnist")
+    train = Examples(mnist.train.images[:TRAINED], mnist.train.labels[:TRAINED])
+    test = Examples(mnist.test.images[:TESTED], mnist.test.labels[:TESTED])
+    return dataclasses.replace(mnist, train=train, test=test)
 
 
 def start(config: Config, dataset: Dataset) -> dict[str, np.ndarray]:
@@ -46,15 +57,16 @@ def epochs(config: Config, dataset: Dataset, number: int = 1) -> dict[str, np.nd
 
 def main(out: Path, digits: str) -> None:
     jax.config.update("jax_enable_x64", True)
-    mnist = load("mnist")
+    mnist = part_of_mnist()
     for preset in PRESETS:
         for devices in DEVICES:
-            config = dataclasses.replace(PRESETS[preset], dtype="float64", devices=devices)
+            config = dataclasses.replace(PRESETS[preset], dtype="float64", devices=devices, batch_size=BATCH)
             np.savez(out / f"{preset}-{devices}.npz", **epochs(config, mnist))
     for name, (devices, split) in MESHES.items():
         config = dataclasses.replace(PRESETS["relu"], dtype="float64", devices=devices, split_hidden=split)
         trainer = Trainer(config, mnist, start(config, mnist))
-        np.savez(out / f"split-{name}.npz", **trainer.trace_step(epoch_order(0, 1, len(mnist.train))[:200]).tensors)
+        batch = epoch_order(0, 1, len(mnist.train))[: config.batch_size]
+        np.savez(out / f"split-{name}.npz", **trainer.trace_step(batch).tensors)
     small = load(digits)
     for name, (devices, split) in UNEVEN.items():
         config = dataclasses.replace(
@@ -75,7 +87,8 @@ def main(out: Path, digits: str) -> None:
     )
     for name, number in {"whole": 2, "again": 1}.items():
         train(dataclasses.replace(eight, run_dir=out / name, epochs=number))
-    shutil.copytree(out / "again", out / "on-one")
+    for name in ("on-one", "on-two"):
+        shutil.copytree(out / "again", out / name)
     for name, devices in {"again": 8, "on-one": 1}.items():
         train(dataclasses.replace(eight, run_dir=out / name, epochs=2, devices=devices), resume=True)
 

@@ -2,20 +2,25 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT, make_digits, write_idx_folder
-from on_devices import DEVICES, MESHES, UNEVEN
+from on_devices import DEVICES, MESHES, TESTED, UNEVEN
 from safetensors.numpy import load_file
 from test_commands import assert_one_line
-from tolerances import DEVICES_FLOAT64
+from test_processes import ends, processes
+from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
 
+import jax_mlp.train
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.watching import Watching
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,7 @@ def test_300_steps_end_as_on_one_device(preset, devices, trained):
     assert_same(one, many)
     assert np.array_equal(one["test.labels"], many["test.labels"])
     assert np.array_equal(one["test.predictions"], many["test.predictions"])
-    assert len(many["test.losses"]) == 10_000
+    assert len(many["test.losses"]) == TESTED
 
 
 @pytest.mark.parametrize("mesh", [mesh for mesh in MESHES if mesh != "1"])
@@ -76,6 +81,21 @@ def test_a_run_on_eight_devices_goes_on_with_its_bytes_or_on_one(trained):
     assert RecordedRun.load(trained / "whole").summary["devices"] == 8
 
 
+@pytest.mark.parametrize(("side", "tolerance"), [("jax", DEVICES_FLOAT64), ("torch", RUN_FLOAT64)])
+def test_a_run_on_eight_devices_goes_on_by_two_processes(side, tolerance, trained, tmp_path):
+    """In JAX by two that SLURM started, with four devices each, of which two share a hidden layer."""
+    shutil.copytree(trained / "on-two", tmp_path / "run")
+    mesh = {"jax": ["--devices", "8", "--split-hidden", "2"], "torch": ["--devices", "2"]}[side]
+    with processes(side, tmp_path, "--resume", "run", "--epochs", "2", *mesh, slurm=side == "jax") as started:
+        (first, _, warned), other = ends(started)
+    assert (first, warned, other) == (0, "", (0, "", ""))
+    found = load_file(tmp_path / "run/weights.safetensors")
+    for name, array in load_file(trained / "whole/weights.safetensors").items():
+        tolerance.assert_close(found[name], array, name)
+    summary = RecordedRun.load(tmp_path / "run").summary
+    assert (summary["framework"], summary["devices"], summary["test_examples"]) == (side, int(mesh[1]), 31)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -104,9 +124,11 @@ def test_such_a_batch_is_refused_before_the_data_are_read(run):
     )
 
 
-def test_fewer_devices_than_were_asked_for(run, tmp_path):
-    process = run("jax_mlp.train", "--devices", "4", "--run-dir", "run", env={"JAX_NUM_CPU_DEVICES": "2"})
-    assert_one_line(process, r"--devices 4: JAX sees 2 \(cpu\)")
+def test_fewer_devices_than_were_asked_for(tmp_path):
+    seen = len(jax.devices("cpu"))
+    config = Config(devices=2 * seen, batch_size=2 * seen, device="cpu", run_dir=tmp_path / "run")
+    with pytest.raises(UserError, match=rf"--devices {2 * seen}: JAX sees {seen} \(cpu\)"):
+        jax_mlp.train.train(config, Watching(visdom="off", quiet=True))
     assert not (tmp_path / "run").exists()
 
 

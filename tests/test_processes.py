@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, make_digits, write_idx_folder
+from on_devices import BATCH, TESTED, TRAINED, part_of_mnist
 from safetensors.numpy import load_file
 from test_commands import TRAINERS, assert_one_line
 from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
@@ -23,8 +25,12 @@ import jax_mlp.train
 import jax_mlp.trainer
 import reference_torch.train
 import reference_torch.trainer
-from mlp_workload.command_line import parse_config
+from jax_mlp import cluster
+from mlp_workload import joining
+from mlp_workload.checkpoint import Checkpoints
+from mlp_workload.command_line import Training, parse_config
 from mlp_workload.config import PRESETS, Config
+from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
@@ -64,17 +70,22 @@ def variables_of_torchrun(port: int, process: int) -> dict[str, str]:
 
 def variables_of_slurm(port: int, process: int) -> dict[str, str]:
     """Of a job from whose number JAX makes this port."""
-    job, rank = str(port - (2**16 - 2**12)), str(process)
-    step = {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
-    return step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+    job = {"SLURM_JOB_ID": str(port - (2**16 - 2**12)), "SLURM_NTASKS": "2"}
+    return job | {"SLURM_STEP_NODELIST": "localhost"} | slurm_step(2, process)
+
+
+def slurm_step(tasks: int, process: int) -> dict[str, str]:
+    return {"SLURM_STEP_NUM_TASKS": str(tasks), "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
 
 
 @contextlib.contextmanager
 def processes(side: str, folder: Path, *flags: str, second: Sequence[str] = (), slurm: bool = False):
-    """Two processes of one run, neither of which outlives the block; the `second` has some more flags."""
+    """Two processes of one run, neither of which outlives the block; the `second` has some more flags. "{process}" in a
+    flag is the process's number."""
     port, started = free_port(), []
     for process in (0, 1):
-        command = [sys.executable, "-m", TRAINERS[side], "--visdom", "off", *flags, *(second if process else ())]
+        told = [flag.format(process=process) for flag in (*flags, *(second if process else ()))]
+        command = [sys.executable, "-m", TRAINERS[side], "--visdom", "off", *told]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         if slurm:
             environment |= variables_of_slurm(port, process)
@@ -123,13 +134,23 @@ def small(data) -> list[str]:
     return flags.split()
 
 
-@pytest.mark.parametrize(("side", "preset"), [("jax", "leaky"), ("torch", "relu"), ("torch", "leaky")])
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory) -> tuple[Dataset, str]:
+    """A part of it, and the `--dataset` that reads it."""
+    part = part_of_mnist()
+    return part, write_idx_folder(tmp_path_factory.mktemp("mnist"), part)
+
+
+@side
+@pytest.mark.parametrize("preset", PRESETS)
 def test_two_processes_end_as_one(side, preset, mnist, run, tmp_path):
-    """After the 300 steps of an epoch; the first alone prints and writes. Once by torchrun, which takes its time."""
-    config = dataclasses.replace(PRESETS[preset], dtype="float64")
+    """After 300 steps; the first alone prints and writes. Once by torchrun, which takes its time."""
+    dataset, source = mnist
+    config = dataclasses.replace(PRESETS[preset], dtype="float64", batch_size=BATCH)
     initial = initial_parameters(config.initialization, (784, 200, 200, 10), 3)
     save_weights(tmp_path / "start.safetensors", initial)
     flags = ["--preset", preset, "--dtype", "float64", "--epochs", "1", "--devices", "2", "--run-dir", "run"]
+    flags += ["--dataset", source, "--batch-size", str(BATCH)]
     flags += ["--initial-weights", "start.safetensors", "--visdom", "off"]
     if (side, preset) != ("torch", "leaky"):
         with processes(side, tmp_path, *flags) as started:
@@ -143,14 +164,14 @@ def test_two_processes_end_as_one(side, preset, mnist, run, tmp_path):
     assert re.findall(r"^epoch +(\d+) +step +(\d+)", told, re.M) == [("1", "300")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "start.safetensors"]
 
-    alone = TRAINER[side](config, mnist, initial)
-    losses = alone.run_epoch(epoch_order(0, 1, 60_000))
+    alone = TRAINER[side](config, dataset, initial)
+    losses = alone.run_epoch(epoch_order(0, 1, TRAINED))
     expected, found = alone.evaluate(), RecordedRun.load(tmp_path / "run")
     for name, array in load_file(tmp_path / "run/weights.safetensors").items():
         DEVICES_FLOAT64.assert_close(array, alone.parameters()[name], name)
     DEVICES_FLOAT64.assert_close(found.train_losses, losses)
     DEVICES_FLOAT64.assert_close(found.summary["test_loss"], expected.loss)
-    assert (found.summary["test_correct"], found.summary["test_examples"]) == (expected.correct, 10_000)
+    assert (found.summary["test_correct"], found.summary["test_examples"]) == (expected.correct, TESTED)
     assert found.evaluations[0].mistakes == expected.mistakes
     assert found.summary["devices"] == 2
 
@@ -183,16 +204,14 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, kill
         status, _, error = ends([started[1 - killed]])[0]
         assert time.monotonic() - since < DEADLINE
     assert status == 2, error
-    last = error.splitlines()[-1]
-    assert re.search(r"error: another process of this run ended.*; --resume run goes on", last), error
+    (said,) = re.findall(r"error: another process of this run ended.*; --resume run goes on.*", error)
     assert not (tmp_path / "run/summary.json").exists()
     step = go_on_here(side, {"jax": "torch", "torch": "jax"}[side], tmp_path / "run")
-    assert killed == 0 or last.endswith(f"--resume run goes on from step {step}")
+    assert killed == 0 or said.endswith(f"--resume run goes on from step {step}")
 
 
 @side
 def test_a_signal_to_one_process_stops_both_with_a_checkpoint(side, small, tmp_path):
-    """In JAX two processes go on, which SLURM started, with four devices each, of which two share a hidden layer."""
     with processes(side, tmp_path, *small, *FOREVER) as started:
         wait_until_trained(started, tmp_path / "run", 20)
         started[1].send_signal(signal.SIGTERM)
@@ -202,22 +221,47 @@ def test_a_signal_to_one_process_stops_both_with_a_checkpoint(side, small, tmp_p
     assert noted.splitlines()[-1].endswith(f"stopped after step {step}")
     if side == "torch":
         assert go_on_here("torch", "torch", tmp_path / "run") == step
-        return
-    flags = ["--resume", "run", "--epochs", str(step // STEPS + 2), "--devices", "8", "--split-hidden", "2"]
-    with processes("jax", tmp_path, *flags, slurm=True) as started:
-        (first, _, warned), other = ends(started)
-    assert (first, warned, other) == (0, "", (0, "", ""))
-    run = RecordedRun.load(tmp_path / "run")
-    assert (run.summary["devices"], run.summary["split_hidden"]) == (8, 2)
-    assert_ended_as_alone("jax", run.config, tmp_path / "run")
+    else:
+        assert Checkpoints(tmp_path / "run/checkpoints").newest().step == step
 
 
-def test_processes_that_were_told_different_things_say_so(small, tmp_path):
-    with processes("jax", tmp_path, *small, "--run-dir", "run", second=["--learning-rate", "0.2"]) as started:
+@pytest.mark.parametrize(
+    ("both", "second"),
+    [([], ["--hidden", "8", "7"]), (["--initial-weights", "{process}.safetensors"], [])],
+    ids=["shapes", "weights"],
+)
+def test_processes_that_were_told_different_things_say_so(both, second, small, tmp_path):
+    """By itself torch would take the first process's weights, and end in its own words where shapes differ."""
+    for process in (0, 1):
+        weights = initial_parameters("torch_linear", (30, 8, 6, 3), process)
+        save_weights(tmp_path / f"{process}.safetensors", weights)
+    with processes("torch", tmp_path, *small, "--run-dir", "run", *both, second=second) as started:
         for status, told, error in ends(started):
             assert (status, told) == (2, "")
-            assert error.splitlines()[-1].endswith("differ in their flags, their data or the checkpoint they found")
+            assert error.splitlines()[-1].endswith("differ in their flags, data, versions or first weights")
     assert not (tmp_path / "run").exists()
+
+
+def test_where_the_first_process_cant_begin_the_other_says_that_nothing_was_trained(small, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes").touch()
+    with processes("jax", tmp_path, *small, "--run-dir", "run") as started:
+        (first, _, said), (other, _, noted) = ends(started)
+    assert (first, other) == (2, 2), (said, noted)
+    assert said.splitlines()[-1].endswith("--run-dir run is not empty (notes); name a new or empty folder")
+    assert re.search(r"error: another process of this run ended.*\(.+\); nothing was trained$", noted, re.M)
+
+
+def test_a_process_whose_others_dont_come(monkeypatch):
+    def fail():
+        raise RuntimeError("port in use")
+
+    monkeypatch.setattr(joining, "JOIN_SECONDS", 0.1)
+    with pytest.raises(UserError, match=r"the 2 processes did not find together within 0\.1 seconds"):
+        joining.join_others(2, threading.Event().wait)
+    with pytest.raises(UserError, match="the 2 processes did not find together: port in use"):
+        joining.join_others(2, fail)
+    joining.join_others(2, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -228,12 +272,44 @@ def test_processes_that_were_told_different_things_say_so(small, tmp_path):
         ("--devices 2 --processes 0 --process 0", "--processes must be at least 1, got 0"),
         ("--devices 1 --processes 2 --process 0", "--devices must be divisible by --processes 2: try 2, got 1"),
         ("--devices 2 --processes 2 --process 0 --coordinator here", "--coordinator must be HOST:PORT, got here"),
+        ("--devices 2 --processes 2 --process 0 --coordinator n:65536", "--coordinator must be HOST:PORT, got n:65536"),
+        ("--devices 2 --coordinator node:1234", "--coordinator node:1234 is for several --processes"),
         ("--seeds 2 --processes 2 --process 0", "--coordinator, --processes and --process are for one run"),
     ],
 )
 def test_flags_of_processes_that_make_no_sense(flags, message):
     with pytest.raises(UserError, match=message):
-        parse_config(flags.split(), jax_mlp.train.Options)
+        jax_mlp.train.start(parse_config(flags.split(), jax_mlp.train.Options))
+
+
+def test_what_a_launcher_says(monkeypatch):
+    """Each process has its own GPUs, whether it sees those of the others too or not; the shell of a SLURM job, of many
+    tasks, is one process."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    alone = cluster.Cluster(processes=1, process=0)
+    for name, value in slurm_step(1, 0).items() | {("SLURM_NTASKS", "8")}:
+        monkeypatch.setenv(name, value)
+    assert (cluster.Cluster().among(8), cluster.own_gpus(8)) == (alone, None)
+    for name, value in slurm_step(4, 3).items():
+        monkeypatch.setenv(name, value)
+    assert cluster.Cluster().among(8) == cluster.Cluster(processes=4, process=3)
+    assert cluster.Cluster().among(1) == alone
+    assert cluster.own_gpus(2) == [6, 7]
+    for seen, own in {"0,1,2,3,4,5,6,7": [6, 7], "2,3": [0, 1], "5": [0]}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+        assert cluster.own_gpus(2) == own
+    for name, value in slurm_step(3, 2).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="--devices must be divisible by --processes 3: try 6 or 9, got 8"):
+        cluster.Cluster().among(8)
+
+
+def test_a_run_goes_on_by_another_number_of_processes(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text(Config(devices=8).to_json())
+    for name, value in slurm_step(5, 0).items():
+        monkeypatch.setenv(name, value)
+    options = parse_config(["--resume", str(tmp_path), "--devices", "5"], jax_mlp.train.Options)
+    assert options.cluster.among(options.devices) == cluster.Cluster(processes=5, process=0)
 
 
 def test_processes_without_a_place_to_meet(run):
@@ -242,14 +318,20 @@ def test_processes_without_a_place_to_meet(run):
 
 
 @pytest.mark.parametrize(
-    ("flags", "world", "message"),
+    ("flags", "variables", "message"),
     [
-        ("--devices 2", "1", "start it as torchrun --nproc-per-node 2 -m reference_torch.train"),
-        ("--devices 1", "2", "--devices 1: torch takes a process for each; torchrun started 2 processes"),
-        ("--devices 2 --split-hidden 2", "2", "--split-hidden must be 1 in torch, got 2"),
+        ("--devices 2", "WORLD_SIZE=1", "start it as torchrun --nproc-per-node 2 -m reference_torch.train"),
+        ("--devices 1", "WORLD_SIZE=2", "--devices 1: torch takes a process for each; torchrun started 2 processes"),
+        ("--devices 2 --split-hidden 2", "WORLD_SIZE=2", "--split-hidden must be 1 in torch, got 2"),
+        ("--seeds 2", "WORLD_SIZE=2", "--devices 1: torch takes a process for each; torchrun started 2 processes"),
+        ("--devices 2", "WORLD_SIZE=two", "WORLD_SIZE, which torchrun sets, must be a whole number, got two"),
+        ("--devices 2", "WORLD_SIZE=2", "RANK, which torchrun sets, must be a whole number, got nothing"),
+        ("--devices 2", "WORLD_SIZE=2 RANK=1", "LOCAL_RANK, which torchrun sets, must be a whole number, got nothing"),
+        ("--devices 2", "WORLD_SIZE=2 RANK=2 LOCAL_RANK=0", "RANK must be below WORLD_SIZE 2, got 2"),
     ],
 )
-def test_torch_takes_a_process_for_each_device(flags, world, message, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", world)
+def test_torch_takes_a_process_for_each_device(flags, variables, message, monkeypatch):
+    for variable in variables.split():
+        monkeypatch.setenv(*variable.split("="))
     with pytest.raises(UserError, match=message):
-        reference_torch.train.train(parse_config(flags.split(), Config), UNWATCHED)
+        reference_torch.train.start(parse_config(flags.split(), Training))
