@@ -16,11 +16,16 @@ class Rank:
     local: int
 
     @classmethod
-    def of(cls, config: Config) -> "Rank":
-        """By RANK, WORLD_SIZE and LOCAL_RANK. Raises `UserError` where the run has another number of devices than there
-        are processes, each of which has one."""
+    def here(cls) -> "Rank":
+        """By RANK, WORLD_SIZE and LOCAL_RANK."""
         rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        found = cls(rank, max(world, 1), local)
+        return cls(rank, max(world, 1), local)
+
+    @classmethod
+    def of(cls, config: Config) -> "Rank":
+        """As `here`. Raises `UserError` where the run has another number of devices than there are processes, each of
+        which has one."""
+        found = cls.here()
         if config.split_hidden > 1:
             raise UserError(f"--split-hidden must be 1 in torch, got {config.split_hidden}; jax_mlp.train splits")
         if config.devices != found.world:

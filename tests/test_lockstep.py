@@ -17,8 +17,8 @@ from mlp_workload.config import PRESETS
 class InProcess:
     """`Side` without the process."""
 
-    def __init__(self, framework):
-        self.framework, self._worker, self._answers = framework, Worker(framework), []
+    def __init__(self, name):
+        self.name, self._worker, self._answers = name, Worker(name), []
 
     def ask(self, method, *arguments):
         self._answers.append(getattr(self._worker, method)(*arguments))
