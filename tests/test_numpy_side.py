@@ -33,17 +33,16 @@ def sides():
 @pytest.mark.parametrize("other", ["jax", "torch"])
 def test_300_steps_agree_with_both_frameworks(preset, other, sides, mnist):
     check = Lockstep(FLOAT64[preset], mnist, [sides[other], sides[NUMPY]], 300)
-    assert len(list(check.run((1, 2, 100, 300)))) == 300
+    steps = check.run((1, 2, 100, 300), free_runs=other == "torch")  # of which NumPy's are the same ones beside JAX
+    assert len(list(steps)) == 300
     report = check.report
     assert report.departure is None, str(report.departure)
     assert report.steps_compared == 300
     assert (report.crossings, report.drifts) == ([], [])
     assert report.worst["parameters"].difference.bound == 1e-13
-    print(f"{preset}, {other}: {report.worst['parameters'].difference}")
     one, another = report.correct[300]
     assert one == another > 3000
-    ends = [int(run.evaluated.tensors["evaluation.correct"]) for run in report.free_runs]
-    assert ends == [one, one]
+    assert (report.free_runs is not None) == (other == "torch")
 
 
 def small(digits, folder, **settings):
@@ -109,20 +108,16 @@ def test_it_trains_by_itself_and_torch_goes_on(digits, run, tmp_path):
     assert summary["before"] == [{"framework": "numpy", "device": "cpu", "from_step": 0}]
 
 
-def test_a_part_of_an_epoch_and_a_state_are_as_the_frameworks_have_them(digits):
+def test_an_epoch_in_parts_goes_on_from_a_state_with_the_bytes_of_the_whole(digits):
     config = dataclasses.replace(FLOAT64["leaky"], hidden=(8,), batch_size=20, **OPTIMIZER)
-    whole, parts = Trainer(config, digits, None), Trainer(config, digits, None)
+    whole, first, second = (Trainer(config, digits, None) for _ in range(3))
     order = epoch_order(0, 1, 103)
-    losses = [parts.run_steps(order, *part) for part in ((0, 2), (2, 5), (5, 6))]
-    np.testing.assert_array_equal(whole.run_epoch(order), np.concatenate(losses))
-    state = parts.state()
-    parts.run_epoch(order)
-    assert (parts.state()["layers.0.weight"] != state["layers.0.weight"]).any()
-    parts.load_state(state)
-    for array in state.values():
-        array[:] = 7
+    losses = [first.run_steps(order, *part) for part in ((0, 2), (2, 5))]
+    second.run_epoch(order)  # a past of its own, which must not show
+    second.load_state(first.state())
+    np.testing.assert_array_equal(whole.run_epoch(order), np.concatenate([*losses, second.run_steps(order, 5, 6)]))
     for name, array in whole.state().items():
-        np.testing.assert_array_equal(parts.state()[name], array)
+        np.testing.assert_array_equal(second.state()[name], array)
 
 
 @pytest.mark.parametrize(

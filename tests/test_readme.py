@@ -40,13 +40,25 @@ def test_the_readmes_commands_run_as_written(script, checkout):
     assert [line for line in process.stderr.splitlines() if not line.startswith("warning: no Visdom server at ")] == []
 
 
-def test_the_readme_has_commands_and_its_links_lead_somewhere():
+def test_the_readme_has_commands():
     assert len(SCRIPTS) >= 5
-    text = (ROOT / "README.md").read_text()
-    titles = re.findall(r"^#+ (.+)", text, re.M)
-    headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), target
+
+
+def headings(document):
+    """By the name that a link has for it."""
+    titles = re.findall(r"^#+ (.+)", (ROOT / document).read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(document):
+    text = (ROOT / document).read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links
+    for target in links:
+        file, _, heading = target.partition("#")
+        assert (ROOT / file).exists(), target
+        assert not heading or heading in headings(file or document), target
     for path in re.findall(r"`([a-z_]+/[\w/.]+\.(?:py|md|safetensors))`", text):
         assert (ROOT / path).exists(), path
 
