@@ -34,9 +34,8 @@ def python(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere")
     venv.create(folder / "environment", symlinks=True)
     interpreter = folder / "environment/bin/python"
-    install = [sys.executable, "-m", "pip", "--python", interpreter, "install", "--quiet", wheel.filename]
-    constraints = {"PIP_CONSTRAINT": str(ROOT / "constraints.txt"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    subprocess.run(install, env=os.environ | constraints, check=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", interpreter, "install", "--quiet"]
+    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", wheel.filename], check=True)
     (folder / "work").mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
@@ -49,14 +48,14 @@ def python(wheel, tmp_path_factory):
     return run
 
 
-def tracked(*paths):
-    """Files of the repository under these paths."""
-    command = ["git", "-C", str(ROOT), "ls-files", *paths]
-    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+def packages():
+    """The files of the packages."""
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*") if file.is_file()]
+    return {file.relative_to(ROOT).as_posix() for file in files if file.parent.name != "__pycache__"}
 
 
 def test_the_wheel_holds_the_packages_as_they_are_and_the_licences(wheel):
-    files = tracked(*PACKAGES)
+    files = packages()
     assert {f"{package}/py.typed" for package in PACKAGES} <= files
     about = {f"{NAME}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD")}
     licences = {f"{NAME}.dist-info/licenses/{file}" for file in PROJECT["license-files"]}
@@ -71,7 +70,7 @@ def test_the_source_holds_what_the_wheel_is_made_of():
     with tarfile.open(file) as archive:
         names = {name.removeprefix(f"{NAME}/") for name in archive.getnames()}
     beside = {".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "constraints.txt", "pyproject.toml"}
-    assert names == tracked(*PACKAGES) | beside
+    assert names == packages() | beside
 
 
 def test_the_metadata_are_valid(wheel):
