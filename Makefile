@@ -35,7 +35,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help setup train test knocks gpu-check test-tensorflow fuzz check clean
+.PHONY: help setup train test knocks gpu-check test-tensorflow package fuzz check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -52,11 +52,17 @@ knocks: $(FULL)  ## kill 200 runs at random moments, 80 at random steps, and res
 	OMP_WAIT_POLICY=PASSIVE KILLS=100 STOPS=20 $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --timeout 0 -rP \
 		tests/test_knocks.py -k 'kills or step_of_a_whole'
 
-gpu-check: $(FULL)  ## check everything on this machine's GPU, or what can be checked on a CPU (ARGS='--quick')
+gpu-check: $(FULL)  ## check all on this machine's GPU, or what a CPU can (CUDA=cuda13 installs JAX for it; ARGS='--quick')
+	$(if $(CUDA),$(call PIP_INSTALL,$(VENV)) --editable '.[$(CUDA)]')
 	$(VENV)/bin/python -m mlp_compare.gpu_check $(ARGS)
 
 test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an environment of their own
 	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/with_tensorflow
+
+package: $(FULL)  ## build the wheel and its source into dist/, install the wheel elsewhere and try it
+	rm -rf dist
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(VENV)/bin/python -m build
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS) tests/with_package
 
 fuzz: $(FUZZ)  ## feed the readers of files of others what a fuzzer makes of good ones (FUZZ_SECONDS=600 ARGS='idx trace')
 	$(VENV)/bin/python -m fuzz --seconds $(FUZZ_SECONDS) $(ARGS)

@@ -1,4 +1,4 @@
-"""Both frameworks through one run, step by step: what differs most, what explains it, and the first departure."""
+"""Two sides through one run, step by step: what differs most, what explains it, and the first departure."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -50,7 +50,7 @@ class Lockstep:
                 side.ask("start", self._config, fault)
             states = tuple(side.answer() for side in self._sides)
             facts = both(self._sides, "facts")
-            require_alike({side.framework: fact for side, fact in zip(self._sides, facts, strict=True)})
+            require_alike({side.name: fact for side, fact in zip(self._sides, facts, strict=True)})
             self._check_start(states)
             if evaluate:
                 self._evaluate(0)
@@ -83,7 +83,7 @@ class Lockstep:
         return step if self._rebased_at is None or step <= self._rebased_at else 1
 
     def _check_start(self, states: Sequence[Parameters]) -> None:
-        a, b = (Trace(state, {"framework": side.framework}) for state, side in zip(states, self._sides, strict=True))
+        a, b = (Trace(state, {"framework": side.name}) for state, side in zip(states, self._sides, strict=True))
         if (first := compare(a, b, lambda name: bounds.EXACT).first) is not None:
             raise Departed(Departure(0, first))
 

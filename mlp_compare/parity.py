@@ -1,4 +1,4 @@
-"""Holds both trainers together through one run: `python -m mlp_compare.parity --help`."""
+"""Holds two trainers together through one run: `python -m mlp_compare.parity --help`."""
 
 import difflib
 import sys
@@ -12,7 +12,7 @@ from rich.progress import track
 
 from mlp_compare.faults import FAULTS
 from mlp_compare.lockstep import Lockstep
-from mlp_compare.side import PACKAGES, Side, both
+from mlp_compare.side import Side, both
 from mlp_compare.teeth import bite
 from mlp_compare.verdict import as_json, print_bite, print_report
 from mlp_compare.worker import Worker
@@ -35,7 +35,7 @@ _WIDTH = 140
 
 @dataclass(frozen=True, kw_only=True)
 class Parity(Config):
-    """Trains JAX and torch from the same weights on the same batches and compares every step's loss and parameters.
+    """Trains two sides from the same weights on the same batches and compares every step's loss and parameters.
 
     Some steps are compared tensor by tensor. Exit status 0: all within bounds. 1: not, and the first departure is
     named: step, phase, tensor, index, both values, bound. 2: the arguments or the machine do not allow the check.
@@ -43,6 +43,8 @@ class Parity(Config):
 
     epochs: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 10
     run_dir: tyro.conf.Suppress[tyro.conf.Fixed[Path | None]] = None
+    sides: tuple[str, str] = ("jax", "torch")
+    """jax, torch, or a package with a trainer of its own, such as examples.numpy_side."""
     steps: int = 3000
     """Of training, over as many epochs as it takes."""
     json: Path | None = None
@@ -58,8 +60,11 @@ class Parity(Config):
         if self.matmul_precision != "highest":
             raise UserError("--matmul-precision: parity is checked with highest; the bounds are those of IEEE products")
         self._require("steps", 1 <= self.steps <= LARGEST_STEPS, f"from 1 to {LARGEST_STEPS}")
-        own = (self.run, self.steps, self.traces) == (PRESETS[self.preset], Parity.steps, None)
-        if self.teeth is not None and not own:
+        names = [part for side in self.sides for part in side.split(".")]
+        named = len({*self.sides}) == 2 and all(map(str.isidentifier, names))
+        self._require("sides", named, "two different ones of jax, torch and packages to import")
+        run = (self.run, self.sides, self.steps, self.traces)
+        if self.teeth is not None and run != (PRESETS[self.preset], Parity.sides, Parity.steps, None):
             raise UserError("--teeth takes no flag of a run: each fault has its own run")
         for name in self.teeth or ():
             if name not in FAULTS:
@@ -84,7 +89,7 @@ def run(options: Parity) -> bool:
         console.width = _WIDTH
     traces = empty_folder("--traces", options.traces)
     with new_file("--json", options.json) as json, ExitStack() as stack:
-        sides = [stack.enter_context(Side(framework, Worker)) for framework in PACKAGES]
+        sides = [stack.enter_context(Side(side, Worker)) for side in options.sides]
         if options.teeth is not None:
             return _teeth(options, sides, json, console)
         return _lockstep(options, sides, json, traces, console)
@@ -100,7 +105,7 @@ def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces:
     report = check.report
     if report.departure_traces:
         _save(traces, report.departure_traces)
-    facts = dict(zip(PACKAGES, both(sides, "facts"), strict=True))
+    facts = dict(zip(options.sides, both(sides, "facts"), strict=True))
     if json is not None:
         write_json(json, as_json(config, options.steps, report, facts, check.table()))
     print_report(console, config, options.steps, report, facts, check.table())

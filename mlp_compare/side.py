@@ -1,6 +1,7 @@
-"""One framework in a process of its own: the handle here, and what runs there."""
+"""One side in a process of its own: the handle here, and what runs there."""
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -10,23 +11,33 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mlp_workload.errors import UserError
-from mlp_workload.training import clear_memory_errors
+from mlp_workload.training import Framework, clear_memory_errors
 
 PACKAGES = {"jax": "jax_mlp", "torch": "reference_torch"}
+"""By name; any other side is named by its package."""
+
+
+def framework_of(side: str) -> Framework:
+    """`train.framework` of the side's package. Raises `UserError` where its `train` has none."""
+    module = importlib.import_module(f"{PACKAGES.get(side, side)}.train")
+    framework: Framework | None = getattr(module, "framework", None)
+    if framework is None:
+        raise UserError(f"--sides {side}: {module.__name__} has no `framework` of mlp_workload/training.py")
+    return framework
 
 
 class Side:
-    """The handle on a process where `worker(framework)` does what it is asked.
+    """The handle on a process where `worker(name)` does what it is asked.
 
     `ask` names one of the worker's methods, `answer` waits for what it returns; answers come in the order of the
     questions. Use it as a context manager; the process ends with it.
     """
 
-    def __init__(self, framework: str, worker: Callable[[str], Any]) -> None:
-        self.framework = framework
+    def __init__(self, name: str, worker: Callable[[str], Any]) -> None:
+        self.name = name
         context = multiprocessing.get_context("spawn")
         self._connection, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(worker, framework, there), daemon=True)
+        self._process = context.Process(target=_serve, args=(worker, name, there), daemon=True)
         # The child inherits it: Ctrl-C ends the parent alone, whose end ends the child.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -47,7 +58,7 @@ class Side:
             self._process.join()
             ended = self._process.exitcode
             why = "; -9 is a kill, which is also how the system frees memory" if ended == -signal.SIGKILL else ""
-            raise UserError(f"the {self.framework} process ended with {ended}{why}") from None
+            raise UserError(f"the {self.name} process ended with {ended}{why}") from None
         if error is not None:
             raise error
         return value
@@ -73,10 +84,10 @@ def both(sides: Sequence[Side], method: str, *arguments: Any) -> tuple[Any, ...]
     return tuple([side.answer() for side in sides])
 
 
-def _serve(make_worker: Callable[[str], Any], framework: str, connection: Connection) -> None:
+def _serve(make_worker: Callable[[str], Any], name: str, connection: Connection) -> None:
     # Torch's threads wait by spinning, which costs several times the time where the other side wants their cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    worker = make_worker(framework)
+    worker = make_worker(name)
     while True:
         try:
             method, arguments = connection.recv()
@@ -89,6 +100,6 @@ def _serve(make_worker: Callable[[str], Any], framework: str, connection: Connec
         except (UserError, ModuleNotFoundError) as error:
             answer = (error, None)
         except Exception:
-            answer = (RuntimeError(f"in the {framework} process: {traceback.format_exc()}"), None)
+            answer = (RuntimeError(f"in the {name} process: {traceback.format_exc()}"), None)
         with contextlib.suppress(BrokenPipeError):  # the parent is gone, as the next turn finds
             connection.send(answer)

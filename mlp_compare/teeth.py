@@ -47,7 +47,7 @@ def _departure(fault: Fault, sides: Sequence[Side], dataset: Dataset, folder: Pa
     config = dataclasses.replace(PRESETS[fault.preset], dtype=fault.dtype, device="cpu", **fault.config)
     if fault.start is not None:
         config = dataclasses.replace(config, initial_weights=_start(fault, config, dataset, folder))
-    planted = [fault.name if side.framework == fault.side else None for side in sides]
+    planted = [fault.name if side.name == fault.side else None for side in sides]
     steps = fault.step + (0 if fault.runs_freely else 1)
     check = Lockstep(config, dataset, sides, steps)
     for _ in check.run((1, 2), planted, evaluate=fault.evaluates, free_runs=fault.runs_freely):

@@ -22,16 +22,16 @@ _WIDE = 110
 """Columns of a terminal that hold the whole table."""
 
 Facts = Mapping[str, Mapping[str, Any]]
-"""By framework: device and environment."""
+"""By side: framework, device and environment."""
 
 
 def print_report(
     console: Output, config: Config, steps: int, report: Report, facts: Facts, table: bounds.Table
 ) -> None:
     one, other = facts
-    versions = [f"{name} {facts[name]['environment']['versions'][name]} on {facts[name]['device']}" for name in facts]
+    computed = [f"{side['framework']} on {side['device']}" for side in facts.values()]
     console.print(
-        f"{' and '.join(versions)}, {config.preset} preset, {config.dataset}, {config.dtype}, seed {config.seed}"
+        f"{' and '.join(computed)}, {config.preset} preset, {config.dataset}, {config.dtype}, seed {config.seed}"
     )
     console.print(_table(console, report, table))
     _print_crossings(console, report)
@@ -59,8 +59,9 @@ def print_report(
     if found.note:
         console.print(f"  {found.note}")
     else:
-        console.print(f"  {one:6s} {found.a!r}")
-        console.print(f"  {other:6s} {found.b!r}")
+        width = max(map(len, facts))
+        console.print(f"  {one:{width}s}  {found.a!r}")
+        console.print(f"  {other:{width}s}  {found.b!r}")
         console.print(f"  {found.verdict} ({_bound(table, found).reason})")
     if departure.note:
         console.print(f"  {departure.note}")

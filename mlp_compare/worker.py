@@ -1,7 +1,6 @@
 """What a side of the lockstep does in its process."""
 
 import contextlib
-import importlib
 from collections import deque
 from dataclasses import replace
 from functools import cache
@@ -12,10 +11,12 @@ import numpy.typing as npt
 
 from mlp_compare.faults import FAULTS
 from mlp_compare.kinks import has_kink
-from mlp_compare.side import PACKAGES
+from mlp_compare.side import framework_of
 from mlp_workload import data, initial, order
+from mlp_workload.command_line import INSTALL
 from mlp_workload.config import Config
 from mlp_workload.environment import describe_environment
+from mlp_workload.errors import UserError
 from mlp_workload.files import expand
 from mlp_workload.trace import Array, Trace, pre_activation
 from mlp_workload.training import Trainer, check_batch_size
@@ -52,29 +53,37 @@ class FreeRun(NamedTuple):
 def facts(trainer: Trainer, config: Config) -> dict[str, Any]:
     """What its numbers depend on besides the configuration, and what `mlp_compare.alike` asks for."""
     environment = describe_environment(("numpy", *trainer.packages), trainer.gpu_versions)
-    return {"device": trainer.device, "precision": config.precision, "environment": environment}
+    package = trainer.packages[0]
+    return {
+        "framework": f"{package} {environment['versions'][package]}",
+        "device": trainer.device,
+        "precision": config.precision,
+        "environment": environment,
+    }
 
 
 class Worker:
-    """Takes one framework's trainer through a run, step by step."""
+    """Takes the trainer of a side, "jax", "torch" or a package, through a run, step by step."""
 
-    def __init__(self, framework: str) -> None:
-        self._framework = framework
-        self._faults = contextlib.ExitStack()
+    def __init__(self, side: str) -> None:
+        self._side = side
+        self._around = contextlib.ExitStack()
         self._trainer: Trainer
         self._traces: deque[Trace] = deque(maxlen=2)
 
     def start(self, config: Config, fault: str | None) -> Parameters:
         """A trainer at the beginning of the run, with a fault planted on this side or None; its state."""
-        if self._framework == "jax":
-            import jax
-
-            jax.config.update("jax_enable_x64", config.dtype == "float64")
-        module = importlib.import_module(f"{PACKAGES[self._framework]}.trainer")
-        self._faults.close()
+        self._around.close()
         if fault is not None:
             config = replace(config, **FAULTS[fault].flags)
-            self._faults.enter_context(FAULTS[fault].plant())
+        try:
+            make_trainer = self._around.enter_context(framework_of(self._side)(config))
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in INSTALL:
+                raise
+            raise UserError(f"--sides {self._side}: there is no module {error.name}") from error
+        if fault is not None:
+            self._around.enter_context(FAULTS[fault].plant())
         self._config, self._dataset = config, load(config.dataset)
         check_batch_size(config, self._dataset)
         widths = config.widths(self._dataset.pixels, self._dataset.classes)
@@ -83,7 +92,9 @@ class Worker:
         else:
             shapes = parameter_shapes(widths)
             parameters = load_weights(expand(config.initial_weights), shapes, config.dtype)
-        self._trainer = module.Trainer(config, self._dataset, parameters)
+        self._trainer = make_trainer(config, self._dataset, parameters)
+        if lacks := [name for name in dir(Trainer) if not name.startswith("_") and not hasattr(self._trainer, name)]:
+            raise UserError(f"--sides {self._side}: its trainer lacks {', '.join(lacks)} of mlp_workload/training.py")
         self._start = self._trainer.state()
         return self._start
 
@@ -93,7 +104,7 @@ class Worker:
     def step(self, number: int) -> Step:
         batch = order.step_batch(self._config.seed, number, len(self._dataset.train), self._config.batch_size)
         trace = self._trainer.trace_step(batch)
-        facts = {"framework": self._framework, "step": str(number), "dtype": self._config.dtype}
+        facts = {"framework": self._side, "step": str(number), "dtype": self._config.dtype}
         self._traces.append(Trace(trace.tensors, facts))
         layers = len(self._config.hidden) + 1
         kinks = [pre_activation(layer) for layer in range(layers) if has_kink(self._config, layer, layers)]

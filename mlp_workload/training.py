@@ -39,7 +39,11 @@ T = TypeVar("T")
 
 
 class Trainer(Implementation, Protocol):
-    """What a framework must provide."""
+    """What a framework must provide: the methods below and the properties of `Implementation`.
+
+    Arrays come and go as NumPy's, parameters under the names of `mlp_workload.weights`, all in the run's dtype. The
+    parity check asks for `state`, `load_state`, `trace_step`, `run_epoch` and `evaluate`; training for the others too.
+    """
 
     def compile(self) -> None:
         """Makes everything ready, so that the first epoch takes as long as the others."""
@@ -53,7 +57,8 @@ class Trainer(Implementation, Protocol):
     def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
         """A part of `run_epoch`, with its bits: from batch `first`, counted from 0, to before `last`."""
 
-    def evaluate(self) -> Evaluation: ...
+    def evaluate(self) -> Evaluation:
+        """Of the whole test set, with the weights of now."""
 
     def parameters(self) -> Parameters:
         """A copy of the weights under neutral names."""
@@ -69,14 +74,17 @@ class Trainer(Implementation, Protocol):
         """The largest of what the processes of the run give at this point, each a whole number of 32 bits."""
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
-        """Trains on the examples `batch` (b,), as `run_epoch` does with each of its batches, and tells all of it."""
+        """Trains on the examples `batch` (b,), as `run_epoch` does with each of its batches, and tells all of it: what
+        `mlp_workload.trace.mlp_trace` takes, by those names."""
 
 
 MakeTrainer = Callable[[Config, Dataset, Parameters | None], Trainer]
 """Takes the starting weights, which it copies, or None for the framework's own initialiser. Raises `UserError` where
 the wanted device is not there."""
 Framework = Callable[[Config], AbstractContextManager[MakeTrainer]]
-"""Imports what it takes; all that a trainer does happens within the context. It raises `PeerLost` where another process
+"""What a package has as `train.framework`, for its own command and for `mlp_compare.parity --sides`.
+
+Imports what it takes; all that a trainer does happens within the context. It raises `PeerLost` where another process
 of the run is not there any more."""
 
 

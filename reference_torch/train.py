@@ -39,7 +39,7 @@ def train_seeds(config: Config, seeds: int, watching: Watching | None = None) ->
 @contextlib.contextmanager
 def framework(config: Config) -> Iterator[MakeTrainer]:
     """PyTorch, imported only now: a wrong flag is answered before that, and the data are read beside it."""
-    rank = Rank.of(config)
+    rank = Rank.here()
     if rank.world == 1:
         from reference_torch.trainer import Trainer
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from numpy_mlp import forward_backward
 from tolerances import CROSSING_EFFECT, FORWARD_BACKWARD
 
+from examples.numpy_side.mlp import forward_backward
 from mlp_compare.kinks import effect, find_crossings
 from mlp_workload.config import PRESETS
 from mlp_workload.initial import initial_parameters
@@ -17,9 +17,7 @@ WIDTHS = (5, 7, 6, 4)
 
 def trace(parameters, activations, x, labels):
     """A step's forward pass and gradients by NumPy."""
-    logits, loss, gradients, intermediates = forward_backward(parameters, activations, x, labels, intermediates=True)
-    tensors = {"inputs": x, **intermediates, "logits": logits, "loss": loss}
-    return Trace(tensors | {f"{name}.grad": gradient for name, gradient in gradients.items()})
+    return Trace({"inputs": x, **forward_backward(parameters, activations, x, labels)})
 
 
 def crossed_pair(config, layer, unit, reach=1e-9):

@@ -5,30 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 from conftest import write_idx_folder
+from in_process import InProcess
 
 import reference_torch.trainer
 from mlp_compare import bounds
 from mlp_compare.faults import FAULTS
 from mlp_compare.lockstep import Lockstep
-from mlp_compare.worker import Worker
 from mlp_workload.config import PRESETS
-
-
-class InProcess:
-    """`Side` without the process."""
-
-    def __init__(self, framework):
-        self.framework, self._worker, self._answers = framework, Worker(framework), []
-
-    def ask(self, method, *arguments):
-        self._answers.append(getattr(self._worker, method)(*arguments))
-
-    def answer(self):
-        return self._answers.pop(0)
-
-    def do(self, method, *arguments):
-        self.ask(method, *arguments)
-        return self.answer()
 
 
 def check(digits, folder, steps, **settings):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from numpy_mlp import forward_backward
 from tolerances import FORWARD_BACKWARD
 
 import jax_mlp.loss
@@ -15,6 +14,7 @@ import jax_mlp.weights
 import reference_torch.loss
 import reference_torch.model
 import reference_torch.weights
+from examples.numpy_side.mlp import forward_backward
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.initial import initial_parameters
 
@@ -67,12 +67,12 @@ def test_forward_and_backward_match_numpy(side, preset, last_activation, dtype, 
 
     assert logits.shape == (50, 10)
     assert logits.dtype == dtype
-    FORWARD_BACKWARD[dtype].assert_close(logits, expected[0])
-    FORWARD_BACKWARD[dtype].assert_close(loss, expected[1])
+    FORWARD_BACKWARD[dtype].assert_close(logits, expected["logits"])
+    FORWARD_BACKWARD[dtype].assert_close(loss, expected["loss"])
     assert list(gradients) == list(parameters)
     for name, gradient in gradients.items():
         assert gradient.dtype == dtype
-        FORWARD_BACKWARD[dtype].assert_close(gradient, expected[2][name])
+        FORWARD_BACKWARD[dtype].assert_close(gradient, expected[f"{name}.grad"])
 
 
 @side

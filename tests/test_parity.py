@@ -220,7 +220,7 @@ def test_the_table_is_whole_at_any_width(columns):
     console = Output(width=int(columns), file=io.StringIO(), markup=False, highlight=False, soft_wrap=True)
     found = Difference("layers.0.pre_activation", (199, 199), 1.0, 1.1, 1.234e-16, 2.345e-16, 4321.0, 1e-13)
     report = Report(worst={"pre_activations": Worst(3000, found)}, steps_compared=3000)
-    facts = {side: {"environment": {"versions": {side: "1"}}, "device": "cpu"} for side in ("jax", "torch")}
+    facts = {side: {"framework": f"{side} 1", "device": "cpu"} for side in ("jax", "torch")}
     print_report(console, PRESETS["leaky"], 3000, report, facts, bounds.table("float64", 784))
     text = console.file.getvalue()
     assert "…" not in text

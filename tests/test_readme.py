@@ -17,7 +17,10 @@ from flax import nnx
 import jax_mlp.trace
 import reference_torch.trace
 
-PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+PAGES = {
+    path: path.read_text()
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
 BLOCKS = [block for text in PAGES.values() for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)]
 SCRIPTS = [block for block in dict.fromkeys(BLOCKS) if not block.startswith("make ")]
 

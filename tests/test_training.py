@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 import torch
-from numpy_mlp import forward_backward
 from tolerances import FORWARD_BACKWARD, RUN_FLOAT64
 
 import jax_mlp.train
 import jax_mlp.trainer
 import reference_torch.train
 import reference_torch.trainer
+from examples.numpy_side.mlp import forward_backward
 from mlp_workload import training
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples
@@ -123,20 +123,20 @@ def test_an_epoch_is_what_numpy_says(side, preset, optimizer, digits):
     expected, velocity = [], {name: np.zeros_like(array) for name, array in parameters.items()}
     for batch in (order[i : i + 20] for order in orders for i in range(0, 103, 20)):
         x, labels = inputs(digits.train)[batch], digits.train.labels[batch]
-        _, loss, gradients = forward_backward(parameters, activations, x, labels, 0.1)
-        expected.append(loss)
-        for name, gradient in gradients.items():
-            gradient = gradient + config.weight_decay * parameters[name]
+        tensors = forward_backward(parameters, activations, x, labels, 0.1)
+        expected.append(tensors["loss"])
+        for name in parameters:
+            gradient = tensors[f"{name}.grad"] + config.weight_decay * parameters[name]
             velocity[name] = config.momentum * velocity[name] + gradient
             step = gradient + config.momentum * velocity[name] if config.nesterov else velocity[name]
             parameters[name] = parameters[name] - 0.1 * step
     FORWARD_BACKWARD["float64"].assert_close(losses, expected)
     for name, array in trainer.parameters().items():
         FORWARD_BACKWARD["float64"].assert_close(array, parameters[name])
-    logits, test_loss, _ = forward_backward(parameters, activations, inputs(digits.test), digits.test.labels)
-    FORWARD_BACKWARD["float64"].assert_close(evaluation.loss, test_loss)
-    assert (evaluation.predictions == logits.argmax(axis=1)).all()
-    assert (evaluation.positive == (logits > 0).any(axis=0)).all()
+    tested = forward_backward(parameters, activations, inputs(digits.test), digits.test.labels)
+    FORWARD_BACKWARD["float64"].assert_close(evaluation.loss, tested["loss"])
+    assert (evaluation.predictions == tested["logits"].argmax(axis=1)).all()
+    assert (evaluation.positive == (tested["logits"] > 0).any(axis=0)).all()
 
 
 @side

@@ -1,0 +1,34 @@
+"""Trains the MLP in NumPy: `python -m examples.numpy_side.train --dtype float64`."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from examples.numpy_side.trainer import Trainer
+from mlp_workload import training
+from mlp_workload.command_line import Training, run_trainer
+from mlp_workload.config import Config
+from mlp_workload.errors import UserError
+from mlp_workload.training import MakeTrainer
+
+
+@contextlib.contextmanager
+def framework(config: Config) -> Iterator[MakeTrainer]:
+    """See `mlp_workload.training.Framework`. A run that diverges says so itself, NumPy need not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        yield Trainer
+
+
+def start(options: Training) -> None:
+    if options.seeds is not None:
+        raise UserError("--seeds: in NumPy one run after the other")
+    training.train(options.config, framework, options.watching, options.checkpoint_every, options.resume is not None)
+
+
+def main() -> None:
+    run_trainer("python -m examples.numpy_side.train", "Trains the MLP in NumPy, in float64.", Training, start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Training in NumPy, a step at a time."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from examples.numpy_side.mlp import cross_entropy, forward, forward_backward, one_hot
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset
+from mlp_workload.errors import UserError
+from mlp_workload.initial import initial_parameters
+from mlp_workload.metrics import Evaluation
+from mlp_workload.trace import Trace, mlp_trace
+from mlp_workload.weights import Array, Parameters
+
+_EVALUATED_AT_ONCE = 2000
+"""Test examples whose activations are in memory together."""
+
+
+class Trainer:
+    """See `mlp_workload.training.Trainer`."""
+
+    framework = "numpy"
+    packages = ("numpy",)
+    device = "cpu"
+    gpu_versions: Mapping[str, str] = {}
+    peak_gpu_bytes = None
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
+        if config.dtype != "float64":
+            raise UserError(f"--dtype must be float64 in NumPy, got {config.dtype}")
+        if config.device == "gpu" or config.gpu is not None:
+            raise UserError("--device must be cpu in NumPy, got a GPU")
+        if config.devices > 1:
+            raise UserError(f"--devices must be 1 in NumPy, got {config.devices}")
+        widths = config.widths(dataset.pixels, dataset.classes)
+        if initial is None:
+            initial = initial_parameters(config.initialization, widths, config.seed)
+        self._config, self._dataset = config, dataset
+        self._activations = [*[config.activation] * len(config.hidden), config.logits_activation]
+        self._parameters = _copy(initial)
+        self._velocity = {name: np.zeros_like(array) for name, array in initial.items() if config.momentum}
+
+    def compile(self) -> None:
+        """Nothing."""
+
+    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+        size = self._config.batch_size
+        return np.array([self._step(order[first : first + size])["loss"] for first in range(0, len(order), size)])
+
+    def compile_steps(self) -> None:
+        """Nothing, either."""
+
+    def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
+        size = self._config.batch_size
+        return self.run_epoch(order[first * size : last * size])
+
+    def evaluate(self) -> Evaluation:
+        test = self._dataset.test
+        parts = [test.images[i : i + _EVALUATED_AT_ONCE] for i in range(0, len(test), _EVALUATED_AT_ONCE)]
+        logits = np.concatenate([self._logits(images) for images in parts])
+        losses, _ = cross_entropy(logits, one_hot(test.labels, self._dataset.classes))
+        predictions = logits.argmax(axis=1)
+        others = np.where(one_hot(predictions, self._dataset.classes) == 1, -np.inf, logits)
+        margins = logits.max(axis=1) - others.max(axis=1)
+        return Evaluation(losses, predictions, test.labels, np.any(logits > 0, axis=0), margins)
+
+    def parameters(self) -> Parameters:
+        return _copy(self._parameters)
+
+    def state(self) -> Parameters:
+        return self.parameters() | {f"{name}.momentum": array.copy() for name, array in self._velocity.items()}
+
+    def load_state(self, state: Parameters) -> None:
+        self._parameters = _copy({name: state[name] for name in self._parameters})
+        self._velocity = _copy({name: state[f"{name}.momentum"] for name in self._velocity})
+
+    def largest(self, number: int) -> int:
+        return number
+
+    def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
+        return mlp_trace(self._step(batch) | self.state())
+
+    def _step(self, batch: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[Any]]:
+        """Trains on the examples `batch` (b,): g += weight_decay p; v = momentum v + g;
+        p -= learning_rate (g + momentum v if nesterov else v)."""
+        config, train = self._config, self._dataset.train
+        images, labels = train.images[batch].reshape(len(batch), -1), train.labels[batch]
+        x = self._inputs(images)
+        tensors = forward_backward(self._parameters, self._activations, x, labels, config.label_smoothing)
+        for name, parameter in self._parameters.items():
+            update = tensors[f"{name}.grad"] + config.weight_decay * parameter
+            if config.momentum:
+                velocity = self._velocity[name] = config.momentum * self._velocity[name] + update
+                update = update + config.momentum * velocity if config.nesterov else velocity
+            self._parameters[name] = parameter - config.learning_rate * update
+        return {"batch.images": images, "batch.labels": labels, "inputs": x, **tensors}
+
+    def _logits(self, images: npt.NDArray[np.uint8]) -> Array:
+        return forward(self._parameters, self._activations, self._inputs(images))["logits"]
+
+    def _inputs(self, images: npt.NDArray[np.uint8]) -> Array:
+        """uint8 (n, ...) to 0..1, then standardised as the preset says: (n, pixels)."""
+        pixels = images.reshape(len(images), -1) / np.float64(255)
+        return (pixels - self._config.pixel_mean) / self._config.pixel_std
+
+
+def _copy(parameters: Parameters) -> Parameters:
+    return {name: np.array(array, np.float64) for name, array in parameters.items()}
