@@ -1,5 +1,6 @@
 """`python -m mlp_compare.parity` as its users run it: real processes, real MNIST."""
 
+import dataclasses
 import io
 import json
 import re
@@ -14,11 +15,13 @@ from mlp_compare import bounds
 from mlp_compare.comparison import Difference
 from mlp_compare.faults.start import near_kinks
 from mlp_compare.findings import Report, Worst
-from mlp_compare.lockstep import near_ties
+from mlp_compare.lockstep import Lockstep, near_ties
+from mlp_compare.parity import TRACED
 from mlp_compare.side import Side
 from mlp_compare.verdict import print_report
 from mlp_compare.worker import Evaluated, Worker
 from mlp_workload.config import PRESETS
+from mlp_workload.data import load
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.sinks.console import Output
@@ -26,6 +29,27 @@ from mlp_workload.trace import Trace
 from mlp_workload.weights import save_weights
 
 PARITY = "mlp_compare.parity"
+
+
+@pytest.fixture(scope="module")
+def sides():
+    """A process of each framework, for checks of which the command itself is not the point."""
+    with Side("jax", Worker) as one, Side("torch", Worker) as other:
+        yield one, other
+
+
+@pytest.fixture
+def check(sides):
+    """What the command finds of so many steps."""
+
+    def check(steps, preset="leaky", **settings):
+        config = dataclasses.replace(PRESETS[preset], device="cpu", **settings)
+        lockstep = Lockstep(config, load(config.dataset), sides, steps)
+        for _ in lockstep.run({*TRACED, steps}):
+            pass
+        return lockstep.report
+
+    return check
 
 
 def figures(folder):
@@ -55,11 +79,13 @@ def test_float64_agrees_over_all_3000_steps(preset, run, tmp_path):
     assert ends["jax"] > 7000
 
 
-def test_the_optimizers_of_both_agree(run, tmp_path):
-    flags = ["--momentum", "0.9", "--nesterov", "--weight-decay", "1e-4", "--label-smoothing", "0.1"]
-    process = run(PARITY, "--dtype", "float64", "--steps", "11", "--seed", "5", *flags, "--batch-size", "7000")
-    assert process.returncode == 0, process.stdout + process.stderr
-    assert "momentums" in process.stdout
+def test_the_optimizers_of_both_agree(digits, check, tmp_path):
+    """Over more than two epochs, whose last batches are smaller."""
+    rule = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "label_smoothing": 0.1}
+    dataset = write_idx_folder(tmp_path, digits)
+    report = check(14, dtype="float64", seed=5, dataset=dataset, batch_size=20, **rule)
+    assert report.departure is None, str(report.departure)
+    assert "momentums" in report.worst
 
 
 def test_float32_explains_forced_kink_crossings(run, tmp_path):
@@ -86,51 +112,42 @@ def test_float32_explains_forced_kink_crossings(run, tmp_path):
     assert (signs[0] != signs[1]).sum() == len(crossings)
 
 
-LARGE_STEPS = ["--preset", "relu", "--last-activation", "none", "--batch-size", "32", "--learning-rate", "0.1",
-               "--momentum", "0.9", "--steps", "80"]  # fmt: skip
+LARGE_STEPS = {"preset": "relu", "last_activation": "none", "batch_size": 32, "learning_rate": 0.1, "momentum": 0.9}
 
 
 def test_float64_tells_amplified_rounding_from_a_fault(run, tmp_path):
     """Steps this large amplify rounding by orders of magnitude; each of them still agrees from common parameters."""
-    process = run(PARITY, *LARGE_STEPS, "--dtype", "float64", "--json", "parity.json")
+    flags = [word for name, value in LARGE_STEPS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    process = run(PARITY, *flags, "--steps", "80", "--dtype", "float64", "--json", "parity.json")
     assert process.returncode == 0, process.stdout + process.stderr
     drifts = figures(tmp_path)["drifts"]
     assert drifts
     assert re.search(r"drift: step \d+, .*; from common parameters the step agrees", process.stdout)
 
 
-def test_float32_says_that_a_difference_has_built_up(run):
-    process = run(PARITY, *LARGE_STEPS)
-    if process.returncode == 0:  # a kink crossing can come first
-        assert "kink crossings: " in process.stdout
+def test_float32_says_that_a_difference_has_built_up(check):
+    report = check(80, **LARGE_STEPS)
+    if report.departure is None:  # a kink crossing can come first
+        assert report.crossings
     else:
-        assert process.returncode == 1
-        assert "the difference has built up over the steps before" in process.stdout
+        assert "the difference has built up over the steps before" in report.departure.note
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("flags", [["--momentum", "0.9", "--learning-rate", "0.1"], ["--label-smoothing", "1"]])
-def test_what_is_learned_by_heart_agrees(dtype, flags, digits, run, tmp_path):
+@pytest.mark.parametrize("settings", [{"momentum": 0.9, "learning_rate": 0.1}, {"label_smoothing": 1.0}])
+def test_what_is_learned_by_heart_agrees(dtype, settings, digits, check, tmp_path):
     """Gradients next to nothing, of which rounding is all that is left."""
-    shape = [
-        "--dataset",
-        write_idx_folder(tmp_path, digits),
-        "--hidden",
-        "8",
-        "8",
-        "--batch-size",
-        "20",
-        "--last-activation",
-        "none",
-    ]
-    process = run(PARITY, *shape, *flags, "--dtype", dtype, "--steps", "400")
-    assert process.returncode == 0, process.stdout + process.stderr
+    source = {"dataset": write_idx_folder(tmp_path, digits), "hidden": (8, 8), "batch_size": 20}
+    report = check(400, dtype=dtype, last_activation="none", **source, **settings)
+    assert report.departure is None, str(report.departure)
+    assert report.steps_compared == 400
 
 
-@pytest.mark.parametrize("flags", [["--hidden"], ["--batch-size", "1"], ["--batch-size", "7001"]])
-def test_other_shapes_agree(flags, run):
-    process = run(PARITY, *flags, "--steps", "3", "--last-activation", "none")
-    assert process.returncode == 0, process.stdout + process.stderr
+@pytest.mark.parametrize("settings", [{"hidden": ()}, {"batch_size": 1}, {"batch_size": 7001}])
+def test_other_shapes_agree(settings, check):
+    report = check(3, last_activation="none", **settings)
+    assert report.departure is None, str(report.departure)
+    assert report.steps_compared == 3
 
 
 def test_near_ties_are_settled_and_wide_margins_are_not():
