@@ -27,8 +27,8 @@ _FITTED_SIDE = 100
 """Pixels a side, at most, of those that the paper's brightness is found by."""
 _FAINTEST = 24.0
 """Grey levels of ink over paper."""
-_EDGE = 4.0
-"""The same, at the edge of a stroke."""
+_EDGE = 0.05
+"""Of the ink in the middle of a stroke, down to which its edge reaches."""
 _SPECK = 0.05
 """Of the largest stroke's area; what is smaller is dirt."""
 Digit = npt.NDArray[np.uint8]
@@ -81,7 +81,7 @@ def _ink(grey: Grey) -> Grey:
     for _ in range(max(1, _side(strokes) // (2 * BOX))):
         near = _around(near, np.logical_or)
     full = np.quantile(departure[strokes], 0.75)
-    ink = np.where(strokes | (near & (departure > max(_EDGE, 3 * noise))), np.clip(departure / full, 0, 1), 0)
+    ink = np.where(strokes | (near & (departure > max(_EDGE * full, 3 * noise))), np.clip(departure / full, 0, 1), 0)
     return ink[_bounds(ink)]
 
 

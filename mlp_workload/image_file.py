@@ -15,7 +15,7 @@ LARGEST_FILE = 64 * 2**20
 """Bytes."""
 LARGEST_IMAGE = 64_000_000
 """Pixels, which take up to 0.5 GB; few cameras have more."""
-WORKING_SIDE = 400
+WORKING_SIDE = 200
 """Pixels of the longer side, to which what is larger is made smaller."""
 
 Grey = npt.NDArray[np.float64]

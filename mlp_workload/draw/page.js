@@ -3,6 +3,7 @@ const COLUMNS = 20;
 
 const paper = document.getElementById("paper");
 const ink = paper.getContext("2d");
+const pen = document.getElementById("pen");
 const seen = document.getElementById("seen");
 const status = document.getElementById("status");
 const sides = document.getElementById("sides");
@@ -64,13 +65,20 @@ paper.addEventListener("keydown", (event) => {
     return;
   }
   event.preventDefault();
+  showPen();
   const [x, y] = [keys.x, keys.y].map((at) => Math.round(at / paper.width * 100));
   status.textContent = `Pen ${keys.down ? "down" : "up"}, ${x} % from the left, ${y} % from the top.`;
 });
 
+function showPen() {
+  Object.assign(pen.style, { left: `${keys.x}px`, top: `${keys.y}px` });
+  pen.classList.toggle("down", keys.down);
+}
+
 function clear() {
   ink.clearRect(0, 0, paper.width, paper.height);
   Object.assign(keys, { x: paper.width / 2, y: paper.height / 2, down: false });
+  showPen();
   changed();
 }
 document.getElementById("clear").addEventListener("click", clear);
@@ -128,20 +136,18 @@ function layer(values, number) {
   for (let i = 0; i < values.length; i += COLUMNS) {
     rows.push(Array.from({ length: Math.min(COLUMNS, values.length) }, (_, j) => values[i + j]));
   }
-  const grid = element("canvas", { className: "layer" });
-  grid.role = "img";
   const active = values.filter((value) => value > 0).length;
-  grid.ariaLabel = `Hidden layer ${number}: ${active} of ${values.length} units above 0, the largest ${largest.toFixed(2)}`;
+  const caption = `hidden layer ${number}: ${active} of ${values.length} above 0`;
+  const grid = element("canvas", { className: "layer", role: "img", ariaLabel: caption });
   pixels(grid, rows, (value) => {
     const share = Math.max(value, 0) / largest;
     return [255 * Math.min(1, 1.6 * share), 255 * share ** 1.3, 90 * share + 30 * (value > 0)];
   });
-  return [element("h3", { textContent: `hidden layer ${number}: ${active} of ${values.length} above 0` }), grid];
+  return [element("h3", { textContent: caption }), grid];
 }
 
 function side({ name, failure }, answer, classes) {
-  const card = element("article", {}, element("h2", { textContent: name }));
-  card.dataset.name = name;
+  const card = element("article", { ariaLabel: name }, element("h2", { textContent: name }));
   if (failure) {
     card.append(element("p", { textContent: failure }));
     return card;
@@ -150,7 +156,7 @@ function side({ name, failure }, answer, classes) {
   const best = shares.indexOf(Math.max(...shares));
   const guess = element("p", { className: "guess" });
   if (answer) guess.append(classes[best], " ", element("small", { textContent: percent(shares[best]) }));
-  const bars = element("table", { className: "bars" }, element("caption", { hidden: true, textContent: `Probabilities, ${name}` }));
+  const bars = element("table", { className: "bars", ariaLabel: `Probabilities by ${name}` });
   shares.forEach((share, k) => {
     const bar = element("div", { className: "bar" });
     bar.style.setProperty("--share", `${100 * share}%`);
@@ -190,4 +196,5 @@ function show(answer) {
   status.textContent = answer.message ?? guesses.join("; ");
 }
 
+showPen();
 show(await (await fetch("/about")).json());

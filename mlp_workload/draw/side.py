@@ -35,7 +35,8 @@ class Side:
     """
 
     def __init__(self, framework: Framework, run: Path) -> None:
-        self.name = " ".join(filter(None, [framework.name, installed(framework.package)]))
+        version = (installed(framework.package) or "").partition("+")[0]
+        self.name = f"{framework.name} {version}".strip()
         self.failure: str | None = None
         # In a session of its own Ctrl-C does not reach it; it ends with its input.
         self._process = subprocess.Popen(
