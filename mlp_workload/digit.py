@@ -31,6 +31,7 @@ _EDGE = 0.05
 """Of the ink in the middle of a stroke, down to which its edge reaches."""
 _SPECK = 0.05
 """Of the largest stroke's area; what is smaller is dirt."""
+
 Digit = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]
@@ -70,7 +71,8 @@ def _ink(grey: Grey) -> Grey:
     Raises `UserError` where there is none.
     """
     departure = grey - _paper(grey)
-    noise = _deviation(departure)
+    step = np.diff(departure.ravel(), prepend=departure[0, 0])
+    noise = min(_deviation(departure), _deviation(step) / 2**0.5)  # the first is too much where ink fills the picture
     smooth = _around(departure, np.add) / 9 if noise >= 1 else departure
     threshold = max(_FAINTEST, 3 * noise)
     if smooth[np.abs(smooth) > threshold].sum() < 0:
@@ -140,7 +142,10 @@ def _around(array: npt.NDArray[Any], combine: np.ufunc) -> npt.NDArray[Any]:
 
 
 def _strokes(mask: Mask) -> Mask:
-    """`mask` without specks: of its connected parts, each known by its first pixel's number, those that are large."""
+    """Of the connected parts of `mask`, each known by its first pixel's number, those that are large.
+
+    Where one lies inside the picture, those that touch its frame, such as a shadow's or the desk's, do not count.
+    """
     outside = mask.size
     parts = np.where(mask, np.arange(outside).reshape(mask.shape), outside)
     while True:
@@ -150,11 +155,16 @@ def _strokes(mask: Mask) -> Mask:
             break
         parts = first
     areas = np.bincount(parts[mask], minlength=outside + 1)
+    inside = areas.copy()
+    for border in (parts[[0, -1]], parts[:, [0, -1]]):
+        inside[border] = 0
+    if inside.max() >= _SPECK * areas.max():
+        areas = inside
     return np.asarray(mask & (areas[parts] >= _SPECK * areas.max()))
 
 
 def _in_box(ink: Grey) -> Grey:
-    """`ink` scaled to fit the box, its strokes made as broad as a pen's where they are thinner."""
+    """`ink` scaled to fit the box, its fullest pixel white."""
     from PIL import Image
 
     height, width = (max(1, round(n * BOX / max(ink.shape))) for n in ink.shape)

@@ -22,7 +22,7 @@ function place(event) {
 
 function line(from, to) {
   ink.beginPath();
-  ink.moveTo(...from);
+  ink.moveTo(from[0] - 0.1, from[1]); // a line of no length would not be drawn
   ink.lineTo(...to);
   ink.stroke();
   changed();
