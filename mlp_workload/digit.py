@@ -134,11 +134,9 @@ def _deviation(departure: Grey) -> float:
 
 def _around(array: npt.NDArray[Any], combine: np.ufunc) -> npt.NDArray[Any]:
     """Of each pixel and its eight neighbours; beyond the picture, the nearest in it."""
-    for axis in (0, 1):
-        padded = np.pad(array, [(1, 1) if axis == this else (0, 0) for this in (0, 1)], "edge")
-        before, after = (np.take(padded, np.arange(array.shape[axis]) + by, axis) for by in (0, 2))
-        array = combine(combine(before, array), after)
-    return array
+    padded = np.pad(array, 1, "edge")
+    rows = combine(combine(padded[:-2], padded[1:-1]), padded[2:])
+    return np.asarray(combine(combine(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]))
 
 
 def _strokes(mask: Mask) -> Mask:
@@ -150,7 +148,7 @@ def _strokes(mask: Mask) -> Mask:
     parts = np.where(mask, np.arange(outside).reshape(mask.shape), outside)
     while True:
         first = np.where(mask, _around(parts, np.minimum), outside)
-        first = np.append(first, outside)[first]
+        first = np.append(first, outside)[first]  # what the first knows by now
         if np.array_equal(first, parts):
             break
         parts = first

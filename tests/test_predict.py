@@ -27,6 +27,7 @@ from tolerances import FORWARD_BACKWARD
 import jax_mlp.network
 import jax_mlp.train
 import reference_torch.network
+import reference_torch.train
 from mlp_workload import image_file, predicting, recorded_run
 from mlp_workload.config import Config
 from mlp_workload.digit import SIZE, find_digit, is_already
@@ -107,10 +108,10 @@ def noisy(digit, rng):
 
 def photographed(digit, rng):
     """Dark on paper that is lit from one side, in colour, as a JPEG."""
-    height, width = 480, 640
+    height, width = 240, 320
     y, x = np.mgrid[:height, :width]
-    ink, (top, left) = np.zeros((height, width)), (rng.integers(20, 180), rng.integers(20, 340))
-    ink[top : top + 280, left : left + 280] = np.asarray(Image.fromarray(digit).resize((280, 280))) / 255
+    ink, (top, left) = np.zeros((height, width)), (rng.integers(10, 90), rng.integers(10, 170))
+    ink[top : top + 140, left : left + 140] = np.asarray(Image.fromarray(digit).resize((140, 140))) / 255
     light = (210 - 70 * x / width - 40 * (y / height) ** 2) * (1 - 0.7 * ink) + rng.normal(0, 6, ink.shape)
     return png((light[..., None] * [1, 0.97, 0.9]).clip(0, 255).astype(np.uint8), "JPEG", quality=80)
 
@@ -349,7 +350,9 @@ def test_a_run_on_images_of_another_size_takes_these_as_they_are(tmp_path):
     config = Config(dataset=write_idx_folder(tmp_path, make_digits()), hidden=(4,), batch_size=50)
     parameters = {n: a.astype(np.float32) for n, a in initial_parameters("torch_linear", (30, 4, 3), seed=1).items()}
     folder = tmp_path / "run"
-    jax_mlp.train.train(dataclasses.replace(config, epochs=0, run_dir=folder), Watching(visdom="off", quiet=True))
+    reference_torch.train.train(
+        dataclasses.replace(config, epochs=0, run_dir=folder), Watching(visdom="off", quiet=True)
+    )
     trained = Trained.load(folder)
     assert (trained.image_shape, trained.class_names) == ((6, 5), ("0", "1", "2"))
     picture = np.arange(30.0).reshape(6, 5)
