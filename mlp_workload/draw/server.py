@@ -37,14 +37,15 @@ _PATIENCE = 30.0
 
 
 class Artist:
-    """Answers drawings, one at a time, by both frameworks."""
+    """Answers drawings, one at a time, by both frameworks. Raises `UserError` where the run can't say its classes."""
 
     def __init__(self, trained: Trained, sides: Sequence[Side]) -> None:
         self._trained, self._sides, self._lock = trained, sides, threading.Lock()
+        self._classes = trained.class_names
 
     def about(self) -> dict[str, Any]:
         sides = [{"name": side.name, "failure": side.failure} for side in self._sides]
-        return {"run": str(self._trained.folder), "classes": self._trained.class_names, "sides": sides}
+        return {"run": str(self._trained.folder), "classes": self._classes, "sides": sides}
 
     def answer(self, drawing: bytes) -> dict[str, Any]:
         """Of a PNG: the image that the networks see, each side's answer, the probabilities' largest difference.
@@ -68,6 +69,8 @@ class Artist:
 
 def serve(trained: Trained, port: int) -> None:
     """Until Ctrl-C. Raises `UserError` where the port is not to be had, or neither framework answers."""
+    import PIL  # noqa: F401, which drawings will be read by, may be missing
+
     with contextlib.ExitStack() as stack:
         try:
             server = stack.enter_context(_Server((HOST, port), _Handler))
@@ -130,7 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_ours(self) -> bool:
         """Whether it was asked under our own name, and not by another site's page; if not, it is refused."""
-        ours = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}
+        port = self.server.server_port
+        ours = {f"{name}:{port}".removesuffix(":80" if port == 80 else "") for name in (HOST, "localhost")}
         origin = self.headers.get("Origin")
         is_ours = self.headers.get("Host") in ours and origin in {None, *(f"http://{host}" for host in ours)}
         if not is_ours or self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
