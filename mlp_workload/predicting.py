@@ -68,9 +68,9 @@ def run_predict(program: str, load_network: Callable[[Trained], Network]) -> Non
 def predict(options: Predict, trained: Trained, load_network: Callable[[Trained], Network], program: str) -> bool:
     """Whether there was an answer for all. Raises `UserError` where what was seen can't be written."""
     seen: dict[Path, npt.NDArray[np.uint8]] = {}
-    for path in map(expand, options.images):
+    for path in options.images:
         try:
-            seen[path] = trained.see(image_file.read(path), str(path))
+            seen[path] = trained.see(image_file.read(expand(path)), str(path))
         except UserError as error:
             print(f"{program}: error: {error}", file=sys.stderr)
     if seen:
@@ -79,7 +79,7 @@ def predict(options: Predict, trained: Trained, load_network: Callable[[Trained]
         for (path, image), of_classes in zip(seen.items(), probabilities, strict=True):
             kept = keep(image, expand(options.seen or trained.folder / "seen"), path.stem)
             output.print(one_line(f"{path}: {likeliest(of_classes, trained.class_names)}; seen: {kept}"))
-    return len(seen) == len(set(map(expand, options.images)))
+    return len(seen) == len(set(options.images))
 
 
 def keep(image: npt.NDArray[np.uint8], folder: Path, name: str) -> Path:
