@@ -79,9 +79,8 @@ def _ink(grey: Grey) -> Grey:
         departure, smooth = -departure, -smooth
     if smooth.max() <= threshold:
         raise UserError("no digit: the picture is blank")
-    near = strokes = _strokes(smooth > max(threshold, smooth.max() / 3))
-    for _ in range(max(1, _side(strokes) // (2 * BOX))):
-        near = _around(near, np.logical_or)
+    strokes = _strokes(smooth > max(threshold, smooth.max() / 3))
+    near = _around(strokes, np.logical_or)
     full = np.quantile(departure[strokes], 0.75)
     ink = np.where(strokes | (near & (departure > max(_EDGE * full, 3 * noise))), np.clip(departure / full, 0, 1), 0)
     return ink[_bounds(ink)]
