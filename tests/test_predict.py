@@ -184,7 +184,7 @@ def plain(digit):
 
 
 def deep(picture):
-    return Image.fromarray(picture.astype(np.uint16) * 257)
+    return Image.fromarray(np.minimum(picture.astype(int) * 257 + 100, 2**16 - 1).astype(np.uint16))
 
 
 def turned(picture, kind):
@@ -262,6 +262,7 @@ def bomb(width, height):
         (png(np.linspace(60, 220, 300 * 200).reshape(200, 300).astype(np.uint8)), "no digit"),
         (png(Image.new("RGBA", (30, 30))), "no digit"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_what_is_no_picture_of_a_digit_is_refused(content, message):
     with pytest.raises(UserError, match=message):
@@ -374,12 +375,14 @@ def port(trained):
     """Of a page by the command, which Ctrl-C ends with all that it started."""
     command = [sys.executable, "-m", "reference_torch.predict", str(trained.folder), "--draw", "--port", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         *sides, ready = [process.stdout.readline() for _ in range(3)]
         assert [re.sub(r" [\d.]+:", ":", line) for line in sides] == ["JAX: ready\n", "PyTorch: ready\n"]
         yield int(re.fullmatch(r"http://127\.0\.0\.1:(\d+) has the page; Ctrl-C stops it\n", ready)[1])
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         # Its end is the end of the pipes, which the frameworks' processes have too.
         assert process.communicate(timeout=20) == ("stopped\n", "")
         assert process.returncode == 0
