@@ -465,6 +465,7 @@ def test_the_page_by_touch_and_by_keys_on_a_small_screen(port, browser):
         page.locator("#paper").focus()
         for key in ["ArrowUp"] * 10 + [" "] + ["ArrowDown"] * 22:
             page.keyboard.press(key)
+        assert page.locator("#pen.down").is_visible()
         guesses(page, "1 ")
         page.keyboard.press("Escape")
         page.wait_for_function("() => document.getElementById('status').textContent.startsWith('no digit')")
