@@ -1,10 +1,11 @@
 """All of them, by name."""
 
-from fuzz import arguments, checkpoint, config, events, idx, safetensors, trace
+from fuzz import arguments, checkpoint, config, events, idx, image, safetensors, trace
 from fuzz.target import Target
 
 TARGETS: dict[str, Target] = {
     "idx": idx.TARGET,
+    "image": image.TARGET,
     "safetensors": safetensors.TARGET,
     "checkpoint": checkpoint.TARGET,
     "trace": trace.TARGET,

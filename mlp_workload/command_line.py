@@ -30,7 +30,7 @@ INSTALL = {
     "flax": "make setup, or pip install . in the project's folder",
     "optax": "make setup, or pip install . in the project's folder",
     "jinja2": "make setup, or pip install '.[compare]' in the project's folder",
-    "PIL": "make setup, or pip install '.[compare]' in the project's folder",
+    "PIL": "make setup, or pip install '.[predict]' in the project's folder",
     "matplotlib": "make setup, or pip install '.[compare]' in the project's folder",
     "onnx": "make setup, or pip install '.[export]' in the project's folder",
     "tensorboardX": "make setup, or pip install '.[tensorboard]' in the project's folder",

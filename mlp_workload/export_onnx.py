@@ -8,15 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from mlp_workload import chain
 from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.config import Config
-from mlp_workload.errors import UserError
-from mlp_workload.files import expand, write_atomically
+from mlp_workload.files import write_atomically
 from mlp_workload.outputs import new_file
-from mlp_workload.run_folder import clear_write_errors, read_config
+from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.sinks.console import Output
-from mlp_workload.weights import Parameters, check, parameter_shapes
+from mlp_workload.trained import Trained
 
 PROGRAM = "python -m mlp_workload.export_onnx"
 
@@ -43,28 +40,15 @@ def run(options: Export) -> None:
     """Raises `UserError` where there is no such run or OUT can't be written, which then is not there."""
     from mlp_workload.onnx_model import onnx_model  # onnx may be missing, which `main` says
 
-    folder = expand(options.run)
-    config = read_config(folder)
-    parameters = _parameters(folder / "weights.safetensors", config)
-    model = onnx_model(config, parameters)
+    trained = Trained.load(options.run)
+    model = onnx_model(trained.config, trained.parameters)
     with new_file("OUT", options.output) as output:
         assert output is not None
         with clear_write_errors(output):
             write_atomically(output, model.SerializeToString())
-    pixels, *_, classes = chain.widths(parameters)
-    shapes = f"images (batch, {pixels}) uint8 to logits (batch, {classes}) {config.dtype}"
+    pixels, *_, classes = trained.widths
+    shapes = f"images (batch, {pixels}) uint8 to logits (batch, {classes}) {trained.config.dtype}"
     Output(markup=False, highlight=False, soft_wrap=True).print(f"{output}: {shapes}")
-
-
-def _parameters(path: Path, config: Config) -> Parameters:
-    """Raises `UserError` where they are not there, or not those of such a run."""
-    parameters = chain.load(path)
-    pixels, *_, classes = chain.widths(parameters)
-    check(parameters, parameter_shapes(config.widths(pixels, classes)), str(path))
-    for name, array in parameters.items():
-        if array.dtype != config.dtype:
-            raise UserError(f"{path}: {name} is {array.dtype}, but the run's config.json says {config.dtype}")
-    return parameters
 
 
 if __name__ == "__main__":

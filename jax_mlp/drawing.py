@@ -1,0 +1,9 @@
+"""JAX's answers for the page of `--draw`: `python -m jax_mlp.drawing RUN`, which it starts."""
+
+from jax_mlp.compile_cache import keep_compiled_programs
+from jax_mlp.predict import load_network
+from mlp_workload.draw.answers import answer
+
+if __name__ == "__main__":
+    keep_compiled_programs()
+    answer(load_network)

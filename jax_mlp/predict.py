@@ -1,0 +1,22 @@
+"""Takes images for digits, by a run's network in JAX: `python -m jax_mlp.predict --help`."""
+
+from jax_mlp.compile_cache import keep_compiled_programs
+from mlp_workload.predicting import run_predict
+from mlp_workload.prediction import Network
+from mlp_workload.trained import Trained
+
+
+def load_network(trained: Trained) -> Network:
+    """JAX, imported only now: a wrong image is answered before that."""
+    from jax_mlp.network import Network
+
+    return Network(trained)
+
+
+def main() -> None:
+    keep_compiled_programs()
+    run_predict("python -m jax_mlp.predict", load_network)
+
+
+if __name__ == "__main__":
+    main()
