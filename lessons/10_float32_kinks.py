@@ -29,7 +29,7 @@ from mlp_compare.side import Side, both
 from mlp_compare.worker import Worker
 from mlp_workload.config import PRESETS
 
-config = dataclasses.replace(PRESETS["relu"], batch_size=1000)
+config = dataclasses.replace(PRESETS["relu"], batch_size=500)
 MOST_STEPS, STEPS_AFTER = 600, 40
 
 

@@ -4,6 +4,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jupytext
@@ -19,6 +20,8 @@ from traitlets.config import Config
 ROOT = Path(__file__).parents[1]
 ABOVE_DOCS = {"README.md": "index.md"} | {name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")}
 """Pages by the file that they are."""
+AT_ONCE = 2
+"""Lessons; much of one is imports and compilation, which keep one core busy."""
 CELL_SECONDS = 300
 _ANSI = re.compile(r"\x1b\[[\d;]*m")
 
@@ -29,8 +32,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, page in ABOVE_DOCS.items():
         if (ROOT / name).exists():
             files.append(File.generated(config, page, content=with_links_from_docs((ROOT / name).read_text())))
-    for lesson in sorted((ROOT / "lessons").glob("[0-9]*.py")):
-        files.append(File.generated(config, f"lessons/{lesson.stem}.md", content=run(lesson)))
+    lessons = sorted((ROOT / "lessons").glob("[0-9]*.py"))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for lesson, text in zip(lessons, pool.map(run, lessons), strict=True):
+            files.append(File.generated(config, f"lessons/{lesson.stem}.md", content=text))
     return files
 
 
