@@ -37,6 +37,7 @@ def test_a_site_that_is_well_has_no_problems(site):
             '<a href="index.html#gone">x</a>',
             "sub/page.html: index.html#gone names no place of that page",
         ),
+        ("index.html", '<a href="/a.svg">x</a>', "index.html: /a.svg leads nowhere"),
         ("index.html", '<a href="#gone">x</a>', "index.html: #gone names no place of that page"),
         ("sub/page.html", '<img src="a.svg">', "sub/page.html: a.svg leads nowhere"),
         ("404.html", '<a href="sub/gone.html">x</a>', "404.html: sub/gone.html leads nowhere"),

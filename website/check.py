@@ -69,8 +69,9 @@ def _problems_of(site: Path, path: Path, address: str, is_needed: bool) -> Itera
         if is_needed:
             yield f"{where} needs {address}"
         return
-    base = site if where.name == "404.html" else path.parent  # which a server shows at any address
-    target = (base / unquote(parts.path).lstrip("/")).resolve() if parts.path else path
+    # A server shows 404.html at any address; in the other pages an absolute path leads out of the site.
+    below = parts.path.lstrip("/") if where.name == "404.html" else parts.path
+    target = (path.parent / unquote(below)).resolve() if below else path
     if target.is_dir():
         target /= "index.html"
     if not target.is_file():

@@ -12,6 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
@@ -23,6 +24,7 @@ ABOVE_DOCS = {"README.md": "index.md"} | {name: name for name in ("CHANGELOG.md"
 AT_ONCE = 2
 """Lessons; much of one is imports and compilation, which keep one core busy."""
 CELL_SECONDS = 300
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)]*)?\)")
 _ANSI = re.compile(r"\x1b\[[\d;]*m")
 
 log = get_plugin_logger("lessons")
@@ -39,10 +41,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Pages of docs/ may lead above it, as they do in the repository."""
+    return markdown if page.file.generated_by else with_links_from_docs(markdown.replace("](../", "]("))
+
+
 def with_links_from_docs(text: str) -> str:
-    """A page above docs/ as it would stand inside; a link to a lesson leads to its page."""
-    text = re.sub(r"(?<=\]\()docs/", "", text)
-    return re.sub(r"(?<=\]\()(lessons/\w+)\.py(?=\))", r"\1.md", text)
+    """What stands above docs/ as it would stand inside. Of a link to a file that is no page the text alone is left."""
+
+    def link(match: re.Match[str]) -> str:
+        label, target, place = match.groups("")
+        if target.startswith("docs/"):
+            return f"[{label}]({target.removeprefix('docs/')}{place})"
+        if target in ABOVE_DOCS:
+            return f"[{label}]({ABOVE_DOCS[target]}{place})"
+        if re.fullmatch(r"lessons/\d\w+\.py", target):
+            return f"[{label}]({target.removesuffix('.py')}.md)"
+        return label if (ROOT / target).exists() else match[0]
+
+    return _LINK.sub(link, text)
 
 
 def run(lesson: Path) -> str:
