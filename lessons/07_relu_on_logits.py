@@ -35,7 +35,7 @@ from mlp_workload.metrics import confusion_matrix
 from mlp_workload.watching import Watching
 from mlp_workload.weights import load_weights, parameter_shapes
 
-SEEDS, EPOCHS = 16, 2
+SEEDS, EPOCHS = 16, 1
 folder = tempfile.TemporaryDirectory()
 base = dataclasses.replace(PRESETS["relu"], epochs=EPOCHS)
 found, said = {}, io.StringIO()
@@ -48,8 +48,8 @@ for last in ("same", "none"):
 # The same seeds, with the ReLU and with `--last-activation none`. As commands:
 #
 # ```
-# python -m jax_mlp.train --preset relu --seeds 16 --epochs 2
-# python -m jax_mlp.train --preset relu --seeds 16 --epochs 2 --last-activation none
+# python -m jax_mlp.train --preset relu --seeds 16 --epochs 1
+# python -m jax_mlp.train --preset relu --seeds 16 --epochs 1 --last-activation none
 # ```
 
 # %%
@@ -58,7 +58,7 @@ for last, name in NAMES.items():
     right = np.array([one["test_correct"] for one in found[last]])
     lost = sum(bool(one["lost_classes"]) for one in found[last])
     say(
-        f"**{name}**: {right.min():,} to {right.max():,} of 10,000 right after {EPOCHS} epochs, "
+        f"**{name}**: {right.min():,} to {right.max():,} of 10,000 right after {EPOCHS} epoch, "
         f"mean {right.mean():,.0f}, deviation {right.std(ddof=1):,.0f}; {lost} of {SEEDS} runs "
         "lost a class."
     )
