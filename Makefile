@@ -68,6 +68,7 @@ check: $(FULL)  ## lint, format, types, import boundaries
 	$(VENV)/bin/python -m mypy $(addprefix -p ,$(PACKAGES))
 	$(VENV)/bin/lint-imports --no-logo
 
+# The second variable silences a notice about what will follow the theme.
 site: $(SITE)  ## run the lessons and build the site with them in build/site/
 	OMP_WAIT_POLICY=PASSIVE NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build
 	$(VENV)/bin/python website/check.py build/site

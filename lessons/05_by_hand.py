@@ -131,6 +131,7 @@ with figure("Loss of each step, and how far torch and JAX are apart", columns=2)
     two.axhline(np.finfo(np.float32).eps, color=INK, linewidth=0.6)
     two.set(xlabel="step", ylabel="losses apart, nats")
 say(
-    f"The line is float32's epsilon, {np.finfo(np.float32).eps:.1e}. Where the points leave it "
+    f"Right: the line is float32's epsilon, {np.finfo(np.float32).eps:.1e}; on the bottom lie "
+    "losses that are equal. Where the points leave it "
     "for good, [the last lesson](10_float32_kinks.md) looks closer."
 )
