@@ -85,7 +85,7 @@ say(f"JAX {in_jax:.4f}, torch {in_torch:.4f}, logarithm of a softmax: {naive:.4f
 # %% [markdown]
 # Does it matter in training? A small network first learns MNIST with wrong labels, each digit
 # as the next one, until it is sure of them. Then it gets the right labels: once with each loss,
-# from the same weights, over the same batches, with that of some learning rates that serves it best.
+# from the same weights, over the same batches, with the best of some learning rates.
 
 # %%
 config = PRESETS["leaky"]
