@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_TENSORFLOW ?= .venv-tensorflow
 
-PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare examples fuzz
+PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare examples fuzz website
 FULL_EXTRAS := [dev,bench,compare,export,tensorboard,visdom]
 TENSORFLOW_EXTRAS := [test,tfds]
 # Two files of tests at a time. Threads that wait by spinning would take the cores from the other one's.
@@ -17,6 +17,7 @@ FUZZ_SECONDS ?= 600
 BASE := $(VENV)/.base-installed
 FULL := $(VENV)/.full-installed
 FUZZ := $(VENV)/.fuzz-installed
+SITE := $(VENV)/.site-installed
 TENSORFLOW := $(VENV_TENSORFLOW)/.tensorflow-installed
 
 # Before version 25.3, pip hands PIP_CONSTRAINT on to the environments it builds packages in; later it hands on
@@ -35,7 +36,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help setup train test knocks gpu-check test-tensorflow package fuzz check clean
+.PHONY: help setup train test knocks gpu-check test-tensorflow package fuzz check site clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +74,11 @@ check: $(FULL)  ## lint, format, types, import boundaries
 	$(VENV)/bin/python -m mypy $(addprefix -p ,$(PACKAGES))
 	$(VENV)/bin/lint-imports --no-logo
 
+# The second variable silences a notice about what will follow the theme.
+site: $(SITE)  ## run the lessons and build the site with them in build/site/
+	OMP_WAIT_POLICY=PASSIVE NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build
+	$(VENV)/bin/python website/check.py build/site
+
 clean:  ## back to a fresh clone, but for runs/, which holds your results
 	rm -rf .venv .venv-tensorflow build dist
 	rm -rf .hypothesis .import_linter_cache fuzz-findings .mypy_cache .pytest_cache .ruff_cache
@@ -88,6 +94,10 @@ $(FULL): pyproject.toml constraints.txt
 
 $(FUZZ): pyproject.toml constraints.txt
 	$(call install,$(VENV),[fuzz])
+	@touch $(BASE) $@
+
+$(SITE): pyproject.toml constraints.txt
+	$(call install,$(VENV),[site])
 	@touch $(BASE) $@
 
 $(TENSORFLOW): pyproject.toml constraints.txt

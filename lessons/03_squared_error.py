@@ -1,0 +1,156 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Cross-entropy against squared error
+#
+# Softmax makes probabilities of the logits. Their distance from the label can be measured by
+# the square, too: why does one take the logarithm? Because of what the gradient is where the
+# model is wrong and sure of it.
+
+# %%
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+import jax_mlp.loss
+import reference_torch.loss
+from jax_mlp.model import leaky_relu
+from jax_mlp.programs import normalize
+from lessons.figure import figure, say
+from mlp_compare.figures import COLOURS
+from mlp_workload.config import PRESETS
+from mlp_workload.data import load
+from mlp_workload.initial import initial_parameters
+from mlp_workload.order import epoch_order
+
+
+def squared_error(logits, labels):
+    """Sum over the classes of (softmax - one-hot)², mean over the batch."""
+    wrong = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
+    return (wrong**2).sum(axis=-1).mean()
+
+
+def cross_entropy(logits, labels):
+    return jax_mlp.loss.cross_entropy(logits, labels).mean
+
+
+LOSSES = {"cross-entropy": cross_entropy, "squared error": squared_error}
+
+# %% [markdown]
+# Two classes, and the right one's logit is ahead of the other's by z. Far left the model is
+# sure of the wrong one.
+
+# %%
+z = jnp.linspace(-8, 8, 401)
+
+
+def of_two(loss, z):
+    return loss(jnp.array([[z, 0.0]]), jnp.array([0]))
+
+
+with figure("Two losses and their slopes", columns=2) as (one, two):
+    for (name, loss), colour in zip(LOSSES.items(), COLOURS, strict=False):
+        values, slopes = jax.vmap(jax.value_and_grad(lambda z, l=loss: of_two(l, z)))(z)
+        one.plot(z, values, color=colour, label=name)
+        two.plot(z, slopes, color=colour)
+        sure = float(jax.grad(lambda z, l=loss: of_two(l, z))(-8.0))
+        say(f"Slope of the {name} at z = -8: {sure:.6f}")
+    one.set(xlabel="z, right logit less wrong one", ylabel="loss (nats; or squared)")
+    one.legend(frameon=False)
+    two.set(xlabel="z, right logit less wrong one", ylabel="its slope by z")
+
+# %% [markdown]
+# The slope of the cross-entropy is the probability of the right class less 1: the more wrong,
+# the steeper. The squared error has that times the slope of the softmax, which is flat at
+# both ends: a mistake that is sure of itself hardly gets a gradient.
+#
+# Both frameworks compute cross-entropy from logits in one go, so that nothing overflows.
+
+# %%
+logits, label = np.array([[-90.0, 20.0, 5.0]], np.float32), np.array([0])
+in_jax = jax_mlp.loss.cross_entropy(jnp.asarray(logits), jnp.asarray(label)).mean
+in_torch = reference_torch.loss.cross_entropy(torch.tensor(logits), torch.tensor(label)).mean
+naive = -jnp.log(jax.nn.softmax(jnp.asarray(logits))[0, 0])
+say(f"JAX {in_jax:.4f}, torch {in_torch:.4f}, logarithm of a softmax: {naive:.4f}")
+
+# %% [markdown]
+# Does it matter in training? A small network first learns MNIST with wrong labels, each digit
+# as the next one, until it is sure of them. Then it gets the right labels: once with each loss,
+# from the same weights, over the same batches, with the best of some learning rates.
+
+# %%
+config = PRESETS["leaky"]
+mnist = load("mnist")
+images, test_images = (
+    jnp.asarray(part.images.reshape(len(part), -1)) for part in (mnist.train, mnist.test)
+)
+labels, test_labels = jnp.asarray(mnist.train.labels), jnp.asarray(mnist.test.labels)
+batches = [
+    epoch_order(seed=0, epoch=epoch, examples=len(labels)).reshape(30, -1, 200) for epoch in (1, 2)
+]
+
+
+def forward(weights, images):
+    x = normalize(config, images)
+    for layer in (0, 1):
+        x = leaky_relu(x) if layer else x
+        x = x @ weights[f"layers.{layer}.weight"].T + weights[f"layers.{layer}.bias"]
+    return x
+
+
+def right(weights, labels):
+    """Share of the test images."""
+    return (forward(weights, test_images).argmax(axis=-1) == labels).mean()
+
+
+@partial(jax.jit, static_argnums=0)
+def train(loss, weights, batches, labels, rate):
+    """Once over `batches` (parts, steps, batch): weights, and what is right after each part."""
+
+    def step(weights, batch):
+        gradient = jax.grad(lambda w: loss(forward(w, images[batch]), labels[batch]))(weights)
+        return jax.tree.map(lambda w, g: w - rate * g, weights, gradient), None
+
+    def part(weights, batches):
+        weights, _ = jax.lax.scan(step, weights, batches)
+        return weights, right(weights, test_labels)
+
+    return jax.lax.scan(part, weights, batches)
+
+
+drawn = initial_parameters("torch_linear", (784, 64, 10), seed=0)
+start = {name: jnp.asarray(array, jnp.float32) for name, array in drawn.items()}
+wrong, _ = train(cross_entropy, start, batches[0], (labels + 1) % 10, 0.5)
+sure = jax.nn.softmax(forward(wrong, test_images)).max(axis=-1)
+say(
+    f"Taught wrongly, {right(wrong, (test_labels + 1) % 10):.1%} of the test images are taken "
+    f"for the next digit, with a probability of {sure.mean():.3f} on average, and "
+    f"{right(wrong, test_labels):.1%} are right."
+)
+
+# %%
+RATES = (0.1, 0.3, 1.0, 3.0)
+steps = 10 * np.arange(31)
+with figure("Right answers while the right labels are learned") as axes:
+    for (name, loss), colour in zip(LOSSES.items(), COLOURS, strict=False):
+        runs = {rate: train(loss, wrong, batches[1], labels, rate)[1] for rate in RATES}
+        best = max(runs, key=lambda rate: runs[rate].mean())
+        curve = 100 * np.array([right(wrong, test_labels), *runs[best]])
+        axes.plot(steps, curve, color=colour, label=f"{name}, learning rate {best}")
+        half = steps[np.argmax(curve > 50)]
+        rates = ", ".join(f"{rate}: {run[-1]:.1%}" for rate, run in runs.items())
+        say(
+            f"{name}: half of the test images are right after {half} steps; right in the "
+            f"end, by learning rate: {rates}"
+        )
+    axes.set(xlabel="step", ylabel="right of 10,000 test images, %", ylim=(0, 100))
+    axes.legend(frameon=False, loc="lower right")
