@@ -74,3 +74,12 @@ def test_inside_jit_a_label_outside_the_classes_makes_its_loss_nan(label, smooth
 def test_the_check_of_labels_does_not_stop_jit():
     loss = jax.jit(lambda logits, labels: jax_mlp.loss.cross_entropy(logits, labels).mean)
     PRINTED.assert_close(loss(jnp.zeros((4, 10)), jnp.arange(4)), 2.302585)
+
+
+def test_labels_that_jit_closes_over_are_known():
+    def loss(labels):
+        return jax.jit(lambda logits: jax_mlp.loss.cross_entropy(logits, labels).mean)
+
+    PRINTED.assert_close(loss(jnp.arange(4))(jnp.zeros((4, 10))), 2.302585)
+    with pytest.raises(ValueError, match="label 10, expected 0 to 9"):
+        loss(jnp.array([3, 10, 0, 0]))(jnp.zeros((4, 10)))
