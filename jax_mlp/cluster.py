@@ -39,7 +39,9 @@ class Cluster:
     def among(self, devices: int) -> "Cluster":
         """With what the flags leave open, for a run on so many devices. Raises `UserError` where it makes no sense."""
         found = self
-        if self.processes is None and devices > 1 and (launched := _launched()):
+        if devices > 1 and (launched := _launched()) and self.processes in (None, launched[0]):
+            if self.process not in (None, launched[1]):
+                raise UserError(f"--process {self.process}: its launcher calls this process {launched[1]}")
             found = replace(self, processes=launched[0], process=launched[1])
         found = replace(found, processes=1 if found.processes is None else found.processes)
         assert found.processes is not None

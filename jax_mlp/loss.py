@@ -37,8 +37,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     outside = (labels < 0) | (labels >= classes)
     if not isinstance(labels, jax.core.Tracer):
         known = np.asarray(labels)  # a comparison in JAX would be traced inside `jit`
-        for wrong in known[(known < 0) | (known >= classes)]:
-            raise ValueError(f"label {wrong}, expected 0 to {classes - 1}")
+        if (wrong := known[(known < 0) | (known >= classes)]).size:
+            raise ValueError(f"label {wrong[0]}, expected 0 to {classes - 1}")
     if label_smoothing == 0:
         per_example = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     else:

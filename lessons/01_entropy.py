@@ -84,5 +84,6 @@ say(
     f"Expecting “all alike” where “one likely” is true costs {cross_entropy(p, q):.4f} bits: "
     f"{entropy(p):.4f} of entropy and {kl_divergence(p, q):.4f} more. The other way round it costs "
     f"{cross_entropy(q, p):.4f}: the order matters. Knowing nothing about ten digits costs "
-    f"{entropy([0.1] * 10, 'nats'):.4f} nats, where every training of MNIST begins."
+    f"{entropy([0.1] * 10, 'nats'):.4f} nats: about where a training begins whose first logits are "
+    "near 0, as those of the preset `leaky` are."
 )

@@ -65,7 +65,7 @@ say(f"{right(logits)} of {len(y)} right, cross-entropy {loss(logits):.4f} nats."
 
 # %% [markdown]
 # Now one weight is moved, all others stay. It adds to the logit of its class as much as its
-# pixel is bright. Of the twenty weights of which the loss depends most, this is the one that the
+# pixel is bright. Of the twenty weights on which the loss depends most, this is the one that the
 # accuracy ignores longest.
 
 # %%

@@ -70,10 +70,12 @@ with figure("Two losses and their slopes", columns=2) as (one, two):
 
 # %% [markdown]
 # The slope of the cross-entropy is the probability of the right class less 1: the more wrong,
-# the steeper. The squared error has that times the slope of the softmax, which is flat at
-# both ends: a mistake that is sure of itself hardly gets a gradient.
+# the steeper. The squared error, summed over both classes, has four times that, times the slope
+# of the softmax, which is flat at both ends: a mistake that is sure of itself hardly gets a
+# gradient.
 #
-# Both frameworks compute cross-entropy from logits in one go, so that nothing overflows.
+# Both frameworks compute cross-entropy from logits in one go, so that no probability becomes 0
+# before its logarithm is taken.
 
 # %%
 logits, label = np.array([[-90.0, 20.0, 5.0]], np.float32), np.array([0])
@@ -146,6 +148,10 @@ with figure("Right answers while the right labels are learned") as axes:
         best = max(runs, key=lambda rate: runs[rate].mean())
         curve = 100 * np.array([right(wrong, test_labels), *runs[best]])
         axes.plot(steps, curve, color=colour, label=f"{name}, learning rate {best}")
+        if best in (RATES[0], RATES[-1]) or curve.max() <= 50:
+            raise RuntimeError(
+                f"{name}: {best} is the last of the learning rates, or half is never right"
+            )
         half = steps[np.argmax(curve > 50)]
         rates = ", ".join(f"{rate}: {run[-1]:.1%}" for rate, run in runs.items())
         say(

@@ -29,6 +29,7 @@ from reference_torch.weights import to_neutral
 digits = load("mnist").test.images[:4]
 x = digits.reshape(4, -1).astype(np.float32) / 255
 
+torch.manual_seed(0)
 torch_layer = torch.nn.Linear(784, 512)
 flax_layer = nnx.Linear(784, 512, rngs=nnx.Rngs(0))
 say(

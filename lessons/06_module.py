@@ -43,13 +43,13 @@ widths = config.widths(784, 10)
 in_torch = reference_torch.model.build_model(config, widths)
 in_flax = jax_mlp.model.build_model(config, widths)
 print(in_torch)
-for layer in in_flax.layers:
-    print(f"nnx.Linear({layer.in_features}, {layer.out_features}), kernel {layer.kernel.shape}")
+for number, layer in enumerate(in_flax.layers):
+    print(f"Flax, layer {number}: kernel {layer.kernel.shape}, bias {layer.bias.shape}")
 
 # %% [markdown]
-# What they differ in is where the state is. A torch module is called, and its parameters carry
-# their gradients. A Flax module is split into a description and a tree of arrays, which go
-# through `jax.grad` and `jax.jit` as arguments.
+# What they differ in is where the gradients are. Both modules are called; a torch module's
+# parameters carry their gradients. JAX's functions return them: this project splits a Flax
+# module into a description and a tree of arrays, and hands the arrays to `jax.grad` and `jax.jit`.
 
 # %%
 graph, state = nnx.split(in_flax)

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # The GPU, in one line
 #
-# In the tutorial a network moves to the GPU by `.to(device)`. JAX needs no such line: what is
-# computed from arrays on a device is computed there. In this project it is a flag of every command
-# that trains, the same for both frameworks:
+# In the tutorial a network moves to the GPU by `.to(device)`. JAX needs no such line: new arrays
+# are made on its default device, a GPU where its CUDA plugin is installed and finds one. In this
+# project it is a flag of every command that trains, the same for both frameworks:
 #
 # ```
 # python -m jax_mlp.train --device gpu
@@ -50,11 +50,11 @@ for name, side in SIDES.items():
 # trained.
 
 # %%
-devices = ["cpu"]
+devices = {name: ["cpu"] for name in SIDES}
 for name, side in SIDES.items():
     try:
         device = side.find_device(dataclasses.replace(config, device="gpu"))
-        devices = ["cpu", "gpu"]
+        devices[name].append("gpu")
         say(f"{name}: {side.device_name(device)}")
     except UserError as error:
         say(f"{name}: `{error}`")
@@ -88,7 +88,7 @@ with figure("Examples per second by batch size") as axes:
     for (name, make), colour in zip(
         {"JAX": JaxTrainer, "torch": TorchTrainer}.items(), COLOURS, strict=False
     ):
-        for device in devices:
+        for device in devices[name]:
             speeds = [examples_per_second(make, device, size) for size in SIZES]
             axes.loglog(SIZES, speeds, styles[device], color=colour, label=f"{name}, {device}")
             said = ", ".join(f"{s:,.0f} at {n}" for s, n in zip(speeds, SIZES, strict=True))

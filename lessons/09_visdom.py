@@ -92,7 +92,7 @@ viz.images(digits.images[:20, None], nrow=10, win="images", opts={"title": "imag
 viz.text("labels: " + " ".join(map(str, digits.labels[:20])), win="text", opts={"title": "text"})
 say(
     f"50 points appended one by one took {appended:.2f} s, 51 points of two lines in one go "
-    f"{at_once:.3f} s: each append has the server look through all points that it has."
+    f"{at_once:.3f} s: each append is a request of its own."
 )
 
 # %% [markdown]

@@ -56,6 +56,8 @@ with Side("jax", Worker) as one, Side("torch", Worker) as other:
         before = a.state, b.state
         if crossed is not None and step == crossed + STEPS_AFTER:
             break
+    if not crossed or crossed == 1:
+        raise RuntimeError("no crossing, or one in the first step: the lesson needs another seed")
     both(sides, "start", dataclasses.replace(config, dtype="float64"), None)
     for again in range(1, step + 1):
         distances["float64"].append(apart(*both(sides, "step", again)))
@@ -70,19 +72,22 @@ with figure("How far the weights of JAX and torch are apart, by step") as axes:
     axes.annotate(" first crossing", (crossed, 3e-13), color=INK, fontsize=8)
     axes.set(xlabel="step", ylabel="largest difference of a weight")
     axes.legend(frameon=False)
+before, after = distances["float32"][crossed - 2 : crossed]
+say(f"float32: {after / before:.0f} times as far apart after the crossing's step as before it.")
 
 # %% [markdown]
 # In float64 there is room for rounding: hardly ever is a number so near 0. In float32 the
-# distance jumps at the first crossing, by orders of magnitude, and never comes back. That is no
-# fault of either framework, and a check must tell it from one. So it looks for the cause:
+# distance jumps at the first crossing. That is no fault of either framework, and a check must
+# tell it from one. So it looks for the cause:
 
 # %%
 (crossing, *more) = find_crossings(config, *traces, *began, crossed)
 say(f"{crossing}. Explained: {crossing.explained}; {len(more)} more in this step.")
 
 # %% [markdown]
-# Rounding can be bounded: 4 eps times the sum of the magnitudes that were added up. Where 0 is
-# within that of both values, rounding alone explains the two sides. Then the check computes what
+# The check allows rounding 4 eps times the sum of the magnitudes that were added up, far less than
+# the worst case and more than what is seen. Where 0 is within that of both values, rounding alone
+# explains the two sides. Then the check computes what
 # the crossing makes of every gradient, takes that off, and the rest must be within the ordinary
 # bounds.
 

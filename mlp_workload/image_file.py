@@ -54,7 +54,10 @@ def decode(content: bytes, source: str) -> Grey:
                     raise UserError(f"{source}: {image.width}x{image.height}, {too_large}")
                 image.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))  # a JPEG then takes less
                 deep = image.mode.startswith("I")
-                small = Image.fromarray((np.asarray(image) // 257).astype(np.uint8)) if deep else image.convert("RGBA")
+                if deep:
+                    small = Image.fromarray((np.asarray(ImageOps.exif_transpose(image)) // 257).astype(np.uint8))
+                else:
+                    small = image.convert("RGBA")
             small.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
             pixels = np.asarray(ImageOps.exif_transpose(small).convert("LA"), np.float64)
     except UserError:

@@ -86,7 +86,7 @@ class Trained:
             if picture.shape == self.image_shape:
                 return np.rint(picture).astype(np.uint8)
             if self.image_shape != (SIZE, SIZE):
-                here, there = ("{}x{}".format(*shape) for shape in (picture.shape, self.image_shape))
+                here, there = ("{1}x{0}".format(*shape) for shape in (picture.shape, self.image_shape))
                 raise UserError(f"{source}: {here}, but the run's images are {there}, and only digits are made smaller")
         try:
             return find_digit(picture)

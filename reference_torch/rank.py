@@ -18,7 +18,7 @@ class Rank:
     @classmethod
     def here(cls) -> "Rank":
         """By RANK, WORLD_SIZE and LOCAL_RANK. Raises `UserError` where these make no sense."""
-        world = max(_number("WORLD_SIZE"), 1) if "WORLD_SIZE" in os.environ else 1
+        world = _world()
         if world == 1:
             return cls(0, 1, 0)
         found = cls(_number("RANK"), world, _number("LOCAL_RANK"))
@@ -30,18 +30,22 @@ class Rank:
     def of(cls, config: Config) -> "Rank":
         """As `here`. Raises `UserError` where the run has another number of devices than there are processes, each of
         which has one."""
-        found = cls.here()
+        world = _world()
         if config.split_hidden > 1:
             raise UserError(f"--split-hidden must be 1 in torch, got {config.split_hidden}; jax_mlp.train splits")
-        if config.devices != found.world:
+        if config.devices != world:
             command = f"torchrun --nproc-per-node {config.devices} -m reference_torch.train"
-            how = f"start it as {command}" if found.world == 1 else f"torchrun started {found.world} processes"
+            how = f"start it as {command}" if world == 1 else f"torchrun started {world} processes"
             raise UserError(f"--devices {config.devices}: torch takes a process for each; {how}")
-        return found
+        return cls.here()
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+
+def _world() -> int:
+    return max(_number("WORLD_SIZE"), 1) if "WORLD_SIZE" in os.environ else 1
 
 
 def _number(name: str) -> int:

@@ -201,6 +201,7 @@ def animated(picture):
 INK = Image.new("L", (90, 100))
 FORMS = {
     "16 bits": (lambda x: png(deep(x)), 0),
+    "16 bits, EXIF": (lambda x: turned(x.astype(np.uint16) * 257, "PNG"), 0),
     "palette": (lambda x: png(Image.fromarray(x).convert("P", palette=Image.Palette.ADAPTIVE)), 0),
     "grey with alpha": (lambda x: png(Image.fromarray(x).convert("LA")), 0),
     "transparent paper": (lambda x: png(Image.merge("LA", [INK, Image.fromarray(255 - x)])), 1e-12),
@@ -360,7 +361,7 @@ def test_a_run_on_images_of_another_size_takes_these_as_they_are(tmp_path):
     assert (trained.image_shape, trained.class_names) == ((6, 5), ("0", "1", "2"))
     picture = np.arange(30.0).reshape(6, 5)
     np.testing.assert_array_equal(trained.see(picture, "picture"), picture)
-    with pytest.raises(UserError, match="picture: 28x28, but the run's images are 6x5"):
+    with pytest.raises(UserError, match="picture: 28x28, but the run's images are 5x6"):
         trained.see(np.zeros((28, 28)), "picture")
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     gone = write_run(tmp_path / "gone", config, parameters)

@@ -293,6 +293,9 @@ def test_what_a_launcher_says(monkeypatch):
     for name, value in slurm_step(4, 3).items():
         monkeypatch.setenv(name, value)
     assert cluster.Cluster().among(8) == cluster.Cluster(processes=4, process=3)
+    assert cluster.Cluster(processes=4).among(8) == cluster.Cluster(processes=4, process=3)
+    with pytest.raises(UserError, match="--process 2: its launcher calls this process 3"):
+        cluster.Cluster(process=2).among(8)
     assert cluster.Cluster().among(1) == alone
     assert cluster.own_gpus(2) == [6, 7]
     for seen, own in {"0,1,2,3,4,5,6,7": [6, 7], "2,3": [0, 1], "5": [0]}.items():

@@ -203,6 +203,19 @@ def test_ranges_of_costs_go_upwards(result):
     assert all(float(low) < float(high) for low, high in ranges)
 
 
+def test_the_documents_timings_were_taken_in_quiet():
+    """Several rounds, and a step of PyTorch's single process within twice of what the benchmark has."""
+    runs = read_json(ROOT / "docs" / scaling_report.MEASURED)["runs"]
+    assert all(len(run["step_seconds"]) >= 2 for run in runs)
+    (alone,) = [
+        run for run in runs
+        if (run["framework"], run["devices"], run["width"], run["batch_size"]) == ("torch", 1, 200, 200)
+    ]  # fmt: skip
+    samples = read_json(ROOT / "docs/benchmark.json")["rungs"]["torch"]["samples"]
+    epochs = [seconds for sample in samples for seconds in sample["epoch_seconds"]]
+    assert 0.5 < np.median(alone["step_seconds"]) / (np.median(epochs) / 300) < 2
+
+
 def test_the_documents_tables_are_the_measurements():
     document = ROOT / "docs" / scaling_report.DOCUMENT
     measured = scaling_report.read(ROOT / "docs" / scaling_report.MEASURED)

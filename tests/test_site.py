@@ -24,6 +24,12 @@ def site(tmp_path):
     return tmp_path
 
 
+def test_a_link_out_of_the_site_leads_nowhere(site):
+    (site / "within").mkdir()
+    (site / "within/index.html").write_text('<a href="../index.html">x</a>')
+    assert list(problems(site / "within")) == ["index.html: ../index.html leads nowhere"]
+
+
 def test_a_site_that_is_well_has_no_problems(site):
     assert list(problems(site)) == []
 

@@ -74,7 +74,7 @@ def _problems_of(site: Path, path: Path, address: str, is_needed: bool) -> Itera
     target = (path.parent / unquote(below)).resolve() if below else path
     if target.is_dir():
         target /= "index.html"
-    if not target.is_file():
+    if not target.is_file() or not target.is_relative_to(site.resolve()):
         yield f"{where}: {address} leads nowhere"
     elif parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in _page(target).ids:
         yield f"{where}: {address} names no place of that page"

@@ -35,7 +35,8 @@ def forward(parameters: Parameters, activations: Sequence[str], x: Array) -> dic
 
 
 def cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """-sum t log softmax(logits) of each example (batch,), in nats, and softmax(logits); both (batch, classes)."""
+    """Of logits and targets t (batch, classes): -sum t log softmax(logits) (batch,), in nats, and softmax(logits)
+    (batch, classes)."""
     shifted = logits - logits.max(axis=1, keepdims=True)  # exp does not overflow, softmax stays
     log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return -(targets * log_softmax).sum(axis=1), np.exp(log_softmax)

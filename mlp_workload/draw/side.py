@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,8 @@ import numpy.typing as npt
 from mlp_workload.command_line import INSTALL
 from mlp_workload.doctor.packages import installed
 
+ANSWER_SECONDS = 120.0
+"""For a process to begin or to answer; then it is killed."""
 _SECONDS = 2.0
 """For a process whose input has ended to end."""
 
@@ -55,7 +58,10 @@ class Side:
         if self.failure is not None:
             return {}
         assert self._process.stdout is not None
+        late = threading.Timer(ANSWER_SECONDS, self._process.kill)
+        late.start()
         line = self._process.stdout.readline()
+        late.cancel()
         answer: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
         if not answer:
             self.failure = f"its process ended with status {self._process.wait()}"
