@@ -140,7 +140,7 @@ say(
 )
 
 # %%
-RATES = (0.1, 0.3, 1.0, 3.0)
+RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 steps = 10 * np.arange(31)
 with figure("Right answers while the right labels are learned") as axes:
     for (name, loss), colour in zip(LOSSES.items(), COLOURS, strict=False):

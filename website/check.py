@@ -71,7 +71,7 @@ def _problems_of(site: Path, path: Path, address: str, is_needed: bool) -> Itera
         return
     # A server shows 404.html at any address; in the other pages an absolute path leads out of the site.
     below = parts.path.lstrip("/") if where.name == "404.html" else parts.path
-    target = (path.parent / unquote(below)).resolve() if below else path
+    target = (path.parent / unquote(below) if below else path).resolve()
     if target.is_dir():
         target /= "index.html"
     if not target.is_file() or not target.is_relative_to(site.resolve()):
