@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
-from tolerances import FORWARD_BACKWARD
+from tolerances import FORWARD_BACKWARD, GREY_LEVELS, PERCENTAGES, PROBABILITIES
 
 import jax_mlp.network
 import jax_mlp.train
@@ -155,7 +155,7 @@ def test_both_networks_agree_and_have_their_activations(digits, networks):
     FORWARD_BACKWARD["float32"].assert_close(jax.probabilities, torch.probabilities)
     for one, other in zip(jax.activations, torch.activations, strict=True):
         FORWARD_BACKWARD["float32"].assert_close(one, other)
-    np.testing.assert_allclose(jax.probabilities.sum(axis=1), 1, rtol=1e-6)
+    PROBABILITIES.assert_close(jax.probabilities.sum(axis=1), np.ones(DIGITS))
 
 
 @pytest.mark.parametrize("preset", ["relu", "leaky"])
@@ -204,12 +204,12 @@ FORMS = {
     "16 bits, EXIF": (lambda x: turned(x.astype(np.uint16) * 257, "PNG"), 0),
     "palette": (lambda x: png(Image.fromarray(x).convert("P", palette=Image.Palette.ADAPTIVE)), 0),
     "grey with alpha": (lambda x: png(Image.fromarray(x).convert("LA")), 0),
-    "transparent paper": (lambda x: png(Image.merge("LA", [INK, Image.fromarray(255 - x)])), 1e-12),
+    "transparent paper": (lambda x: png(Image.merge("LA", [INK, Image.fromarray(255 - x)])), GREY_LEVELS["PNG"]),
     "a transparent margin": (lambda x: png(framed(x)), 0),
     "animated": (animated, 0),
     "EXIF, PNG": (lambda x: turned(x, "PNG"), 0),
-    "EXIF, JPEG": (lambda x: turned(x, "JPEG"), 4),
-    "CMYK, JPEG": (lambda x: png(Image.fromarray(x).convert("CMYK"), "JPEG", quality=95), 4),
+    "EXIF, JPEG": (lambda x: turned(x, "JPEG"), GREY_LEVELS["JPEG"]),
+    "CMYK, JPEG": (lambda x: png(Image.fromarray(x).convert("CMYK"), "JPEG", quality=95), GREY_LEVELS["JPEG"]),
 }  # fmt: skip
 """How a picture is written, and how far, in the mean, its grey levels may be from it then."""
 
@@ -451,11 +451,11 @@ def test_a_drawn_one_and_a_drawn_zero_are_told_by_both_frameworks(port, browser)
         guesses(page, "0 ")
         assert page.locator(".best th").all_inner_texts() == ["0", "0"]
         shares = page.locator("article:first-child td:last-child").all_inner_texts()
-        assert sum(float(share.removesuffix(" %")) for share in shares) == pytest.approx(100, abs=0.6), "ten of 0.05"
+        assert sum(float(share.removesuffix(" %")) for share in shares) == pytest.approx(100, abs=PERCENTAGES)
         grids = page.locator(".layer").evaluate_all("all => all.map((one) => [one.width, one.height, one.ariaLabel])")
         assert [grid[:2] for grid in grids] == [[20, 10]] * 4
         assert grids[:2] == grids[2:], "as many units above 0"
-        assert float(page.locator("#difference").inner_text().rpartition(" ")[2]) < 1e-5
+        assert float(page.locator("#difference").inner_text().rpartition(" ")[2]) < PROBABILITIES.absolute
         seen = page.locator("#seen").evaluate("(c) => [...c.getContext('2d').getImageData(0, 0, 28, 28).data]")
         assert is_already(np.array(seen, float).reshape(28, 28, 4)[..., 0])
 

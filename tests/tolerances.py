@@ -55,3 +55,15 @@ INITIAL_STD = 0.01
 """Relative: the standard deviation of n = 156,800 normal draws scatters by 1 / sqrt(2 n) = 0.18 %; five of these."""
 SAME_DISTRIBUTION = 1e-4
 """Kolmogorov-Smirnov: seeds are fixed, so that a p-value under this is a wrong scheme and never bad luck."""
+PROBABILITIES = Tolerance(0.0, 1e-6)
+"""Ten float32 softmaxes against 1, or those of two frameworks for one image: a few eps, and the logits' rounding."""
+PERCENTAGES = 0.55
+"""Of ten shares that are each rounded to a tenth of a percent, against 100: ten halves of that, and rounding."""
+GREY_LEVELS = {"PNG": 1e-9, "JPEG": 4.0}
+"""Of 255, in the mean: an alpha's blend in float64; what JPEG's default quality takes from sharp edges."""
+EXACT_FIT = 1e-6
+"""Relative: costs from timings that the model made without noise, through least squares in float64."""
+NOISY_FIT = 0.2
+"""Relative: costs from two dozen timings with 3 % of noise; a formula that is wrong is off by a factor."""
+WRITTEN = 1e-3
+"""Relative: constants that are written with three digits."""
