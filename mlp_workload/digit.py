@@ -100,8 +100,8 @@ def _side(picture: npt.NDArray[Any]) -> int:
 def _paper(grey: Grey) -> Grey:
     """Its brightness: a polynomial of second degree, first through the frame, by least absolute departures."""
     rows, columns = (np.linspace(-1, 1, n) for n in grey.shape)
-    step = -(-max(grey.shape) // _FITTED_SIDE)
-    terms, values = _terms(rows[::step], columns[::step]), grey[::step, ::step].ravel()
+    down, right = (-(-n // _FITTED_SIDE) for n in grey.shape)
+    terms, values = _terms(rows[::down], columns[::right]), grey[::down, ::right].ravel()
     frame = np.abs(terms[:, 1:3]).max(axis=1) >= 1 - 2 * _FRAME
     departure = np.zeros_like(values)
     for _ in range(10):

@@ -49,7 +49,7 @@ class Predict:
 
     def __post_init__(self) -> None:
         if self.draw == bool(self.images):
-            raise UserError("IMAGE or --draw: one of them, " + ("not both" if self.draw else "the help is by --help"))
+            raise UserError("IMAGE or --draw: one of them" + (", not both" if self.draw else " is needed"))
         if not 0 <= self.port < 2**16:
             raise UserError(f"--port must be from 0 to 65535, got {self.port}")
 

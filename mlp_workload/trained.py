@@ -33,6 +33,8 @@ class Trained:
         folder = expand(folder)
         config = read_config(folder)
         path = folder / "weights.safetensors"
+        if not path.exists():
+            raise UserError(f"{folder}: the run is not finished; --resume {folder} goes on")
         parameters = chain.load(path)
         pixels, *_, classes = chain.widths(parameters)
         check(parameters, parameter_shapes(config.widths(pixels, classes)), str(path))

@@ -147,7 +147,7 @@ WRONG = [
     ("damaged b.onnx", "damaged: config.json is damaged"),
     ("other b.onnx", "other: config.json is damaged"),
     ("unlike b.onnx", "unlike: config.json is damaged"),
-    ("unfinished b.onnx", "unfinished/weights.safetensors: no such file"),
+    ("unfinished b.onnx", "unfinished: the run is not finished; --resume unfinished goes on"),
     ("wider b.onnx", r"layers.0.weight has shape \(6, 20\), expected \(7, 20\)"),
     ("deeper b.onnx", r"layers.2.\w+ is missing"),
     ("transposed b.onnx", r"layers.0.bias has shape \(6,\), but layers.0.weight has \(20, 6\)"),

@@ -259,6 +259,8 @@ def bomb(width, height):
         (bomb(60_000, 60_000), "more than 64 million pixels"),
         (png(np.full((40, 40), 255, np.uint8)), "no digit"),
         (png(np.full((1, 1), 0, np.uint8)), "no digit"),
+        (png(np.full((40, 4000), 255, np.uint8)), "no digit"),
+        (png(np.full((4000, 40), 255, np.uint8)), "no digit"),
         (png(np.random.default_rng(0).normal(120, 15, (200, 200)).clip(0, 255).astype(np.uint8)), "no digit"),
         (png(np.linspace(60, 220, 300 * 200).reshape(200, 300).astype(np.uint8)), "no digit"),
         (png(Image.new("RGBA", (30, 30))), "no digit"),

@@ -1,5 +1,6 @@
 """The half that runs in a framework's own process: a trained network that answers."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,7 +19,8 @@ def answer(load_network: Callable[[Trained], Network]) -> None:
     Each line there is an image (pixels,) as hexadecimal bytes, each line it writes one of JSON, by `tell`: one when it
     is ready, then an answer to each image.
     """
-    tell(partial(_answers, load_network))
+    with contextlib.suppress(BrokenPipeError):  # the page's server was killed
+        tell(partial(_answers, load_network))
 
 
 def _answers(load_network: Callable[[Trained], Network]) -> Iterator[Facts]:

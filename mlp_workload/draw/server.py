@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -68,9 +69,14 @@ class Artist:
 
 
 def serve(trained: Trained, port: int) -> None:
-    """Until Ctrl-C. Raises `UserError` where the port is not to be had, or neither framework answers."""
+    """Until Ctrl-C, or a signal that ends programs.
+
+    Raises `UserError` where the port is not to be had, or neither framework answers.
+    """
     import PIL  # noqa: F401, which drawings will be read by, may be missing
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         try:
             server = stack.enter_context(_Server((HOST, port), _Handler))
