@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_workload.errors import UserError
-from mlp_workload.image_file import Grey
+from mlp_workload.image_file import Grey, bounds
 
 SIZE, BOX, CENTRE = 28, 20, 14.0
 _ALREADY_OFF_CENTRE = 0.6
@@ -83,18 +83,12 @@ def _ink(grey: Grey) -> Grey:
     near = _around(strokes, np.logical_or)
     full = np.quantile(departure[strokes], 0.75)
     ink = np.where(strokes | (near & (departure > max(_EDGE * full, 3 * noise))), np.clip(departure / full, 0, 1), 0)
-    return ink[_bounds(ink)]
-
-
-def _bounds(picture: npt.NDArray[Any]) -> tuple[slice, slice]:
-    """Of what is not 0 in it, by rows and columns."""
-    rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return ink[bounds(ink)]
 
 
 def _side(picture: npt.NDArray[Any]) -> int:
     """The longer one of its bounds, in pixels."""
-    return int(max(bound.stop - bound.start for bound in _bounds(picture)))
+    return int(max(bound.stop - bound.start for bound in bounds(picture)))
 
 
 def _paper(grey: Grey) -> Grey:

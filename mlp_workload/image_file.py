@@ -3,6 +3,7 @@
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,11 +72,16 @@ def decode(content: bytes, source: str) -> Grey:
     return _on_paper(pixels[..., 0], pixels[..., 1] / 255)
 
 
+def bounds(picture: npt.NDArray[Any]) -> tuple[slice, slice]:
+    """Of what is not 0 in it, by rows and columns."""
+    rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
 def _on_paper(grey: Grey, alpha: Grey) -> Grey:
     if not alpha.any():
         return np.full_like(grey, 255)
-    rows, columns = (np.flatnonzero(alpha.any(axis=axis)) for axis in (1, 0))
-    inside = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    inside = bounds(alpha)
     if alpha[inside].all():
         grey, alpha = grey[inside], alpha[inside]
     paper = 255 if np.average(grey, weights=alpha) < 128 else 0
