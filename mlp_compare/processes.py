@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,13 @@ def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | 
     if status:
         raise ProcessFailed(f"{name}: {(said.strip().splitlines() or [f'ended with status {status}'])[-1]}")
     return output
+
+
+def free_port() -> int:
+    """Of this machine, for one of the processes to listen at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def _content(file: IO[str]) -> str:

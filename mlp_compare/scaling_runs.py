@@ -1,7 +1,6 @@
 """Training steps timed on several devices and by several processes: the trainers' own commands, in fresh processes."""
 
 import json
-import socket
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -112,7 +111,7 @@ def step_seconds(run: Run, mnist: Dataset, place: Path) -> float:
 
 def _commands(run: Run, flags: Sequence[str]) -> list[list[str]]:
     """What is typed after `python -m`, for each process that somebody has to start."""
-    port = _free_port()
+    port = processes.free_port()
     if run.framework == "torch":
         torchrun = ["torch.distributed.run", f"--nproc-per-node={run.processes}", f"--master-port={port}", "-m"]
         return [[*(torchrun if run.processes > 1 else ()), "reference_torch.train", *flags]]
@@ -135,9 +134,3 @@ def _data(mnist: Dataset, examples: int, place: Path) -> Path:
                 header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
                 (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
     return folder
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

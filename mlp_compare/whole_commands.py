@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -117,8 +116,7 @@ def _dashboard(folder: Path) -> Iterator[list[str]]:
     if find_spec("visdom") is None:
         yield []
         return
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1])
+    port = str(processes.free_port())
     command = [sys.executable, "-m", "mlp_workload.dashboard", "--port", port, "--env-path", str(folder)]
     with subprocess.Popen(
         command, env=processes.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
