@@ -1,13 +1,11 @@
 """A Visdom server for the curves of runs, and old runs drawn on it: `python -m mlp_workload.dashboard --help`."""
 
-import contextlib
-import hashlib
 import ipaddress
-import logging
 import os
-import secrets
+import re
 import socket
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +14,15 @@ from typing import Annotated
 import tyro
 
 from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.errors import UserError, one_line
+from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import expand
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.visdom import assets
 from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
-from mlp_workload.visdom.server import Unreachable, VisdomServer, only_visdom
+from mlp_workload.visdom.server import Unreachable, VisdomServer
+from mlp_workload.visdom.serving import http_server
 
 PROGRAM = "python -m mlp_workload.dashboard"
 ASSETS_SECONDS = 60.0
@@ -48,8 +47,10 @@ class Dashboard:
     """For a server with login; by default VISDOM_USERNAME."""
     password: str | None = None
     """By default VISDOM_PASSWORD."""
-    env_path: Path = Path("~/.visdom")
-    """A folder where the server keeps the curves."""
+    allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:PORT] [NAME[:PORT] ...]")] = ()
+    """Further names under which browsers reach the server, such as a proxy's."""
+    env_path: Path | None = None
+    """A folder where the server keeps the curves; by default ~/.visdom."""
     replay: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")] = ()
     """Run folders to draw."""
 
@@ -83,34 +84,24 @@ def run(options: Dashboard) -> None:
         return
     if not server.username and not _is_local(options.host):
         raise UserError(f"--host {options.host} lets others in: it needs --username and --password")
-    serve(server, expand(options.env_path), runs)
+    serve(server, _hosts(server, options.allow_host), options.env_path, runs)
 
 
-def serve(server: VisdomServer, env_path: Path, runs: list[RecordedRun]) -> None:
-    """Runs a Visdom server until Ctrl-C. Raises `UserError` where its port or folder is not to be had."""
-    with only_visdom():
-        import visdom.server.app as visdom_app
-        from tornado.ioloop import IOLoop
+def serve(server: VisdomServer, hosts: set[str], env_path: Path | None, runs: list[RecordedRun]) -> None:
+    """Runs a Visdom server until Ctrl-C. Raises `UserError` if its port or folder is not to be had."""
+    folder = _folder(env_path)
+    with clear_write_errors(folder):
+        listener = http_server(server, folder, hosts)
+    from tornado.ioloop import IOLoop
 
     _place_assets()
-    env_path = env_path.absolute()
-    with clear_write_errors(env_path):
-        env_path.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("tornado").setLevel(logging.CRITICAL)  # not each file that the page lacks, at each visit
-    visdom_app.tornado_settings["autoreload"] = False  # debug mode, which Visdom sets, would watch all source files
-    application = visdom_app.Application(
-        port=server.port,
-        base_url=server.base_url.rstrip("/"),
-        env_path=f"{env_path}/",
-        user_credential=_credential(server),
-    )
     try:
-        application.listen(server.port, address=server.host, max_buffer_size=2**30)
+        listener.listen(server.port, address=server.host)
     except OSError as error:
         raise UserError(f"cannot listen at {server.host}, port {server.port}: {error.strerror or error}") from None
     if hasattr(os, "nice"):
         os.nice(19)  # drawing takes next to no time from training
-    print(f"Visdom at {server.address}, curves kept in {env_path}; Ctrl-C stops it", flush=True)
+    print(f"Visdom at {server.address}, curves kept in {folder}; Ctrl-C stops it", flush=True)
     if runs:
         threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
     try:
@@ -140,6 +131,37 @@ def _replay(runs: list[RecordedRun], server: VisdomServer) -> None:
         print(one_line(f"{recorded.folder}: {places}{lacks}"), flush=True)
 
 
+def _folder(env_path: Path | None) -> Path:
+    """Makes the folder of the curves; a temporary one if none is named and the home folder can't be written.
+
+    Raises `UserError` if the one named can't be written.
+    """
+    try:
+        folder = Path("~/.visdom").expanduser() if env_path is None else expand(env_path)
+        folder = folder.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:
+        if env_path is not None:
+            raise UserError(f"cannot write {env_path}: {getattr(error, 'strerror', None) or error}") from None
+        warn(f"cannot write ~/.visdom ({error}): curves go to a temporary folder; --env-path names another one")
+        folder = Path(tempfile.mkdtemp(prefix="visdom-"))
+    return folder
+
+
+def _hosts(server: VisdomServer, allowed: tuple[str, ...]) -> set[str]:
+    """The server's names and ports, as Host and Origin headers say them."""
+    names = {"localhost", "127.0.0.1", "[::1]", server.quoted_host}
+    if not _is_local(server.host):
+        names |= {socket.gethostname(), socket.getfqdn()}
+    for name in allowed:
+        if not re.fullmatch(r"(\[[\da-fA-F:.]+\]|[\w.-]+)(:\d+)?", name):
+            raise UserError(f"--allow-host must be a name, with or without its port, got {name!r}")
+        names.add(name.lower())
+    with_port = {name if re.search(r":\d+$", name) else f"{name}:{server.port}" for name in names}
+    return {name.lower() for name in with_port | set(allowed) | (names if server.port == 80 else set())}
+
+
 def _is_local(host: str) -> bool:
     """Raises `UserError` where there is no such host."""
     try:
@@ -165,28 +187,6 @@ def _place_assets() -> None:
         print(f"warning: cannot write what the page needs into {static}: {error.strerror}", file=sys.stderr)
     if lacks := assets.features(assets.missing(static)):
         print(f"the page will lack: {', '.join(lacks)}", flush=True)
-
-
-def _credential(server: VisdomServer) -> dict[str, str] | None:
-    """As Visdom wants it: its own hash of the hash that its page and client send."""
-    if not server.username:
-        return None
-    from visdom.server.defaults import DEFAULT_ENV_PATH
-    from visdom.utils.server_utils import hash_password
-
-    assert server.password is not None
-    cookie = Path(f"{DEFAULT_ENV_PATH}COOKIE_SECRET")
-    with clear_write_errors(cookie):
-        cookie.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError), open(cookie, "x", opener=_private) as file:
-            file.write(secrets.token_hex(32))
-    hashed = hashlib.sha256(server.password.encode()).hexdigest()
-    return {"username": server.username, "password": hash_password(hashed)}
-
-
-def _private(path: str, flags: int) -> int:
-    """Opens a new file that nobody else may read."""
-    return os.open(path, flags, 0o600)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ _FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*flags: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in _FLAGS])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in (*_FLAGS, *flags)])
         yield browser
         browser.close()

@@ -1,33 +1,31 @@
 """Starts the dashboard's server and asks it for its page: `python -m mlp_workload.doctor.visdom_probe`."""
 
-import logging
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 from mlp_workload.doctor.probe import Facts, tell
 from mlp_workload.visdom import assets
-from mlp_workload.visdom.server import only_visdom
+from mlp_workload.visdom.server import VisdomServer, only_visdom
+from mlp_workload.visdom.serving import http_server
 
 
 def facts() -> Iterator[Facts]:
     """At the end the answer's status, 200 for a page."""
     yield {"doing": "import visdom"}
     with only_visdom():
-        import visdom.server.app as visdom_app
+        import visdom  # noqa: F401
         from tornado.httpclient import AsyncHTTPClient
-        from tornado.httpserver import HTTPServer
         from tornado.ioloop import IOLoop
         from tornado.testing import bind_unused_port
 
     yield {"versions": {"visdom": version("visdom"), "tornado": version("tornado")}}
     yield {"lacks": sum(bool(asset.package) for asset in assets.missing(assets.static_folder()))}
     yield {"doing": "serving Visdom's page"}
-    logging.getLogger("tornado").setLevel(logging.CRITICAL)
-    visdom_app.tornado_settings["autoreload"] = False
     with tempfile.TemporaryDirectory() as folder:
         listener, port = bind_unused_port()
-        HTTPServer(visdom_app.Application(port=port, env_path=f"{folder}/")).add_socket(listener)
+        http_server(VisdomServer(port=port), Path(folder)).add_socket(listener)
         address = f"http://127.0.0.1:{port}/"
         answer = IOLoop.current().run_sync(lambda: AsyncHTTPClient().fetch(address, raise_error=False))
     yield {"status": answer.code, "reason": answer.reason}

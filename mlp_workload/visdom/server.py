@@ -149,7 +149,8 @@ def _client_class() -> Any:
             except requests.RequestException as error:
                 raise Unreachable(f"no Visdom server at {self._address} ({type(error).__name__})") from error
             with answer:
-                if answer.status_code in (400, 401):  # before and since Visdom 0.3
+                # Visdom before 0.3 refuses by an empty 400; one with a text is a request that makes no sense.
+                if answer.status_code == 401 or (answer.status_code == 400 and not self._read(answer)):
                     raise Unreachable(f"the Visdom server at {self._address}: {refusal}")
                 if not answer.ok:
                     raise ServerError(f"what is at {self._address} answers {answer.status_code} {answer.reason}")

@@ -1,0 +1,67 @@
+"""Visdom's server as the dashboard runs it: guarded, and also without a home folder or a user name."""
+
+import getpass
+import hashlib
+import logging
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlp_workload.visdom.server import VisdomServer, only_visdom
+
+if TYPE_CHECKING:
+    from tornado.httpserver import HTTPServer
+
+
+def http_server(server: VisdomServer, folder: Path, hosts: Collection[str] = ()) -> "HTTPServer":
+    """Returns a Visdom server that keeps its curves in `folder` and does not listen yet.
+
+    It answers to the addresses at which requests arrive and to `hosts`, each "name:port" in lower case. One process may
+    have one such server. Raises `OSError` if the folder can't be used.
+    """
+    _name_user_and_home(folder)
+    with only_visdom():
+        import visdom.server.defaults as defaults
+
+        defaults.DEFAULT_ENV_PATH = f"{folder}/"  # Visdom 0.2 compares what is there, whatever its env_path is
+        import visdom.server.app as visdom_app
+        from tornado.httpserver import HTTPServer
+
+        from mlp_workload.visdom import guard
+
+    class Application(guard.GuardedApplication, visdom_app.Application):
+        pass
+
+    logging.getLogger("tornado").setLevel(logging.CRITICAL)  # not each file that the page lacks, at each visit
+    visdom_app.tornado_settings["autoreload"] = False  # debug mode, which Visdom sets, would watch all source files
+    guard.confine(folder)
+    application = Application(
+        hosts=hosts,
+        credential=_credential(server),
+        port=server.port,
+        base_url=server.base_url.rstrip("/"),
+        env_path=f"{folder}/",
+    )
+    return HTTPServer(application, max_body_size=guard.LARGEST_BODY, max_buffer_size=guard.LARGEST_BODY)
+
+
+def _name_user_and_home(folder: Path) -> None:
+    """Sets what Visdom asks for and a container may lack: a user name and a home folder."""
+    try:
+        getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        os.environ["LOGNAME"] = "user"
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(folder)
+
+
+def _credential(server: VisdomServer) -> dict[str, str] | None:
+    """As Visdom wants it: its own hash of the hash that its page and client send."""
+    if not server.username:
+        return None
+    from visdom.utils.server_utils import hash_password
+
+    assert server.password is not None
+    hashed = hashlib.sha256(server.password.encode()).hexdigest()
+    return {"username": server.username, "password": hash_password(hashed)}
