@@ -19,14 +19,14 @@ from mlp_workload.visdom.server import only_visdom
 
 
 class DashboardProcess:
-    """Keeps its curves in `folder`/envs."""
+    """Keeps its curves in `folder`/envs, or where it likes."""
 
-    def __init__(self, folder: Path, *flags: str, base_url: str = "", prefix=(), env=os.environ) -> None:
+    def __init__(self, folder: Path, *flags: str, env_path: str | None = "envs", base_url: str = "", prefix=()) -> None:
         self.folder, self.port, self.base_url = folder, free_port(), base_url
         self.errors = folder / "errors"
         command = [*prefix, sys.executable, "-m", "mlp_workload.dashboard", "--port", str(self.port), *flags]
-        if "--env-path" not in flags:
-            command += ["--env-path", "envs"]
+        if env_path:
+            command += ["--env-path", env_path]
         if base_url:
             command += ["--base-url", base_url]
         with self.errors.open("w") as errors:
@@ -36,7 +36,7 @@ class DashboardProcess:
                 stderr=errors,
                 text=True,
                 cwd=folder,
-                env=env | {"PYTHONPATH": str(ROOT)},
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
             )
         while not (line := self.process.stdout.readline()).startswith("Visdom at "):
             assert line, self.errors.read_text()

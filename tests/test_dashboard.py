@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from dashboard_process import dashboard
 from visdom_process import free_port
 
 from mlp_workload.visdom import assets
@@ -56,6 +59,55 @@ def test_it_listens_on_this_machine_alone(tmp_path):
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
     assert addresses <= {f"127.0.0.1:{port}", f"[::1]:{port}"}
+
+
+NOBODY = [
+    "setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", "--inh-caps", "+dac_override",
+    "--ambient-caps", "+dac_override", "env", *(f"--unset={name}" for name in ("HOME", "LOGNAME", "USER", "LNAME")),
+]  # fmt: skip
+"""Starts a program as a user without name and home folder, as `docker run --user 54321` does, who may read all files."""
+as_root = pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root, to be another user")
+
+
+@as_root
+@pytest.mark.parametrize("home", [[], ["HOME=/proc"]], ids=["none", "read-only"])
+def test_without_a_home_folder_and_a_user_name_it_serves_its_page(home, tmp_path):
+    flags, prefix = ["--username", "ada", "--password", "lovelace"], [*NOBODY, f"TMPDIR={tmp_path}", *home]
+    with dashboard(tmp_path, *flags, env_path=None, prefix=prefix) as server:
+        assert re.search(rf"curves kept in {tmp_path}/visdom-\w+; Ctrl-C", server.line)
+        status, text = server.ask("GET", "/")
+        assert (status, "Visdom Login" in text) == (200, True)
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("visdom-")} == {"errors"}
+    (line,) = (tmp_path / "errors").read_text().splitlines()
+    assert line.startswith("warning: cannot write ~/.visdom (")
+    assert line.endswith("): curves go to a temporary folder; --env-path names another one")
+
+
+@as_root
+def test_without_a_home_folder_curves_are_compared(tmp_path):
+    """Visdom 0.2 looks for them in ~/.visdom, wherever it keeps them."""
+    with dashboard(tmp_path, prefix=NOBODY) as server:
+        assert server.ask("GET", "/compare/main+main")[0] == 200
+        assert server.ask("GET", "/")[0] == 200
+    assert {path.name for path in tmp_path.iterdir()} == {"envs", "errors"}
+    assert (tmp_path / "errors").read_text() == ""
+
+
+@as_root
+def test_the_doctor_finds_that_page(run):
+    probe = run("mlp_workload.doctor.visdom_probe", prefix=NOBODY)
+    assert {"status": 200, "reason": "OK"} in map(json.loads, probe.stdout.splitlines())
+
+
+def test_a_cookie_of_another_start_is_worth_nothing(tmp_path):
+    """The key of the cookies is new at each start, and in no file."""
+    server = VisdomServer(username="ada", password="lovelace")
+    for start in ("first", "second"):
+        with dashboard(tmp_path, "--username", "ada", "--password", "lovelace") as process:
+            if start == "first":
+                client = replace(server, port=process.port).connect()
+                cookie = "; ".join(f"{one.name}={one.value}" for one in client._own_session.cookies)
+            assert process.ask("POST", "/env_state", {}, Cookie=cookie)[0] == {"first": 200, "second": 401}[start]
 
 
 def listening(port):

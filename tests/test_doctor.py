@@ -528,6 +528,10 @@ def test_a_server_that_answers(tmp_path, monkeypatch):
          ["ok Visdom: 0.2.4 with tornado 6.5 serves its page",
           "note Visdom: 3 of the files that its page is made of are still to be fetched; "
           "mend: python -m mlp_workload.dashboard, which fetches them"]),
+        ({"status": 200, "lacks": 3, "closed": "/static"},
+         ["ok Visdom: 0.2.4 with tornado 6.5 serves its page",
+          "note Visdom: 3 of the files that its page is made of are still to be fetched; "
+          "mend: python -m mlp_workload.dashboard, started by a user who may write /static, which fetches them"]),
         ({"status": 500, "reason": "Internal Server Error"},
          ["wrong Visdom: 0.2.4 with tornado 6.5 answers 500 Internal Server Error instead of its page; "
           "mend: pip install --force-reinstall visdom"]),

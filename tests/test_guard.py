@@ -15,7 +15,7 @@ from conftest import ROOT
 from dashboard_process import dashboard, routes, until_registered
 
 from mlp_workload.visdom.guard import LARGEST_BODY, LARGEST_LOGIN, Environments, GuardedApplication
-from mlp_workload.visdom.server import VisdomServer
+from mlp_workload.visdom.server import ServerError, Unreachable, VisdomServer
 
 WINDOW = {"data": [{"type": "text", "content": "mine"}], "layout": {}, "win": "w"}
 BAD_NAMES = [
@@ -319,6 +319,17 @@ def test_odd_requests_are_refused_in_one_line(server, paths):
     errors = server.errors.read_text()
     assert "Traceback" not in errors
     assert len(errors.splitlines()) <= lines
+
+
+def test_the_client_tells_its_refusals_apart(server, locked):
+    with pytest.raises(ServerError, match="answers 400 Bad Request"):
+        VisdomServer(port=server.port).connect().get_window_data(win=None, env="no such environment")
+    for login, reason in ((VisdomServer(port=server.port, username="ada", password="x"), "has no login"),
+                          (VisdomServer(port=locked.port, base_url="/curves"), "it refuses, as servers do"),
+                          (VisdomServer(port=locked.port, base_url="/curves", username="ada", password="x"),
+                           "user name or password are not the server's")):  # fmt: skip
+        with pytest.raises(Unreachable, match=reason):
+            login.connect()
 
 
 def test_bodies_are_bounded(server, locked, paths):

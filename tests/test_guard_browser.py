@@ -63,8 +63,9 @@ ATTACK = """async ({server, paths, sockets, bodies, messages}) => {
                     fetch(address, {...options, body, credentials: "include"}).then(
                         answer => answer.type === "opaque" ? undefined : answer.text())));
             navigator.sendBeacon(address, body);
+            const [name, value] = [body.slice(0, -1) + ', "x": "', '"}'];  // joined by "=" they are JSON
             if (i < 2)
-                attempts.push(tried(["form", path], posted(address, body.slice(0, -1) + ', "x": "', '"}', "text/plain")));
+                attempts.push(tried(["form", path], posted(address, name, value, "text/plain")));
         }
         attempts.push(tried(["get", path], fetch(address, {credentials: "include"}).then(answer => answer.text())));
         if (sockets.includes(path))

@@ -37,7 +37,8 @@ def page(answer: Answer) -> Iterator[Finding]:
         yield Finding("ok", "Visdom", f"{versions} serves its page")
         if lacks := facts["lacks"]:
             seen = f"{lacks} of the files that its page is made of are still to be fetched"
-            yield Finding("note", "Visdom", seen, f"{_START}, which fetches them")
+            by = f", started by a user who may write {closed}" if (closed := facts.get("closed")) else ""
+            yield Finding("note", "Visdom", seen, f"{_START}{by}, which fetches them")
 
 
 def _mend(facts: Facts) -> str:

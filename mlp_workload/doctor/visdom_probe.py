@@ -1,5 +1,6 @@
 """Starts the dashboard's server and asks it for its page: `python -m mlp_workload.doctor.visdom_probe`."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -21,7 +22,9 @@ def facts() -> Iterator[Facts]:
         from tornado.testing import bind_unused_port
 
     yield {"versions": {"visdom": version("visdom"), "tornado": version("tornado")}}
-    yield {"lacks": sum(bool(asset.package) for asset in assets.missing(assets.static_folder()))}
+    static = assets.static_folder()
+    yield {"lacks": sum(bool(asset.package) for asset in assets.missing(static))}
+    yield {"closed": None if os.access(static, os.W_OK) else str(static)}
     yield {"doing": "serving Visdom's page"}
     with tempfile.TemporaryDirectory() as folder:
         listener, port = bind_unused_port()
