@@ -31,8 +31,11 @@ class BadVariable(UserError):
     """An environment variable stands in the way of the program."""
 
     def __init__(self, variable: str, reason: str) -> None:
-        super().__init__(f"{variable}: {reason}")
+        super().__init__(variable, reason)  # as it is pickled, on its way out of a process
         self.variable = variable
+
+    def __str__(self) -> str:
+        return one_line(": ".join(self.args))
 
 
 class PeerLost(UserError):

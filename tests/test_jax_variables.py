@@ -1,5 +1,6 @@
 """Environment variables that JAX or XLA can't start with: one line that names them, before anything begins."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -91,6 +92,12 @@ def test_a_number_that_jax_is_told_to_stop_at_names_the_variable(check, monkeypa
             jax.jit(lambda x: x / 0.0).lower(1.0).compile()(0.0 if check.endswith("nans") else 1.0)
     finally:
         jax.config.update(check, False)
+
+
+def test_the_error_comes_out_of_a_process():
+    """As out of a side of the parity check, by pickle, which takes it apart as a copy does."""
+    error = copy.copy(BadVariable("XLA_FLAGS", "wrong"))
+    assert (type(error), str(error), error.variable) == (BadVariable, "XLA_FLAGS: wrong", "XLA_FLAGS")
 
 
 def test_other_errors_stay_as_they_are():
