@@ -32,7 +32,9 @@ def find_device(config: Config) -> jax.Device:
         devices = jax.devices("gpu" if gpu_is_wanted else None if config.device == "auto" else config.device)
     except (RuntimeError, AssertionError) as error:  # the latter where JAX_PLATFORMS wants what is not installed
         wanted = f"--device {config.device}" if config.gpu is None else f"--gpu {config.gpu}"
-        raise UserError(f"{wanted}: JAX sees none ({error})") from error
+        platforms = os.environ.get("JAX_PLATFORMS")
+        reason = str(error) or f"JAX_PLATFORMS is {platforms}, which is not installed or does not start"
+        raise UserError(f"{wanted}: JAX sees none ({reason})") from error
     if config.gpu is not None and config.gpu >= len(devices):
         raise UserError(f"--gpu {config.gpu}: JAX sees {len(devices)}, counted from 0")
     device = devices[config.gpu or 0]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_mlp.compile_cache import is_ours, own_folder
+from jax_mlp.variables import check_jit, import_jax
 from mlp_workload.doctor import libraries, places
 from mlp_workload.doctor.probe import Facts, product, tell
 from mlp_workload.environment import usable_cores
@@ -21,6 +22,7 @@ def facts() -> Iterator[Facts]:
     os.environ[_NAMED] = ""  # what is compiled here is not kept
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # nor is a card's memory taken
     yield {"doing": "import jax"}
+    import_jax()
     import jax
     import jaxlib.version
 
@@ -31,6 +33,7 @@ def facts() -> Iterator[Facts]:
     yield {"devices": [_described(device) for device in devices], "cuda": _built_for()}
     if devices[0].platform == "cpu":
         yield {"no_card": _refusal(jax)}
+    check_jit()
     yield {"doing": f"a product on the {devices[0].platform}"}
     yield {"product": product(lambda x, y: jax.numpy.matmul(x, y, precision="highest"))}
     yield {"libraries": libraries.loaded()}

@@ -9,11 +9,12 @@ from typing import Any
 import mlp_workload.seeds
 from jax_mlp.cluster import Cluster, ending_alone
 from jax_mlp.compile_cache import keep_compiled_programs
+from jax_mlp.variables import started_jax
 from mlp_workload import training
 from mlp_workload.command_line import Training, part, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.keeper import CHECKPOINT_EVERY
+from mlp_workload.keeper import CHECKPOINT_EVERY, Resume
 from mlp_workload.seeds import MakeEnsemble
 from mlp_workload.training import MakeTrainer
 from mlp_workload.watching import Watching
@@ -23,7 +24,7 @@ def train(
     config: Config,
     watching: Watching | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
-    resume: bool = False,
+    resume: Resume = False,
     cluster: Cluster | None = None,
 ) -> dict[str, Any]:
     """Trains as `config` says and returns the summary; see `mlp_workload.training.train`.
@@ -46,23 +47,25 @@ def train_seeds(config: Config, seeds: int, watching: Watching | None = None) ->
 @contextlib.contextmanager
 def framework(config: Config, cluster: Cluster | None = None) -> Iterator[MakeTrainer]:
     """JAX, imported only now: a wrong flag is answered before that, and the data are read beside it."""
-    import jax
+    with started_jax():
+        import jax
 
-    from jax_mlp.trainer import Trainer
+        from jax_mlp.trainer import Trainer
 
-    with (cluster or Cluster()).joined(config.devices), jax.enable_x64(config.dtype == "float64"):
-        yield Trainer
+        with (cluster or Cluster()).joined(config.devices), jax.enable_x64(config.dtype == "float64"):
+            yield Trainer
 
 
 @contextlib.contextmanager
 def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
     """The same for many models."""
-    import jax
+    with started_jax():
+        import jax
 
-    from jax_mlp.ensemble import make_ensemble
+        from jax_mlp.ensemble import make_ensemble
 
-    with jax.enable_x64(config.dtype == "float64"):
-        yield partial(make_ensemble, models=models)
+        with jax.enable_x64(config.dtype == "float64"):
+            yield partial(make_ensemble, models=models)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +90,7 @@ def main() -> None:
 
 def start(options: Options) -> None:
     if options.seeds is None:
-        resume = options.resume is not None
-        train(options.config, options.watching, options.checkpoint_every, resume, options.cluster)
+        train(options.config, options.watching, options.checkpoint_every, options.resumes, options.cluster)
     else:
         train_seeds(options.config, options.seeds, options.watching)
 

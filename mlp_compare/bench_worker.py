@@ -1,8 +1,8 @@
 """One rung in a fresh process: JSON on standard input says which, JSON on standard output how long everything took."""
 
 import json
+import math
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -139,10 +139,14 @@ class Clock:
 
 
 def _peak_megabytes() -> float:
-    """Of the host's memory. Linux's getrusage would also count what the process was forked from."""
+    """Of the host's memory; nan on Windows. Linux's getrusage would also count what the process was forked from."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
+        try:
+            import resource
+        except ModuleNotFoundError:
+            return math.nan
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
 

@@ -12,11 +12,10 @@ from rich.progress import track
 
 from mlp_compare.faults import FAULTS
 from mlp_compare.lockstep import Lockstep
-from mlp_compare.side import Side, both
+from mlp_compare.side import Side, both, check_is_there
 from mlp_compare.teeth import bite
 from mlp_compare.verdict import as_json, print_bite, print_report
 from mlp_compare.worker import Worker
-from mlp_workload import data
 from mlp_workload.command_line import one_line_errors, parse_config, part
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
@@ -24,6 +23,7 @@ from mlp_workload.outputs import empty_folder, new_file
 from mlp_workload.run_folder import clear_write_errors, write_json
 from mlp_workload.sinks.console import Output
 from mlp_workload.trace import Trace
+from mlp_workload.training import load_named
 
 TRACED = (1, 2, 10, 100, 1000)
 """Steps that are compared tensor by tensor, and the last one."""
@@ -63,6 +63,8 @@ class Parity(Config):
         names = [part for side in self.sides for part in side.split(".")]
         named = len({*self.sides}) == 2 and all(map(str.isidentifier, names))
         self._require("sides", named, "two different ones of jax, torch and packages to import")
+        for side in self.sides:
+            check_is_there(side)
         run = (self.run, self.sides, self.steps, self.traces)
         if self.teeth is not None and run != (PRESETS[self.preset], Parity.sides, Parity.steps, None):
             raise UserError("--teeth takes no flag of a run: each fault has its own run")
@@ -97,7 +99,7 @@ def run(options: Parity) -> bool:
 
 def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces: Path | None, console: Output) -> bool:
     config = options.run
-    check = Lockstep(config, data.load(config.dataset), sides, options.steps)
+    check = Lockstep(config, load_named(config.dataset), sides, options.steps)
     steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
     silent = not console.is_terminal
     for _ in track(steps, "compared", options.steps, console=console, transient=True, disable=silent):

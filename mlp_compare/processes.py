@@ -23,6 +23,8 @@ _LIBRARIES_OWN = (
     "GOMP_", "JAX_", "KERAS_", "KMP_", "MKL_", "NPROC", "NVIDIA_TF32", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH",
     "VISDOM_", "XLA_",
 )  # fmt: skip
+_LAUNCHERS = ("GROUP_", "LOCAL_", "MASTER_", "OMPI_", "PMI", "RANK", "ROLE_", "SLURM_", "WORLD_SIZE")
+"""By which torchrun and the launchers of clusters say that a process is one of several; those timed here are not."""
 _TIME_LIMIT = 1800
 """Seconds for one process."""
 
@@ -33,7 +35,7 @@ class ProcessFailed(UserError):
 
 def environment() -> dict[str, str]:
     """For a process that is timed, or stands beside one."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(_LIBRARIES_OWN)}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith((*_LIBRARIES_OWN, *_LAUNCHERS))}
     paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     return kept | {"PYTHONPATH": paths} | THREADS
 
@@ -54,9 +56,7 @@ def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | 
         except subprocess.TimeoutExpired:
             raise ProcessFailed(f"{name}: not done within {_TIME_LIMIT} s") from None
         finally:
-            with contextlib.suppress(ProcessLookupError):  # it and whatever it started
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process)
         output, said = (_content(file) for file in (out, errors))
     if status < 0:
         raise ProcessFailed(
@@ -65,6 +65,16 @@ def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | 
     if status:
         raise ProcessFailed(f"{name}: {(said.strip().splitlines() or [f'ended with status {status}'])[-1]}")
     return output
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends it and, except on Windows, whatever it started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
 
 
 def free_port() -> int:

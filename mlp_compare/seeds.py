@@ -4,7 +4,7 @@ JAX's seeds are not one vmapped program: on two CPU cores an epoch of 4 or 8 see
 another (medians of five interleaved pairs; 0.97 and 1.04 on a busier machine), which compiling it longer eats up.
 """
 
-import importlib
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mlp_compare.side import PACKAGES
+from mlp_compare.side import framework_of
 from mlp_compare.worker import facts, load
 from mlp_workload.config import LARGEST_SEED, Config
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
-from mlp_workload.training import Trainer
+from mlp_workload.training import MakeTrainer, Trainer
 
 Pairing = Literal["paired", "unpaired"]
 """paired: `mlp_workload`'s initial weights and batches, the same for both. unpaired: each framework's own."""
@@ -29,6 +29,8 @@ class Runs:
     def __init__(self, framework: str) -> None:
         self._framework = framework
         self._compiled: Config | None = None
+        self._around = contextlib.ExitStack()
+        self._make: MakeTrainer
         self._trainer: Trainer
 
     def final_correct(self, config: Config, pairing: Pairing) -> int:
@@ -41,7 +43,7 @@ class Runs:
             start = initial_parameters(config.initialization, widths, config.seed)
             orders = (epoch_order(config.seed, epoch, examples) for epoch in range(1, config.epochs + 1))
         else:
-            start = self._make(config).state()
+            start = self._make(config, self._dataset, None).state()  # the framework's own initialiser
             orders = OWN_ORDERS[self._framework](config.seed, config.epochs, examples)
         self._trainer.load_state(start)
         for order in orders:
@@ -57,14 +59,10 @@ class Runs:
     def _compile(self, config: Config) -> None:
         if config != self._compiled:
             self._compiled, self._dataset = config, load(config.dataset)
-            self._trainer = self._make(config)
+            self._around.close()
+            self._make = self._around.enter_context(framework_of(self._framework)(config))
+            self._trainer = self._make(config, self._dataset, None)
             self._trainer.compile()
-
-    def _make(self, config: Config) -> Trainer:
-        """With the framework's own initialiser."""
-        module = importlib.import_module(f"{PACKAGES[self._framework]}.trainer")
-        trainer: Trainer = module.Trainer(config, self._dataset, None)
-        return trainer
 
 
 def torch_orders(seed: int, epochs: int, examples: int) -> Iterator[npt.NDArray[np.int32]]:

@@ -1,12 +1,13 @@
 """One side in a process of its own: the handle here, and what runs there."""
 
 import contextlib
-import importlib
+import importlib.util
 import multiprocessing
 import os
 import signal
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,6 +25,17 @@ def framework_of(side: str) -> Framework:
     if framework is None:
         raise UserError(f"--sides {side}: {module.__name__} has no `framework` of mlp_workload/training.py")
     return framework
+
+
+def check_is_there(side: str) -> None:
+    """Raises `UserError` if there is no module `train` of the side's package, without importing any of it."""
+    names = [*PACKAGES.get(side, side).split("."), "train"]
+    spec = importlib.util.find_spec(names[0])
+    for end in range(2, len(names) + 1):
+        places = spec and spec.submodule_search_locations
+        spec = PathFinder.find_spec(".".join(names[:end]), places) if places else None
+    if spec is None:
+        raise UserError(f"--sides {side}: there is no module {'.'.join(names)}")
 
 
 class Side:
@@ -57,7 +69,7 @@ class Side:
         except (EOFError, ConnectionResetError):
             self._process.join()
             ended = self._process.exitcode
-            why = "; -9 is a kill, which is also how the system frees memory" if ended == -signal.SIGKILL else ""
+            why = "; -9 is a kill, which is also how the system frees memory" if ended == -9 else ""
             raise UserError(f"the {self.name} process ended with {ended}{why}") from None
         if error is not None:
             raise error

@@ -14,10 +14,10 @@ from typing import Any, TypeVar, cast
 import tyro
 
 from mlp_workload.config import PRESETS, Config
-from mlp_workload.errors import UserError, one_line
+from mlp_workload.errors import NO_THREADS, UserError, one_line
 from mlp_workload.files import expand
-from mlp_workload.keeper import CHECKPOINT_EVERY
-from mlp_workload.run_folder import read_config
+from mlp_workload.keeper import CHECKPOINT_EVERY, Resume
+from mlp_workload.run_folder import has_begun, read_config
 from mlp_workload.watching import Watching
 
 C = TypeVar("C", bound=Config)
@@ -49,28 +49,36 @@ def parse_config(arguments: Sequence[str], kind: type[C], **options: Any) -> C:
     """
 
     chosen, _ = parse(_Preset, arguments, return_unknown_args=True, add_help=False)
-    resumes = chosen.resume is not None and "resume" in {field.name for field in fields(kind)}
-    values = _begun(expand(chosen.resume)) if resumes else vars(PRESETS.get(chosen.preset, Config()))
+    values = dict(vars(PRESETS.get(chosen.preset, Config())))
+    if issubclass(kind, Training):
+        new = chosen.resume_or_start and expand(chosen.resume_or_start)
+        if chosen.resume is not None:
+            values = _begun("--resume", expand(chosen.resume))
+        elif new is not None and has_begun(new):
+            values = _begun("--resume-or-start", new)
+        elif new is not None:
+            values["run_dir"] = new
     return cast(C, parse(kind, arguments, default=kind(**values), **options))
 
 
-def _begun(folder: Path) -> dict[str, Any]:
-    """The configuration of the run in `folder`. Raises `UserError` where there is none."""
+def _begun(flag: str, folder: Path) -> dict[str, Any]:
+    """The configuration of the run in `folder`, which `flag` named. Raises `UserError` where there is none."""
     try:
         for path in folder.rglob("*"):
             if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{folder}: {path.relative_to(folder)} leads out of the folder")
         return vars(replace(read_config(folder), run_dir=folder, gpu=None))  # which GPU is for this machine to say
     except UserError as error:
-        raise UserError(f"--resume {error}") from error
+        raise UserError(f"{flag} {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
-        raise UserError(f"--resume {folder}: cannot be read ({error})") from error
+        raise UserError(f"{flag} {folder}: cannot be read ({error})") from error
 
 
 @dataclass
 class _Preset:
     preset: str = Config.preset
     resume: Path | None = None
+    resume_or_start: Path | None = None
 
 
 def parse(kind: Any, arguments: Sequence[str], **options: Any) -> Any:
@@ -81,13 +89,45 @@ def parse(kind: Any, arguments: Sequence[str], **options: Any) -> Any:
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, args=arguments, **options)
+            return tyro.cli(kind, args=arguments, registry=_PATHS, **options)
+    except _EmptyPath:
+        words = [word for argument in arguments for word in argument.split("=", 1)]
+        before = words[max(words.index("") - 1, 0)]
+        where = before if before.startswith("--") else "a path"
+        raise UserError(f"{where} is empty (--help lists the flags)") from None
     except SystemExit as stop:
         if not stop.code:
             raise
         lines = [line.strip("│ ").strip() for line in box.getvalue().splitlines()[1:]]
         end = next((i for i, line in enumerate(lines) if re.match(r"[─╰├]", line)), len(lines))
         raise UserError(f"{' '.join(lines[:end])} (--help lists the flags)") from None
+
+
+class _EmptyPath(Exception):
+    """Which `Path` takes for the current folder."""
+
+
+def _path(words: list[str]) -> Path:
+    if not words[0]:
+        raise _EmptyPath
+    return Path(words[0])
+
+
+_PATHS = tyro.constructors.ConstructorRegistry()
+
+
+@_PATHS.primitive_rule
+def _path_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+    """As tyro takes paths, but none that is empty."""
+    if info.type is not Path:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=_path,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
 
 
 @contextlib.contextmanager
@@ -106,6 +146,11 @@ def one_line_errors(program: str) -> Iterator[None]:
         if package not in INSTALL:
             raise
         print(f"{program}: error: {package} is not installed: {INSTALL[package]}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        print(f"{program}: error: {NO_THREADS}", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
         print(f"{program}: error: {' '.join(str(error).split())}\n", end="", file=sys.stderr)  # at one go
@@ -136,6 +181,9 @@ class Training(Watching, Config):
     resume: Path | None = None
     """The folder of a run, of either trainer, that goes on from its newest checkpoint; needs no other flag. More
     --epochs can be given, another --device or number of --devices, and where the data are now."""
+    resume_or_start: Path | None = None
+    """A folder: resumes its run or, if it has no checkpoint yet, begins one there; does nothing if it is finished. For
+    jobs that are started again by the same command."""
     checkpoint_every: int = CHECKPOINT_EVERY
     """Steps from one checkpoint to the next, at least; an epoch of fewer steps is not interrupted for one."""
     seeds: int | None = None
@@ -146,6 +194,10 @@ class Training(Watching, Config):
         return part(Config, self)
 
     @property
+    def resumes(self) -> Resume:
+        return "or_start" if self.resume_or_start is not None else self.resume is not None
+
+    @property
     def watching(self) -> Watching:
         return part(Watching, self)
 
@@ -153,11 +205,13 @@ class Training(Watching, Config):
         Config.__post_init__(self)
         Watching.__post_init__(self)
         self._require("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
-        stays = self.resume is None or self.run_dir is None or self.run_dir.resolve() == expand(self.resume).resolve()
-        if not stays:
+        if self.resume is not None and self.resume_or_start is not None:
+            raise UserError("--resume and --resume-or-start: one of them, not both")
+        folder = self.resume or self.resume_or_start
+        if folder and self.run_dir and expand(self.run_dir).resolve() != expand(folder).resolve():
             raise UserError(f"--run-dir {self.run_dir}: a run that is resumed stays in its folder")
-        if self.seeds is not None and (self.resume is not None or self.checkpoint_every != CHECKPOINT_EVERY):
-            raise UserError("--resume and --checkpoint-every are for one run, not for --seeds")
+        if self.seeds is not None and (folder is not None or self.checkpoint_every != CHECKPOINT_EVERY):
+            raise UserError("--resume, --resume-or-start and --checkpoint-every are for one run, not for --seeds")
         if self.seeds is not None and self.devices > 1:
             raise UserError("--devices is for one run, not for --seeds, which trains a model on each core")
 

@@ -7,6 +7,8 @@ import sys
 LONGEST = 2000
 """Characters of an error's line."""
 
+NO_THREADS = "the system allows no more processes and threads: raise ulimit -u, or the container's limit of pids"
+
 
 def warn(message: str) -> None:
     """Says it on standard error; where that can't be, as at a full disk, nothing ends by it."""
@@ -23,6 +25,17 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return one_line(super().__str__())
+
+
+class BadVariable(UserError):
+    """An environment variable stands in the way of the program."""
+
+    def __init__(self, variable: str, reason: str) -> None:
+        super().__init__(variable, reason)  # as it is pickled, on its way out of a process
+        self.variable = variable
+
+    def __str__(self) -> str:
+        return one_line(": ".join(self.args))
 
 
 class PeerLost(UserError):

@@ -3,9 +3,15 @@
 import errno
 import os
 import re
+import shlex
+import string
+import sys
 from pathlib import Path
 
 from mlp_workload.errors import UserError
+
+_PLAIN = set(string.printable[:95]) - {"'", "\\"}
+"""Characters that stand for themselves within $'...'."""
 
 
 def expand(path: Path) -> Path:
@@ -14,6 +20,16 @@ def expand(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def shell_quoted(path: Path) -> str:
+    """`path` as an argument of a command that can be pasted into a shell, and means there what it means here."""
+    text = str(path)
+    if text.startswith(("-", "~")):  # else read as a flag, or as a home folder by `expand`
+        text = os.path.abspath(text)
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(chr(b) if chr(b) in _PLAIN else f"\\x{b:02x}" for b in os.fsencode(text)) + "'"
 
 
 def check_is_file(path: Path) -> None:
@@ -39,11 +55,31 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_half_written(path: Path) -> bool:
+    """Whether `write_atomically` left it, because its process was killed."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None and path.is_file()
+
+
 def remove_half_written(folder: Path) -> None:
     """What `write_atomically` left in `folder` where its process was killed."""
-    for path in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and path.is_file():
-            path.unlink()
+    for path in filter(is_half_written, folder.glob(".*.tmp")):
+        path.unlink()
+
+
+def lock_file(descriptor: int) -> None:
+    """Locks an open file until it is closed. Raises `BlockingIOError` if another process has it locked, and another
+    `OSError` if the file system has no locks."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(*error.args) from error
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -2,20 +2,33 @@
 
 import json
 from collections.abc import Callable
+from typing import Literal
 
 from mlp_workload.checkpoint import Checkpoint, Checkpoints
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError, warn
+from mlp_workload.files import shell_quoted
 from mlp_workload.run_folder import RunFolder
 from mlp_workload.stopping import Stopped, StopSignals
 from mlp_workload.weights import parameter_shapes
 
 CHECKPOINT_EVERY = 1000
 """Steps, where nobody says."""
+Resume = bool | Literal["or_start"]
+"""Whether a run goes on from its newest checkpoint. "or_start": if it has one; else it begins, and if it is finished
+already, nothing is done."""
 MAY_CHANGE = ("epochs", "device", "gpu", "devices", "split_hidden", "pad_batches", "dataset", "run_dir")
 """Of a run's configuration, when it is resumed. The data must be the same wherever they are; the place is the folder's
 own."""
+
+
+class Finished(UserError):
+    """The run that should be resumed is finished, after so many `epochs`."""
+
+    def __init__(self, message: str, epochs: int) -> None:
+        super().__init__(message)
+        self.epochs = epochs
 
 
 class Pace:
@@ -83,7 +96,7 @@ class Keeper(Pace):
         """How a run goes on that ended in between."""
         if self._last_step is None:
             return "no checkpoint"
-        return f"--resume {self._folder.path} goes on from step {self._last_step}"
+        return f"--resume {shell_quoted(self._folder.path)} goes on from step {self._last_step}"
 
     def _left(self, step: int) -> str:
         if self._last_step == step:
@@ -124,10 +137,13 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> Checkpo
             raise UserError(f"--dataset {config.dataset} is not what the run was trained on")
         at.check(shapes, config.dtype)
         if (finished := folder.finished_epochs(len(dataset.train))) is not None and config.epochs <= finished:
-            raise UserError(f"the run is finished after {finished} epochs; a higher --epochs goes on")
+            said = f"--resume {folder.path}: the run is finished after {finished} epochs; a higher --epochs goes on"
+            raise Finished(said, finished)
         done = at.epoch - (at.offset == 0)
         if config.epochs < done:
             raise UserError(f"the run is in epoch {done} already: --epochs must be at least that, got {config.epochs}")
+    except Finished:
+        raise
     except UserError as error:
         raise UserError(f"--resume {folder.path}: {error}") from error
     return at

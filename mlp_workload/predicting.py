@@ -23,6 +23,8 @@ from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.sinks.console import Output
 from mlp_workload.trained import Trained
 
+PORT = 8098
+"""Of the page where one draws, if none is given."""
 SHOWN = 3
 """Classes of an image, the likeliest."""
 
@@ -44,13 +46,16 @@ class Predict:
     draw: bool = False
     """In place of images: a page for this machine's browsers, where one draws a digit and sees what both frameworks
     make of it; Ctrl-C stops it."""
-    port: int = 8098
-    """Of the page; 0 takes any that is free."""
+    port: int | None = None
+    """Of the page, with --draw; 0 takes any that is free. By default 8098."""
 
     def __post_init__(self) -> None:
         if self.draw == bool(self.images):
             raise UserError("IMAGE or --draw: one of them" + (", not both" if self.draw else " is needed"))
-        if not 0 <= self.port < 2**16:
+        for flag, value in (("--seen", self.seen if self.draw else None), ("--port", None if self.draw else self.port)):
+            if value is not None:
+                raise UserError(f"{flag} is for {'images, not for' if self.draw else 'the page of'} --draw")
+        if self.port is not None and not 0 <= self.port < 2**16:
             raise UserError(f"--port must be from 0 to 65535, got {self.port}")
 
 
@@ -60,7 +65,7 @@ def run_predict(program: str, load_network: Callable[[Trained], Network]) -> Non
         options = parse(Predict, sys.argv[1:], prog=program, description=inspect.getdoc(Predict))
         trained = Trained.load(options.run)
         if options.draw:
-            server.serve(trained, options.port)
+            server.serve(trained, PORT if options.port is None else options.port)
         elif not predict(options, trained, load_network, program):
             sys.exit(2)
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +11,13 @@ from typing import Any, Self
 from mlp_workload import strict_json
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.files import remove_half_written, sync_folder, write_atomically
+from mlp_workload.files import is_half_written, lock_file, remove_half_written, sync_folder, write_atomically
 from mlp_workload.order import steps_per_epoch
 from mlp_workload.weights import Parameters, save_weights
 
+_ROOM, _LOCK = ".room-for-weights", ".lock"
+_BEFORE_CHECKPOINT = {"config.json", "events.jsonl", "checkpoints", "tensorboard", _ROOM, _LOCK}
+"""Everything that a run writes before its first checkpoint."""
 _HEADER_BYTES = 2**16
 """More than what stands in a safetensors file besides the numbers."""
 
@@ -26,19 +28,22 @@ class RunFolder:
     While it is open no other process can take it up, unless it is only read.
     """
 
-    def __init__(self, path: Path, *, is_new: bool, to_write: bool = True) -> None:
-        self.path, self._is_new = path, is_new
-        self._room = path / ".room-for-weights"
-        self._lock = _lock(path) if to_write else None
+    def __init__(self, path: Path, *, is_new: bool, lock: int | None) -> None:
+        """`lock` is what `_lock` returned."""
+        self.path, self._is_new, self._lock = path, is_new, lock
+        self._room = path / _ROOM
 
     @classmethod
-    def claim(cls, path: Path, config: Config) -> "RunFolder":
+    def claim(cls, path: Path, config: Config, restart: bool = False) -> "RunFolder":
         """For a run that begins, atomically: of two processes that want the same, the second is refused.
 
-        Raises `UserError` where the folder is not empty, or can't be written to.
+        With `restart` it replaces a run that ended before its first checkpoint. Raises `UserError` if there is anything
+        else in the folder, or it can't be written to.
         """
+        lock = _lock_to_restart(path) if restart else None
         with clear_write_errors(path):
-            make_empty_folder(path)
+            if not restart:
+                make_empty_folder(path)
             try:
                 claim = (path / "config.json").open("x", encoding="utf-8")
             except FileExistsError:
@@ -53,13 +58,13 @@ class RunFolder:
         except UserError:
             (path / "config.json").unlink()
             raise
-        return cls(path, is_new=True)
+        return cls(path, is_new=True, lock=lock if restart else _lock(path))
 
     @classmethod
     def reopen(cls, path: Path, to_write: bool = True) -> "RunFolder":
         """Of a run that has begun. Raises `UserError` where there is none, or, to be written, a process is at it."""
         read_config(path)
-        return cls(path, is_new=False, to_write=to_write)
+        return cls(path, is_new=False, lock=_lock(path) if to_write else None)
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +92,11 @@ class RunFolder:
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
             raise UserError(f"{path} does not say its steps; without that file the run goes on from its checkpoint")
         return steps // steps_per_epoch(examples, config.batch_size)
+
+    def summary(self) -> dict[str, Any]:
+        """Of a run that is finished."""
+        content: dict[str, Any] = read_json(self.path / "summary.json")
+        return content
 
     def go_on(self, config: Config) -> None:
         """`config` is what the run goes on by; it is not finished, or not any more."""
@@ -149,25 +159,68 @@ def read_config(folder: Path) -> Config:
         raise UserError(f"{folder}: config.json is damaged ({error})") from error
 
 
-def _lock(folder: Path) -> int | None:
-    """A lock on the folder itself, which ends with the process; its descriptor. Raises `UserError` where it is held.
-
-    None on Windows and on file systems without locks, where two processes at one run are not kept apart.
-    """
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
+def has_begun(folder: Path) -> bool:
+    """Whether the run in `folder` has written a result or a checkpoint, whole or not. Raises `UserError` if it is
+    unknown."""
+    checkpoints = folder / "checkpoints"
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(f"{folder}: another process is at this run") from None
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
+        if any((folder / name).exists() for name in ("summary.json", "weights.safetensors")):
+            return True
+        return checkpoints.exists() and any(not is_half_written(path) for path in checkpoints.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from error
+
+
+def _lock_to_restart(folder: Path) -> int | None:
+    """Locks the folder and removes what a run left that ended before its first checkpoint.
+
+    Raises `UserError`, with nothing removed, if another process is at the run, or anything else is in the folder.
+    """
+    with clear_write_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--resume-or-start {folder} is not a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        others = [path.name for path in folder.iterdir() if path.name not in _BEFORE_CHECKPOINT]
+        others = sorted(name for name in others if not is_half_written(folder / name))
+        if others and not has_begun(folder):
+            raise UserError(f"--resume-or-start {folder} holds no run, but {', '.join(others[:3])}")
+        lock = _lock(folder)
+        try:
+            if has_begun(folder):
+                raise UserError(f"{folder}: another process began this run; the same command resumes it")
+            for place in (folder / "checkpoints", folder):
+                remove_half_written(place)
+            if (folder / "checkpoints").exists():
+                (folder / "checkpoints").rmdir()
+            for name in (_ROOM, "events.jsonl", "config.json"):
+                (folder / name).unlink(missing_ok=True)
+        except BaseException:
+            if lock is not None:
+                os.close(lock)
+            raise
+    return lock
+
+
+def _lock(folder: Path) -> int | None:
+    """A lock on the run, which ends with the process, however that ends; its descriptor.
+
+    It is on the folder itself or, on NFS and Windows, where a folder can't be locked, on the file `.lock` in it. Raises
+    `UserError` if it is held. None on a file system without locks, where two processes at one run are not kept apart.
+    """
+    for path, flags in ((folder, os.O_RDONLY), (folder / _LOCK, os.O_RDWR | os.O_CREAT)):
+        try:
+            descriptor = os.open(path, flags)
+        except OSError:
+            continue
+        try:
+            lock_file(descriptor)
+            return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UserError(f"{folder}: another process is at this run") from None
+        except OSError:
+            os.close(descriptor)
+    return None
 
 
 def make_empty_folder(path: Path) -> None:

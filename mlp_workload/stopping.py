@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal, which a run answers when it has brought itself to safety."""
+"""Signals that end a run, which it answers when it has written a checkpoint."""
 
 import contextlib
 import os
@@ -10,7 +10,9 @@ from typing import Any, Self
 
 _SHOW_CURSOR = "\x1b[?25h"
 """Which a live table hides, and a process that is ended at once does not bring back."""
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""Ctrl-C, a request to end, a closed terminal, and what batch systems send before a job's time is over."""
+END_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 class Stopped(KeyboardInterrupt):
@@ -31,7 +33,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in END_SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)
         return self

@@ -12,7 +12,7 @@ from mlp_workload import chain
 from mlp_workload.config import Config
 from mlp_workload.digit import SIZE, find_digit
 from mlp_workload.errors import UserError
-from mlp_workload.files import expand
+from mlp_workload.files import expand, shell_quoted
 from mlp_workload.image_file import Grey
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.run_folder import read_config
@@ -34,7 +34,7 @@ class Trained:
         config = read_config(folder)
         path = folder / "weights.safetensors"
         if not path.exists():
-            raise UserError(f"{folder}: the run is not finished; --resume {folder} goes on")
+            raise UserError(f"{folder}: the run is not finished; --resume {shell_quoted(folder)} goes on")
         parameters = chain.load(path)
         pixels, *_, classes = chain.widths(parameters)
         check(parameters, parameter_shapes(config.widths(pixels, classes)), str(path))

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -23,12 +24,13 @@ from mlp_workload.data import Dataset, load
 from mlp_workload.environment import describe_environment
 from mlp_workload.errors import PeerLost, UserError
 from mlp_workload.events import Event, RunFinished, Sink
-from mlp_workload.files import expand
-from mlp_workload.keeper import CHECKPOINT_EVERY, Keeper, Pace, resumed_from
+from mlp_workload.files import expand, shell_quoted
+from mlp_workload.keeper import CHECKPOINT_EVERY, Finished, Keeper, Pace, Resume, resumed_from
 from mlp_workload.metrics import Evaluation
 from mlp_workload.order import epoch_order, steps_per_epoch
 from mlp_workload.run_events import Implementation, RunEvents
-from mlp_workload.run_folder import RunFolder, clear_write_errors, new_default_folder
+from mlp_workload.run_folder import RunFolder, clear_write_errors, has_begun, new_default_folder
+from mlp_workload.sinks.console import Output
 from mlp_workload.sinks.json_lines import check_can_change, cut_events, events_until
 from mlp_workload.stopping import StopSignals
 from mlp_workload.trace import Trace
@@ -93,35 +95,45 @@ def train(
     framework: Framework,
     watching: Watching,
     checkpoint_every: int = CHECKPOINT_EVERY,
-    resume: bool = False,
+    resume: Resume = False,
 ) -> dict[str, Any]:
     """Trains as `config` says, leaves a run folder, and returns the content of its summary.json.
 
     Every `checkpoint_every` steps or so there is a checkpoint; with `resume` the run in the folder of `config` goes on
-    from the newest. Raises `Stopped` after Ctrl-C or SIGTERM, when a checkpoint is written.
+    from the newest. Raises `Stopped` after a signal such as Ctrl-C or SIGTERM, when a checkpoint is written.
 
     Raises `UserError` where the data, the starting weights, the device, a required Visdom server or the run folder are
     not to be had, before anything is trained; the folder is claimed last, so that none of the others leaves an empty
     one behind. Where the events can't be written any more, the weights so far are saved before it is raised.
     """
     start = time.perf_counter()
+    begun = begun_folder(config, resume)
+    if begun:
+        watching = watching.as_before(begun)
     watching.check()
     keeper: Keeper | None = None
     with (
         clear_loss_of_peers(lambda: keeper.way_on if keeper else "nothing was trained"),
         contextlib.ExitStack() as stack,
     ):
-        if resume and config.run_dir is None:
-            raise UserError("a run that is resumed has a folder: run_dir")
-        folder = stack.enter_context(RunFolder.reopen(expand(config.run_dir))) if resume and config.run_dir else None
-        trainer, dataset, at, compile_seconds = prepare(stack, framework, config, folder, checkpoint_every)
+        folder = stack.enter_context(RunFolder.reopen(begun)) if begun else None
+        try:
+            trainer, dataset, at, compile_seconds = prepare(stack, framework, config, folder, checkpoint_every)
+        except Finished as finished:
+            if resume != "or_start" or config.epochs != finished.epochs:
+                raise
+            assert folder is not None
+            Output(markup=False, highlight=False, soft_wrap=True, quiet=watching.quiet).say(
+                f"the run in {folder.path} is finished after {finished.epochs} epochs: there is nothing to do"
+            )
+            return folder.summary()
         told: Sequence[Event] = ()
         if folder and at:
             told, end = events_until(folder.events, at.step, at.step - at.offset)
         else:
             default = f"seed{config.seed}"
             path = config.run_dir or new_default_folder(trainer.framework, config, default)
-            folder = stack.enter_context(RunFolder.claim(expand(path), config))
+            folder = stack.enter_context(RunFolder.claim(expand(path), config, restart=resume == "or_start"))
         stack.enter_context(folder.reserve(weights_bytes(config, dataset)))
         if at:
             check_can_change(folder.events)
@@ -139,8 +151,18 @@ def train(
     return record.summary
 
 
+def begun_folder(config: Config, resume: Resume) -> Path | None:
+    """The folder of the run that goes on; None if a run begins. Raises `UserError`."""
+    if not resume:
+        return None
+    if config.run_dir is None:
+        raise UserError("a run that is resumed has a folder: run_dir")
+    folder = expand(config.run_dir)
+    return None if resume == "or_start" and not has_begun(folder) else folder
+
+
 def follow(
-    config: Config, framework: Framework, checkpoint_every: int = CHECKPOINT_EVERY, resume: bool = False
+    config: Config, framework: Framework, checkpoint_every: int = CHECKPOINT_EVERY, resume: Resume = False
 ) -> None:
     """What every process of a run but the first does: the same steps, of which it tells and writes nothing.
 
@@ -148,13 +170,19 @@ def follow(
     """
     start = time.perf_counter()
     pace: Pace | None = None
-    where = f"--resume {config.run_dir} goes on" if config.run_dir else "it can be resumed"
+    where = f"--resume {shell_quoted(config.run_dir)} goes on" if config.run_dir else "it can be resumed"
     with (
         clear_loss_of_peers(lambda: where if pace and pace.has_begun else "nothing was trained"),
         contextlib.ExitStack() as stack,
     ):
-        folder = RunFolder.reopen(expand(config.run_dir), to_write=False) if resume and config.run_dir else None
-        trainer, dataset, at, compile_seconds = prepare(stack, framework, config, folder, checkpoint_every)
+        begun = begun_folder(config, resume)
+        folder = RunFolder.reopen(begun, to_write=False) if begun else None
+        try:
+            trainer, dataset, at, compile_seconds = prepare(stack, framework, config, folder, checkpoint_every)
+        except Finished as finished:
+            if resume != "or_start" or config.epochs != finished.epochs:
+                raise
+            return
         signals = stack.enter_context(StopSignals())
         pace = Pace(checkpoint_every, signals, trainer.largest, at.step if at else None)
         for _ in run(config, dataset, trainer, RunEvents(config, dataset, trainer, start, compile_seconds), pace, at):
@@ -214,10 +242,10 @@ def begin(
     Imports and reads side by side where the data are files: TFDS imports much itself. Raises `UserError`.
     """
     if config.dataset.startswith("tfds:"):
-        make, dataset = stack.enter_context(framework), load(config.dataset)
+        make, dataset = stack.enter_context(framework), load_named(config.dataset)
     else:
         with ThreadPoolExecutor(1) as reader:
-            loading = reader.submit(load, config.dataset)
+            loading = reader.submit(load_named, config.dataset)
             make, dataset = stack.enter_context(framework), loading.result()
     check_batch_size(config, dataset)
     initial: Parameters | None = None
@@ -226,6 +254,14 @@ def begin(
         initial = load_weights(expand(config.initial_weights), shapes, config.dtype)
     stack.enter_context(clear_memory_errors())
     return make, dataset, initial
+
+
+def load_named(source: str) -> Dataset:
+    """As `load`, with the flag in front of what is raised: a run that is resumed may have its data elsewhere now."""
+    try:
+        return load(source)
+    except UserError as error:
+        raise UserError(f"--dataset {error}") from error
 
 
 class Record:

@@ -1,13 +1,14 @@
 """How a run is watched, and the sinks that show it. Nothing here changes a number."""
 
+import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, warn
 from mlp_workload.events import Event, Sink
 from mlp_workload.sinks.console import Console
 from mlp_workload.sinks.json_lines import JsonLines
@@ -32,7 +33,7 @@ class Watching:
     visdom_password: str | None = field(default=None, repr=False)
     """By default VISDOM_PASSWORD, which other users of the machine can't read off the process list."""
     tensorboard: bool = False
-    """Scalars for TensorBoard, in the run folder's tensorboard/."""
+    """Scalars for TensorBoard, in the run folder's tensorboard/. A run that has them keeps them when it is resumed."""
     quiet: bool = False
     """Nothing on standard output; warnings still come, on standard error."""
 
@@ -51,6 +52,15 @@ class Watching:
             username=self.visdom_username,
             password=self.visdom_password,
         )
+
+    def as_before(self, folder: Path) -> "Watching":
+        """Also keeps up the scalars for TensorBoard that the run in `folder` has; warns if they can't be written."""
+        if self.tensorboard or not any((folder / "tensorboard").glob("events*")):
+            return self
+        if importlib.util.find_spec("tensorboardX") is None:
+            warn(f"{folder / 'tensorboard'} stays as it is: tensorboardX is not installed")
+            return self
+        return replace(self, tensorboard=True)
 
     def check(self) -> None:
         """Raises `UserError` where a server is required and does not answer, `ModuleNotFoundError` without a writer."""

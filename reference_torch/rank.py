@@ -35,7 +35,7 @@ class Rank:
             raise UserError(f"--split-hidden must be 1 in torch, got {config.split_hidden}; jax_mlp.train splits")
         if config.devices != world:
             command = f"torchrun --nproc-per-node {config.devices} -m reference_torch.train"
-            how = f"start it as {command}" if world == 1 else f"torchrun started {world} processes"
+            how = f"start it as {command}" if world == 1 else f"torchrun started {world} processes, as WORLD_SIZE says"
             raise UserError(f"--devices {config.devices}: torch takes a process for each; {how}")
         return cls.here()
 

@@ -8,7 +8,7 @@ import mlp_workload.seeds
 from mlp_workload import training
 from mlp_workload.command_line import Training, run_trainer
 from mlp_workload.config import Config
-from mlp_workload.keeper import CHECKPOINT_EVERY
+from mlp_workload.keeper import CHECKPOINT_EVERY, Resume
 from mlp_workload.seeds import MakeEnsemble
 from mlp_workload.training import MakeTrainer
 from mlp_workload.watching import Watching
@@ -19,7 +19,7 @@ def train(
     config: Config,
     watching: Watching | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
-    resume: bool = False,
+    resume: Resume = False,
 ) -> dict[str, Any]:
     """Trains as `config` says and returns the summary; see `mlp_workload.training.train`.
 
@@ -45,6 +45,7 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
 
         yield Trainer
     else:
+        rank = Rank.of(config)
         from reference_torch.distributed import joined
 
         with joined(rank, config) as make_trainer:
@@ -65,7 +66,7 @@ def main() -> None:
 
 def start(options: Training) -> None:
     if options.seeds is None:
-        train(options.config, options.watching, options.checkpoint_every, options.resume is not None)
+        train(options.config, options.watching, options.checkpoint_every, options.resumes)
     elif Rank.of(options.config).is_first:
         train_seeds(options.config, options.seeds, options.watching)
 

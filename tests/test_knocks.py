@@ -222,7 +222,7 @@ def test_a_relative_path_after_a_change_of_directory(trainer, tmp_path):
     again = ["--resume", "../run", "--epochs", "2"]
     ended, error = finish(start(trainer, tmp_path / "deeper", *again))
     assert ended == 2
-    assert "error: idx:data: no " in error
+    assert "error: --dataset idx:data: no " in error
     assert finish(start(trainer, tmp_path / "deeper", *again, "--dataset", "idx:../data")) == (0, "")
 
 
@@ -245,7 +245,7 @@ def test_resume_refuses_what_makes_no_sense(trainer, run, tmp_path):
         "--resume done": "--resume done: the run is finished after 1 epochs; a higher --epochs goes on",
         "--resume done --epochs 0": "--resume done: the run is finished after 1 epochs",
         "--resume done --run-dir other": "--run-dir other: a run that is resumed stays in its folder",
-        "--resume done --seeds 2": "--resume and --checkpoint-every are for one run, not for --seeds",
+        "--resume done --seeds 2": "--resume-or-start and --checkpoint-every are for one run, not for --seeds",
         "--resume done --epochs 2 --seed 1 --hidden 5": "--seed 1, it began with 0; --hidden .*, it began with",
         "--resume done --epochs 2 --preset relu": "--preset relu, it began with leaky",
     }.items():

@@ -16,7 +16,7 @@ from mlp_compare.comparison import Difference
 from mlp_compare.faults.start import near_kinks
 from mlp_compare.findings import Report, Worst
 from mlp_compare.lockstep import Lockstep, near_ties
-from mlp_compare.parity import TRACED
+from mlp_compare.parity import TRACED, Parity
 from mlp_compare.side import Side
 from mlp_compare.verdict import print_report
 from mlp_compare.worker import Evaluated, Worker
@@ -207,6 +207,7 @@ def test_a_real_departure_ends_with_status_1_and_names_it(packages):
         (["--initial-weights", "nothing"], "nothing: no such file"),
         (["--dataset", "idx:nowhere"], "nowhere"),
         (["--preset", "gelu"], "preset"),
+        (["--sides", "torch", "nonsense"], "--sides nonsense: there is no module nonsense.train"),
     ],
 )
 def test_bad_arguments_end_in_one_line_and_status_2(arguments, message, run, tmp_path):
@@ -257,3 +258,19 @@ def test_a_side_that_dies_is_an_error_and_no_hang():
         with pytest.raises(UserError, match="the torch process ended with -9"):
             side.do("facts")
         np.testing.assert_equal(side._process.exitcode, -9)
+
+
+@pytest.mark.parametrize(
+    "side", ["nonsense", "mlp_workload.nonsense", "json", "mlp_workload.config", "xml.dom.minidom"]
+)
+def test_a_side_that_is_not_there_is_refused_before_any_is_started(side):
+    with pytest.raises(UserError, match=rf"--sides {side}: there is no module {side}\.train"):
+        Parity(sides=("torch", side))
+
+
+@pytest.mark.parametrize("side", ["jax_mlp", "examples.numpy_side"])
+def test_a_side_that_is_there_is_not_imported_to_see_that(side):
+    check = f"from mlp_compare.side import check_is_there; check_is_there({side!r})"
+    script = f"import sys; {check}; print({side!r} in sys.modules)"
+    process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout == "False\n", process.stderr

@@ -328,6 +328,9 @@ def test_the_command(module, trained, digits, run, tmp_path):
     [
         ("{run}", "IMAGE or --draw: one of them"),
         ("{run} image.png --draw", "IMAGE or --draw: one of them, not both"),
+        ("{run} image.png --port 8099", "--port is for the page of --draw"),
+        ("{run} image.png --port 8098", "--port is for the page of --draw"),
+        ("{run} --draw --seen x", "--seen is for images, not for --draw"),
         ("{run} --draw --port 70000", "--port must be from 0 to 65535, got 70000"),
         ("nowhere image.png", "nowhere: no such run folder"),
         ("{run} image.png --seen {run}/config.json", "cannot write .*config.json"),

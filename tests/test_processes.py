@@ -26,6 +26,7 @@ import jax_mlp.trainer
 import reference_torch.train
 import reference_torch.trainer
 from jax_mlp import cluster
+from mlp_compare.processes import environment
 from mlp_workload import joining
 from mlp_workload.checkpoint import Checkpoints
 from mlp_workload.command_line import Training, parse_config
@@ -338,3 +339,23 @@ def test_torch_takes_a_process_for_each_device(flags, variables, message, monkey
         monkeypatch.setenv(*variable.split("="))
     with pytest.raises(UserError, match=message):
         reference_torch.train.start(parse_config(flags.split(), Training))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_variables_of_another_launch_are_refused_at_once_by_whatever_uses_a_trainer(devices, monkeypatch):
+    """As parity does, which has no processes to wait for."""
+    for variable in ("WORLD_SIZE=4", "RANK=2", "LOCAL_RANK=2", "MASTER_ADDR=127.0.0.1", "MASTER_PORT=1"):
+        monkeypatch.setenv(*variable.split("="))
+    with (
+        pytest.raises(UserError, match="torchrun started 4 processes, as WORLD_SIZE says"),
+        reference_torch.train.framework(Config(devices=devices)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "SLURM_PROCID", "OMPI_COMM_WORLD_SIZE"]
+)
+def test_what_is_timed_is_no_part_of_another_launch(name, monkeypatch):
+    monkeypatch.setenv(name, "4")
+    assert name not in environment()

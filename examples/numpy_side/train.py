@@ -23,7 +23,7 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
 def start(options: Training) -> None:
     if options.seeds is not None:
         raise UserError("--seeds: in NumPy one run after the other")
-    training.train(options.config, framework, options.watching, options.checkpoint_every, options.resume is not None)
+    training.train(options.config, framework, options.watching, options.checkpoint_every, options.resumes)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from mlp_workload.data import shipped
 from mlp_workload.data.idx import read_idx
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.errors import UserError
+from mlp_workload.files import shell_quoted
 
 _CHECKOUT = Path(__file__).parents[2]
 """Where it is one."""
@@ -31,5 +32,5 @@ def _refusal(folder: Path, name: str) -> str | None:
 
 def _mend(folder: Path) -> str:
     if (_CHECKOUT / ".git").exists() and folder.is_relative_to(_CHECKOUT):
-        return f"git -C {_CHECKOUT} checkout {folder.relative_to(_CHECKOUT)}"
+        return f"git -C {shell_quoted(_CHECKOUT)} checkout {shell_quoted(folder.relative_to(_CHECKOUT))}"
     return "pip install --force-reinstall --no-deps . in the project's folder"

@@ -11,6 +11,7 @@ from mlp_workload.doctor.cards import DRIVER_FOR, Cards
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.packages import installed, release
 from mlp_workload.doctor.probe import EXAMPLES, PIXELS, UNITS
+from mlp_workload.errors import NO_THREADS
 
 _DRIVERS_OWN = "libcuda"
 """The one library that no package brings: in containers LD_LIBRARY_PATH is how it is found."""
@@ -60,6 +61,11 @@ def _failed(framework: Framework, answer: Answer) -> Finding:
         return Finding("note" if framework.optional else "wrong", framework.name, seen, INSTALL[package])
     if answer.missing in INSTALL:
         return Finding("wrong", framework.name, f"{answer.missing} is not installed", INSTALL[answer.missing])
+    error = answer.facts.get("error", {})
+    if variable := error.get("variable"):
+        return Finding("wrong", framework.name, error["said"], f"correct {variable}, or unset it")
+    if error.get("said") == NO_THREADS:
+        return Finding("wrong", framework.name, *NO_THREADS.split(": "))
     version = installed(package)
     return Finding("wrong", framework.name, f"{version}, {failure}" if version else failure, _mend(framework, answer))
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlp_workload.errors import BadVariable
+
 Facts = dict[str, Any]
 Floats = npt.NDArray[np.float32]
 
@@ -34,7 +36,8 @@ def tell(facts: Callable[[], Iterable[Facts]]) -> None:
 def _described(error: Exception) -> Facts:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     said = textwrap.shorten(str(error), 300) or type(error).__name__
-    return {"type": type(error).__name__, "said": said, "missing": missing}
+    variable = error.variable if isinstance(error, BadVariable) else None
+    return {"type": type(error).__name__, "said": said, "missing": missing, "variable": variable}
 
 
 def product(multiply: Callable[[Floats, Floats], Any]) -> Facts:

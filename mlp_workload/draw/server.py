@@ -15,6 +15,7 @@ import numpy as np
 from mlp_workload import image_file, strict_json
 from mlp_workload.draw.side import FRAMEWORKS, Side
 from mlp_workload.errors import UserError, one_line
+from mlp_workload.stopping import END_SIGNALS
 from mlp_workload.trained import Trained
 
 HOST = "127.0.0.1"
@@ -75,7 +76,7 @@ def serve(trained: Trained, port: int) -> None:
     """
     import PIL  # noqa: F401, which drawings will be read by, may be missing
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in END_SIGNALS:
         signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.events import Event
+from mlp_workload.files import shell_quoted
 from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import Unreachable, VisdomServer
@@ -96,6 +97,6 @@ class Visdom:
             with contextlib.suppress(OSError):
                 print(
                     f"warning: {reason}: no live curves until one answers; "
-                    f"python -m mlp_workload.dashboard --replay {self._folder} draws them at any time",
+                    f"python -m mlp_workload.dashboard --replay {shell_quoted(self._folder)} draws them at any time",
                     file=sys.stderr,
                 )

@@ -1,0 +1,62 @@
+"""An empty path, as an unset variable of a script leaves it, is not the current folder."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from jax_mlp.train import Options
+from mlp_compare import accuracy, bench, gpu_check, parity, report, scaling
+from mlp_workload import dashboard, export_onnx, predicting
+from mlp_workload.command_line import Training, parse
+from mlp_workload.doctor import examination
+from mlp_workload.errors import UserError
+from reference_torch import convert
+
+KINDS = (
+    Options, Training, accuracy.Accuracy, bench.Bench, gpu_check.GpuCheck, parity.Parity, report.Report,
+    scaling.Options, dashboard.Dashboard, export_onnx.Export, predicting.Predict, examination.Doctor,
+    convert.Conversion,
+)  # fmt: skip
+"""All commands' flags."""
+
+
+def has_path(kind: object) -> bool:
+    return kind is Path or any(map(has_path, get_args(kind)))
+
+
+FLAGS = [
+    (kind, f"--{field.name.replace('_', '-')}")
+    for kind in KINDS
+    for field in fields(kind)
+    if has_path(get_type_hints(kind)[field.name])
+    and "Positional" not in str(get_type_hints(kind, include_extras=True)[field.name])
+    and not (kind is parity.Parity and field.name == "run_dir")
+]
+
+
+@pytest.mark.parametrize(("kind", "flag"), FLAGS)
+def test_a_flag(kind, flag):
+    run = ["run"] if kind is predicting.Predict else []
+    for words in ([*run, flag, ""], [*run, f"{flag}="]):
+        with pytest.raises(UserError, match=f"^{flag} is empty"):
+            parse(kind, words)
+
+
+@pytest.mark.parametrize("kind", [report.Report, export_onnx.Export, predicting.Predict, convert.Conversion])
+def test_an_argument(kind):
+    for words in (["", "x.pt"], ["x.safetensors", ""]):
+        with pytest.raises(UserError, match=r"^a path is empty \(--help"):
+            parse(kind, words)
+
+
+def test_the_flags_are_found():
+    assert len(FLAGS) > 20
+    assert {"--run-dir", "--resume", "--resume-or-start", "--json", "--replay", "--env-path"} <= {
+        flag for _, flag in FLAGS
+    }
+
+
+def test_other_empty_values_stay():
+    assert parse(dashboard.Dashboard, ["--username", ""]).username == ""

@@ -1,0 +1,206 @@
+"""Jobs that are started again by the same command: `--resume-or-start`, in both trainers."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_idx_folder
+
+import jax_mlp.train
+import reference_torch.train
+from jax_mlp.train import Options
+from mlp_workload import training
+from mlp_workload.command_line import Training, one_line_errors, parse_config
+from mlp_workload.errors import UserError
+from mlp_workload.stopping import Stopped
+
+TRAINERS = {"jax": (Options, jax_mlp.train.start), "torch": (Training, reference_torch.train.start)}
+trainer = pytest.mark.parametrize("trainer", TRAINERS)
+
+
+@pytest.fixture
+def start(tmp_path, digits, monkeypatch):
+    """The command in this process, in a folder with data."""
+    (tmp_path / "data").mkdir()
+    write_idx_folder(tmp_path / "data", digits)
+    monkeypatch.chdir(tmp_path)
+    small = ["--dataset", "idx:data", "--epochs", "2", "--hidden", "6", "--batch-size", "20", "--visdom", "off"]
+
+    def start(trainer: str, *flags: str) -> None:
+        kind, run = TRAINERS[trainer]
+        run(parse_config([*small, *flags], kind))
+
+    return start
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextlib.contextmanager
+def locked(path: Path):
+    """A process that has a lock on `path`."""
+    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print(); input()"
+    process = subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """Has a signal sent to this process after the first checkpoint of each run."""
+
+    def signalled(number: int) -> None:
+        sent = []
+
+        def saved(keeper, checkpoint, save=training.Keeper._save):
+            save(keeper, checkpoint)
+            if not sent:
+                sent.append(os.kill(os.getpid(), number))
+
+        monkeypatch.setattr(training.Keeper, "_save", saved)
+
+    return signalled
+
+
+@trainer
+def test_the_same_command_begins_resumes_and_then_does_nothing(trainer, start, signalled, tmp_path, capsys):
+    run, command = tmp_path / "run", (trainer, "--resume-or-start", "run", "--seed", "3", "--checkpoint-every", "2")
+    start(trainer, "--run-dir", "whole", "--seed", "3")
+    signalled(signal.SIGUSR1)
+    with pytest.raises(Stopped, match="after step 2; --resume run goes on from step 2"):
+        start(*command)
+    assert not (run / "summary.json").exists()
+    start(*command)
+    assert (run / "weights.safetensors").read_bytes() == (tmp_path / "whole/weights.safetensors").read_bytes()
+    before = content(run)
+    capsys.readouterr()
+    start(*command)
+    assert capsys.readouterr().out == "the run in run is finished after 2 epochs: there is nothing to do\n"
+    assert content(run) == before
+    for flags, refused in {
+        ("--seed", "4"): "--seed 4, it began with 3",
+        ("--seed", "3", "--epochs", "1"): "the run is finished after 2 epochs",
+        ("--seed", "3", "--run-dir", "other"): "--run-dir other: a run that is resumed stays in its folder",
+        ("--seed", "3", "--resume", "run"): "--resume and --resume-or-start: one of them, not both",
+        ("--seed", "3", "--seeds", "2"): "--resume-or-start and --checkpoint-every are for one run",
+    }.items():
+        with pytest.raises(UserError, match=refused):
+            start(trainer, "--resume-or-start", "run", *flags)
+    assert content(run) == before
+    start(trainer, "--resume-or-start", "run", "--seed", "3", "--epochs", "3")
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_what_batch_systems_send_stops_a_run_with_a_checkpoint(name, start, signalled, tmp_path, capsys):
+    number = getattr(signal, name)
+    signalled(number)
+    with pytest.raises(SystemExit) as ended, one_line_errors("trainer"):
+        start("torch", "--run-dir", "run", "--checkpoint-every", "2", "--quiet")
+    assert ended.value.code == 128 + number
+    assert "trainer: stopped after step 2; --resume run goes on from step 2\n" in capsys.readouterr().err
+
+
+LEFT = {
+    "claimed": {"config.json": b""},
+    "begun": {"config.json": b"{", "events.jsonl": b'{"event": "run_st', ".room-for-weights": bytes(100)},
+    "first checkpoint half written": {"config.json": b"{}", "checkpoints/.step-00000000.safetensors.17.tmp": b"half"},
+    "an empty folder": {},
+}
+"""What a process leaves that is killed before its first checkpoint."""
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_run_killed_before_its_first_checkpoint_begins_afresh(name, start, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for file, data in LEFT[name].items():
+        (run / file).parent.mkdir(exist_ok=True)
+        (run / file).write_bytes(data)
+    start("torch", "--resume-or-start", "run")
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints", "config.json", "events.jsonl", "summary.json", "weights.safetensors"
+    ]  # fmt: skip
+    assert not list(run.rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("files", "refused"),
+    [
+        ({"notes.txt": b"mine"}, r"--resume-or-start run holds no run, but notes\.txt"),
+        ({"config.json": b"{}", "notes.txt": b"mine"}, r"--resume-or-start run holds no run, but notes\.txt"),
+        ({"config.json": b"{}", "weights.safetensors": b"w"}, "--resume-or-start run: config.json is damaged"),
+        ({"config.json": b"{}", "checkpoints/copy of step": b"x"}, "--resume-or-start run: config.json is damaged"),
+        ({"checkpoints/step-00000000.safetensors": b"x"}, "--resume-or-start run: no run there"),
+    ],
+)
+def test_nothing_that_is_not_understood_is_removed(files, refused, start, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for file, data in files.items():
+        (run / file).write_bytes(data)
+    before = content(run)
+    with pytest.raises(UserError, match=refused):
+        start("torch", "--resume-or-start", "run")
+    assert content(run) == before
+    assert not (run / ".lock").exists()
+
+
+def no_locks_on_folders(descriptor: int) -> None:
+    """As on NFS, where an exclusive lock needs a descriptor that can be written to."""
+    if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("file_system", ["local", "NFS"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_of_two_at_once_the_second_is_refused_until_the_first_is_gone(file_system, begun, start, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    if begun:
+        (run / "checkpoints").mkdir()
+        start("torch", "--resume-or-start", "run", "--epochs", "1")
+    lock = run
+    if file_system == "NFS":
+        monkeypatch.setattr("mlp_workload.run_folder.lock_file", no_locks_on_folders)
+        (lock := run / ".lock").touch()
+    with locked(lock) as other:
+        before = content(run)
+        with pytest.raises(UserError, match=r"^run: another process is at this run$"):
+            start("torch", "--resume-or-start", "run")
+        assert content(run) == before
+        other.kill()
+        other.wait()
+        start("torch", "--resume-or-start", "run")
+    assert (run / "summary.json").exists()
+
+
+def test_a_resumed_run_keeps_up_its_scalars_for_tensorboard(start, tmp_path, monkeypatch, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    start("torch", "--run-dir", "run", "--epochs", "1", "--tensorboard")
+    start("torch", "--resume", "run", "--epochs", "2")
+    board = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    board.Reload()
+    assert [scalar.step for scalar in board.Scalars("test/loss")] == [6, 12]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tensorboardX", None)
+        start("torch", "--resume", "run", "--epochs", "3")
+    assert "warning: run/tensorboard stays as it is: tensorboardX is not installed" in capsys.readouterr().err
+    board.Reload()
+    assert [scalar.step for scalar in board.Scalars("test/loss")] == [6, 12]
+
+
+def test_a_run_without_scalars_gets_none_when_it_is_resumed(start, tmp_path):
+    start("torch", "--run-dir", "run", "--epochs", "1")
+    start("torch", "--resume", "run", "--epochs", "2")
+    assert not (tmp_path / "run/tensorboard").exists()
