@@ -1,21 +1,20 @@
 """The device that JAX computes on, and what must be said before its backend starts."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax import lax
 
 from mlp_workload.config import FIRST_WITH_TF32, Config, check_precision
+from mlp_workload.environment import quota_cores, usable_cores
 from mlp_workload.errors import UserError
+from mlp_workload.variables import set_variables
 
-MEMORY = (
-    "XLA_PYTHON_CLIENT_PREALLOCATE",
-    "XLA_PYTHON_CLIENT_MEM_FRACTION",
-    "XLA_CLIENT_MEM_FRACTION",
-    "XLA_PYTHON_CLIENT_ALLOCATOR",
-)
-"""By which users say how much of a GPU's memory JAX takes."""
+_THREADS = ("PJRT_NPROC", "NPROC")
+"""Environment variables that set the number of threads of JAX's CPU backend; the first one wins."""
 _DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
 
@@ -29,7 +28,8 @@ def find_device(config: Config) -> jax.Device:
     _prepare(config)
     gpu_is_wanted = config.device == "gpu" or config.gpu is not None
     try:
-        devices = jax.devices("gpu" if gpu_is_wanted else None if config.device == "auto" else config.device)
+        with starting_within_quota():
+            devices = jax.devices("gpu" if gpu_is_wanted else None if config.device == "auto" else config.device)
     except (RuntimeError, AssertionError) as error:  # the latter where JAX_PLATFORMS wants what is not installed
         wanted = f"--device {config.device}" if config.gpu is None else f"--gpu {config.gpu}"
         platforms = os.environ.get("JAX_PLATFORMS")
@@ -45,7 +45,7 @@ def find_device(config: Config) -> jax.Device:
 
 
 def _prepare(config: Config) -> None:
-    if not any(name in os.environ for name in MEMORY):
+    if not set_variables("memory"):
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     flags = os.environ.get("XLA_FLAGS", "").split()
     said = [flag for flag in flags if flag.partition("=")[0] == _DETERMINISTIC]
@@ -56,6 +56,36 @@ def _prepare(config: Config) -> None:
     if _has_begun() and jax.default_backend() != "cpu":
         raise UserError(f"--deterministic: JAX has begun without XLA_FLAGS={_DETERMINISTIC}=true")
     os.environ["XLA_FLAGS"] = " ".join([*flags, f"{_DETERMINISTIC}=true"])
+
+
+@contextlib.contextmanager
+def starting_within_quota() -> Iterator[None]:
+    """Gives a backend that starts inside as many threads as a CPU quota allows, unless the user says how many.
+
+    By itself JAX takes one for each core that it may run on. With more than the quota allows, all are paused.
+    """
+    cores = quota_cores()
+    if cores is None or _wanted_threads() is not None:
+        yield
+        return
+    os.environ["NPROC"] = str(cores)
+    try:
+        yield
+    finally:
+        del os.environ["NPROC"]
+
+
+def cpu_threads() -> int:
+    """Threads of JAX's CPU backend, which share each product: nothing public tells, so by what it starts with."""
+    return _wanted_threads() or usable_cores()
+
+
+def _wanted_threads() -> int | None:
+    """As the user says, read as XLA reads it; None if nothing is said."""
+    for name in _THREADS:
+        with contextlib.suppress(ValueError):
+            return max(1, int(os.environ.get(name, "")))
+    return None
 
 
 def _has_begun() -> bool:
@@ -73,6 +103,11 @@ def device_name(device: jax.Device) -> str:
 def versions(device: jax.Device) -> dict[str, str]:
     """Of what computes on a GPU; empty on a CPU."""
     return {} if device.platform == "cpu" else {"backend": " ".join(device.client.platform_version.split())}
+
+
+def product_threads(device: jax.Device) -> int | None:
+    """CPU threads that share each product; None on a GPU."""
+    return cpu_threads() if device.platform == "cpu" else None
 
 
 def peak_bytes(device: jax.Device) -> int | None:

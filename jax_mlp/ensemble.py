@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jax_mlp.device import device_name, find_device, peak_bytes, versions
+from jax_mlp.device import device_name, find_device, peak_bytes, product_threads, versions
 from jax_mlp.layout import ask_for_cpu_devices
 from jax_mlp.programs import FOR_ONE_CALL, Programs, evaluation, transposed
 from jax_mlp.trainer import examples
@@ -61,6 +61,7 @@ class Ensemble:
         at_once: int,
     ) -> None:
         self.device, self.gpu_versions = device_name(devices[0]), versions(devices[0])
+        self.threads = product_threads(devices[0])
         self.at_once = at_once
         self._initial, self._test_labels = initial, dataset.test.labels
         self._mesh = Mesh(np.array(devices), ("models",))

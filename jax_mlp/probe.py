@@ -10,7 +10,6 @@ from jax_mlp.compile_cache import is_ours, own_folder
 from jax_mlp.variables import check_jit, import_jax
 from mlp_workload.doctor import libraries, places
 from mlp_workload.doctor.probe import Facts, product, tell
-from mlp_workload.environment import usable_cores
 
 _NAMED = "JAX_COMPILATION_CACHE_DIR"
 
@@ -26,10 +25,13 @@ def facts() -> Iterator[Facts]:
     import jax
     import jaxlib.version
 
+    from jax_mlp.device import cpu_threads, starting_within_quota
+
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.version.__version__}
-    yield {"file": jax.__file__, "versions": versions, "threads": usable_cores()}
+    yield {"file": jax.__file__, "versions": versions, "threads": cpu_threads()}
     yield {"doing": "looking for devices"}
-    devices = jax.devices()
+    with starting_within_quota():
+        devices = jax.devices()
     yield {"devices": [_described(device) for device in devices], "cuda": _built_for()}
     if devices[0].platform == "cpu":
         yield {"no_card": _refusal(jax)}

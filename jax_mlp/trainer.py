@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import optax
 
-from jax_mlp.device import device_name, peak_bytes, versions
+from jax_mlp.device import device_name, peak_bytes, product_threads, versions
 from jax_mlp.layout import fetch, find_layout, place
 from jax_mlp.model import Params
 from jax_mlp.programs import FOR_ONE_CALL, Programs, evaluation, in_chunks, pack, transposed
@@ -35,6 +35,7 @@ class Trainer:
         layout = self._layout = find_layout(config)
         device = self._device = layout.mesh.local_devices[0]
         self.device, self.gpu_versions = device_name(device), versions(device)
+        self.threads = product_threads(device)
         self._test_labels = dataset.test.labels
         self._compilers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="compile")
 

@@ -31,6 +31,7 @@ from mlp_compare.whole_commands import (
     TORCH_WATCHED,
 )
 from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.environment import under_quota
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
 from mlp_workload.run_folder import read_json
@@ -183,8 +184,9 @@ def _setting(result: Result) -> str:
     listed = ", ".join(f"{name} {versions[name]}" for name in versions if name not in ("flax", "optax", "jaxlib"))
     widths = "-".join(map(str, (784, *config["hidden"], 10)))
     device = result["rungs"][result["first"]]["device"]
+    cores = f"{result['cores']} cores{under_quota(environment.get('cpu_quota'))}"
     return (
-        f"{environment['processor']}, {result['cores']} cores, {device.upper() if device == 'cpu' else device}, "
+        f"{environment['processor']}, {cores}, {device.upper() if device == 'cpu' else device}, "
         f"{environment['system']}, Python {environment['python']}, {listed}; {result['date']}. {widths}, batches of "
         f"{config['batch_size']}, {result['precision']}."
     )
@@ -209,6 +211,7 @@ def _rows(figures: Figures) -> Iterator[tuple[str, ...]]:
 
 
 def _remarks(figures: Figures) -> Iterator[str]:
+    yield from _quota_remarks(figures.result)
     for what, found in figures.ratios():
         yield f"{what}: {found}" + (f", {found.rounds} rounds" if found.is_interval else "")
     torch = figures.fastest("torch")
@@ -254,6 +257,18 @@ def _remarks(figures: Figures) -> Iterator[str]:
             if of in figures.result["whole"]:
                 yield f"{what}: {figures.whole_ratio(of, to, quantity)}"
     yield from _many_remarks(figures.result["many"])
+
+
+def _quota_remarks(result: Result) -> Iterator[str]:
+    """What the seconds mean under a CPU quota that is no whole number of cores."""
+    quota, cores = result["environment"].get("cpu_quota"), result["cores"]
+    if quota is None or quota % 1 == 0 or cores != max(1, int(quota)):  # the last where there are fewer cores anyway
+        return
+    if quota < 1:
+        what = f"the kernel pauses each process, so that work of {quota:g} s on a whole core takes about 1 s here"
+    else:
+        what = f"products have {cores} threads, so that seconds are those of {cores} whole cores and a share left idle"
+    yield f"under a CPU quota of {quota:g} {what}; ratios hold for processes under this quota"
 
 
 def _many_remarks(many: Mapping[str, Any]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from mlp_compare import bench_report, bounds
 from mlp_compare.alike import require_alike
 from mlp_workload.config import PRESETS
 from mlp_workload.environment import nvidia_driver
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, why_ended
 from mlp_workload.initial import initial_parameters
 from mlp_workload.run_folder import read_json
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
@@ -82,8 +82,8 @@ class Machine:
             env=os.environ | {"PYTHONPATH": paths} | dict(variables or {}),
         )  # fmt: skip
         if process.returncode not in fine:
-            last = (process.stderr.strip() or process.stdout.strip() or "nothing was said").splitlines()[-1]
-            raise Failed(f"{module} {' '.join(arguments)} ended with status {process.returncode}: {last}")
+            reason = why_ended(process.returncode, process.stderr.strip() or process.stdout or "nothing was said")
+            raise Failed(f"{module} {' '.join(arguments)} ended with status {process.returncode}: {reason}")
         return process.stdout
 
     def train(

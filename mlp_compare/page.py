@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from mlp_compare import bench_report
 from mlp_compare.figures import COLOURS, inline, style, to_svg
+from mlp_workload.environment import numeric_settings
 from mlp_workload.errors import UserError
 from mlp_workload.metrics import confusion_matrix
 from mlp_workload.recorded_run import RecordedRun
@@ -86,8 +88,16 @@ def _view(run: RecordedRun, name: str, number: int) -> dict[str, Any]:
 
 
 def _settings(run: RecordedRun) -> dict[str, str]:
-    settings = {"framework": run.framework} | vars(run.config)
-    return {name.replace("_", " "): _text(value) for name, value in settings.items() if name != "run_dir"}
+    """The configuration, and all else that may change the numbers: with each value of a run that was resumed."""
+    stretches = [
+        {"framework": facts.get("framework")} | numeric_settings(facts.get("environment")) for facts in run.all_facts
+    ]
+    settings = {}
+    for name in dict.fromkeys(name for stretch in stretches for name in stretch):
+        values = (_text(stretch.get(name, "unset")) for stretch in stretches)
+        settings[name] = ", then ".join(value for value, _ in itertools.groupby(values))
+    config = {name.replace("_", " "): _text(value) for name, value in vars(run.config).items() if name != "run_dir"}
+    return settings | config
 
 
 def _environment(run: RecordedRun) -> dict[str, str]:

@@ -14,28 +14,25 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlp_workload.config import Config
-from mlp_workload.environment import usable_cores
-from mlp_workload.errors import UserError
+from mlp_workload.environment import quota_cores, usable_cores
+from mlp_workload.errors import UserError, why_ended
+from mlp_workload.variables import effect
 
 CORES = usable_cores()
 THREADS = {f"{library}_NUM_THREADS": str(CORES) for library in ("OMP", "MKL", "OPENBLAS")}
-_LIBRARIES_OWN = (
-    "GOMP_", "JAX_", "KERAS_", "KMP_", "MKL_", "NPROC", "NVIDIA_TF32", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH",
-    "VISDOM_", "XLA_",
-)  # fmt: skip
-_LAUNCHERS = ("GROUP_", "LOCAL_", "MASTER_", "OMPI_", "PMI", "RANK", "ROLE_", "SLURM_", "WORLD_SIZE")
-"""By which torchrun and the launchers of clusters say that a process is one of several; those timed here are not."""
+if quota_cores():  # else JAX takes as many by itself
+    THREADS["NPROC"] = str(CORES)
 _TIME_LIMIT = 1800
 """Seconds for one process."""
 
 
 class ProcessFailed(UserError):
-    """With what was run and its last line on standard error."""
+    """With what was run, and what it said of it on standard error."""
 
 
 def environment() -> dict[str, str]:
     """For a process that is timed, or stands beside one."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith((*_LIBRARIES_OWN, *_LAUNCHERS))}
+    kept = {key: value for key, value in os.environ.items() if effect(key) in (None, "devices", "paths")}
     paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     return kept | {"PYTHONPATH": paths} | THREADS
 
@@ -63,7 +60,7 @@ def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | 
             f"{name}: ended by {signal.Signals(-status).name}; SIGKILL is also how the system frees memory"
         )
     if status:
-        raise ProcessFailed(f"{name}: {(said.strip().splitlines() or [f'ended with status {status}'])[-1]}")
+        raise ProcessFailed(f"{name}: {why_ended(status, said)}")
     return output
 
 

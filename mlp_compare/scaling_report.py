@@ -20,6 +20,7 @@ from mlp_compare.figures import COLOURS, INK, style, to_svg
 from mlp_compare.scaling_gpu import INFINIBAND, MEASURED_OPERATIONS, NVLINK, PEAK_OPERATIONS, gpu_costs
 from mlp_compare.scaling_runs import FORMAT, Run
 from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.environment import under_quota
 from mlp_workload.errors import UserError
 from mlp_workload.files import check_is_file, expand, write_atomically
 from mlp_workload.run_folder import clear_write_errors, read_json
@@ -158,8 +159,9 @@ class Scaling:
         environment = self.result["environment"]
         versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
         rounds = len(self.result["runs"][0]["step_seconds"])
+        cores = f"{self.cores} cores{under_quota(environment.get('cpu_quota'))}"
         return (
-            f"{environment['processor']}, {self.cores} cores, {environment['system']}, Python {environment['python']}, "
+            f"{environment['processor']}, {cores}, {environment['system']}, Python {environment['python']}, "
             f"{versions}; {self.result['date']}. {len(self.seconds)} settings; rounds: {rounds}."
         )
 

@@ -15,7 +15,7 @@ from mlp_compare.side import framework_of
 from mlp_workload import data, initial, order
 from mlp_workload.command_line import INSTALL
 from mlp_workload.config import Config
-from mlp_workload.environment import describe_environment
+from mlp_workload.environment import describe_trainer_environment
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
 from mlp_workload.trace import Array, Trace, pre_activation
@@ -52,7 +52,7 @@ class FreeRun(NamedTuple):
 
 def facts(trainer: Trainer, config: Config) -> dict[str, Any]:
     """What its numbers depend on besides the configuration, and what `mlp_compare.alike` asks for."""
-    environment = describe_environment(("numpy", *trainer.packages), trainer.gpu_versions)
+    environment = describe_trainer_environment(trainer)
     package = trainer.packages[0]
     return {
         "framework": f"{package} {environment['versions'][package]}",

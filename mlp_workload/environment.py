@@ -10,17 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-_VARIABLES = (
-    "XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
-    "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "CUBLAS_WORKSPACE_CONFIG",
-    "NVIDIA_TF32_OVERRIDE",
-)  # fmt: skip
+from mlp_workload.cgroup import ROOT, cpu_quota
+from mlp_workload.variables import effect, set_variables
 
 
-def describe_environment(packages: Sequence[str], gpu: Mapping[str, str] | None = None) -> dict[str, Any]:
+def describe_environment(
+    packages: Sequence[str], gpu: Mapping[str, str] | None = None, threads: int | None = None
+) -> dict[str, Any]:
     """Versions of Python and of `packages`, the processor and how much of it is ours, and the source's commit.
 
-    `gpu` is what the framework says of the libraries that it computes with on one.
+    `gpu` is what the framework says of the libraries that it computes with on one, `threads` how many CPU threads share
+    its products.
     """
     return {
         "python": platform.python_version(),
@@ -28,14 +28,52 @@ def describe_environment(packages: Sequence[str], gpu: Mapping[str, str] | None 
         "system": platform.platform(),
         "processor": _processor(),
         "usable_cores": usable_cores(),
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        "commit": _commit(),
+        "cpu_quota": cpu_quota(),
+        "threads": threads,
+        "variables": set_variables("numbers", "memory", "speed", "devices"),
+        "commit": commit(Path(__file__).parent.parent),
         **({"gpu": {"driver": nvidia_driver(), **gpu}} if gpu else {}),
     }
 
 
-def usable_cores() -> int:
-    """Those that this process may run on."""
+def describe_trainer_environment(trainer: Any) -> dict[str, Any]:
+    """`describe_environment` for the packages of `trainer`, with its `gpu_versions` and `threads` if it has them."""
+    gpu, threads = getattr(trainer, "gpu_versions", None), getattr(trainer, "threads", None)
+    return describe_environment(("numpy", *trainer.packages), gpu, threads)
+
+
+def numeric_settings(environment: object) -> dict[str, Any]:
+    """Returns what may change the numbers of a run, from the `environment` that was recorded with it: the CPU threads,
+    if known, and environment variables."""
+    recorded = environment if isinstance(environment, Mapping) else {}
+    variables, threads = recorded.get("variables"), recorded.get("threads")
+    named = variables if isinstance(variables, Mapping) else {}
+    found = {name: value for name, value in named.items() if effect(name) == "numbers"}
+    return ({} if threads is None else {"threads": threads}) | found
+
+
+def usable_cores(system: Path = ROOT) -> int:
+    """Cores that this process may use: those that it may run on, or fewer under a CPU quota."""
+    return quota_cores(system) or runnable_cores()
+
+
+def quota_cores(system: Path = ROOT) -> int | None:
+    """Whole cores of a CPU quota below the number of cores, at least 1; None without one.
+
+    Rounded down: as soon as the threads of a product use up the quota, the kernel pauses them all, and those that wait
+    for others use it up by waiting.
+    """
+    quota = cpu_quota(system)
+    return None if quota is None or quota >= runnable_cores() else max(1, int(quota))
+
+
+def under_quota(quota: float | None) -> str:
+    """Text to follow the number of cores."""
+    return "" if quota is None else f" under a CPU quota of {quota:g}"
+
+
+def runnable_cores() -> int:
+    """Cores that the scheduler may run this process on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -59,13 +97,15 @@ def _processor() -> str:
 
 
 @cache
-def _commit() -> str | None:
-    """The commit of the checkout that this package lies in, "-dirty" behind it where files were changed; else None."""
-    checkout = Path(__file__).parent.parent
+def commit(checkout: Path) -> str | None:
+    """The commit of the git repository at `checkout`, with "-dirty" if files were changed; None if it is none."""
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # A hook of another repository sets GIT_DIR, GIT_INDEX_FILE and others, which would hold here too.
+    kept = {name: value for name, value in os.environ.items() if not re.match("GIT_(?!CONFIG_)", name)}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=kept)
     except (OSError, subprocess.SubprocessError):
         return None
+    return process.stdout.strip()

@@ -53,5 +53,23 @@ def one_line(text: str) -> str:
     return _shortened("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
+_EXCEPTION = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)", re.M)
+"""Its line comes behind those of the calls, which are indented."""
+
+
+def why_ended(status: int, stderr: str) -> str:
+    """Returns the line of `stderr` that says why a process ended with `status`.
+
+    If an exception ended it, this is the exception's own line, with a compiler's first error if there is one: torch and
+    JAX put general advice behind it. Otherwise it is the last line.
+    """
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    if status != 1 or not (exceptions := list(_EXCEPTION.finditer(stderr))):
+        return lines[-1] if lines else f"ended with status {status}"
+    last = exceptions[-1]
+    compiler = re.search(r"^.* error: .*$", stderr[last.end() :], re.M)
+    return last[1] + (f" ({compiler[0]})" if compiler else "")
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1000]} ... {text[-900:]}"

@@ -71,6 +71,11 @@ class RecordedRun:
         return value
 
     @property
+    def all_facts(self) -> list[Mapping[str, Any]]:
+        """Those of its start, and of each time that it was resumed."""
+        return [event.facts for event in self.events if isinstance(event, RunStarted | RunResumed)]
+
+    @property
     def framework(self) -> str:
         return self.fact("framework")
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.environment import describe_environment
+from mlp_workload.environment import describe_trainer_environment, numeric_settings
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Evaluation
 
@@ -53,7 +53,7 @@ class RunEvents:
         compile_seconds: float,
         **facts: Any,
     ) -> None:
-        environment = describe_environment(("numpy", *implementation.packages), implementation.gpu_versions)
+        environment = describe_trainer_environment(implementation)
         self._config, self._dataset, self._start = config, dataset, start
         self._implementation = implementation
         self._facts = {
@@ -79,11 +79,13 @@ class RunEvents:
     def started(self) -> RunStarted:
         return RunStarted(self._config, self._facts)
 
-    def resumed(self, step: int, events: Iterable[Event]) -> RunResumed:
+    def resumed(self, step: int, events: Iterable[Event]) -> Iterator[Event]:
         """In place of `started`, where `events` have been told already and `step` steps are done."""
+        before: Mapping[str, Any] = {}
         for event in events:
             match event:
                 case RunStarted() | RunResumed():
+                    before = event.facts
                     by = {name: event.facts.get(name) for name in ("framework", "device")}
                     self._resumed.append(by | {"from_step": getattr(event, "step", 0)})
                 case TrainLosses():
@@ -92,7 +94,23 @@ class RunEvents:
                 case Evaluated():
                     self._evaluate_seconds += event.seconds
         self._start -= self._train_seconds + self._evaluate_seconds
-        return RunResumed(self._config, self._facts, step)
+        yield RunResumed(self._config, self._facts, step)
+        yield from self._warn_of_other_settings(before)
+
+    def _warn_of_other_settings(self, before: Mapping[str, Any]) -> Iterator[Warned]:
+        """Warns if the run goes on with settings that may change its numbers, other than by its flags."""
+        if any(self._facts[name] != before.get(name) for name in ("framework", "device")):
+            return  # then the numbers are others anyway
+        now, then = (numeric_settings(facts.get("environment")) for facts in (self._facts, before))
+        if "threads" not in then:  # recorded by an older version
+            now.pop("threads", None)
+        changed = [
+            f"{name} {now.get(name, 'unset')}, before {then.get(name, 'unset')}"
+            for name in sorted(now.keys() | then.keys())
+            if now.get(name) != then.get(name)
+        ]
+        if changed:
+            yield Warned(f"the run may end with other bits than without the interruption: {'; '.join(changed)}")
 
     @property
     def is_evaluated(self) -> bool:

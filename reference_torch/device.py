@@ -5,16 +5,19 @@ import os
 import torch
 
 from mlp_workload.config import FIRST_WITH_TF32, Config, check_precision
+from mlp_workload.environment import quota_cores
 from mlp_workload.errors import UserError
 
 _TORCH_PRECISION = {"highest": "highest", "tf32": "high", "bf16": "high"}
 """With bf16 the operands are rounded before, and then TF32 multiplies them as they are: `Bf16Product`."""
 _WORKSPACES = (":4096:8", ":16:8")
 """With which cuBLAS is deterministic."""
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables that set the number of torch's threads."""
 
 
 def find_device(config: Config) -> torch.device:
-    """The one for `--device auto|cpu|gpu` and `--gpu`; sets the process's precision of products, and determinism.
+    """The one for `--device auto|cpu|gpu` and `--gpu`; sets the process's precision of products, determinism, threads.
 
     Raises `UserError` where the device is not there (a GPU that is wanted is never replaced by the CPU), or does not
     compute with the wanted precision.
@@ -31,6 +34,7 @@ def find_device(config: Config) -> torch.device:
     if config.matmul_precision != "highest":
         major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
         check_precision(config, device_name(device), major + minor / 10 >= FIRST_WITH_TF32)
+    keep_within_quota()
     torch.set_float32_matmul_precision(_TORCH_PRECISION[config.matmul_precision])
     if config.deterministic:
         workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])  # read when cuBLAS begins
@@ -38,6 +42,21 @@ def find_device(config: Config) -> torch.device:
             raise UserError(f"--deterministic: CUBLAS_WORKSPACE_CONFIG is {workspace}, not {' or '.join(_WORKSPACES)}")
         torch.use_deterministic_algorithms(True)
     return device
+
+
+def keep_within_quota() -> None:
+    """Takes no more threads than a CPU quota allows, unless the user says how many.
+
+    By itself torch takes one for each core that it may run on. With more than the quota allows, all are paused.
+    """
+    cores = quota_cores()
+    if cores is not None and not any(os.environ.get(name) for name in _THREADS):
+        torch.set_num_threads(min(cores, torch.get_num_threads()))
+
+
+def product_threads(device: torch.device) -> int | None:
+    """CPU threads that share each product; None on a GPU."""
+    return torch.get_num_threads() if device.type == "cpu" else None
 
 
 def device_name(device: torch.device) -> str:

@@ -25,6 +25,7 @@ class Ensemble:
         self._config, self._dataset, self._initial = config, dataset, initial
         self._trainer = Trainer(config, dataset, initial)
         self.device, self.gpu_versions = self._trainer.device, self._trainer.gpu_versions
+        self.threads = self._trainer.threads
 
     @property
     def peak_gpu_bytes(self) -> int | None:

@@ -15,6 +15,9 @@ def facts() -> Iterator[Facts]:
     yield {"doing": "import torch"}
     import torch
 
+    from reference_torch.device import keep_within_quota
+
+    keep_within_quota()
     yield {"file": torch.__file__, "versions": {"torch": torch.__version__}, "threads": torch.get_num_threads()}
     yield {"doing": "looking for devices"}
     with warnings.catch_warnings(record=True) as warned:

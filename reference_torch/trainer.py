@@ -12,7 +12,7 @@ from mlp_workload.data import Dataset
 from mlp_workload.metrics import Evaluation
 from mlp_workload.trace import Trace, mlp_trace
 from mlp_workload.weights import Parameters
-from reference_torch.device import device_name, find_device, peak_bytes, versions
+from reference_torch.device import device_name, find_device, peak_bytes, product_threads, versions
 from reference_torch.loss import cross_entropy
 from reference_torch.model import MLP, HandWritten, build_model
 from reference_torch.optimizer import sgd
@@ -30,7 +30,7 @@ class Trainer:
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         device = find_device(config)
-        self.device, self.gpu_versions = device_name(device), versions(device)
+        self.device, self.gpu_versions, self.threads = device_name(device), versions(device), product_threads(device)
         self._config = config
         with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
             torch.manual_seed(config.seed)

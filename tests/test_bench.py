@@ -20,6 +20,7 @@ from tolerances import MODEL_FLOAT64
 
 from mlp_compare import bench, bench_report, benchmark, floor, whole_commands
 from mlp_compare.bench_worker import epoch_seconds
+from mlp_compare.processes import ProcessFailed, ask
 from mlp_compare.rungs import CONTROL, MANY, RUNGS
 from mlp_compare.timings import break_even, ratio
 from mlp_workload.config import PRESETS, Config
@@ -237,6 +238,34 @@ def test_any_choice_of_rungs_is_shown(result, left):
     assert bench_report.View.of(result).remarks
     assert b"<svg" in bench_report.draw(result)
     assert result["rungs"][left[0]]["name"] in bench_report.markdown(result)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores", "words"),
+    [
+        (None, 2, None),
+        (1.0, 1, None),
+        (2.5, 1, None),
+        (0.5, 1, "the kernel pauses each process, so that work of 0.5 s on a whole core takes about 1 s here"),
+        (1.5, 1, "products have 1 threads, so that seconds are those of 1 whole cores and a share left idle"),
+    ],
+)
+def test_under_a_cpu_quota_it_says_what_its_seconds_mean(quota, cores, words, result):
+    changed = result | {"cores": cores, "environment": result["environment"] | {"cpu_quota": quota}}
+    view = bench_report.View.of(changed)
+    assert (f"{cores} cores under a CPU quota of" in view.setting) == (quota is not None)
+    remarks = [remark for remark in view.remarks if "quota" in remark]
+    ending = "ratios hold for processes under this quota"
+    assert remarks == ([] if words is None else [f"under a CPU quota of {quota} {words}; {ending}"])
+
+
+def test_a_variant_that_is_left_out_says_why(monkeypatch):
+    """Not torch's advice for bug reports, which stands behind its error."""
+    monkeypatch.setenv("CXX", "/no/such/g++")
+    with pytest.raises(ProcessFailed) as caught:
+        ask("torch-compile", dataclasses.replace(PRESETS["leaky"], hidden=(5,)), epochs=1, examples=400)
+    assert re.fullmatch(r"torch-compile: .*No working C\+\+ compiler found.*/no/such/g\+\+.*", str(caught.value))
+    assert "TORCHDYNAMO_VERBOSE" not in str(caught.value)
 
 
 def test_where_pytorch_wins_follows_from_the_samples(result):

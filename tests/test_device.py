@@ -23,6 +23,7 @@ from mlp_compare.alike import require_alike
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.environment import nvidia_driver
 from mlp_workload.errors import UserError
+from mlp_workload.variables import set_variables
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 FIND = {"jax": jax_mlp.device.find_device, "torch": reference_torch.device.find_device}
@@ -199,7 +200,7 @@ def test_it_is_said_before_jax_begins(monkeypatch):
     began_with = {}
     monkeypatch.setattr(jax, "devices", lambda platform=None: began_with.update(os.environ) or [Card(0, "NVIDIA H100")])
     monkeypatch.setattr(jax_mlp.device, "_has_begun", lambda: False)
-    for name in ("XLA_FLAGS", *jax_mlp.device.MEMORY):
+    for name in ("XLA_FLAGS", *set_variables("memory")):
         monkeypatch.delenv(name, raising=False)
     jax_mlp.device.find_device(Config(deterministic=True))
     assert began_with["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"

@@ -574,7 +574,9 @@ def test_the_numbers_of_a_version(version, numbers):
 
 def test_memory_within_a_containers_limit(tmp_path):
     assert machine.memory(tmp_path).seen == "this system does not say how much is free"
-    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "proc/self/mountinfo").write_text("24 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
     (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   8000000 kB\n")
     assert lines([machine.memory(tmp_path)]) == ["ok memory: 8.2 GB free"]
     group = tmp_path / "sys/fs/cgroup"
@@ -582,10 +584,24 @@ def test_memory_within_a_containers_limit(tmp_path):
     for name, text in {"max": "max\n", "current": "3000000000\n", "stat": "anon 1\ninactive_file 500000000\n"}.items():
         (group / f"memory.{name}").write_text(text)
     assert lines([machine.memory(tmp_path)]) == ["ok memory: 8.2 GB free"]
+    (group / "memory.max").write_text("30000000000\n")
+    assert lines([machine.memory(tmp_path)]) == ["ok memory: 8.2 GB free under a cgroup's limit of 30.0 GB"]
     (group / "memory.max").write_text("3300000000\n")
-    assert lines([machine.memory(tmp_path)]) == ["note memory: 0.8 GB free; mend: close other programs"]
+    seen = "note memory: 0.8 GB free under a cgroup's limit of 3.3 GB"
+    assert lines([machine.memory(tmp_path)]) == [f"{seen}; mend: close other programs, or raise the limit"]
+
+
+def test_a_cpu_quota_stands_beside_the_cores(monkeypatch):
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 1.5)
+    monkeypatch.setattr(machine, "runnable_cores", lambda: 4)
+    assert ", 4 cores under a CPU quota of 1.5, " in machine.python().seen
 
 
 def test_the_variables_that_steer_a_framework_are_shown(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", ".5")
-    assert "XLA_PYTHON_CLIENT_MEM_FRACTION=.5" in machine.variables().seen
+    monkeypatch.setenv("JAX_THREEFRY_PARTITIONABLE", "0")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+    seen = machine.variables().seen
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION=.5" in seen
+    assert "JAX_THREEFRY_PARTITIONABLE=0" in seen
+    assert "elsewhere" not in seen

@@ -18,7 +18,7 @@ from mlp_compare.measurement import Cell, Measurement
 from mlp_compare.page import _draw_training, render
 from mlp_workload import strict_json
 from mlp_workload.config import PRESETS
-from mlp_workload.events import Evaluated, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.events import Evaluated, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.initial import initial_parameters
 from mlp_workload.metrics import Mistakes
 from mlp_workload.recorded_run import RecordedRun
@@ -34,16 +34,42 @@ FACTS = {
 SECONDS = {"compile_seconds": 0.1, "train_seconds": 0.2, "evaluate_seconds": 0.05, "total_seconds": 0.4}
 
 
-def recorded(folder="runs/a", epochs=2, digests=("d1", "d2"), finished=True, warnings=(), losses=(), **settings):
+def recorded(
+    folder="runs/a", epochs=2, digests=("d1", "d2"), finished=True, warnings=(), losses=(), resumed=(), facts=FACTS,
+    **settings,
+):  # fmt: skip
     config = dataclasses.replace(PRESETS["leaky"], **settings)
-    events = [RunStarted(config, FACTS)]
+    events = [RunStarted(config, facts), *(RunResumed(config, facts, 0) for facts in resumed)]
     for epoch, digest in zip(range(1, epochs + 1), digests, strict=False):
         events.append(TrainLosses(epoch, 3 * epoch - 2, np.array(losses or [3.0, 2.0, 1.0]), digest, 0.1))
         events.append(Evaluated(epoch, 3 * epoch, 0.5, 0.1, 7, 10, Mistakes([0], [1]), 0.025))
     events += [Warned(message) for message in warnings]
     if finished:
         events.append(RunFinished(SECONDS))
-    return RecordedRun(Path(folder), config, FACTS, tuple(events))
+    return RecordedRun(Path(folder), config, facts, tuple(events))
+
+
+def facts_with(framework="jax", **environment):
+    return FACTS | {"framework": framework, "environment": FACTS["environment"] | environment}
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ({}, None),
+        ({"facts": facts_with(variables={"OMP_WAIT_POLICY": "PASSIVE", "LD_PRELOAD": "x"})}, None),
+        ({"facts": facts_with(variables={"JAX_RANDOM_SEED_OFFSET": "3"})}, "JAX_RANDOM_SEED_OFFSET"),
+        ({"facts": facts_with(variables={"NPROC": "1"})}, "NPROC"),
+        ({"facts": facts_with(threads=2)}, "threads"),
+        ({"resumed": [facts_with(variables={"XLA_FLAGS": "--x"})]}, "unset, then --x"),
+        ({"resumed": [facts_with("torch")]}, "jax, then torch"),
+        ({"facts": FACTS | {"environment": {"variables": 3}}}, None),
+    ],
+)
+def test_settings_are_the_same_only_if_nothing_differs_that_changes_numbers(run, said):
+    page = render([recorded(), recorded("runs/b", **run)], [])
+    assert ("all runs have the same settings" in page) == (said is None)
+    assert said is None or said in page.partition("How the settings differ")[2].partition("<details>")[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Environment variables that steer the frameworks and the libraries below them: one table for all who ask."""
+
+import os
+from typing import Literal
+
+Effect = Literal["numbers", "memory", "speed", "devices", "paths", "processes", "none"]
+_EFFECTS: dict[str, Effect] = {
+    # May change the numbers of a run; a variable of such a library that is not listed counts as one that does.
+    **dict.fromkeys(
+        (
+            "ATEN_", "BLIS_", "CUBLASLT_", "CUBLAS_", "CUDNN_", "DNNL_", "EAGER_CONSTANT_FOLDING", "FLAX_", "GOMP_",
+            "GOTO_NUM_THREADS", "JAX_", "KERAS_", "KMP_", "MKL_", "NCCL_ALGO", "NCCL_PROTO", "NPROC",
+            "NVIDIA_TF32_OVERRIDE", "OMP_", "ONEDNN_", "OPENBLAS_", "PJRT_", "PYTORCH_", "TORCHDYNAMO_",
+            "TORCHINDUCTOR_", "TORCH_", "VECLIB_MAXIMUM_THREADS", "XLA_",
+        ),
+        "numbers",
+    ),
+    # How much of a GPU's memory JAX takes.
+    **dict.fromkeys(
+        (
+            "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_ALLOCATOR", "XLA_PYTHON_CLIENT_MEM_FRACTION",
+            "XLA_PYTHON_CLIENT_PREALLOCATE",
+        ),
+        "memory",
+    ),
+    # Where and how fast a library computes.
+    **dict.fromkeys(
+        (
+            "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "JAX_CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS", "JAX_PLATFORM_NAME",
+            "KMP_AFFINITY", "KMP_BLOCKTIME", "OMP_PLACES", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "PYTORCH_ALLOC_CONF",
+            "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING",
+        ),
+        "speed",
+    ),
+    # The devices and libraries that every process sees.
+    **dict.fromkeys(
+        ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "LD_PRELOAD", "ROCR_VISIBLE_DEVICES"),
+        "devices",
+    ),
+    **dict.fromkeys(("LD_LIBRARY_PATH", "PYTHONPATH"), "paths"),
+    # By which torchrun and the launchers of clusters say that a process is one of several.
+    **dict.fromkeys(
+        ("GROUP_", "LOCAL_", "MASTER_", "OMPI_", "PMIX_", "PMI_", "RANK", "ROLE_", "SLURM_", "WORLD_SIZE"), "processes"
+    ),
+    # Logs, caches, and how processes find each other.
+    **dict.fromkeys(
+        (
+            "JAX_COMPILATION_CACHE_", "JAX_COORDINATOR_", "JAX_DEBUG_LOG_MODULES", "JAX_DUMP_IR_",
+            "JAX_ENABLE_COMPILATION_CACHE", "JAX_LOCAL_DEVICE_IDS", "JAX_LOGGING_LEVEL", "JAX_LOG_",
+            "JAX_NUM_PROCESSES", "JAX_PERSISTENT_CACHE_", "JAX_PPRINT_", "JAX_PROCESS_ID", "JAX_TRACEBACK_",
+            "OMP_DISPLAY_ENV", "TORCHELASTIC_", "TORCHINDUCTOR_CACHE_DIR", "TORCH_CPP_LOG_LEVEL",
+            "TORCH_EXTENSIONS_DIR", "TORCH_HOME", "TORCH_LOGS", "TORCH_NCCL_", "TORCH_SHOW_", "VISDOM_",
+        ),
+        "none",
+    ),
+}  # fmt: skip
+"""By name; one that ends in "_" stands for all names that begin so, and the longest that fits holds."""
+
+
+def effect(name: str) -> Effect | None:
+    """What the environment variable `name` may change; None if none of the libraries reads it."""
+    exact = _EFFECTS.get(name)
+    families = (known for known in _EFFECTS if known.endswith("_") and name.startswith(known))
+    return exact or _EFFECTS.get(max(families, key=len, default=""))
+
+
+def set_variables(*effects: Effect) -> dict[str, str]:
+    """Those that are set and have one of `effects`, in alphabetical order."""
+    return {name: value for name, value in sorted(os.environ.items()) if effect(name) in effects}
