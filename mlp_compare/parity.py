@@ -97,7 +97,10 @@ def run(options: Parity) -> bool:
 
 def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces: Path | None, console: Output) -> bool:
     config = options.run
-    check = Lockstep(config, data.load(config.dataset), sides, options.steps)
+    dataset = data.load(config.dataset, config.transpose_images)
+    for note in dataset.notes:
+        console.print(f"{config.dataset}: {note}")
+    check = Lockstep(config, dataset, sides, options.steps)
     steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
     silent = not console.is_terminal
     for _ in track(steps, "compared", options.steps, console=console, transient=True, disable=silent):

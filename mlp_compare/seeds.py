@@ -56,7 +56,7 @@ class Runs:
 
     def _compile(self, config: Config) -> None:
         if config != self._compiled:
-            self._compiled, self._dataset = config, load(config.dataset)
+            self._compiled, self._dataset = config, load(config.dataset, config.transpose_images)
             self._trainer = self._make(config)
             self._trainer.compile()
 

@@ -30,7 +30,7 @@ import reference_torch.network
 import reference_torch.train
 from mlp_workload import image_file, predicting, recorded_run
 from mlp_workload.config import Config
-from mlp_workload.digit import SIZE, find_digit, is_already
+from mlp_workload.digit import SHAPE, find_digit, is_already
 from mlp_workload.draw.server import Artist, _Handler, _Server
 from mlp_workload.draw.side import FRAMEWORKS, Side
 from mlp_workload.errors import UserError
@@ -290,7 +290,7 @@ def test_any_picture_becomes_an_image_or_is_blank(picture):
         image = find_digit(picture.astype(float))
     except UserError:
         return
-    assert (image.shape, image.dtype) == ((SIZE, SIZE), np.uint8)
+    assert (image.shape, image.dtype) == (SHAPE, np.uint8)
     assert image.max() > 200
 
 
