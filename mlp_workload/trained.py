@@ -76,18 +76,11 @@ class Trained:
         return self._dataset.class_names if self._dataset else tuple(map(str, range(self.widths[-1])))
 
     @cached_property
-    def image_format(self) -> ImageFormat:
-        """How its training images look: as the run recorded, else as the data set has them.
+    def known_images(self) -> ImageFormat | None:
+        """How its training images look: as the run recorded, else as the data set has them; None if that is gone.
 
-        For a run of version 0.1, which has no record, whose data set is gone, it is assumed, with a warning. Raises
-        `UserError` if the record makes no sense, or there is no square of so many pixels to assume.
+        Raises `UserError` if the record makes no sense.
         """
-        images = self._find_image_format()
-        if images.transposed:
-            warn(f"{self.folder} was trained on transposed images: pictures are transposed for its network")
-        return images
-
-    def _find_image_format(self) -> ImageFormat:
         if "images" in self._facts:
             try:
                 recorded = ImageFormat.from_json(self._facts["images"])
@@ -98,8 +91,18 @@ class Trained:
             return recorded
         if self._facts.get("dataset_digest") == MNIST_DIGEST:
             return ImageFormat(SHAPE, False, MNIST)
-        if self._dataset:
-            return self._dataset.image_format
+        return self._dataset.image_format if self._dataset else None
+
+    @cached_property
+    def image_format(self) -> ImageFormat:
+        """The images that are `known_images`, or assumed; that, and transposed ones, are warned of.
+
+        Raises `UserError` if there is no square of so many pixels to assume.
+        """
+        if images := self.known_images:
+            if images.transposed:
+                warn(f"{self.folder} was trained on transposed images: pictures are transposed for its network")
+            return images
         side = math.isqrt(self.widths[0])
         if side * side != self.widths[0]:
             raise UserError(f"{self.folder}: {self.config.dataset}, which has the size of its images, is gone")
@@ -109,6 +112,15 @@ class Trained:
             return ImageFormat(SHAPE, False, MNIST)
         warn(f"{gone}; pictures of {side}x{side} are taken as they are")
         return ImageFormat((side, side), False, None)
+
+    @property
+    def layout(self) -> str:
+        """The order and polarity of the pixels that the network takes, as far as known: "rows of 28x28, ..."."""
+        if (images := self.known_images) is None:
+            return ""
+        height, width = images.shape[::-1] if images.transposed else images.shape
+        polarity = f", {images.framing.polarity}" if images.framing else ""
+        return f"rows of {width}x{height}{', transposed' if images.transposed else ''}{polarity}"
 
     @cached_property
     def _run(self) -> RecordedRun | None:
