@@ -11,17 +11,17 @@ import numpy.typing as npt
 from fuzz.target import Target
 from mlp_workload.data.idx import load_idx, read_idx
 
-_RAW, _GZIP, _SET = range(3)
-"""A content's first byte, modulo 3: a file as it is; a file to be compressed, so that damage gets past gzip's own sum;
-images, behind their length in two bytes, and labels."""
+_RAW, _GZIP, _SET, _ROWS = range(4)
+"""A content's first byte, modulo 4: a file as it is; a file to be compressed, so that damage gets past gzip's own sum;
+images, behind their length in two bytes, and labels; the same with QMNIST's rows of labels."""
 
 
 def read(content: bytes, folder: Path) -> None:
     if not content:
         return
-    way, content = content[0] % 3, content[1:]
-    if way == _SET:
-        _read_set(content, folder)
+    way, content = content[0] % 4, content[1:]
+    if way in (_SET, _ROWS):
+        _read_set(content, folder, "idx1-ubyte" if way == _SET else "idx2-int")
         return
     path = folder / "images"
     path.write_bytes(gzip.compress(content, 1, mtime=0) if way == _GZIP else content)
@@ -30,12 +30,12 @@ def read(content: bytes, folder: Path) -> None:
         assert array.tobytes() == content[4 + 4 * array.ndim :]
 
 
-def _read_set(content: bytes, folder: Path) -> None:
+def _read_set(content: bytes, folder: Path, labels_format: str) -> None:
     size = int.from_bytes(content[:2])
     images, labels = content[2 : 2 + size], content[2 + size :]
     for split in ("train", "t10k"):
         (folder / f"{split}-images-idx3-ubyte").write_bytes(images)
-        (folder / f"{split}-labels-idx1-ubyte").write_bytes(labels)
+        (folder / f"{split}-labels-{labels_format}").write_bytes(labels)
     dataset = load_idx(str(folder))
     assert len(dataset.train.images) == len(dataset.test.labels) > 0
     assert dataset.train.labels.max() < dataset.classes
@@ -47,12 +47,14 @@ def idx(array: npt.NDArray[np.integer[Any]]) -> bytes:
 
 def _seeds() -> tuple[bytes, ...]:
     images, labels = idx(np.arange(60).reshape(5, 4, 3)), idx(np.arange(5))
+    rows = struct.pack(">HBB2I", 0, 12, 2, 5, 2) + np.arange(10, dtype=">i4").tobytes()
     return (
         bytes([_RAW]) + images,
         bytes([_RAW]) + labels,
         bytes([_RAW]) + gzip.compress(images, mtime=0),
         bytes([_GZIP]) + images,
         bytes([_SET]) + len(images).to_bytes(2) + images + labels,
+        bytes([_ROWS]) + len(images).to_bytes(2) + images + rows,
     )
 
 

@@ -8,14 +8,14 @@ from PIL import Image
 
 from fuzz.target import Target
 from mlp_workload import image_file
-from mlp_workload.digit import SIZE, find_digit
+from mlp_workload.digit import SHAPE, find_digit
 
 
 def read(content: bytes, folder: Path) -> None:
     path = folder / "image"
     path.write_bytes(content)
     digit = find_digit(image_file.read(path))
-    assert digit.shape == (SIZE, SIZE)
+    assert digit.shape == SHAPE
     assert digit.dtype == np.uint8
 
 

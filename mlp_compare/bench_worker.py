@@ -53,7 +53,7 @@ def measure(
     clock = Clock()
     make = RUNGS[rung].load() if rung in RUNGS else partial(Many, MANY[rung].load(), state is not None)
     imported = clock.lap()
-    dataset = load(settings.dataset)
+    dataset = load(settings.dataset, settings.transpose_images)
     if examples is not None:
         part = Examples(dataset.train.images[:examples], dataset.train.labels[:examples])
         dataset = replace(dataset, train=part)

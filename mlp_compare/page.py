@@ -162,6 +162,7 @@ def _mistakes(run: RecordedRun) -> dict[str, Any]:
     if run.dataset is None or not run.evaluations:
         return {"classes": (), "confusion": (), "mistakes": (), "mistaken": 0}
     test, names = run.dataset.test, run.dataset.class_names
+    images = run.dataset.upright(test.images)
     mistakes = run.evaluations[-1].mistakes
     predictions = mistakes.predicted(test.labels, len(names))
     confusion = confusion_matrix(test.labels, predictions, len(names))
@@ -172,7 +173,7 @@ def _mistakes(run: RecordedRun) -> dict[str, Any]:
         "mistaken": len(mistakes.examples),
         "mistakes": [
             {
-                "picture": _png(test.images[example]),
+                "picture": _png(images[example]),
                 "example": example,
                 "label": names[test.labels[example]],
                 "prediction": names[prediction],
@@ -195,7 +196,8 @@ def _first_layer(run: RecordedRun) -> dict[str, Any]:
     except UserError as error:
         return {"why": f"The weights are of no use: {error}."}
     height, width = run.dataset.test.images.shape[1:]
-    units = weights[:SHOWN_UNITS].reshape(-1, height, width)
+    units = run.dataset.upright(weights[:SHOWN_UNITS].reshape(-1, height, width))
+    height, width = units.shape[1:]
     reach = float(np.quantile(np.abs(units), 0.998)) or 1.0
     columns = min(20, len(units))
     rows = -(-len(units) // columns)

@@ -99,7 +99,10 @@ def run(options: Parity) -> bool:
 
 def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces: Path | None, console: Output) -> bool:
     config = options.run
-    check = Lockstep(config, load_named(config.dataset), sides, options.steps)
+    dataset = load_named(config)
+    for note in dataset.notes:
+        console.print(f"{config.dataset}: {note}")
+    check = Lockstep(config, dataset, sides, options.steps)
     steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
     silent = not console.is_terminal
     for _ in track(steps, "compared", options.steps, console=console, transient=True, disable=silent):

@@ -58,7 +58,7 @@ class Runs:
 
     def _compile(self, config: Config) -> None:
         if config != self._compiled:
-            self._compiled, self._dataset = config, load(config.dataset)
+            self._compiled, self._dataset = config, load(config.dataset, config.transpose_images)
             self._around.close()
             self._make = self._around.enter_context(framework_of(self._framework)(config))
             self._trainer = self._make(config, self._dataset, None)

@@ -84,7 +84,7 @@ class Worker:
             raise UserError(f"--sides {self._side}: there is no module {error.name}") from error
         if fault is not None:
             self._around.enter_context(FAULTS[fault].plant())
-        self._config, self._dataset = config, load(config.dataset)
+        self._config, self._dataset = config, load(config.dataset, config.transpose_images)
         check_batch_size(config, self._dataset)
         widths = config.widths(self._dataset.pixels, self._dataset.classes)
         if config.initial_weights is None:

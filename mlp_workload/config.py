@@ -31,6 +31,9 @@ class Config:
     LeakyReLU. Sets the defaults of the flags below; each can still be given."""
     dataset: str = "mnist"
     """mnist, shipped with the package; idx:DIR, a folder of four IDX files; tfds:NAME, through tensorflow-datasets."""
+    transpose_images: bool = False
+    """Exchanges the rows and columns of every image, for a data set that is stored transposed. EMNIST is turned upright
+    without it."""
     epochs: int = 10
     """Passes over the training set; 0 evaluates and saves the initial weights."""
     batch_size: int = 200

@@ -7,7 +7,8 @@ pixels, and translating the image so as to position this point at the center of 
 (Y. LeCun, C. Cortes, C. J. C. Burges: The MNIST database of handwritten digits, http://yann.lecun.com/exdb/mnist/)
 
 In pixels counted from 0 that centre is (14, 14): in each of MNIST's 70,000 images the centre of mass is within 0.52 of
-it, the digit's longer side is 19 or 20, and at least 94 % of the frame is black.
+it, the digit's longer side is 19 or 20, and at least 94 % of the frame is black. Other sets use other numbers, which
+`mlp_workload.data.framing` measures.
 """
 
 from typing import Any
@@ -15,12 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlp_workload.data.framing import FAINT, MNIST, Framing, centre_of_mass
 from mlp_workload.errors import UserError
 from mlp_workload.image_file import Grey, bounds
 
-SIZE, BOX, CENTRE = 28, 20, 14.0
-_ALREADY_OFF_CENTRE = 0.6
-"""Pixels that the centre of mass of an MNIST image may be away, and a little."""
+SHAPE = (28, 28)
+"""Of MNIST's images."""
 _FRAME = 0.05
 """Share of the picture's sides that is taken for paper at first."""
 _FITTED_SIDE = 100
@@ -37,8 +38,8 @@ Mask = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]
 
 
-def find_digit(grey: Grey) -> Digit:
-    """The digit in a picture (height, width), 0 black to 255 white, as MNIST would have it: (28, 28), light on black.
+def find_digit(grey: Grey, shape: tuple[int, int] = SHAPE, framing: Framing = MNIST) -> Digit:
+    """The digit in a picture (height, width), 0 black to 255 white, as a data set draws it: `shape`, by its `framing`.
 
     A picture that is so already, or with light and dark exchanged, is taken pixel for pixel. Else the digit is what
     departs from the paper, whose light may be uneven, to the side where more does.
@@ -46,23 +47,30 @@ def find_digit(grey: Grey) -> Digit:
     Raises `UserError` where nothing does.
     """
     for picture in (grey, 255 - grey):
-        if is_already(picture):
+        if is_already(picture, shape, framing):
             return np.rint(picture).astype(np.uint8)
-    return _centred(_in_box(_ink(grey)))
+    coverage = _placed(_in_box(_ink(grey), shape, framing.box), shape, framing)
+    return np.rint(framing.paper + (framing.ink - framing.paper) * coverage).astype(np.uint8)
 
 
-def is_already(picture: Grey) -> bool:
-    """Whether it is (28, 28) and by size, centre and black frame an image of MNIST's kind."""
-    if picture.shape != (SIZE, SIZE) or not picture.any():
+def is_already(picture: Grey, shape: tuple[int, int] = SHAPE, framing: Framing = MNIST) -> bool:
+    """Whether it is `shape` and by paper, size and centre drawn as `framing` says."""
+    if picture.shape != shape:
         return False
-    frame = np.concatenate([picture[[0, -1]].ravel(), picture[:, [0, -1]].ravel()])
-    off_centre = np.abs(_centre_of_mass(picture) - CENTRE).max()
-    return bool((frame == 0).mean() >= 0.9 and _side(picture) <= BOX and off_centre <= _ALREADY_OFF_CENTRE)
+    coverage = framing.coverage(picture)
+    frame = np.concatenate([coverage[[0, -1]].ravel(), coverage[:, [0, -1]].ravel()])
+    if (np.abs(frame) <= FAINT).mean() < 0.5 or not 0.5 <= coverage.max() <= 1 + FAINT:
+        return False
+    drawn = np.where(coverage > FAINT, coverage, 0)
+    off_centre = np.abs(_centre(drawn, framing) - framing.centre).max()
+    return bool(_side(drawn) <= framing.box and off_centre <= framing.off_centre)
 
 
-def _centre_of_mass(picture: Grey) -> Vector:
-    """(row, column), in pixels counted from 0."""
-    return np.array([np.average(np.arange(n), weights=picture.sum(1 - axis)) for axis, n in enumerate(picture.shape)])
+def _centre(coverage: Grey, framing: Framing) -> Vector:
+    """(row, column), in pixels counted from 0, of what the framing centres by."""
+    if framing.centred_by == "mass":
+        return centre_of_mass(coverage)
+    return np.array([(bound.start + bound.stop - 1) / 2 for bound in bounds(coverage)])
 
 
 def _ink(grey: Grey) -> Grey:
@@ -154,18 +162,20 @@ def _strokes(mask: Mask) -> Mask:
     return np.asarray(mask & (areas[parts] >= _SPECK * areas.max()))
 
 
-def _in_box(ink: Grey) -> Grey:
-    """`ink` scaled to fit the box, its fullest pixel white."""
+def _in_box(ink: Grey, shape: tuple[int, int], box: int) -> Grey:
+    """`ink` scaled to fit the box and the image, its fullest pixel 1."""
     from PIL import Image
 
-    height, width = (max(1, round(n * BOX / max(ink.shape))) for n in ink.shape)
+    scale = min(box / max(ink.shape), *(size / n for size, n in zip(shape, ink.shape, strict=True)))
+    height, width = (max(1, round(n * scale)) for n in ink.shape)
     small = np.asarray(Image.fromarray(ink.astype(np.float32)).resize((width, height), Image.Resampling.BOX), float)
-    return np.asarray(small * (255 / small.max()))
+    return np.asarray(small / small.max())
 
 
-def _centred(box: Grey) -> Digit:
-    """In the field, its centre of mass at the field's."""
-    field = np.zeros((SIZE + 2 * BOX, SIZE + 2 * BOX))
-    top, left = np.floor(BOX + CENTRE - _centre_of_mass(box) + 0.5).astype(int)
-    field[top : top + box.shape[0], left : left + box.shape[1]] = box
-    return field[BOX:-BOX, BOX:-BOX].round().astype(np.uint8)
+def _placed(ink: Grey, shape: tuple[int, int], framing: Framing) -> Grey:
+    """`ink` in an empty image of `shape`, its centre where the framing has it."""
+    height, width = shape
+    field = np.zeros((3 * height, 3 * width))
+    top, left = np.floor(np.array(shape) + framing.centre - _centre(ink, framing) + 0.5).astype(int)
+    field[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return field[height:-height, width:-width]

@@ -47,7 +47,8 @@ def run(options: Export) -> None:
         with clear_write_errors(output):
             write_atomically(output, model.SerializeToString())
     pixels, *_, classes = trained.widths
-    shapes = f"images (batch, {pixels}) uint8 to logits (batch, {classes}) {trained.config.dtype}"
+    layout = f" ({trained.layout})" if trained.layout else ""
+    shapes = f"images (batch, {pixels}) uint8{layout} to logits (batch, {classes}) {trained.config.dtype}"
     Output(markup=False, highlight=False, soft_wrap=True).print(f"{output}: {shapes}")
 
 

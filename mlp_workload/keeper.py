@@ -18,7 +18,9 @@ CHECKPOINT_EVERY = 1000
 Resume = bool | Literal["or_start"]
 """Whether a run goes on from its newest checkpoint. "or_start": if it has one; else it begins, and if it is finished
 already, nothing is done."""
-MAY_CHANGE = ("epochs", "device", "gpu", "devices", "split_hidden", "pad_batches", "dataset", "run_dir")
+MAY_CHANGE = (
+    "epochs", "device", "gpu", "devices", "split_hidden", "pad_batches", "dataset", "transpose_images", "run_dir",
+)  # fmt: skip
 """Of a run's configuration, when it is resumed. The data must be the same wherever they are; the place is the folder's
 own."""
 
@@ -119,8 +121,11 @@ class Keeper(Pace):
             self._warned = True
 
 
-def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> Checkpoint:
-    """The newest checkpoint. Raises `UserError` where there is none, or none from which a run by `config` can go on."""
+def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> tuple[Checkpoint, Dataset]:
+    """The newest checkpoint, and the data set as the run was trained on it.
+
+    Raises `UserError` where there is none, or none from which a run by `config` can go on.
+    """
     shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
     if config.momentum:
         shapes |= {f"{name}.momentum": shape for name, shape in shapes.items()}
@@ -133,7 +138,7 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> Checkpo
         ]
         if changed:
             raise UserError(f"a run goes on as it began: {'; '.join(changed)}")
-        if dataset.digest != at.dataset_digest:
+        if (trained_on := dataset.with_digest(at.dataset_digest)) is None:
             raise UserError(f"--dataset {config.dataset} is not what the run was trained on")
         at.check(shapes, config.dtype)
         if (finished := folder.finished_epochs(len(dataset.train))) is not None and config.epochs <= finished:
@@ -146,4 +151,4 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> Checkpo
         raise
     except UserError as error:
         raise UserError(f"--resume {folder.path}: {error}") from error
-    return at
+    return at, trained_on

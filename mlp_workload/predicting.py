@@ -1,4 +1,4 @@
-"""What a trained network takes the digits in pictures for: the command that both frameworks have."""
+"""What a trained network takes the digits or letters in pictures for: the command that both frameworks have."""
 
 import inspect
 import io
@@ -33,8 +33,8 @@ SHOWN = 3
 class Predict:
     """A line for each image: the three likeliest classes, and where a picture of what the network saw is.
 
-    PNG or JPEG of any size, with one digit, dark on light or light on dark. An image that can't be read, or shows none,
-    has an error's line, the others are answered all the same, and the exit status is 2.
+    PNG or JPEG of any size, with one digit or letter, dark on light or light on dark. An image that can't be read, or
+    shows none, has an error's line, the others are answered all the same, and the exit status is 2.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -42,7 +42,8 @@ class Predict:
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE ...]")] = ()
     """Files."""
     seen: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where what the network saw is kept, 28x28 PNG files, none of them written over another; by default RUN/seen."""
+    """Where what the network saw is kept, as PNG files of its images' size, none of them written over another; by
+    default RUN/seen."""
     draw: bool = False
     """In place of images: a page for this machine's browsers, where one draws a digit and sees what both frameworks
     make of it; Ctrl-C stops it."""
@@ -72,6 +73,7 @@ def run_predict(program: str, load_network: Callable[[Trained], Network]) -> Non
 
 def predict(options: Predict, trained: Trained, load_network: Callable[[Trained], Network], program: str) -> bool:
     """Whether there was an answer for all. Raises `UserError` where what was seen can't be written."""
+    _ = trained.image_format  # warns, or is refused, once
     seen: dict[Path, npt.NDArray[np.uint8]] = {}
     for path in options.images:
         try:

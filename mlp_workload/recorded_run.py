@@ -20,11 +20,15 @@ from mlp_workload.sinks.json_lines import read_events
 T = TypeVar("T")
 
 
+def load_if_present(config: Config) -> Dataset | None:
+    """The data set that `config` names, without a download: None where it is not here."""
+    return _load(config.dataset, config.transpose_images)
+
+
 @lru_cache(maxsize=4)
-def _load(source: str) -> Dataset | None:
-    """Without a download: None where it is not here."""
+def _load(source: str, transpose: bool) -> Dataset | None:
     try:
-        return data.load(source, prepare=False)
+        return data.load(source, transpose, prepare=False)
     except UserError:
         return None
 
@@ -105,7 +109,5 @@ class RecordedRun:
     @cached_property
     def dataset(self) -> Dataset | None:
         """None where it is gone, or is not what the run was trained on."""
-        dataset = _load(self.config.dataset)
-        if dataset is None:
-            return None
-        return dataset if dataset.digest == self.fact("dataset_digest") else None
+        dataset = load_if_present(self.config)
+        return None if dataset is None else dataset.with_digest(self.fact("dataset_digest"))

@@ -94,6 +94,8 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
             f"{ensemble.framework} on {ensemble.device}, {config.preset} preset, {config.dataset}, {config.dtype}, "
             f"seeds {config.seed} to {config.seed + seeds - 1}, {together}"
         )
+        for note in dataset.notes:
+            console.say(f"{config.dataset}: {note}")
         console.say(f"folder {folder}")
         bar = Progress(console=console, transient=True, disable=not console.is_terminal or watching.quiet)
         progress = stack.enter_context(bar)

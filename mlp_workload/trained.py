@@ -1,20 +1,26 @@
 """The network that a run left: what is needed to compute with it, whichever framework trained it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mlp_workload import chain
 from mlp_workload.config import Config
-from mlp_workload.digit import SIZE, find_digit
-from mlp_workload.errors import UserError
+from mlp_workload.data import Dataset
+from mlp_workload.data.framing import MNIST, ImageFormat
+from mlp_workload.data.shipped import MNIST_DIGEST
+from mlp_workload.digit import SHAPE, find_digit
+from mlp_workload.errors import UserError, warn
+from mlp_workload.events import RunResumed, RunStarted
 from mlp_workload.files import expand, shell_quoted
 from mlp_workload.image_file import Grey
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.recorded_run import RecordedRun, load_if_present
 from mlp_workload.run_folder import read_config
 from mlp_workload.weights import Parameters, check, parameter_shapes
 
@@ -58,39 +64,104 @@ class Trained:
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """As the data set has them; numbers where it is gone."""
-        if self.config.dataset != "mnist" and (dataset := RecordedRun.load(self.folder).dataset):
-            return dataset.class_names
-        return tuple(map(str, range(self.widths[-1])))
+        """As the run recorded them, else as the data set has them; numbers if it is gone.
+
+        Raises `UserError` if they are recorded, but not for each class.
+        """
+        if "class_names" in self._facts:
+            names = self._facts["class_names"]
+            if not isinstance(names, list) or len(names) != self.widths[-1] or not all(type(n) is str for n in names):
+                raise UserError(f"{self.folder}: its events do not name its {self.widths[-1]} classes")
+            return tuple(names)
+        return self._dataset.class_names if self._dataset else tuple(map(str, range(self.widths[-1])))
 
     @cached_property
-    def image_shape(self) -> tuple[int, int]:
-        """(height, width) of the data set's images; a square where it is gone.
+    def known_images(self) -> ImageFormat | None:
+        """How its training images look: as the run recorded, else as the data set has them; None if that is gone.
 
-        Raises `UserError` where it is gone and there is no such square.
+        Raises `UserError` if the record makes no sense.
         """
-        if self.config.dataset != "mnist" and (dataset := RecordedRun.load(self.folder).dataset):
-            return dataset.test.images.shape[1], dataset.test.images.shape[2]
+        if "images" in self._facts:
+            try:
+                recorded = ImageFormat.from_json(self._facts["images"])
+            except ValueError as error:
+                raise UserError(f"{self.folder}: what its events say of its images is {error}") from None
+            if math.prod(recorded.shape) != self.widths[0]:
+                raise UserError(f"{self.folder}: its events say images of another size than its network takes")
+            return recorded
+        if self._facts.get("dataset_digest") == MNIST_DIGEST:
+            return ImageFormat(SHAPE, False, MNIST)
+        return self._dataset.image_format if self._dataset else None
+
+    @cached_property
+    def image_format(self) -> ImageFormat:
+        """The images that are `known_images`, or assumed; that, and transposed ones, are warned of.
+
+        Raises `UserError` if there is no square of so many pixels to assume.
+        """
+        if images := self.known_images:
+            if images.transposed:
+                warn(f"{self.folder} was trained on transposed images: pictures are transposed for its network")
+            return images
         side = math.isqrt(self.widths[0])
         if side * side != self.widths[0]:
             raise UserError(f"{self.folder}: {self.config.dataset}, which has the size of its images, is gone")
-        return side, side
+        gone = f"{self.folder}: {self.config.dataset} is gone, and the run has no record of its images"
+        if (side, side) == SHAPE:
+            warn(f"{gone}; pictures are drawn as MNIST draws digits")
+            return ImageFormat(SHAPE, False, MNIST)
+        warn(f"{gone}; pictures of {side}x{side} are taken as they are")
+        return ImageFormat((side, side), False, None)
+
+    @property
+    def layout(self) -> str:
+        """The order and polarity of the pixels that the network takes, as far as known: "rows of 28x28, ..."."""
+        if (images := self.known_images) is None:
+            return ""
+        height, width = images.shape[::-1] if images.transposed else images.shape
+        polarity = f", {images.framing.polarity}" if images.framing else ""
+        return f"rows of {width}x{height}{', transposed' if images.transposed else ''}{polarity}"
+
+    @cached_property
+    def _run(self) -> RecordedRun | None:
+        """None if only the configuration and the weights are left."""
+        return RecordedRun.load(self.folder) if (self.folder / "events.jsonl").exists() else None
+
+    @cached_property
+    def _facts(self) -> Mapping[str, Any]:
+        """Those of its start, and over them those of the last time that it went on."""
+        events = self._run.events if self._run else ()
+        starts = [event.facts for event in events if isinstance(event, RunStarted | RunResumed)]
+        return {name: value for facts in starts for name, value in facts.items()}
+
+    @cached_property
+    def _dataset(self) -> Dataset | None:
+        """What it was trained on; None if that is gone."""
+        if self._run:
+            return self._run.dataset
+        dataset = load_if_present(self.config)
+        fits = dataset is not None and (dataset.pixels, dataset.classes) == (self.widths[0], self.widths[-1])
+        return dataset if fits else None
 
     def see(self, picture: Grey, source: str) -> npt.NDArray[np.uint8]:
         """The image, as those of its training are, that the network gets of a picture (height, width).
 
-        Trained on MNIST, that is by `find_digit`. Else a picture of the size of the training's images is taken as it
-        is, and another by `find_digit` where that makes this size.
+        If the training images are ink on an even paper, that is by `find_digit`, with their polarity, size and centre.
+        Else a picture of their size is taken as it is.
 
         Raises `UserError`, naming the `source`, where there is no digit, or another size is needed.
         """
-        if self.config.dataset != "mnist":
-            if picture.shape == self.image_shape:
-                return np.rint(picture).astype(np.uint8)
-            if self.image_shape != (SIZE, SIZE):
-                here, there = ("{1}x{0}".format(*shape) for shape in (picture.shape, self.image_shape))
-                raise UserError(f"{source}: {here}, but the run's images are {there}, and only digits are made smaller")
-        try:
-            return find_digit(picture)
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
+        images = self.image_format
+        if images.framing is not None:
+            try:
+                image = find_digit(picture, images.shape, images.framing)
+            except UserError as error:
+                raise UserError(f"{source}: {error}") from None
+        elif picture.shape == images.shape:
+            image = np.rint(picture).astype(np.uint8)
+        else:
+            here, there = ("{1}x{0}".format(*shape) for shape in (picture.shape, images.shape))
+            raise UserError(
+                f"{source}: {here}, but the run's images are {there}, and have no even background to fit it on"
+            )
+        return np.ascontiguousarray(image.T) if images.transposed else image

@@ -198,7 +198,9 @@ def prepare(
     processes were not told the same.
     """
     make_trainer, dataset, initial = begin(stack, framework(config), config, folder is not None)
-    at = resumed_from(folder, config, dataset) if folder else None
+    at = None
+    if folder:
+        at, dataset = resumed_from(folder, config, dataset)
     trainer = make_trainer(config, dataset, at.parameters if at else initial)
     _, compile_seconds = timed(trainer.compile)
     if checkpoint_every < steps_per_epoch(len(dataset.train), config.batch_size) or (at and at.offset):
@@ -214,7 +216,7 @@ def check_processes_agree(
 ) -> None:
     """Raises `UserError` in each process of a run where one was told other things, found other data, goes on from
     another step or state, or has another version of the framework."""
-    alike = replace(config, dataset="mnist", run_dir=None, initial_weights=None).to_json()
+    alike = replace(config, dataset="mnist", transpose_images=False, run_dir=None, initial_weights=None).to_json()
     versions = describe_environment(trainer.packages)["versions"]
     told = f"{alike} {dataset.digest} {checkpoint_every} {step} {versions}"
     number = zlib.crc32(told.encode())
@@ -242,10 +244,10 @@ def begin(
     Imports and reads side by side where the data are files: TFDS imports much itself. Raises `UserError`.
     """
     if config.dataset.startswith("tfds:"):
-        make, dataset = stack.enter_context(framework), load_named(config.dataset)
+        make, dataset = stack.enter_context(framework), load_named(config)
     else:
         with ThreadPoolExecutor(1) as reader:
-            loading = reader.submit(load_named, config.dataset)
+            loading = reader.submit(load_named, config)
             make, dataset = stack.enter_context(framework), loading.result()
     check_batch_size(config, dataset)
     initial: Parameters | None = None
@@ -256,10 +258,10 @@ def begin(
     return make, dataset, initial
 
 
-def load_named(source: str) -> Dataset:
-    """As `load`, with the flag in front of what is raised: a run that is resumed may have its data elsewhere now."""
+def load_named(config: Config) -> Dataset:
+    """Loads a run's data. Raises `UserError` that names the flag: a run that is resumed may have its data elsewhere."""
     try:
-        return load(source)
+        return load(config.dataset, config.transpose_images)
     except UserError as error:
         raise UserError(f"--dataset {error}") from error
 

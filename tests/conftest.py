@@ -1,6 +1,7 @@
 """What the whole test session shares: strict numerics, the data, and the commands as users run them."""
 
 import atexit
+import json
 import os
 import shutil
 import signal
@@ -25,7 +26,12 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+import jax_mlp.train
+from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load
+from mlp_workload.trained import Trained
+from mlp_workload.watching import Watching
+from mlp_workload.weights import Parameters, save_weights
 
 # Commands keep their compiled programs for one another, and apart from the user's own; JAX here has been imported.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
@@ -80,13 +86,37 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
-def write_idx_folder(folder: Path, dataset: Dataset) -> str:
-    """Writes four IDX files; the `--dataset` that reads them."""
+def write_idx_folder(folder: Path, dataset: Dataset, prefix: str = "") -> str:
+    """Writes four IDX files, named as MNIST's behind the `prefix`; the `--dataset` that reads them."""
     for part, examples in (("train", dataset.train), ("t10k", dataset.test)):
         for kind, array in (("images-idx3", examples.images), ("labels-idx1", examples.labels.astype(np.uint8))):
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
+            (folder / f"{prefix}{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
     return f"idx:{folder}"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run of an epoch, at about 95 % of the test set."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    config = Config(epochs=1, momentum=0.9, learning_rate=0.1, last_activation="none", run_dir=folder)
+    jax_mlp.train.train(config, Watching(visdom="off", quiet=True))
+    return Trained.load(folder)
+
+
+def write_run(folder: Path, config: Config, parameters: Parameters) -> Path:
+    """Writes what predicting takes, a finished run without its events; the folder."""
+    folder.mkdir()
+    (folder / "config.json").write_text(config.to_json())
+    save_weights(folder / "weights.safetensors", parameters)
+    return folder
+
+
+def without_record(folder: Path, target: Path) -> None:
+    """Copies a run's events as version 0.1 wrote them, which did not record the images and the names of classes."""
+    first, *rest = (folder / "events.jsonl").read_text().splitlines(keepends=True)
+    facts = {k: v for k, v in json.loads(first).items() if k not in ("images", "class_names", "data_notes")}
+    (target / "events.jsonl").write_text("".join([json.dumps(facts) + "\n", *rest]))
 
 
 @pytest.fixture

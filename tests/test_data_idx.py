@@ -87,6 +87,175 @@ def test_torchvisions_folder_holds_both_raw_and_gz(tmp_path):
     assert load(f"idx:{tmp_path}").classes == 10
 
 
+def packed(path: Path) -> Path:
+    """Replaces a file by its gz."""
+    target = path.with_name(f"{path.name}.gz")
+    target.write_bytes(gzip.compress(path.read_bytes(), 1))
+    path.unlink()
+    return target
+
+
+def as_kaggle_lays_it(path: Path) -> None:
+    """In a folder of its own name, and macOS's hidden file beside it."""
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    (path / path.name).write_bytes(content)
+    (path / f"._{path.name}").write_bytes(b"\0\5\26\7 macOS")
+
+
+def dead_link(path: Path) -> None:
+    packed(path)
+    path.symlink_to("gone")
+
+
+def link_to_itself(path: Path) -> None:
+    packed(path)
+    path.symlink_to(path.name)
+
+
+def hidden_file(path: Path) -> None:
+    for name in (path.name, f"{path.name}.gz", f"emnist-letters-{path.name}"):
+        path.with_name(f"._{name}").write_bytes(b"\0\5\26\7 macOS")
+
+
+def empty_folder(path: Path) -> None:
+    packed(path)
+    path.mkdir()
+
+
+def folder_of_gz(path: Path) -> None:
+    """As an unpacker lays it that names the folder after the archive."""
+    content = path.read_bytes()
+    path.unlink()
+    folder = path.with_name(f"{path.name}.gz")
+    folder.mkdir()
+    (folder / path.name).write_bytes(content)
+
+
+DISTURBED = [as_kaggle_lays_it, dead_link, link_to_itself, hidden_file, empty_folder, folder_of_gz]
+
+
+@pytest.mark.parametrize("disturb", DISTURBED)
+def test_the_good_file_is_read(disturb, tmp_path):
+    write_set(tmp_path)
+    digest = load(f"idx:{tmp_path}").digest
+    for path in list(tmp_path.iterdir()):
+        disturb(path)
+    dataset = load(f"idx:{tmp_path}")
+    assert dataset.digest == digest
+    assert dataset.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "0 bytes, too short"),
+        (idx(np.arange(20)), "starts with"),
+        (idx(np.zeros((60, 4, 3)))[:-1], "holds only 719"),
+    ],
+    ids=["empty", "labels", "cut"],
+)
+def test_a_good_gz_stands_in_for_a_damaged_file_and_says_so(content, says, tmp_path):
+    write_set(tmp_path)
+    digest, path = load(f"idx:{tmp_path}").digest, tmp_path / "train-images-idx3-ubyte"
+    packed(path)
+    path.write_bytes(content)
+    dataset = load(f"idx:{tmp_path}")
+    assert dataset.digest == digest
+    (note,) = dataset.notes
+    assert says in note
+    assert note.endswith("; train-images-idx3-ubyte.gz is read instead")
+
+
+@pytest.mark.parametrize(
+    ("leave", "says"),
+    [
+        (lambda path: path.symlink_to("gone"), "No such file"),
+        (Path.mkdir, "not a file"),
+        (lambda path: Path(f"{path}.gz").mkdir(), "not a file"),
+    ],
+    ids=["dead link", "folder", "folder of gz"],
+)
+def test_without_a_good_file_it_says_what_is_there(leave, says, tmp_path):
+    write_set(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.unlink()
+    leave(path)
+    with pytest.raises(UserError, match=f"train-images-idx3-ubyte.*: {says}"):
+        load(f"idx:{tmp_path}")
+
+
+def as_qmnist(folder: Path, train: np.ndarray, test: np.ndarray) -> str:
+    """Images, and labels of eight columns or so, as QMNIST names them."""
+    for split, rows in (("train", train), ("test", test)):
+        (folder / f"qmnist-{split}-images-idx3-ubyte").write_bytes(idx(np.arange(len(rows) * 12).reshape(-1, 4, 3)))
+        header = struct.pack(">HBB2I", 0, 12, 2, *rows.shape)
+        (folder / f"qmnist-{split}-labels-idx2-int").write_bytes(header + rows.astype(">i4").tobytes())
+    return f"idx:{folder}"
+
+
+def rows(n: int) -> np.ndarray:
+    """Class, then NIST's series, writer, index and so on."""
+    return np.stack([np.arange(n) % 10, *np.random.default_rng(0).integers(0, 500_000, (7, n))], axis=1)
+
+
+@pytest.mark.parametrize("gz", [False, True])
+def test_qmnists_labels_are_column_0(gz, tmp_path):
+    source = as_qmnist(tmp_path, rows(60), rows(30))
+    for path in list(tmp_path.iterdir()) if gz else ():
+        packed(path)
+    dataset = load(source)
+    assert dataset.train.labels.tolist() == [i % 10 for i in range(60)]
+    assert dataset.train.labels.dtype == np.int32
+    assert dataset.notes == ("the labels are column 0 of idx2-int files of 8 columns",)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (np.zeros((60, 0)), "its rows of labels are empty"),
+        (rows(60) - 1, "label 0 is -1, expected 0 to 255"),
+        (np.where(rows(60) == 9, 2**31 - 1, rows(60)), "label 9 is 2147483647, expected 0 to 255"),
+        (rows(59), "60 training images but 59 labels"),
+    ],
+)
+def test_bad_rows_of_labels_are_refused(train, message, tmp_path):
+    source = as_qmnist(tmp_path, rows(60), rows(30))
+    header = struct.pack(">HBB2I", 0, 12, 2, *train.shape)
+    (tmp_path / "qmnist-train-labels-idx2-int").write_bytes(header + train.astype(">i4").tobytes())
+    with pytest.raises(UserError, match=message):
+        load(source)
+
+
+LEFT_BY_DOWNLOADS = {
+    "html": (b"<!DOCTYPE html><html>Not found</html>", "an HTML page, as a failed download leaves"),
+    "html after a mark": (b"\xef\xbb\xbf\r\n <html>", "an HTML page"),
+    "short html": (b"<a>", "an HTML page, .*3 bytes, too short"),
+    "text": (b'{"message": "Access denied"}', "text, and starts with"),
+    "zip": (b"PK\3\4" + bytes(40), "a zip archive: unpack it"),
+    "xz": (b"\xfd7zXZ" + bytes(40), "an xz file: unpack it"),
+    "bzip2": (b"BZh9" + bytes(40), "a bzip2 file: unpack it"),
+    "git lfs": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["as it is", "in a gz"])
+@pytest.mark.parametrize(("content", "message"), LEFT_BY_DOWNLOADS.values(), ids=LEFT_BY_DOWNLOADS)
+def test_what_was_saved_as_gz_is_named(content, message, inside, tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(content) if inside else content)
+    with pytest.raises(UserError, match=rf"ubyte\.gz: {message}"):
+        read_idx(path, 3)
+
+
+def test_a_gz_in_a_gz_is_named(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.compress(idx(np.zeros((60, 4, 3))))))
+    with pytest.raises(UserError, match=r"ubyte\.gz: another gzip file: unpack the outer one"):
+        read_idx(path, 3)
+
+
 def test_several_sets_in_one_folder_are_told_apart_by_prefix(tmp_path):
     write_set(tmp_path / "EMNIST/raw", "emnist-letters-", "test", classes=26)
     write_set(tmp_path / "EMNIST/raw", "emnist-digits-", "test")
@@ -123,7 +292,7 @@ def broken_sets():
     yield name, idx(good) + b"\0", f"{name}: its header promises 30 = 30 bytes, the file holds more"
     yield name, b"\0\0\x0d\x01" + idx(good)[4:], f"{name}: starts with 00 00 0d 01, expected 00 00 08 01"
     yield name, idx(good.reshape(5, 6)), f"{name}: starts with 00 00 08 02, expected 00 00 08 01"
-    yield name, b"<!DOCTYPE html>", f"{name}: starts with 3c 21 44 4f"
+    yield name, b"<!DOCTYPE html>", f"{name}: an HTML page, .* starts with 3c 21 44 4f"
     yield name, idx(good[:29]), "30 test images but 29 labels"
     yield name, at(10), "test label 7 is 10, expected 0 to 9"
     yield name, idx(np.where(good == 9, 0, good)), "label 9 stands in the training set .* never in the test set"

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import string
 import subprocess
 import sys
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
+from tfds_files import write
 
+from mlp_workload.data import load
 from mlp_workload.data.tfds import load_tfds
 from mlp_workload.errors import UserError
 
@@ -35,6 +37,7 @@ sys.meta_path.insert(0, Blocker())
 reaches_out = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"}
 sys.addaudithook(lambda event, args: event in reaches_out and os._exit(99))
 
+from mlp_workload.data import load
 from mlp_workload.data.tfds import load_tfds
 from mlp_workload.errors import UserError
 
@@ -46,10 +49,6 @@ except UserError as error:
 """
 
 
-DIGITS = {
-    "image": tfds.features.Image(shape=(6, 5, 1)),
-    "label": tfds.features.ClassLabel(num_classes=10),
-}
 NOTHING = (), ()
 
 
@@ -57,29 +56,6 @@ def load_elsewhere(folder, name, *blocked):
     environment = os.environ | {"TFDS_DATA_DIR": str(folder)}
     command = [sys.executable, "-c", LOAD, name, *blocked]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-
-
-def write(folder, name, splits, features=None, keys=("image", "label"), config="", file_format="array_record"):
-    """Writes {split: (images, labels)} by TFDS's own writer, in the given order, several files to a large split.
-
-    `features` replace those of DIGITS.
-    """
-    folder = folder / name / config / "3.0.1"
-    folder.mkdir(parents=True)
-    identity = tfds.core.DatasetIdentity(
-        name=name, version="3.0.1", config_name=config or None, data_dir=str(folder), module_name="test"
-    )
-    info = tfds.core.DatasetInfo(
-        builder=identity, features=tfds.features.FeaturesDict(DIGITS | (features or {})), supervised_keys=keys
-    )
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=25_000, file_format=file_format)
-    writer.initialize_splits(list(splits))
-    for split, examples in splits.items():
-        # Pillow encodes the images here; TFDS would encode an array by TensorFlow.
-        encoded = [{"image": Image.fromarray(i), "label": k} for i, k in zip(*examples, strict=True)]
-        if encoded:
-            writer.add_examples({split: encoded})
-    writer.close_all()
 
 
 def noise(n, height=6, width=5, classes=10, seed=0):
@@ -141,6 +117,17 @@ def test_other_sizes_classes_and_configurations(folder):
     np.testing.assert_array_equal(dataset.train.labels, labels, strict=True)
     np.testing.assert_array_equal(dataset.test.images, images[:99], strict=True)
     np.testing.assert_array_equal(dataset.test.labels, labels[:99], strict=True)
+
+
+def test_emnist_has_letters_for_names_and_is_turned_upright(folder):
+    images, labels = noise(60)
+    labels = (labels % 26 + 1).astype(np.int32)
+    splits = {"train": (images, labels), "test": (images, labels)}
+    write(folder, "emnist", splits, {"label": tfds.features.ClassLabel(num_classes=37)}, config="letters")
+    dataset = load("tfds:emnist/letters")
+    np.testing.assert_array_equal(dataset.train.images, images.swapaxes(1, 2))
+    assert dataset.class_names == ("0", *(f"{a}{a.lower()}" for a in string.ascii_uppercase), *map(str, range(27, 37)))
+    assert dataset.notes == ("EMNIST stores its images transposed: they are turned upright",)
 
 
 def test_keys_need_not_be_declared(folder):

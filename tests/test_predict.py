@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 import pytest
 from browser import CHROMIUM, chromium
-from conftest import ROOT, make_digits, write_idx_folder
+from conftest import ROOT, make_digits, without_record, write_idx_folder, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -30,28 +30,19 @@ import reference_torch.network
 import reference_torch.train
 from mlp_workload import image_file, predicting, recorded_run
 from mlp_workload.config import Config
-from mlp_workload.digit import SIZE, find_digit, is_already
+from mlp_workload.data.framing import ImageFormat
+from mlp_workload.digit import SHAPE, find_digit, is_already
 from mlp_workload.draw.server import Artist, _Handler, _Server
 from mlp_workload.draw.side import FRAMEWORKS, Side
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.trained import Trained
 from mlp_workload.watching import Watching
-from mlp_workload.weights import save_weights
 
 NETWORKS = {"jax": jax_mlp.network.Network, "torch": reference_torch.network.Network}
 DIGITS = 100
 AS_MANY = 97
 """Of these must be taken for the same after a disturbance."""
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run of an epoch, at about 95 % of the test set."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    config = Config(epochs=1, momentum=0.9, learning_rate=0.1, last_activation="none", run_dir=folder)
-    jax_mlp.train.train(config, Watching(visdom="off", quiet=True))
-    return Trained.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -290,15 +281,8 @@ def test_any_picture_becomes_an_image_or_is_blank(picture):
         image = find_digit(picture.astype(float))
     except UserError:
         return
-    assert (image.shape, image.dtype) == ((SIZE, SIZE), np.uint8)
+    assert (image.shape, image.dtype) == (SHAPE, np.uint8)
     assert image.max() > 200
-
-
-def write_run(folder, config, parameters):
-    folder.mkdir()
-    (folder / "config.json").write_text(config.to_json())
-    save_weights(folder / "weights.safetensors", parameters)
-    return folder
 
 
 @pytest.mark.parametrize("module", ["jax_mlp.predict", "reference_torch.predict"])
@@ -363,15 +347,17 @@ def test_a_run_on_images_of_another_size_takes_these_as_they_are(tmp_path):
         dataclasses.replace(config, epochs=0, run_dir=folder), Watching(visdom="off", quiet=True)
     )
     trained = Trained.load(folder)
-    assert (trained.image_shape, trained.class_names) == ((6, 5), ("0", "1", "2"))
+    assert trained.image_format == ImageFormat((6, 5), False, None)
+    assert trained.class_names == ("0", "1", "2")
     picture = np.arange(30.0).reshape(6, 5)
     np.testing.assert_array_equal(trained.see(picture, "picture"), picture)
     with pytest.raises(UserError, match="picture: 28x28, but the run's images are 5x6"):
         trained.see(np.zeros((28, 28)), "picture")
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    gone = write_run(tmp_path / "gone", config, parameters)
-    (gone / "events.jsonl").write_bytes((folder / "events.jsonl").read_bytes())
     recorded_run._load.cache_clear()
+    np.testing.assert_array_equal(Trained.load(folder).see(picture, "picture"), picture)
+    gone = write_run(tmp_path / "gone", config, parameters)
+    without_record(folder, gone)
     with pytest.raises(UserError, match="is gone"):
         Trained.load(gone).see(picture, "picture")
 

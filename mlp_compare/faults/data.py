@@ -16,8 +16,8 @@ def _edited(edit: Any) -> Any:
     """A loader whose training set went through `edit(images, labels)`, which changes copies in place."""
 
     def load(original: Any) -> Any:
-        def loaded(source: str) -> Dataset:
-            dataset: Dataset = original(source)
+        def loaded(*arguments: Any) -> Dataset:
+            dataset: Dataset = original(*arguments)
             images, labels = dataset.train.images.copy(), dataset.train.labels.copy()
             edit(images, labels)
             return replace(dataset, train=replace(dataset.train, images=images, labels=labels))

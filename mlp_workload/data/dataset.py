@@ -1,14 +1,17 @@
 """What every source of data becomes: grey uint8 images with their labels."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from mlp_workload.data.framing import ImageFormat, measure
 from mlp_workload.errors import UserError
 
+T = TypeVar("T", bound=np.generic)
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
 
@@ -31,6 +34,8 @@ class Dataset:
     `source` is the specification that it was loaded from, such as "mnist" or "idx:/data/kmnist"; `class_names[k]`
     is the name of label k. A label without any example, such as 0 in EMNIST letters, keeps its place.
 
+    If `transposed`, the axes of each image are exchanged. `notes` are lines for the user about how the set was read.
+
     Raises `UserError` where the two sets do not fit together: unlike image shapes, no examples, images and labels of
     unlike number, a label outside the classes, or a class that only one of the two sets contains.
     """
@@ -39,6 +44,8 @@ class Dataset:
     train: Examples
     test: Examples
     class_names: tuple[str, ...]
+    transposed: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, examples in (("training", self.train), ("test", self.test)):
@@ -65,6 +72,30 @@ class Dataset:
             sha256.update(examples.images.tobytes())
             sha256.update(examples.labels.astype("<i4").tobytes())
         return sha256.hexdigest()
+
+    @cached_property
+    def image_format(self) -> ImageFormat:
+        """How the training images look, for pictures that a trained network is given."""
+        images = self.upright(self.train.images)
+        return ImageFormat((images.shape[1], images.shape[2]), self.transposed, measure(images))
+
+    def upright(self, images: npt.NDArray[T]) -> npt.NDArray[T]:
+        """`images` (..., height, width) of this set, or what has their shape, as people read them."""
+        return images.swapaxes(-2, -1) if self.transposed else images
+
+    def turned(self, note: str) -> "Dataset":
+        """This set with the axes of each image exchanged, and one more of the `notes`."""
+        train, test = (
+            Examples(np.ascontiguousarray(part.images.swapaxes(1, 2)), part.labels) for part in (self.train, self.test)
+        )
+        return replace(self, train=train, test=test, transposed=not self.transposed, notes=(*self.notes, note))
+
+    def with_digest(self, digest: str) -> "Dataset | None":
+        """The set that has `digest`: this one, or its transposed images, on which version 0.1 trained. Else None."""
+        if self.digest == digest:
+            return self
+        stored = self.turned("trained on the images as they are stored, transposed: the run keeps these")
+        return stored if stored.digest == digest else None
 
     def _check_examples(self, name: str, examples: Examples) -> None:
         images, labels = examples.images, examples.labels

@@ -1,6 +1,7 @@
-"""IDX, the format of MNIST and its relatives: a big-endian header of sizes, then one byte a value.
+"""IDX, the format of MNIST and its relatives: a big-endian header of sizes, then the values.
 
-Format: magic number 0x0000 08 DD (unsigned byte, DD dimensions), DD sizes as big-endian uint32, the values in C order.
+Format: magic number 0x0000 TT DD (type TT: 08 unsigned byte, 0C big-endian int32; DD dimensions), DD sizes as
+big-endian uint32, the values in C order.
 """
 
 import gzip
@@ -9,28 +10,48 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mlp_workload.data.dataset import Dataset, Examples
+from mlp_workload.data.dataset import Dataset, Examples, Labels
+from mlp_workload.data.emnist import class_names, is_emnist
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
 
+T = TypeVar("T")
+
 _FILE_NAME = re.compile(
-    r"(?:(?P<prefix>.+)-)?(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx(?P<ndim>[13])-ubyte(?P<gz>\.gz)?"
+    r"(?:(?P<prefix>[^.].*)-)?(?P<split>train|t10k|test)-"  # macOS hides a ._file of its own beside each
+    r"(?:(?P<images>images)[-.]idx3-ubyte|labels[-.]idx(?P<labels>1-ubyte|2-int))(?:\.gz)?"
 )
-_UNSIGNED_BYTE = 0x08
+_TYPES = {"u1": 0x08, ">i4": 0x0C}
+"""NumPy's names, and IDX's numbers."""
+_KINDS = (
+    (rb"(\xef\xbb\xbf)?\s*<", "an HTML page, as a failed download leaves"),
+    (rb"\x1f\x8b", "another gzip file: unpack the outer one"),
+    (rb"PK\x03\x04", "a zip archive: unpack it"),
+    (rb"BZh", "a bzip2 file: unpack it"),
+    (rb"\xfd7zXZ", "an xz file: unpack it"),
+    (rb"version https://git-lfs", "a pointer of Git LFS: git lfs pull fetches the file"),
+    (rb"[\t\n\r -~]+$", "text"),
+)
+"""What a file is instead, by its first bytes."""
+_LARGEST_LABEL = 255
+"""As in files of unsigned bytes: classes are counted up to the largest label."""
+_SHOWN = 64
+"""Bytes that this is told by."""
 _DEFLATE_LARGEST_RATIO = 1032  # zlib's technical notes: no stream of n bytes holds more than about 1032 n
 _CHUNK = 1 << 20
 _LARGEST_UNPACKED = 2**31
 """Bytes, four times EMNIST, that a gzip file may hold: one of 2 MB that says so in its header unpacks to as many."""
 
 
-def read_idx(path: Path, ndim: int, sha256: str | None = None) -> npt.NDArray[np.uint8]:
-    """The array of `ndim` dimensions in an IDX file of unsigned bytes, raw or gzip by its first bytes.
+def read_idx(path: Path, ndim: int, sha256: str | None = None, dtype: str = "u1") -> npt.NDArray[Any]:
+    """The array of `ndim` dimensions in an IDX file of "u1" or ">i4", raw or gzip by its first bytes.
 
     `sha256`, if given, is that of the whole file after decompression. Memory follows the bytes that are there, never
     the header's word alone.
@@ -47,8 +68,8 @@ def read_idx(path: Path, ndim: int, sha256: str | None = None) -> npt.NDArray[np
             if compressed:
                 with gzip.GzipFile(fileobj=raw) as stream:
                     most = min(path.stat().st_size * _DEFLATE_LARGEST_RATIO, _LARGEST_UNPACKED)
-                    return _read(stream, path, ndim, most, sha256)
-            return _read(raw, path, ndim, path.stat().st_size, sha256)
+                    return _read(stream, path, ndim, most, sha256, dtype)
+            return _read(raw, path, ndim, path.stat().st_size, sha256, dtype)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged gzip file ({_first_line(error)})") from error
     except OSError as error:
@@ -58,42 +79,50 @@ def read_idx(path: Path, ndim: int, sha256: str | None = None) -> npt.NDArray[np
 
 
 def _read(
-    stream: BinaryIO | gzip.GzipFile, path: Path, ndim: int, most: int, sha256: str | None
-) -> npt.NDArray[np.uint8]:
+    stream: BinaryIO | gzip.GzipFile, path: Path, ndim: int, most: int, sha256: str | None, dtype: str
+) -> npt.NDArray[Any]:
     header = stream.read(4 + 4 * ndim)
-    if len(header) < 4 + 4 * ndim:
-        raise UserError(f"{path}: {len(header)} bytes, too short for an IDX header")
-    zero, kind, dimensions, *shape = struct.unpack(f">HBB{ndim}I", header)
-    if (zero, kind, dimensions) != (0, _UNSIGNED_BYTE, ndim):
+    magic = struct.pack(">HBB", 0, _TYPES[dtype], ndim)
+    if len(header) < 4 + 4 * ndim or not header.startswith(magic):
+        start = header + stream.read(_SHOWN)
+        what = next((f"{what}, and " for pattern, what in _KINDS if re.match(pattern, start)), "")
+        if len(header) < 4 + 4 * ndim:
+            raise UserError(f"{path}: {what}{len(header)} bytes, too short for an IDX header")
         raise UserError(
-            f"{path}: starts with {header[:4].hex(' ')}, expected 00 00 08 {ndim:02x} (IDX, unsigned bytes, {ndim}-d)"
+            f"{path}: {what}starts with {header[:4].hex(' ')}, expected {magic.hex(' ')} (IDX, "
+            f"{'unsigned bytes' if dtype == 'u1' else '32-bit integers'}, {ndim}-d)"
         )
-    expected = math.prod(shape)
+    shape = struct.unpack(f">{ndim}I", header[4:])
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
     if expected > most:
         limit = f"{most}: unpack it first" if most == _LARGEST_UNPACKED else "the file can hold"
-        raise UserError(f"{path}: its header promises {_by(shape)} = {expected} bytes, more than {limit}")
+        raise UserError(f"{path}: its header promises {_by(shape, dtype)} = {expected} bytes, more than {limit}")
     content = bytearray()
     while len(content) <= expected and (chunk := stream.read(min(_CHUNK, expected + 1 - len(content)))):
         content += chunk
     if len(content) != expected:
         held = f"holds only {len(content)}" if len(content) < expected else "holds more"
-        raise UserError(f"{path}: its header promises {_by(shape)} = {expected} bytes, the file {held}")
+        raise UserError(f"{path}: its header promises {_by(shape, dtype)} = {expected} bytes, the file {held}")
     if sha256 is not None and (found := hashlib.sha256(header + content).hexdigest()) != sha256:
         raise UserError(f"{path}: damaged, its content has SHA-256 {found}, expected {sha256}")
     try:
-        return np.frombuffer(content, np.uint8).reshape(shape)
+        return np.frombuffer(content, dtype).reshape(shape)
     except ValueError as error:  # nothing, in too many dimensions of 2**32
-        raise UserError(f"{path}: its header promises {_by(shape)}, more than an array can have") from error
+        raise UserError(f"{path}: its header promises {_by(shape, dtype)}, more than an array can have") from error
 
 
 def load_idx(directory: str) -> Dataset:
-    """The four IDX files of a folder.
+    """The four IDX files of a folder, EMNIST's as they are stored, `transposed`.
 
-    Knows the layouts of torchvision (`DIR/MNIST/raw/`, `DIR/MNIST`, the `raw` folder itself) and of Debian's packages,
-    raw or gz. Where one folder holds several sets, as EMNIST's does, a last part that is no folder chooses by the
-    files' prefix: `idx:EMNIST/raw/emnist-letters`. Classes are 0 .. the largest training label.
+    Knows the layouts of torchvision (`DIR/MNIST/raw/`, `DIR/MNIST`, the `raw` folder itself), of Debian's packages, and
+    of Kaggle, where each file is in a folder of its own name; raw or gz. Of several files for the same part the first
+    that can be read is taken. Where one folder holds several sets, as EMNIST's does, a last part that is no folder
+    chooses by the files' prefix: `idx:EMNIST/raw/emnist-letters`.
 
-    Raises `UserError` where a file is missing, there are several sets, or `read_idx` or `Dataset` refuses.
+    Classes are 0 .. the largest training label; `PREFIX-mapping.txt`, as EMNIST has it, names them. QMNIST's labels are
+    rows of eight numbers, the first of which is the class.
+
+    Raises `UserError` where a part is missing, there are several sets, or `read_idx` or `Dataset` refuses.
     """
     source = f"idx:{directory}"
     try:
@@ -102,44 +131,81 @@ def load_idx(directory: str) -> Dataset:
             folder, prefix = folder.parent, folder.name
         if not folder.is_dir():
             raise UserError(f"{source}: no such folder")
-        files = _find(source, folder, prefix)
+        place, prefix, files = _find(source, folder, prefix)
     except OSError as error:
         raise UserError(f"{source}: {error.strerror or error}") from error
+    notes: list[str] = []
     train, test = (
-        Examples(read_idx(files[split, "images"], 3), read_idx(files[split, "labels"], 1).astype(np.int32))
+        Examples(
+            _first_readable(files[split, "images"], lambda path: read_idx(path, 3), notes),
+            _first_readable(files[split, "labels"], lambda path: _labels(path, notes), notes),
+        )
         for split in ("train", "test")
     )
-    classes = 1 + int(train.labels.max(initial=-1))
-    return Dataset(source, train, test, tuple(map(str, range(classes))))
+    names = class_names(prefix, 1 + int(train.labels.max(initial=-1)), place / f"{prefix}-mapping.txt")
+    return Dataset(source, train, test, names, is_emnist(prefix), tuple(dict.fromkeys(notes)))
 
 
-def _find(source: str, folder: Path, prefix: str | None) -> dict[tuple[str, str], Path]:
-    """The path of each (split, kind) of the one set in `folder`, its `raw` or one folder's `raw`; raw before gz."""
-    sets: dict[str, dict[tuple[str, str], Path]] = {}
+def _find(source: str, folder: Path, wanted: str | None) -> tuple[Path, str, dict[tuple[str, str], list[Path]]]:
+    """Where the one set in `folder`, its `raw` or one folder's `raw` is, its prefix, and the files of each part.
+
+    Raw before gz; what is no file, such as a dead link, comes last.
+    """
+    sets: dict[tuple[Path, str], dict[tuple[str, str], list[Path]]] = {}
     for place in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):
-        for path in sorted(place.glob("*ubyte*")):  # "x" sorts before "x.gz"
-            match = _FILE_NAME.fullmatch(path.name)
-            if match and (match["kind"] == "images") == (match["ndim"] == "3"):
-                split = "train" if match["split"] == "train" else "test"
-                name = str(path.parent.relative_to(folder) / (match["prefix"] or ""))
-                sets.setdefault(name, {}).setdefault((split, match["kind"]), path)
-    if prefix is not None:
-        sets = {name: files for name, files in sets.items() if Path(name).name == prefix}
+        for entry in sorted(place.glob("*idx*")):  # "x" sorts before "x.gz"
+            if not _FILE_NAME.fullmatch(entry.name):
+                continue
+            for path in (*(sorted(entry.glob("*idx*")) if entry.is_dir() else ()), entry):
+                if match := _FILE_NAME.fullmatch(path.name):
+                    split = "train" if match["split"] == "train" else "test"
+                    part = split, "images" if match["images"] else "labels"
+                    sets.setdefault((place, match["prefix"] or ""), {}).setdefault(part, []).append(path)
+    if wanted is not None:
+        sets = {(place, prefix): files for (place, prefix), files in sets.items() if prefix == wanted}
     if not sets:
         raise UserError(f"{source}: no IDX files there (such as train-images-idx3-ubyte, raw or .gz)")
     if len(sets) > 1:
-        choices = ", ".join(f"idx:{folder / name}" for name in sorted(sets))
+        choices = ", ".join(f"idx:{place / prefix}" for place, prefix in sorted(sets))
         raise UserError(f"{source}: several data sets there; name one: {choices}")
-    (files,) = sets.values()
+    (((place, prefix), files),) = sets.items()
     missing = {(split, kind) for split in ("train", "test") for kind in ("images", "labels")} - set(files)
     if missing:
         names = ", ".join(f"{split} {kind}" for split, kind in sorted(missing))
         raise UserError(f"{source}: {names} missing; a set is four IDX files")
-    return files
+    return place, prefix, {part: sorted(paths, key=lambda path: not path.is_file()) for part, paths in files.items()}
 
 
-def _by(shape: list[int]) -> str:
-    return " x ".join(map(str, shape))
+def _first_readable(paths: Sequence[Path], read: Callable[[Path], T], notes: list[str]) -> T:
+    """The content of the first of `paths` that can be read; `notes` say why another is not. Raises `UserError`."""
+    errors: list[UserError] = []
+    for path in paths:
+        try:
+            content = read(path)
+        except UserError as error:
+            errors.append(error)
+            continue
+        notes += [f"{error}; {path.name} is read instead" for error in errors]
+        return content
+    raise errors[0]
+
+
+def _labels(path: Path, notes: list[str]) -> Labels:
+    """(n,) int32; of QMNIST's rows (n, 8) the first column."""
+    if not re.search(r"idx2-int(\.gz)?$", path.name):
+        return read_idx(path, 1).astype(np.int32)
+    rows = read_idx(path, 2, dtype=">i4")
+    if rows.shape[1] == 0:
+        raise UserError(f"{path}: its rows of labels are empty")
+    outside = np.flatnonzero((rows[:, 0] < 0) | (rows[:, 0] > _LARGEST_LABEL))
+    if outside.size:
+        raise UserError(f"{path}: label {outside[0]} is {rows[outside[0], 0]}, expected 0 to {_LARGEST_LABEL}")
+    notes.append(f"the labels are column 0 of idx2-int files of {rows.shape[1]} columns")
+    return rows[:, 0].astype(np.int32)
+
+
+def _by(shape: Sequence[int], dtype: str) -> str:
+    return " x ".join(map(str, shape)) + ("" if dtype == "u1" else f" x {np.dtype(dtype).itemsize} bytes")
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,8 @@ SHA256 = {  # of the content after decompression, header included, as published 
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+MNIST_DIGEST = "ec9a6bf343ca86bfd5476c7a6f8325814e21cfc3e29223486ce340ee12175c47"
+"""`Dataset.digest` of these."""
 FOLDER = Path(__file__).parent / "mnist"
 
 

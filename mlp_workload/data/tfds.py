@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from mlp_workload.data.dataset import Dataset, Examples
+from mlp_workload.data.emnist import class_names, is_emnist
 from mlp_workload.errors import UserError
 
 _PIP = "pip install '.[tfds]' in the project's folder"
@@ -35,6 +36,8 @@ def load_tfds(name: str, prepare: bool = True) -> Dataset:
     images (n, height, width) uint8, labels (n,) int32. Any other is refused or, with `prepare`, prepared there first,
     which takes TensorFlow and, unless the files lie in TFDS's download cache, the network. The test set is the split
     "test", else "validation".
+
+    EMNIST is returned as TFDS has it, `transposed`, with letters for the names of its classes.
 
     Raises `UserError` for an unknown name, a missing package or connection, a damaged set, and a set that is not made
     of grey uint8 images of one size with class labels.
@@ -58,8 +61,10 @@ def load_tfds(name: str, prepare: bool = True) -> Dataset:
             if not {"train", test} <= set(splits):
                 raise UserError(f"needs the splits train and test (or validation), has {', '.join(splits)}")
             train_examples, test_examples = (_read(builder, split, image, label) for split in ("train", test))
-            class_names = tuple(builder.info.features[label].names)
-    return Dataset(source, train_examples, test_examples, class_names)
+            names = tuple(builder.info.features[label].names)
+    if names == tuple(map(str, range(len(names)))):  # TFDS has numbers for EMNIST's letters too
+        names = class_names(name, len(names))
+    return Dataset(source, train_examples, test_examples, names, transposed=is_emnist(name))
 
 
 def _find(name: str, folder: str) -> Any:

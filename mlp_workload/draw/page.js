@@ -182,7 +182,7 @@ function show(answer) {
   document.getElementById("run").textContent = `by the network in ${answer.run}`;
   sides.replaceChildren(...answer.sides.map((one, i) => side(one, answers[i], answer.classes)));
   pixels(seen, answer.seen ?? [[0]], (value) => [value, value, value]);
-  seen.ariaLabel = answer.seen ? "The drawing in 28 by 28 pixels, centred" : "Nothing yet";
+  seen.ariaLabel = answer.seen ? `The drawing in ${seen.height} by ${seen.width} pixels` : "Nothing yet";
   document.getElementById("difference").textContent =
     answer.difference === undefined || answer.difference === null
       ? ""

@@ -39,11 +39,14 @@ _PATIENCE = 30.0
 
 
 class Artist:
-    """Answers drawings, one at a time, by both frameworks. Raises `UserError` where the run can't say its classes."""
+    """Answers drawings, one at a time, by both frameworks.
+
+    Raises `UserError` where the run can't say its classes, or how its images look.
+    """
 
     def __init__(self, trained: Trained, sides: Sequence[Side]) -> None:
         self._trained, self._sides, self._lock = trained, sides, threading.Lock()
-        self._classes = trained.class_names
+        self._classes, _ = trained.class_names, trained.image_format
 
     def about(self) -> dict[str, Any]:
         sides = [{"name": side.name, "failure": side.failure} for side in self._sides]

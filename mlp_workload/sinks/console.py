@@ -88,6 +88,8 @@ class Console:
                     f"{facts['framework']} {facts['framework_version']} on {facts['device']}, {config.preset} preset, "
                     f"{config.dataset}, {config.dtype}, seed {config.seed}"
                 )
+                for note in facts.get("data_notes", ()):
+                    self._console.print(f"{config.dataset}: {note}")
                 self._console.print(f"run folder {self._run_dir}")
                 if isinstance(event, RunResumed):
                     self._console.print(f"goes on after step {event.step}")

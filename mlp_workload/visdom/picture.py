@@ -90,7 +90,7 @@ class Picture:
         """The shown test images as one, (rows * (height + 2), 10 * (width + 2)) uint8, their pixels unchanged."""
         if self._dataset is None:
             return None
-        images = self._dataset.test.images[:SHOWN]
+        images = self._dataset.upright(self._dataset.test.images[:SHOWN])
         _, height, width = images.shape
         rows = -(-len(images) // _ROW)
         grid = np.zeros((rows * _ROW, height + _GAP, width + _GAP), np.uint8)
