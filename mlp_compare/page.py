@@ -15,7 +15,7 @@ from PIL import Image
 from mlp_compare import bench_report
 from mlp_compare.figures import COLOURS, inline, style, to_svg
 from mlp_workload.errors import UserError
-from mlp_workload.metrics import confusion_matrix
+from mlp_workload.metrics import confusion_matrix, group_means
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.weights import load_weights, parameter_shapes
 
@@ -234,9 +234,10 @@ def _draw_training(axes: Any, run: RecordedRun, line: Mapping[str, Any]) -> None
     losses = run.train_losses
     if not len(losses):
         return
-    starts = np.arange(0, len(losses), -(-len(losses) // _GROUPS))
+    size = -(-len(losses) // _GROUPS)
+    starts = np.arange(0, len(losses), size)
     steps = starts + (np.diff(starts, append=len(losses)) + 1) / 2
-    means = np.add.reduceat(losses, starts) / np.diff(starts, append=len(losses))
+    means = group_means(losses, run.batch_sizes, size)
     low, high = np.minimum.reduceat(losses, starts), np.maximum.reduceat(losses, starts)
     axes.fill_between(steps, low, high, color=line["color"], alpha=0.15, linewidth=0)
     axes.plot(steps, means, **line)

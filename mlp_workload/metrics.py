@@ -30,6 +30,15 @@ class Mistakes:
         return predictions
 
 
+def group_means(values: npt.NDArray[np.float64], weights: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:
+    """Weighted means of neighbouring `values` (n,), `size` to a group; the last group may be smaller."""
+    if size == 1:
+        return values
+    starts = np.arange(0, len(values), size)
+    means: npt.NDArray[np.float64] = np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts)
+    return means
+
+
 def confusion_matrix(
     labels: npt.NDArray[np.integer[Any]], predictions: npt.NDArray[np.integer[Any]], classes: int
 ) -> npt.NDArray[np.int64]:

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import Progress
 
 from mlp_workload.config import LARGEST_SEED, Config
 from mlp_workload.data import Dataset
@@ -95,8 +94,7 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
             f"seeds {config.seed} to {config.seed + seeds - 1}, {together}"
         )
         console.say(f"folder {folder}")
-        bar = Progress(console=console, transient=True, disable=not console.is_terminal or watching.quiet)
-        progress = stack.enter_context(bar)
+        progress = stack.enter_context(console.progress())
         task = progress.add_task("", total=seeds * config.epochs)
         for first in range(0, seeds, ensemble.at_once):
             some = range(config.seed, config.seed + seeds)[first : first + ensemble.at_once]

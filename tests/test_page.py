@@ -73,6 +73,14 @@ def test_curves_stand_at_their_steps():
     np.testing.assert_allclose(line.get_ydata()[:2], [1, 4])
 
 
+def test_a_curve_of_many_steps_is_means_over_examples():
+    """Of batches of 4, 4 and 2 examples, three steps to a point."""
+    run = recorded(epochs=1, losses=[20.0, 10.0, 5.0] * 300, batch_size=4)
+    axes = Figure().subplots()
+    _draw_training(axes, dataclasses.replace(run, facts=FACTS | {"train_examples": 10}), {"color": "red"})
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [13] * 300)
+
+
 def test_names_and_warnings_are_text():
     page = render([recorded("a$5_$x"), recorded("_<script>", warnings=["<b>&"])], [])
     assert "a$5_$x" in page
