@@ -15,7 +15,7 @@ from PIL import Image
 from mlp_compare import bench_report
 from mlp_compare.figures import COLOURS, inline, style, to_svg
 from mlp_workload.errors import UserError
-from mlp_workload.metrics import confusion_matrix, group_means
+from mlp_workload.metrics import confusion_matrix, group_means, recalls, worst
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.weights import load_weights, parameter_shapes
 
@@ -155,10 +155,13 @@ def _mistakes(run: RecordedRun) -> dict[str, Any]:
     mistakes = run.evaluations[-1].mistakes
     predictions = mistakes.predicted(test.labels, len(names))
     confusion = confusion_matrix(test.labels, predictions, len(names))
+    classes = recalls(confusion, names)
     shown = list(zip(mistakes.examples, mistakes.predictions, strict=True))[:SHOWN_MISTAKES]
     return {
         "classes": names,
         "confusion": confusion.tolist(),
+        "recalls": classes,
+        "worst": worst(classes),
         "mistaken": len(mistakes.examples),
         "mistakes": [
             {

@@ -95,7 +95,8 @@ class RecordedRun:
 
     @property
     def warnings(self) -> list[str]:
-        return [event.message for event in self.events if isinstance(event, Warned)]
+        """Each of them once: a run that is resumed repeats those about its data."""
+        return list(dict.fromkeys(event.message for event in self.events if isinstance(event, Warned)))
 
     @property
     def summary(self) -> Mapping[str, Any] | None:

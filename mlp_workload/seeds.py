@@ -86,6 +86,9 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
         signals = stack.enter_context(StopSignals())
         make, dataset, initial = begin(stack, framework(config, seeds), config)
         ensemble = make(config, dataset, initial)
+        if not watching.quiet:  # else each seed's own warnings are printed
+            for message in dataset.warnings:
+                warn(message)
         _, compile_seconds = timed(ensemble.compile)
         folder = _claim(config, seeds, ensemble.framework)
         together = "one after another" if ensemble.at_once == 1 else f"{ensemble.at_once} at once"
@@ -175,7 +178,7 @@ def _train_together(
             tell([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
 
         try:
-            tell([[one.started()] for one in events])
+            tell([one.started() for one in events])
             for epoch in range(1, configs[0].epochs + 1):
                 orders = np.stack([epoch_order(config.seed, epoch, len(dataset.train)) for config in configs])
                 losses, seconds = timed(partial(ensemble.run_epoch, orders))

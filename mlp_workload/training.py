@@ -298,7 +298,7 @@ def run(
                 ),
             )  # fmt: skip
 
-    yield events.started() if at is None else events.resumed(at.step, told)
+    yield from events.started() if at is None else events.resumed(at.step, told)
     if at is None:
         keep()
     while epoch <= config.epochs:

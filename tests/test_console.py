@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from mlp_workload.config import Config
+from mlp_workload.data import Dataset, Examples
 from mlp_workload.events import Evaluated, RunStarted, TrainLosses
-from mlp_workload.metrics import Mistakes
+from mlp_workload.metrics import Evaluation, Mistakes
+from mlp_workload.run_events import RunEvents
 from mlp_workload.sinks.console import Console, Output
+from reference_torch.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 FACTS = {"framework": "jax", "framework_version": "1", "device": "cpu", "train_examples": 10}
@@ -129,6 +132,33 @@ def test_no_other_module_draws_a_live_display():
         for path in (ROOT / package).rglob("*.py"):
             if path.name != "console.py":
                 assert not re.search(r"\b(Progress|Live|Status|[^.]track|console.status)\(", path.read_text()), path
+
+
+def test_recall_is_printed_by_class_and_the_worst_is_named(tmp_path, capsys, digits):
+    """Of a class that was never trained, and one without a test example."""
+    train, test = digits.train, digits.test
+    labels = np.array([0, 0, 0, 2], np.int32), np.array([0, 0, 1, 2], np.int32)
+    sets = (Examples(examples.images[:4], own) for examples, own in zip((train, test), labels, strict=True))
+    dataset = Dataset("d", *sets, ("a", "b", "c", "d"))
+    events = RunEvents(Config(), dataset, Trainer(Config(hidden=()), dataset, None), 0.0, 0.0)
+    evaluation = Evaluation(np.ones(4), np.array([0, 2, 0, 2]), dataset.test.labels, np.ones(4, bool), np.ones(4))
+    console = Console(tmp_path, quiet=False)
+    order = np.arange(4, dtype=np.int32)
+    for told in (events.started(), events.trained(order, np.ones(1), 0.1), [events.evaluated(evaluation, 0.1)]):
+        for event in told:
+            console.emit(event)
+    for event in events.finished():
+        console.emit(event)
+    out = capsys.readouterr().out
+    assert "warning: only the test set has class b (first at 2), which cannot be learned" in out
+    assert "lost" not in out, "what was never trained was not lost"
+    assert re.search(r"worst class +│ b: 0 of 1 = 0.00% ", out)
+    assert "a: 50.0%, b: 0.0%, c: 100.0%, d: 0 of 0 " in out
+    assert event.summary["worst_class"] == "b"
+    assert event.summary["class_recall"][::3] == [
+        {"name": "a", "correct": 1, "examples": 2, "recall": 0.5},
+        {"name": "d", "correct": 0, "examples": 0, "recall": None},
+    ]
 
 
 @pytest.mark.parametrize("first_epoch", [1, 2])

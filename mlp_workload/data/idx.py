@@ -109,7 +109,7 @@ def load_idx(directory: str) -> Dataset:
         Examples(read_idx(files[split, "images"], 3), read_idx(files[split, "labels"], 1).astype(np.int32))
         for split in ("train", "test")
     )
-    classes = 1 + int(train.labels.max(initial=-1))
+    classes = 1 + max(int(examples.labels.max(initial=-1)) for examples in (train, test))
     return Dataset(source, train, test, tuple(map(str, range(classes))))
 
 

@@ -17,10 +17,14 @@ from rich.text import Text
 
 from mlp_workload.errors import warn
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
+from mlp_workload.metrics import Recall, worst
 from mlp_workload.order import batch_sizes
 
 _BELOW = 8
 """Lines of a terminal that are left to the table's frame and what stands above."""
+
+_CLASSES = 5
+"""Of a line of recalls."""
 
 
 class Output(RichConsole):
@@ -153,8 +157,12 @@ class Console:
 
 
 def _closing_table(summary: Mapping[str, Any]) -> Table:
+    classes = [Recall(one["name"], one["correct"], one["examples"]) for one in summary["class_recall"]]
+    lowest, shares = worst(classes), [f"{one.name}: {one.brief}" for one in classes]
     rows = {
         "test accuracy": f"{summary['test_correct']} of {summary['test_examples']} = {summary['test_accuracy']:.2%}",
+        "worst class": f"{lowest.name}: {lowest}",
+        "recall by class": ",\n".join(", ".join(shares[i : i + _CLASSES]) for i in range(0, len(shares), _CLASSES)),
         "test loss": f"{summary['test_loss']:.4f} nats per example",
         "the article's test loss": f"{summary['article_test_loss']:.6f} (sum of batch means / examples)",
         "steps": str(summary["steps"]),
