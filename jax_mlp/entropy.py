@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.scipy.special import xlogy
 
-from mlp_workload.entropy import NATS_PER_UNIT, Base, check_distribution
+from mlp_workload.entropy import NATS_PER_UNIT, Base, check_distributions
 
 
 def entropy(p: jax.Array, base: Base = "bits", check: bool = True) -> jax.Array:
@@ -32,5 +32,4 @@ def kl_divergence(p: jax.Array, q: jax.Array, base: Base = "bits", check: bool =
 
 def _check(check: bool, **distributions: jax.Array) -> None:
     if check:
-        for name, values in distributions.items():
-            check_distribution(name, np.asarray(values, np.float64))
+        check_distributions(**{name: np.asarray(values, np.float64) for name, values in distributions.items()})

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mlp_workload.entropy import check_labels
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -32,13 +34,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 
     The same as `torch.nn.functional.cross_entropy`. Raises `ValueError` on a label (batch,) outside 0 .. classes-1, as
     torch does, where labels are concrete; inside `jit` values can't be looked at, and the example's loss is nan.
+    Raises `ValueError` unless there is one integer for each example.
     """
     classes = logits.shape[-1]
-    outside = (labels < 0) | (labels >= classes)
+    if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels {labels.shape}, {labels.dtype}, of logits {logits.shape}")
     if not isinstance(labels, jax.core.Tracer):
-        known = np.asarray(labels)  # a comparison in JAX would be traced inside `jit`
-        if (wrong := known[(known < 0) | (known >= classes)]).size:
-            raise ValueError(f"label {wrong[0]}, expected 0 to {classes - 1}")
+        check_labels(np.asarray(labels), classes)  # a comparison in JAX would be traced inside `jit`
+    outside = (labels < 0) | (labels >= classes)
     if label_smoothing == 0:
         per_example = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     else:

@@ -49,7 +49,7 @@ def measure(options: "Bench", console: Output) -> Iterator[dict[str, Any]]:
 
     Raises `UserError` where a rung trains otherwise than the rest, on another kind of device, or not at all.
     """
-    with Progress(console=console, transient=True) as progress:
+    with console.progress() as progress:
         gpu = options.device != "cpu" and find_spec("torch") is not None and _torch_sees_a_gpu()
         wanted = options.rungs or (QUICK if options.quick else RUNGS)
         chosen, left_out = _possible(wanted, gpu, options.batch_size)

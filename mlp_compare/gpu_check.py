@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from rich.progress import Progress
-
 from mlp_workload.command_line import one_line_errors, parse
 from mlp_workload.config import Config
 from mlp_workload.environment import describe_environment
@@ -59,7 +57,7 @@ def run(options: GpuCheck) -> bool:
     gpu = [] if options.gpu is None else ["--gpu", str(options.gpu)]
     machine = Machine(folder, ["--device", options.device, *gpu], options.quick)
     environment, checked = describe_environment(("numpy", "jax", "torch")), list[Checked]()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with console.progress() as progress:
         task = progress.add_task("", total=len(CHECKS))
         for name, check in CHECKS.items():
             progress.update(task, description=name)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from rich import box
-from rich.progress import Progress
 from rich.table import Table
 
 from mlp_compare import equivalence
@@ -48,7 +47,7 @@ def measure(configs: Sequence[Config], count: int, console: Output) -> Measureme
     """
     pairings: Sequence[Pairing] = get_args(Pairing)
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
+        progress = stack.enter_context(console.progress())
         sides = {framework: stack.enter_context(Side(framework, Runs)) for framework in PACKAGES}
         task = progress.add_task("", total=len(configs) * len(pairings) * count * len(sides))
 
@@ -85,7 +84,7 @@ def print_measurement(console: Output, measurement: Measurement) -> None:
     console.print(
         f"{' and '.join(versions)}, {config.dataset}, {config.dtype}, {config.epochs} epochs, seeds 0 to {n - 1}"
     )
-    if not console.is_terminal:
+    if not console.file.isatty():
         console.width = _WIDTH
     console.print(_table(measurement))
     first, second = PACKAGES

@@ -17,7 +17,7 @@ from mlp_compare import bench_report
 from mlp_compare.figures import COLOURS, inline, style, to_svg
 from mlp_workload.environment import numeric_settings
 from mlp_workload.errors import UserError
-from mlp_workload.metrics import confusion_matrix
+from mlp_workload.metrics import confusion_matrix, group_means, recalls, worst
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.weights import load_weights, parameter_shapes
 
@@ -166,10 +166,13 @@ def _mistakes(run: RecordedRun) -> dict[str, Any]:
     mistakes = run.evaluations[-1].mistakes
     predictions = mistakes.predicted(test.labels, len(names))
     confusion = confusion_matrix(test.labels, predictions, len(names))
+    classes = recalls(confusion, names)
     shown = list(zip(mistakes.examples, mistakes.predictions, strict=True))[:SHOWN_MISTAKES]
     return {
         "classes": names,
         "confusion": confusion.tolist(),
+        "recalls": classes,
+        "worst": worst(classes),
         "mistaken": len(mistakes.examples),
         "mistakes": [
             {
@@ -246,9 +249,10 @@ def _draw_training(axes: Any, run: RecordedRun, line: Mapping[str, Any]) -> None
     losses = run.train_losses
     if not len(losses):
         return
-    starts = np.arange(0, len(losses), -(-len(losses) // _GROUPS))
+    size = -(-len(losses) // _GROUPS)
+    starts = np.arange(0, len(losses), size)
     steps = starts + (np.diff(starts, append=len(losses)) + 1) / 2
-    means = np.add.reduceat(losses, starts) / np.diff(starts, append=len(losses))
+    means = group_means(losses, run.batch_sizes, size)
     low, high = np.minimum.reduceat(losses, starts), np.maximum.reduceat(losses, starts)
     axes.fill_between(steps, low, high, color=line["color"], alpha=0.15, linewidth=0)
     axes.plot(steps, means, **line)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.progress import track
 
 from mlp_compare.faults import FAULTS
 from mlp_compare.lockstep import Lockstep
@@ -87,7 +86,7 @@ def main() -> None:
 def run(options: Parity) -> bool:
     """Whether the check passed."""
     console = Output(markup=False, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
+    if not console.file.isatty():
         console.width = _WIDTH
     traces = empty_folder("--traces", options.traces)
     with new_file("--json", options.json) as json, ExitStack() as stack:
@@ -104,9 +103,9 @@ def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces:
         console.print(f"{config.dataset}: {note}")
     check = Lockstep(config, dataset, sides, options.steps)
     steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
-    silent = not console.is_terminal
-    for _ in track(steps, "compared", options.steps, console=console, transient=True, disable=silent):
-        pass
+    with console.progress() as progress:
+        for _ in progress.track(steps, options.steps, description="compared"):
+            pass
     report = check.report
     if report.departure_traces:
         _save(traces, report.departure_traces)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.progress import Progress
 
 from mlp_compare import floor, processes
 from mlp_workload.config import Config
@@ -71,7 +70,7 @@ def measure(quick: bool, console: Output) -> dict[str, Any]:
     """All timings, as JSON can hold them. Raises `UserError` where a process fails."""
     chosen, rounds = runs(QUICK_NETWORKS if quick else NETWORKS), 1 if quick else ROUNDS
     seconds: dict[Run, list[float]] = {run: [] for run in chosen}
-    with Progress(console=console, transient=True) as progress, tempfile.TemporaryDirectory() as place:
+    with console.progress() as progress, tempfile.TemporaryDirectory() as place:
         task = progress.add_task("", total=rounds * len(chosen))
         mnist = load("mnist")
         for number in range(rounds):

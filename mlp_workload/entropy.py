@@ -4,7 +4,7 @@ Distributions lie along the last axis. 0 log 0 counts as 0, and a positive p aga
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ def cross_entropy(p: npt.ArrayLike, q: npt.ArrayLike, base: Base = "bits", check
     Takes probabilities. `torch.nn.functional.cross_entropy` and the trainers' losses take logits instead.
     Raises `ValueError` where `check` finds p or q to be no distribution.
     """
-    p, q = _distribution("p", p, check), _distribution("q", q, check)
+    p, q = _distributions(check, p=p, q=q)
     return np.asarray((0.0 - _xlogy(p, q).sum(axis=-1)) / NATS_PER_UNIT[base])  # 0 - 0 is 0, and -0 is not
 
 
@@ -41,7 +41,7 @@ def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, base: Base = "bits", check
     `torch.nn.functional.kl_div(log q, p)` takes its arguments in the other order, and q as logarithms.
     Raises `ValueError` where `check` finds p or q to be no distribution.
     """
-    p, q = _distribution("p", p, check), _distribution("q", q, check)
+    p, q = _distributions(check, p=p, q=q)
     return np.asarray((_xlogy(p, p) - _xlogy(p, q)).sum(axis=-1) / NATS_PER_UNIT[base])
 
 
@@ -49,6 +49,15 @@ def _xlogy(x: Array, y: Array) -> Array:
     """x log y, and 0 where x is 0 and y a number, as `scipy.special.xlogy` has it."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((x == 0) & ~np.isnan(y), 0.0, x * np.log(y))
+
+
+def check_distributions(**distributions: Array) -> None:
+    """Raises `ValueError` as `check_distribution` does, or if they are not over the same number of classes."""
+    for name, p in distributions.items():
+        check_distribution(name, p)
+    classes = {name: p.shape[-1] for name, p in distributions.items()}
+    if len(set(classes.values())) > 1:  # one class would be broadcast
+        raise ValueError(f"expected the same number of classes, got {classes}")
 
 
 def check_distribution(name: str, p: Array) -> None:
@@ -64,8 +73,16 @@ def check_distribution(name: str, p: Array) -> None:
         raise ValueError(f"{name} sums to {wrong[0]:.12g}, expected 1")
 
 
-def _distribution(name: str, p: npt.ArrayLike, check: bool) -> Array:
-    p = np.asarray(p, np.float64)
+def check_labels(labels: npt.NDArray[np.integer[Any]], classes: int) -> None:
+    """Raises `ValueError` unless all `labels` are integers from 0 to classes-1."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels are {labels.dtype}, expected integers")
+    if (wrong := labels[(labels < 0) | (labels >= classes)]).size:
+        raise ValueError(f"label {wrong[0]}, expected 0 to {classes - 1}")
+
+
+def _distributions(check: bool, **values: npt.ArrayLike) -> tuple[Array, ...]:
+    distributions = {name: np.asarray(p, np.float64) for name, p in values.items()}
     if check:
-        check_distribution(name, p)
-    return p
+        check_distributions(**distributions)
+    return tuple(distributions.values())

@@ -1,6 +1,6 @@
 """What an evaluation says, from sums and counts: never a mean of means."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,12 +30,55 @@ class Mistakes:
         return predictions
 
 
+def group_means(values: npt.NDArray[np.float64], weights: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:
+    """Weighted means of neighbouring `values` (n,), `size` to a group; the last group may be smaller."""
+    if size == 1:
+        return values
+    starts = np.arange(0, len(values), size)
+    means: npt.NDArray[np.float64] = np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts)
+    return means
+
+
 def confusion_matrix(
     labels: npt.NDArray[np.integer[Any]], predictions: npt.NDArray[np.integer[Any]], classes: int
 ) -> npt.NDArray[np.int64]:
     """(classes, classes): how many of the examples (n,) of the row's label were taken for the column's."""
     flat = labels.astype(np.int64) * classes + predictions
     return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """How many of a class's examples were recognised."""
+
+    name: str
+    correct: int
+    examples: int
+
+    @property
+    def share(self) -> float | None:
+        """None for a class without examples."""
+        return self.correct / self.examples if self.examples else None
+
+    @property
+    def brief(self) -> str:
+        return "0 of 0" if self.share is None else f"{self.share:.1%}"
+
+    def __str__(self) -> str:
+        return self.brief if self.share is None else f"{self.correct} of {self.examples} = {self.share:.2%}"
+
+
+def recalls(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> list[Recall]:
+    """The recall of each class, from a confusion matrix (classes, classes)."""
+    return [
+        Recall(name, int(row[label]), int(row.sum()))
+        for label, (name, row) in enumerate(zip(names, confusion, strict=True))
+    ]
+
+
+def worst(recalls: Iterable[Recall]) -> Recall:
+    """The first one with the smallest share, among those of classes with examples."""
+    return min((one for one in recalls if one.examples), key=lambda one: one.correct / one.examples)
 
 
 @dataclass(frozen=True)

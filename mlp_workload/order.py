@@ -19,6 +19,13 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
+def batch_sizes(first_step: int, steps: int, examples: int, batch_size: int) -> npt.NDArray[np.int64]:
+    """Examples (steps,) in the batch of each step of a run from `first_step` on, counted from 1 over all epochs."""
+    batch_size = min(batch_size, examples)
+    is_last = np.arange(first_step, first_step + steps) % steps_per_epoch(examples, batch_size) == 0
+    return np.where(is_last, examples % batch_size or batch_size, batch_size)
+
+
 def step_batch(seed: int, step: int, examples: int, batch_size: int) -> npt.NDArray[np.int32]:
     """The examples (batch_size,) or fewer of step `step` of a run, counted from 1 over all epochs."""
     epoch, batch = divmod(step - 1, steps_per_epoch(examples, batch_size))

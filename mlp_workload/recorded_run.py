@@ -15,6 +15,7 @@ from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.files import expand
+from mlp_workload.order import batch_sizes
 from mlp_workload.sinks.json_lines import read_events
 
 T = TypeVar("T")
@@ -93,12 +94,18 @@ class RecordedRun:
         return np.concatenate([np.empty(0), *(event.losses for event in self.trained)])
 
     @cached_property
+    def batch_sizes(self) -> npt.NDArray[np.int64]:
+        """(steps,): the examples in each step's batch, or ones if the events don't tell how many there were."""
+        return batch_sizes(1, len(self.train_losses), self.facts.get("train_examples", 1), self.config.batch_size)
+
+    @cached_property
     def evaluations(self) -> list[Evaluated]:
         return [event for event in self.events if isinstance(event, Evaluated)]
 
     @property
     def warnings(self) -> list[str]:
-        return [event.message for event in self.events if isinstance(event, Warned)]
+        """Each of them once: a run that is resumed repeats those about its data."""
+        return list(dict.fromkeys(event.message for event in self.events if isinstance(event, Warned)))
 
     @property
     def summary(self) -> Mapping[str, Any] | None:

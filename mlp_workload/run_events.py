@@ -12,7 +12,7 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.environment import describe_trainer_environment, numeric_settings
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
-from mlp_workload.metrics import Evaluation
+from mlp_workload.metrics import Evaluation, recalls, worst
 
 
 class Implementation(Protocol):
@@ -79,8 +79,9 @@ class RunEvents:
         self._compile_seconds, self._train_seconds, self._evaluate_seconds = compile_seconds, 0.0, 0.0
         self._last: tuple[Evaluation, Evaluated] | None = None
 
-    def started(self) -> RunStarted:
-        return RunStarted(self._config, self._facts)
+    def started(self) -> Iterator[Event]:
+        yield RunStarted(self._config, self._facts)
+        yield from map(Warned, self._dataset.warnings)
 
     def resumed(self, step: int, events: Iterable[Event]) -> Iterator[Event]:
         """In place of `started`, where `events` have been told already and `step` steps are done."""
@@ -98,6 +99,7 @@ class RunEvents:
                     self._evaluate_seconds += event.seconds
         self._start -= self._train_seconds + self._evaluate_seconds
         yield RunResumed(self._config, self._facts, step)
+        yield from map(Warned, self._dataset.warnings)
         yield from self._warn_of_other_settings(before)
 
     def _warn_of_other_settings(self, before: Mapping[str, Any]) -> Iterator[Warned]:
@@ -161,6 +163,7 @@ class RunEvents:
         dead_logits = evaluation.never_positive if finite and self._config.logits_activation == "relu" else []
         if finite:
             yield from self._warn_of_losses(evaluation, dead_logits)
+        classes = recalls(evaluation.confusion, self._dataset.class_names)
         yield RunFinished(
             {
                 **self._facts,
@@ -173,6 +176,8 @@ class RunEvents:
                 "article_test_loss": event.article_test_loss,
                 "dead_logits": dead_logits,
                 "lost_classes": evaluation.lost_classes,
+                "worst_class": worst(classes).name,
+                "class_recall": [vars(one) | {"recall": one.share} for one in classes],
                 "peak_gpu_bytes": self._implementation.peak_gpu_bytes,
                 "compile_seconds": self._compile_seconds,
                 "train_seconds": self._train_seconds,
@@ -192,6 +197,7 @@ class RunEvents:
                 f"{len(dead_logits)} dead logits ({name(dead_logits)}): the last ReLU makes them 0 for every test "
                 "example, where no gradient passes; --last-activation none cures it"
             )
-        if self._epoch > 0 and (lost := evaluation.lost_classes):
+        lost = [label for label in evaluation.lost_classes if label in self._dataset.train.labels]
+        if self._epoch > 0 and lost:
             cure = "; --last-activation none cures it" if self._config.last_activation == "same" else ""
             yield Warned(f"{len(lost)} lost classes ({name(lost)}): no test example of them is recognised{cure}")

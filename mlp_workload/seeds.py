@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import Progress
 
 from mlp_workload.config import LARGEST_SEED, Config
 from mlp_workload.data import Dataset
@@ -87,6 +86,9 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
         signals = stack.enter_context(StopSignals())
         make, dataset, initial = begin(stack, framework(config, seeds), config)
         ensemble = make(config, dataset, initial)
+        if not watching.quiet:  # else each seed's own warnings are printed
+            for message in dataset.warnings:
+                warn(message)
         _, compile_seconds = timed(ensemble.compile)
         folder = _claim(config, seeds, ensemble.framework)
         together = "one after another" if ensemble.at_once == 1 else f"{ensemble.at_once} at once"
@@ -97,8 +99,7 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
         for note in dataset.notes:
             console.say(f"{config.dataset}: {note}")
         console.say(f"folder {folder}")
-        bar = Progress(console=console, transient=True, disable=not console.is_terminal or watching.quiet)
-        progress = stack.enter_context(bar)
+        progress = stack.enter_context(console.progress())
         task = progress.add_task("", total=seeds * config.epochs)
         for first in range(0, seeds, ensemble.at_once):
             some = range(config.seed, config.seed + seeds)[first : first + ensemble.at_once]
@@ -179,7 +180,7 @@ def _train_together(
             tell([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
 
         try:
-            tell([[one.started()] for one in events])
+            tell([one.started() for one in events])
             for epoch in range(1, configs[0].epochs + 1):
                 orders = np.stack([epoch_order(config.seed, epoch, len(dataset.train)) for config in configs])
                 losses, seconds = timed(partial(ensemble.run_epoch, orders))

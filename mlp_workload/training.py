@@ -336,11 +336,9 @@ def run(
                 ),
             )  # fmt: skip
 
+    yield from events.started() if at is None else events.resumed(at.step, told)
     if at is None:
-        yield events.started()
         keep()
-    else:
-        yield from events.resumed(at.step, told)
     while epoch <= config.epochs:
         order = epoch_order(config.seed, epoch, len(dataset.train))
         while offset < steps:

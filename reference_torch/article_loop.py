@@ -51,6 +51,7 @@ def train(
     model: HandWritten | MLP, optimizer: torch.optim.Optimizer, loader: Loader, device: torch.device, epoch: int
 ) -> None:
     examples = len(loader.dataset)  # type: ignore[arg-type]
+    seen = 0
     for number, (images, labels) in enumerate(loader):
         images, labels = images.flatten(start_dim=1).to(device), labels.to(device)
         loss = F.cross_entropy(model(images), labels)
@@ -59,22 +60,24 @@ def train(
         optimizer.step()
         value = loss.item()
         if number % _PRINT_EVERY == 0:
-            seen = number * len(images)
             print(f"epoch {epoch}, {seen} of {examples} ({seen / examples:.0%}): loss {value:.6f}")
+        seen += len(images)
 
 
 @torch.no_grad()
 def test(model: HandWritten | MLP, loader: Loader, device: torch.device, epoch: int) -> None:
     examples = len(loader.dataset)  # type: ignore[arg-type]
-    sum_of_means, correct = 0.0, 0
+    sum_of_means, loss_sum, correct = 0.0, 0.0, 0
     for images, labels in loader:
         logits = model(images.flatten(start_dim=1).to(device))
         labels = labels.to(device)
-        sum_of_means += F.cross_entropy(logits, labels).item()
+        mean = F.cross_entropy(logits, labels).item()
+        sum_of_means += mean
+        loss_sum += mean * len(labels)
         correct += int((logits.argmax(dim=1) == labels).sum())
     print(
         f"test after epoch {epoch}: {correct} of {examples} right ({correct / examples:.0%}), loss\n"
         f"  {sum_of_means / examples:.6f} over-divided: batch means, summed, over examples; printed as average loss\n"
         f"  {sum_of_means:.6f} undivided: batch means, summed; drawn by the module program\n"
-        f"  {sum_of_means / len(loader):.6f} true mean per example, in nats"
+        f"  {loss_sum / examples:.6f} true mean per example, in nats"
     )

@@ -3,7 +3,7 @@
 import torch
 from torch.special import xlogy
 
-from mlp_workload.entropy import NATS_PER_UNIT, Base, check_distribution
+from mlp_workload.entropy import NATS_PER_UNIT, Base, check_distributions
 
 
 def entropy(p: torch.Tensor, base: Base = "bits", check: bool = True) -> torch.Tensor:
@@ -36,5 +36,4 @@ def kl_divergence(p: torch.Tensor, q: torch.Tensor, base: Base = "bits", check: 
 
 def _check(check: bool, **distributions: torch.Tensor) -> None:
     if check:
-        for name, values in distributions.items():
-            check_distribution(name, values.detach().double().cpu().numpy())
+        check_distributions(**{name: values.detach().double().cpu().numpy() for name, values in distributions.items()})

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+_IGNORED = torch.iinfo(torch.int64).min
+"""The label that torch's `cross_entropy` skips, by default -100. No label becomes this one."""
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -29,5 +32,10 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: f
     """-sum_k t_k log softmax(logits)_k with t = (1 - s) onehot(label) + s / classes, from logits (batch, classes).
 
     Raises `IndexError` on a label (batch,) outside 0 .. classes-1; on a GPU torch's device assertion fails instead.
+    Raises `ValueError` unless there is one integer for each example.
     """
-    return Loss(F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing))
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.dtype == torch.bool or labels.is_floating_point():
+        raise ValueError(f"labels {tuple(labels.shape)}, {labels.dtype}, of logits {tuple(logits.shape)}")
+    labels = labels.long().clamp(min=_IGNORED + 1)
+    losses = F.cross_entropy(logits, labels, ignore_index=_IGNORED, reduction="none", label_smoothing=label_smoothing)
+    return Loss(losses)

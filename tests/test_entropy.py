@@ -57,6 +57,7 @@ def test_the_articles_third_distribution_does_not_sum_to_one(side):
         ([-0.5, 1.5], [0.5, 0.5], "p holds -0.5"),
         ([0.5, 0.5], [np.nan, 1.0], "q holds nan"),
         ([[0.5, 0.5], [0.5, 0.4]], [[0.5, 0.5], [0.5, 0.5]], "p sums to 0.9"),
+        ([[1.0], [1.0]], [[0.5, 0.5], [0.5, 0.5]], "expected the same number of classes, got {'p': 1, 'q': 2}"),
     ],
 )
 def test_what_is_no_distribution_is_refused(side, function, p, q, message):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from tolerances import ENTROPY, PRINTED
 
+import examples.numpy_side.mlp
 import jax_mlp.loss
 import reference_torch.loss
-from examples.numpy_side.mlp import forward_backward
+from examples.numpy_side.mlp import forward_backward, one_hot
 from mlp_workload.metrics import Evaluation
 
 SIDES = {"jax": (jax_mlp.loss.cross_entropy, jnp.asarray), "torch": (reference_torch.loss.cross_entropy, torch.tensor)}
@@ -24,12 +25,42 @@ def test_three_logits(side, smoothing, expected):
     PRINTED.assert_close(loss.mean, expected)
 
 
-@side
-@pytest.mark.parametrize("label", [10, -1])
-def test_a_label_outside_the_classes_is_an_error(side, label):
-    cross_entropy, array = SIDES[side]
+def losses_by_numpy(logits, labels, smoothing):
+    return examples.numpy_side.mlp.cross_entropy(logits, one_hot(labels, logits.shape[1], smoothing))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [3, 10],
+        [3, -1],
+        [3, -100],  # torch's default for ignore_index
+        [3, np.iinfo(np.int64).min],
+        np.array([3, 200], np.uint8),
+        [3.0, 1.0],
+        [True, False],
+        [[0.1] * 10] * 2,  # torch's cross_entropy takes probabilities too
+        [[3], [1]],
+        [3],
+        3,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("side", [*SIDES, "numpy"])
+def test_labels_that_are_not_a_class_for_each_example_are_an_error(side, labels, smoothing):
+    cross_entropy, array = (losses_by_numpy, np.asarray) if side == "numpy" else SIDES[side]
+    labels = np.asarray(labels) if side == "jax" else array(np.asarray(labels))  # jnp.asarray would wrap int64
     with pytest.raises((ValueError, IndexError)):
-        cross_entropy(array(np.zeros((2, 10))), array(np.array([3, label])))
+        cross_entropy(array(np.zeros((2, 10))), labels, smoothing)
+
+
+@side
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64"])
+def test_labels_of_any_integer_type_are_classes(side, dtype):
+    cross_entropy, array = SIDES[side]
+    losses = cross_entropy(array(np.eye(3)), array(np.arange(3, dtype=dtype))).per_example
+    ENTROPY["float32"].assert_close(losses, np.log(np.e + 2) - 1)
 
 
 @side

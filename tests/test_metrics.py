@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_workload.metrics import Evaluation
+from mlp_workload.metrics import Evaluation, recalls, worst
 
 
 def evaluation(losses, predictions, labels, classes):
@@ -41,6 +41,11 @@ def test_counts():
     ]
     assert one.lost_classes == [3], "class 4 has no example, so it can't be lost"
     assert one.never_positive == [1, 3]
+    classes = recalls(one.confusion, "abcde")
+    assert [str(recall) for recall in classes] == [
+        "1 of 1 = 100.00%", "1 of 1 = 100.00%", "1 of 2 = 50.00%", "0 of 2 = 0.00%", "0 of 0"
+    ]  # fmt: skip
+    assert worst(classes).name == "d", "class e has no example"
 
 
 def test_float32_losses_are_summed_in_float64():

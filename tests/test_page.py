@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_idx_folder
 from matplotlib.figure import Figure
 
 from mlp_compare import bounds, measurement, verdict
@@ -18,6 +19,7 @@ from mlp_compare.measurement import Cell, Measurement
 from mlp_compare.page import _draw_training, render
 from mlp_workload import strict_json
 from mlp_workload.config import PRESETS
+from mlp_workload.data import Dataset, Examples
 from mlp_workload.events import Evaluated, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.initial import initial_parameters
 from mlp_workload.metrics import Mistakes
@@ -97,6 +99,28 @@ def test_curves_stand_at_their_steps():
     (line,) = axes.lines
     np.testing.assert_allclose(line.get_xdata()[:2], [2, 5])
     np.testing.assert_allclose(line.get_ydata()[:2], [1, 4])
+
+
+def test_a_curve_of_many_steps_is_means_over_examples():
+    """Of batches of 4, 4 and 2 examples, three steps to a point."""
+    run = recorded(epochs=1, losses=[20.0, 10.0, 5.0] * 300, batch_size=4)
+    axes = Figure().subplots()
+    _draw_training(axes, dataclasses.replace(run, facts=FACTS | {"train_examples": 10}), {"color": "red"})
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [13] * 300)
+
+
+def test_recall_is_shown_by_class(tmp_path):
+    """Of a set with a class that is in neither part, and one that has no test example."""
+    images, labels = np.zeros((4, 2, 2), np.uint8), np.array([1, 1, 2, 3], np.int32)
+    dataset = Dataset("idx:x", Examples(images, labels), Examples(images[:3], labels[:3]), tuple("abcd"))
+    config = dataclasses.replace(PRESETS["leaky"], dataset=write_idx_folder(tmp_path, dataset))
+    facts = FACTS | {"dataset_digest": dataset.digest}
+    evaluated = Evaluated(1, 3, 0.5, 0.1, 2, 3, Mistakes([0], [2]), 0.025)
+    page = render([RecordedRun(tmp_path, config, facts, (RunStarted(config, facts), evaluated))], [])
+    assert "the worst is 1 with 1 of 2 = 50.00%" in page
+    assert re.findall("<dt>(.)</dt><dd>(.*?)</dd>", page.partition("Recall by class")[2])[:4] == [
+        ("0", "0 of 0"), ("1", "1 of 2 = 50.00%"), ("2", "1 of 1 = 100.00%"), ("3", "0 of 0")
+    ]  # fmt: skip
 
 
 def test_names_and_warnings_are_text():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlp_workload.config import Config
-from mlp_workload.events import Evaluated, TrainLosses
+from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.metrics import Mistakes
 from mlp_workload.visdom.drawing import comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Curve, Picture
@@ -34,6 +34,18 @@ def test_a_long_curve_is_means_of_neighbours(count, limit, points):
         group = slice(i * size, min((i + 1) * size, count))
         assert means[i] == pytest.approx(values[group].mean())
         assert steps[i] == pytest.approx(np.arange(1, count + 1)[group].mean())
+
+
+def test_a_long_curve_of_losses_is_means_over_examples():
+    """Of epochs of batches of 4, 4 and 2 examples, three steps to a point."""
+    picture = Picture(None)
+    picture.take(RunStarted(Config(batch_size=4), {"train_examples": 10}))
+    for epoch in range(1, 5):
+        picture.take(TrainLosses(epoch, 3 * epoch - 2, np.array([20.0, 10.0, 5.0]), "", 0.1))
+    steps, means = picture.train_loss.points(limit=4)
+    np.testing.assert_array_equal(steps, [2, 5, 8, 11])
+    np.testing.assert_array_equal(means, [13] * 4)
+    np.testing.assert_array_equal(picture.copy().train_loss.points(limit=2)[1], [13] * 2)
 
 
 def test_a_copy_stays_as_it_was(digits):

@@ -91,6 +91,23 @@ def test_a_damaged_line_is_named(line, folder):
         list(read_events(path))
 
 
+@pytest.mark.parametrize("count", [0, -1, "10", True, 1.5, None, 10**400])
+def test_a_training_set_of_no_size_is_named(count, tmp_path):
+    sink = JsonLines(tmp_path / "events.jsonl")
+    sink.emit(RunStarted(CONFIG, {"train_examples": count}))
+    sink.close()
+    with pytest.raises(UserError, match=r"events\.jsonl, line 1 is not an event of a run"):
+        list(read_events(tmp_path / "events.jsonl"))
+
+
+def test_batches_are_of_one_size_if_the_events_do_not_tell_more(folder):
+    recorded = RecordedRun.load(folder)
+    assert recorded.batch_sizes.tolist() == [1, 1, 1, 1]
+    config = dataclasses.replace(CONFIG, batch_size=4)
+    known = dataclasses.replace(recorded, config=config, facts={"train_examples": 10})
+    assert known.batch_sizes.tolist() == [4, 4, 2, 4]
+
+
 def test_what_is_no_run_folder(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such run folder"):
         RecordedRun.load(tmp_path / "nowhere")

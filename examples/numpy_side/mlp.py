@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlp_workload.entropy import check_labels
 from mlp_workload.trace import activation, pre_activation
 from mlp_workload.weights import Array, Parameters
 
@@ -37,13 +38,16 @@ def forward(parameters: Parameters, activations: Sequence[str], x: Array) -> dic
 def cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
     """Of logits and targets t (batch, classes): -sum t log softmax(logits) (batch,), in nats, and softmax(logits)
     (batch, classes)."""
+    if targets.shape != logits.shape:
+        raise ValueError(f"targets {targets.shape} of logits {logits.shape}")
     shifted = logits - logits.max(axis=1, keepdims=True)  # exp does not overflow, softmax stays
     log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return -(targets * log_softmax).sum(axis=1), np.exp(log_softmax)
 
 
 def one_hot(labels: npt.NDArray[np.integer[Any]], classes: int, smoothing: float = 0.0) -> Array:
-    """The targets t (batch, classes) of labels (batch,)."""
+    """The targets t (batch, classes) of labels (batch,). Raises `ValueError` on a label outside 0 .. classes-1."""
+    check_labels(labels, classes)  # NumPy takes -1 for the last class
     targets: Array = (1 - smoothing) * np.eye(classes)[labels] + smoothing / classes
     return targets
 

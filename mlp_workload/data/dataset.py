@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from mlp_workload.errors import UserError
 T = TypeVar("T", bound=np.generic)
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
+
+_SHOWN = 10
+"""Names of classes in a warning."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Dataset:
     If `transposed`, the axes of each image are exchanged. `notes` are lines for the user about how the set was read.
 
     Raises `UserError` where the two sets do not fit together: unlike image shapes, no examples, images and labels of
-    unlike number, a label outside the classes, or a class that only one of the two sets contains.
+    unlike number, or a label outside the classes. A class that only one of the two sets contains is a warning.
     """
 
     source: str
@@ -52,7 +55,6 @@ class Dataset:
             self._check_examples(name, examples)
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise UserError(f"{self.source}: training images are {_size(self.train)}, test images {_size(self.test)}")
-        self._check_same_classes()
 
     @property
     def classes(self) -> int:
@@ -112,17 +114,25 @@ class Dataset:
             first = outside[0]
             raise UserError(f"{self.source}: {name} label {first} is {labels[first]}, expected 0 to {self.classes - 1}")
 
-    def _check_same_classes(self) -> None:
-        counts = [np.bincount(examples.labels, minlength=self.classes) for examples in (self.train, self.test)]
-        one_sided = np.flatnonzero((counts[0] == 0) != (counts[1] == 0))
-        if one_sided.size:
-            label = one_sided[0]
-            there, absent = ("training", "test") if counts[0][label] else ("test", "training")
-            first = np.flatnonzero((self.train if counts[0][label] else self.test).labels == label)[0]
-            raise UserError(
-                f"{self.source}: label {label} stands in the {there} set (first at {first}) but never in the {absent} "
-                "set; a stray label, or two files that do not belong together"
-            )
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Classes that only one of the two sets contains, one warning for each set."""
+        train, test = np.unique(self.train.labels), np.unique(self.test.labels)
+        one_sided = [
+            ("test", self.test, np.setdiff1d(test, train), "cannot be learned"),
+            ("training", self.train, np.setdiff1d(train, test), "is never tested"),
+        ]
+        return [
+            f"only the {name} set has class {self._names(labels)} (first at "
+            f"{np.isin(examples.labels, labels).argmax()}), which {effect}; a stray label, or two files that do not "
+            "belong together?"
+            for name, examples, labels, effect in one_sided
+            if labels.size
+        ]
+
+    def _names(self, labels: npt.NDArray[np.integer[Any]]) -> str:
+        more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+        return ", ".join(self.class_names[label] for label in labels[:_SHOWN]) + more
 
 
 def _size(examples: Examples) -> str:

@@ -142,7 +142,8 @@ def load_idx(directory: str) -> Dataset:
         )
         for split in ("train", "test")
     )
-    names = class_names(prefix, 1 + int(train.labels.max(initial=-1)), place / f"{prefix}-mapping.txt")
+    classes = 1 + max(int(examples.labels.max(initial=-1)) for examples in (train, test))
+    names = class_names(prefix, classes, place / f"{prefix}-mapping.txt")
     return Dataset(source, train, test, names, is_emnist(prefix), tuple(dict.fromkeys(notes)))
 
 

@@ -1,4 +1,4 @@
-"""Events for the person at the terminal: a live table, in a pipe a line per epoch, and how it ended."""
+"""Events for the person at the terminal: a live table, elsewhere a line per epoch, and how it ended."""
 
 import contextlib
 import sys
@@ -8,20 +8,40 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Console as RichConsole
 from rich.live import Live
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from mlp_workload.errors import warn
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
+from mlp_workload.metrics import Recall, worst
+from mlp_workload.order import batch_sizes
 
 _BELOW = 8
 """Lines of a terminal that are left to the table's frame and what stands above."""
 
+_CLASSES = 5
+"""Of a line of recalls."""
+
 
 class Output(RichConsole):
-    """Standard output, which goes quiet where nobody reads it any more, as behind `| head`; the run goes on."""
+    """Standard output, which goes quiet where nobody reads it any more, as behind `| head`; the run goes on.
+
+    `is_interactive` tells whether a live display can be drawn: only on a terminal that can move its cursor. Rich alone
+    would draw into a file too, if `FORCE_COLOR` is set.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        can_redraw = self.is_terminal and not self.is_dumb_terminal and not self.quiet
+        self.is_interactive = self.is_interactive and can_redraw and self.file.isatty()
+
+    def progress(self) -> Progress:
+        """A progress bar, which is shown only on an interactive terminal and leaves nothing behind."""
+        return Progress(console=self, transient=True, disable=not self.is_interactive)
 
     def on_broken_pipe(self) -> None:
         with contextlib.suppress(SystemExit):
@@ -67,9 +87,8 @@ class Console:
         self._console = Output(markup=False, highlight=False, soft_wrap=True, quiet=quiet)
         # Others warn on standard error: where that is the terminal too, it must go above the table.
         self._live = Live(console=self._console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
-        self._live_shown = self._console.is_terminal and not quiet
         self._rows: deque[_Epoch] = deque(maxlen=max(self._console.height - _BELOW, 1))
-        self._epochs = self._train_examples = self._seen = 0
+        self._epochs = self._train_examples = self._batch_size = self._seen = 0
         self._trained: TrainLosses | None = None
         self._seconds = 0.0
 
@@ -83,7 +102,8 @@ class Console:
     def _print(self, event: Event) -> None:
         match event:
             case RunStarted(config, facts) | RunResumed(config, facts):
-                self._epochs, self._train_examples = config.epochs, facts["train_examples"]
+                self._epochs, self._batch_size = config.epochs, config.batch_size
+                self._train_examples = facts["train_examples"]
                 self._console.print(
                     f"{facts['framework']} {facts['framework_version']} on {facts['device']}, {config.preset} preset, "
                     f"{config.dataset}, {config.dtype}, seed {config.seed}"
@@ -93,7 +113,7 @@ class Console:
                 self._console.print(f"run folder {self._run_dir}")
                 if isinstance(event, RunResumed):
                     self._console.print(f"goes on after step {event.step}")
-                if self._live_shown:
+                if self._console.is_interactive:
                     self._live.start()
             case TrainLosses():
                 self._trained = event
@@ -117,12 +137,16 @@ class Console:
         self._seconds += event.seconds + (trained.seconds if trained else 0.0)
         self._seen += 1
         left = timedelta(seconds=round(self._seconds / self._seen * (self._epochs - event.epoch)))
-        loss = None if trained is None else float(trained.losses.mean())
-        speed = None if trained is None else self._train_examples / trained.seconds
+        loss = speed = None
+        if trained is not None:
+            steps = len(trained.losses)
+            sizes = batch_sizes(trained.first_step, steps, self._train_examples, self._batch_size)
+            loss = float(np.average(trained.losses, weights=sizes))
+            speed = self._train_examples / trained.seconds
         return _Epoch(event.epoch, event.step, loss, event.test_loss, event.test_accuracy, speed, left)
 
     def _show(self, row: _Epoch) -> None:
-        if not self._live_shown:
+        if not self._console.is_interactive:
             self._console.print(str(row))
             return
         self._rows.append(row)
@@ -135,8 +159,12 @@ class Console:
 
 
 def _closing_table(summary: Mapping[str, Any]) -> Table:
+    classes = [Recall(one["name"], one["correct"], one["examples"]) for one in summary["class_recall"]]
+    lowest, shares = worst(classes), [f"{one.name}: {one.brief}" for one in classes]
     rows = {
         "test accuracy": f"{summary['test_correct']} of {summary['test_examples']} = {summary['test_accuracy']:.2%}",
+        "worst class": f"{lowest.name}: {lowest}",
+        "recall by class": ",\n".join(", ".join(shares[i : i + _CLASSES]) for i in range(0, len(shares), _CLASSES)),
         "test loss": f"{summary['test_loss']:.4f} nats per example",
         "the article's test loss": f"{summary['article_test_loss']:.6f} (sum of batch means / examples)",
         "steps": str(summary["steps"]),

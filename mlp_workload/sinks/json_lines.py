@@ -140,6 +140,8 @@ def _event(fields: Mapping[str, Any]) -> Event:
     match fields["event"]:
         case "run_started" | "run_resumed" as name:
             facts = {key: value for key, value in fields.items() if key not in ("event", "time", "config", "step")}
+            if not _count(facts.get("train_examples", 1)):
+                raise ValueError("a training set has examples")
             config = Config.from_json(json.dumps(fields["config"]))
             if name == "run_started":
                 return RunStarted(config, facts)

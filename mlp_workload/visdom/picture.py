@@ -4,6 +4,7 @@ import copy
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,38 +12,40 @@ import numpy.typing as npt
 from mlp_workload.data import Dataset
 from mlp_workload.data.dataset import Images
 from mlp_workload.events import Evaluated, Event, RunStarted, TrainLosses
+from mlp_workload.metrics import group_means
+from mlp_workload.order import batch_sizes
 
 Floats = npt.NDArray[np.float64]
 
 SHOWN = 100
 """Test examples, the first of the set, ten to a row."""
 POINTS = 20_000
-"""Of a curve; more of them stop a browser. Longer runs show means of neighbouring steps."""
+"""Of a curve; more of them stop a browser. Longer runs show means over the examples of neighbouring steps."""
 _ROW, _GAP = 10, 2
 
 
 @dataclass
 class Curve:
-    """Values by step."""
+    """Values by step, and how much each of them counts in a mean."""
 
     steps: list[Floats] = field(default_factory=list)
     values: list[Floats] = field(default_factory=list)
+    weights: list[npt.NDArray[Any]] = field(default_factory=list)
 
-    def add(self, first_step: int, values: npt.ArrayLike) -> None:
+    def add(self, first_step: int, values: npt.ArrayLike, weights: npt.ArrayLike = 1) -> None:
         """Values of consecutive steps. An infinity, which JSON lacks, becomes nan, a gap in the curve."""
         array = np.atleast_1d(np.asarray(values, np.float64))
         self.steps.append(np.arange(first_step, first_step + len(array), dtype=np.float64))
         self.values.append(np.where(np.isfinite(array), array, np.nan))
+        self.weights.append(np.broadcast_to(weights, array.shape))
 
     def points(self, limit: int = POINTS) -> tuple[Floats, Floats]:
-        """Steps (n,) and values (n,); means over groups of equally many neighbours where that is over `limit`."""
+        """Steps (n,) and values (n,); means over groups of equally many neighbours if that is over `limit`."""
         if not self.steps:
             return np.empty(0), np.empty(0)
-        steps, values = np.concatenate(self.steps), np.concatenate(self.values)
+        steps, values, weights = map(np.concatenate, (self.steps, self.values, self.weights))
         size = -(-len(steps) // limit)
-        starts = np.arange(0, len(steps), size)
-        counts = np.diff(starts, append=len(steps))
-        return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
+        return group_means(steps, np.ones(len(steps)), size), group_means(values, weights, size)
 
 
 class Picture:
@@ -58,6 +61,7 @@ class Picture:
         self.version = {"train": 0, "test": 0}
         self._predictions: Sequence[int] = ()
         self._step = 0
+        self._examples = self._batch_size = 1
 
     def copy(self) -> "Picture":
         """As it is now; taking more events does not change it."""
@@ -65,16 +69,18 @@ class Picture:
         other.version = dict(self.version)
         for name in ("train_loss", "test_loss", "test_accuracy"):
             curve: Curve = getattr(self, name)
-            setattr(other, name, Curve(list(curve.steps), list(curve.values)))
+            setattr(other, name, Curve(list(curve.steps), list(curve.values), list(curve.weights)))
         return other
 
     def take(self, event: Event) -> None:
         match event:
-            case RunStarted():
+            case RunStarted(config, facts):
+                self._batch_size, self._examples = config.batch_size, facts.get("train_examples", 1)
                 self.version["train"] += 1
                 self.version["test"] += 1
             case TrainLosses():
-                self.train_loss.add(event.first_step, event.losses)
+                sizes = batch_sizes(event.first_step, len(event.losses), self._examples, self._batch_size)
+                self.train_loss.add(event.first_step, event.losses, sizes)
                 self.version["train"] += 1
             case Evaluated():
                 self.test_loss.add(event.step, event.test_loss)

@@ -1,0 +1,40 @@
+"""The tutorial's loop, and the numbers that it prints."""
+
+import re
+
+import pytest
+import torch
+from tolerances import PRINTED
+from torch.utils.data import DataLoader
+
+from mlp_workload.config import Config
+from reference_torch import article_loop
+from reference_torch.model import build_model
+
+
+@pytest.fixture
+def part(digits):
+    """A model and 7 examples in batches of 3, whose last is smaller and has a loss of its own."""
+    torch.manual_seed(0)
+    config = Config(hidden=(4,), dtype="float64")
+    examples = type(digits.train)(digits.train.images[:7], digits.train.labels[:7])
+    return build_model(config, (30, 4, 3)), DataLoader(article_loop.Images(config, examples), batch_size=3)
+
+
+def test_the_true_mean_is_over_examples_and_the_articles_numbers_are_not(part, capsys):
+    model, loader = part
+    article_loop.test(model, loader, torch.device("cpu"), epoch=1)
+    printed = [float(number) for number in re.findall(r"^  ([\d.]+) ", capsys.readouterr().out, re.M)]
+    cross_entropy = torch.nn.functional.cross_entropy
+    with torch.no_grad():
+        losses = torch.cat([cross_entropy(model(x.flatten(1)), y, reduction="none") for x, y in loader])
+    sum_of_means = float(losses[:3].mean() + losses[3:6].mean() + losses[6])
+    for number, expected in zip(printed, (sum_of_means / 7, sum_of_means, float(losses.mean())), strict=True):
+        PRINTED.assert_close(number, expected)
+
+
+def test_what_was_seen_is_counted_in_examples(part, capsys, monkeypatch):
+    model, loader = part
+    monkeypatch.setattr(article_loop, "_PRINT_EVERY", 1)
+    article_loop.train(model, torch.optim.SGD(model.parameters(), 0.01), loader, torch.device("cpu"), epoch=1)
+    assert re.findall(r"epoch 1, (\d+) of 7", capsys.readouterr().out) == ["0", "3", "6"]
