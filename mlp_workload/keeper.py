@@ -1,9 +1,10 @@
 """When a run is written down whole, what it does when it is asked to stop, and from where it goes on."""
 
 import json
+import shlex
 from collections.abc import Callable
 
-from mlp_workload.checkpoint import Checkpoint, Checkpoints
+from mlp_workload.checkpoint import Checkpoint, Checkpoints, NoCheckpoint
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError, warn
@@ -129,5 +130,9 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> Checkpo
         if config.epochs < done:
             raise UserError(f"the run is in epoch {done} already: --epochs must be at least that, got {config.epochs}")
     except UserError as error:
-        raise UserError(f"--resume {folder.path}: {error}") from error
+        message = f"--resume {folder.path}: {error}"
+        if isinstance(error, NoCheckpoint) and folder.weights.is_file():
+            weights = shlex.quote(str(folder.weights))
+            message += f"; a new run can start from its weights: --initial-weights {weights} and the same settings"
+        raise UserError(message) from error
     return at

@@ -91,6 +91,17 @@ def test_a_damaged_line_is_named(line, folder):
         list(read_events(path))
 
 
+def test_a_run_beside_a_seeds_json_is_itself(folder):
+    (folder / "seeds.json").write_text("{}\n")
+    assert [run.folder for run in RecordedRun.load_all([folder])] == [folder]
+
+
+def test_seeds_of_which_no_run_has_begun_are_one_error(tmp_path):
+    (tmp_path / "seeds.json").write_text("{}\n")
+    with pytest.raises(UserError, match="the run of no seed has begun"):
+        RecordedRun.load_all([tmp_path])
+
+
 def test_what_is_no_run_folder(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such run folder"):
         RecordedRun.load(tmp_path / "nowhere")

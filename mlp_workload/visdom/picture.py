@@ -35,14 +35,19 @@ class Curve:
         self.values.append(np.where(np.isfinite(array), array, np.nan))
 
     def points(self, limit: int = POINTS) -> tuple[Floats, Floats]:
-        """Steps (n,) and values (n,); means over groups of equally many neighbours where that is over `limit`."""
+        """Steps (n,) and values (n,); means over groups of equally many neighbours where that is over `limit`.
+
+        A mean whose sum overflows is nan.
+        """
         if not self.steps:
             return np.empty(0), np.empty(0)
         steps, values = np.concatenate(self.steps), np.concatenate(self.values)
         size = -(-len(steps) // limit)
         starts = np.arange(0, len(steps), size)
         counts = np.diff(starts, append=len(steps))
-        return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
+        with np.errstate(over="ignore", invalid="ignore"):
+            means = np.add.reduceat(values, starts) / counts
+        return np.add.reduceat(steps, starts) / counts, np.where(np.isfinite(means), means, np.nan)
 
 
 class Picture:
