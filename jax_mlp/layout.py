@@ -21,6 +21,8 @@ from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 
 _BATCH, _HIDDEN = "batch", "hidden"
+CPU_DEVICES = 64
+"""That a CPU may count as; each takes memory, with MNIST 47 MB."""
 
 
 class Layout:
@@ -125,7 +127,12 @@ def find_devices(config: Config) -> list[jax.Device]:
 
 
 def ask_for_cpu_devices(count: int) -> None:
-    """That a CPU counts as so many, if JAX has not begun yet and nobody else has said how many."""
+    """That a CPU counts as so many, if JAX has not begun yet and nobody else has said how many.
+
+    Raises `UserError` if they are more than `CPU_DEVICES`, or the CPU's cores if it has more.
+    """
+    if count > (most := max(CPU_DEVICES, os.cpu_count() or 1)):
+        raise UserError(f"--devices must be at most {most} in a process, got {count}")
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if count > 1 and jax.config.values["jax_num_cpu_devices"] < 1 and not said:
         with contextlib.suppress(RuntimeError):

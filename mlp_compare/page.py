@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ SHOWN_MISTAKES = 40
 SHOWN_UNITS = 200
 LARGEST_LOSS = 10.0
 """Nats, to which curves are drawn; guessing among 1,000 classes costs 6.9."""
+_TOO_LARGE = 1e6
 _LINES = ("-", "--", "-.", ":")
 _DASHES = ("", "6 3", "7 3 2 3", "2 2")
 """The same in the page's key."""
@@ -189,7 +191,7 @@ def _mistakes(run: RecordedRun) -> dict[str, Any]:
 def _first_layer(run: RecordedRun) -> dict[str, Any]:
     """Each unit's weights as an image of what it looks for, blue positive and red negative, or why there is none."""
     path = run.folder / "weights.safetensors"
-    if not path.exists():
+    if not os.path.lexists(path):
         return {"why": "The run did not get so far as to save its weights."}
     if run.dataset is None:
         return {"why": "The data set is gone, and with it the shape of its images."}
@@ -238,17 +240,23 @@ def _curves(runs: Sequence[RecordedRun]) -> list[str]:
                     _draw_training(axes, run, line)
                 else:
                     values = [one.test_loss if title == "test loss" else one.test_accuracy for one in run.evaluations]
-                    axes.plot([one.step for one in run.evaluations], values, marker=".", **line)
+                    axes.plot([one.step for one in run.evaluations], _drawable(values), marker=".", **line)
             if axes.get_ylim()[1] > LARGEST_LOSS:  # of a run that diverged, beside which no other could be read
                 axes.set_ylim(0, LARGEST_LOSS)
             figures.append(inline(to_svg(figure), title.replace(" ", "-"), f"{title} by step"))
     return figures
 
 
+def _drawable(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """`values` within what can be summed and drawn: 1e308 is far above the axes, and overflows on the way there."""
+    return np.clip(np.asarray(values, np.float64), -_TOO_LARGE, _TOO_LARGE)
+
+
 def _draw_training(axes: Any, run: RecordedRun, line: Mapping[str, Any]) -> None:
     losses = run.train_losses
     if not len(losses):
         return
+    losses = _drawable(losses)
     size = -(-len(losses) // _GROUPS)
     starts = np.arange(0, len(losses), size)
     steps = starts + (np.diff(starts, append=len(losses)) + 1) / 2

@@ -22,7 +22,7 @@ from mlp_compare.scaling_runs import FORMAT, Run
 from mlp_workload.command_line import one_line_errors, parse
 from mlp_workload.environment import under_quota
 from mlp_workload.errors import UserError
-from mlp_workload.files import check_is_file, expand, write_atomically
+from mlp_workload.files import expand, read_at_most, write_atomically
 from mlp_workload.run_folder import clear_write_errors, read_json
 
 PROGRAM = "python -m mlp_compare.scaling_report"
@@ -74,8 +74,7 @@ def rewrite(folder: Path, scaling: "Scaling") -> None:
 
 def marked(document: Path) -> str:
     """The document's text. Raises `UserError` where it has not the marks of just these tables."""
-    check_is_file(document)
-    text = document.read_text(encoding="utf-8")
+    text = read_at_most(document, 2**20).decode(errors="replace")
     found = [block[1] for block in _BLOCK.finditer(text)]
     if sorted(found) != sorted(BLOCKS):
         raise UserError(f"{document} marks the tables {', '.join(found) or 'not at all'}; needed: {', '.join(BLOCKS)}")

@@ -63,6 +63,10 @@ class NewerFormat(UserError):
     """Written by a newer version than this one."""
 
 
+class NoCheckpoint(UserError):
+    """There is none to go on from."""
+
+
 class Checkpoints:
     """The newest few of a run, in one folder: safetensors files that say what they are and know their own digest."""
 
@@ -85,12 +89,14 @@ class Checkpoints:
                 sync_folder(self._folder.parent)
             write_atomically(path, save(tensors, {"checkpoint": text, "digest": _digest(text, tensors)}))
             for old in self._newest_first()[KEPT:]:
-                old.unlink()
+                if old.is_file():
+                    old.unlink()
 
     def newest(self) -> Checkpoint:
-        """The newest one that is whole; warns of newer ones that are not.
+        """The newest one that is whole; warns of newer ones that are damaged.
 
-        Raises `UserError` where there is none, or where one is of a newer format.
+        Raises `NoCheckpoint` if there is none, `UserError` if one is of a newer format, or could not be read, in which
+        case it may be whole.
         """
         damaged: list[str] = []
         for path in self._newest_first():
@@ -99,17 +105,21 @@ class Checkpoints:
             except NewerFormat:
                 raise
             except UserError as error:
+                if isinstance(error.__cause__, OSError | MemoryError):
+                    cure = "make it readable, or move it away to go on from the one before"
+                    raise UserError(f"{error}; this checkpoint is neither skipped nor removed: {cure}") from error
                 damaged.append(str(error))
                 continue
             for said in damaged:
                 warn(f"{said}; going on from step {found.step}")
             return found
-        raise UserError("; ".join(damaged) or "it has no checkpoint")
+        raise NoCheckpoint("; ".join(damaged) or "it has no checkpoint")
 
     def _newest_first(self) -> list[Path]:
-        """Those that this class named, and no copies of them. Raises `UserError` where nobody lets us look."""
+        """Those that this class named, whatever they are now but folders, and no copies of them. Raises `UserError`
+        where nobody lets us look."""
         try:
-            paths = list(self._folder.iterdir())
+            paths = [path for path in self._folder.iterdir() if not path.is_dir()]
         except FileNotFoundError:
             paths = []
         except OSError as error:
@@ -117,12 +127,12 @@ class Checkpoints:
         steps = {step: path for path in paths if (step := _step(path)) is not None}
         return [steps[step] for step in sorted(steps, reverse=True)]
 
-    def drop_after(self, step: int) -> None:
-        """Removes what is left of steps behind `step`, and what was half written."""
+    def set_aside_after(self, step: int) -> None:
+        """Renames the damaged ones of steps behind `step` to *.damaged, and removes what was half written."""
         with clear_write_errors(self._folder):
             for path in self._newest_first():
                 if (of := _step(path)) is not None and of > step:
-                    path.unlink()
+                    path.replace(path.with_name(f"{path.name}.damaged"))
             remove_half_written(self._folder)
 
 
@@ -133,7 +143,7 @@ def _name(step: int) -> str:
 def _step(path: Path) -> int | None:
     """Of a checkpoint's file by its name."""
     found = re.fullmatch(r"step-(\d{8,})\.safetensors", path.name)
-    return int(found[1]) if found and path.is_file() else None
+    return int(found[1]) if found else None
 
 
 _ABOUT: Mapping[str, tuple[type, ...]] = {

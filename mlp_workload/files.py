@@ -1,17 +1,27 @@
-"""Paths as users type them, and files that are there whole or not at all."""
+"""Paths as users type them, files that may come from elsewhere, and files that are there whole or not at all."""
 
 import errno
 import os
 import re
 import shlex
+import stat
 import string
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from mlp_workload.errors import UserError
 
 _PLAIN = set(string.printable[:95]) - {"'", "\\"}
 """Characters that stand for themselves within $'...'."""
+_KINDS: Mapping[int, str] = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def expand(path: Path) -> Path:
@@ -32,13 +42,53 @@ def shell_quoted(path: Path) -> str:
     return "$'" + "".join(chr(b) if chr(b) in _PLAIN else f"\\x{b:02x}" for b in os.fsencode(text)) + "'"
 
 
-def check_is_file(path: Path) -> None:
-    """Raises `UserError` where there is no file to read."""
+def open_regular(path: Path, mode: str = "rb", buffering: int = -1) -> BinaryIO:
+    """Opens a file of any origin, in a binary mode; nothing that a program could wait on for ever.
+
+    Raises `OSError`, which tells what else it is (a named pipe, a device, a socket, a folder), or why it can't be
+    opened; `FileNotFoundError` only if nothing has this name, not for a link that leads nowhere.
+    """
+    return cast(BinaryIO, open(path, mode, buffering, opener=_regular))
+
+
+def _regular(path: str, flags: int) -> int:
     try:
-        if not path.is_file():
-            raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
-        raise UserError(f"{path}: {error.strerror or error}") from error
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise OSError(errno.EINVAL, "a link that leads nowhere", path) from None
+        raise
+    except ValueError as error:  # a zero byte in the name
+        raise OSError(errno.EINVAL, str(error), path) from None
+    if kind != stat.S_IFREG:
+        raise OSError(errno.EINVAL, f"not a file but {_KINDS.get(kind, 'something else')}", path)
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_at_most(path: Path, size: int) -> bytes:
+    """The content of a file that `open_regular` opens. Raises `UserError`, also if it has more than `size` bytes."""
+    try:
+        with open_regular(path) as file:
+            content = file.read(size + 1)
+    except OSError as error:
+        raise UserError(f"{path}: {reason(error)}") from error
+    if len(content) > size:
+        raise UserError(f"{path}: larger than {size // 2**20} MiB")
+    return content
+
+
+def reason(error: OSError) -> str:
+    """The system's words, without the path."""
+    return "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+
+
+def check_fits_memory(size: int, source: str) -> None:
+    """Raises `UserError` if `size` bytes and a copy of them are more than this machine's memory."""
+    if not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 2 * size > memory:
+        raise UserError(f"{source}: {size / 2**30:,.1f} GiB, too large for a memory of {memory / 2**30:,.1f} GiB")
 
 
 def sync_folder(folder: Path) -> None:
@@ -86,7 +136,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` beside `path`, syncs it, and renames it into place. Raises `OSError` with `path` untouched."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # no pipe or link that somebody laid there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

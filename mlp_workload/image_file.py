@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_workload.errors import UserError
-from mlp_workload.files import check_is_file
+from mlp_workload.files import read_at_most
 
 FORMATS = ("PNG", "JPEG")
 LARGEST_FILE = 64 * 2**20
@@ -24,15 +24,7 @@ Grey = npt.NDArray[np.float64]
 
 def read(path: Path) -> Grey:
     """The image in `path`; see `decode`. Raises `UserError` where there is no such file, or `decode` refuses it."""
-    check_is_file(path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    if len(content) > LARGEST_FILE:
-        raise UserError(f"{path}: larger than {LARGEST_FILE // 2**20} MiB")
-    return decode(content, str(path))
+    return decode(read_at_most(path, LARGEST_FILE), str(path))
 
 
 def decode(content: bytes, source: str) -> Grey:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Literal
 
-from mlp_workload.checkpoint import Checkpoint, Checkpoints
+from mlp_workload.checkpoint import Checkpoint, Checkpoints, NoCheckpoint
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError, warn
@@ -150,5 +150,9 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> tuple[C
     except Finished:
         raise
     except UserError as error:
-        raise UserError(f"--resume {folder.path}: {error}") from error
+        message = f"--resume {folder.path}: {error}"
+        if isinstance(error, NoCheckpoint) and folder.weights.is_file():
+            weights = shell_quoted(folder.weights)
+            message += f"; a new run can start from its weights: --initial-weights {weights} and the same settings"
+        raise UserError(message) from error
     return at, trained_on

@@ -31,12 +31,16 @@ class Mistakes:
 
 
 def group_means(values: npt.NDArray[np.float64], weights: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:
-    """Weighted means of neighbouring `values` (n,), `size` to a group; the last group may be smaller."""
+    """Weighted means of neighbouring `values` (n,), `size` to a group; the last group may be smaller.
+
+    A mean whose sum overflows is nan.
+    """
     if size == 1:
         return values
     starts = np.arange(0, len(values), size)
-    means: npt.NDArray[np.float64] = np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts)
-    return means
+    with np.errstate(over="ignore", invalid="ignore"):
+        means = np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts)
+    return np.where(np.isfinite(means), means, np.nan)
 
 
 def confusion_matrix(

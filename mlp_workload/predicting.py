@@ -108,7 +108,8 @@ def keep(image: npt.NDArray[np.uint8], folder: Path, name: str) -> Path:
                     file.write(buffer.getvalue())
                 return path
             except FileExistsError:
-                if path.is_file() and path.read_bytes() == buffer.getvalue():
+                content = buffer.getvalue()
+                if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
                     return path
     raise AssertionError("numbers do not end")
 

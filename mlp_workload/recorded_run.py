@@ -1,5 +1,6 @@
 """A run as its folder tells it, whether it is finished, going on, or was killed."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -63,9 +64,11 @@ class RecordedRun:
         """Those of `folders`, and those in them where they hold the runs of many seeds."""
         runs: list[RecordedRun] = []
         for folder in map(expand, folders):
-            many = (folder / "seeds.json").exists()
-            seeds = sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name))
-            runs += [cls.load(one) for one in (seeds if many else [folder])]
+            many = os.path.lexists(folder / "seeds.json") and not os.path.lexists(folder / "events.jsonl")
+            seeds = sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name)) if many else []
+            if many and not seeds:
+                raise UserError(f"{folder}: it has a seeds.json, and the run of no seed has begun")
+            runs += [cls.load(one) for one in seeds or [folder]]
         return runs
 
     def fact(self, name: str, kind: type[T] = str) -> T:  # type: ignore[assignment]

@@ -11,7 +11,15 @@ from typing import Any, Self
 from mlp_workload import strict_json
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.files import is_half_written, lock_file, remove_half_written, sync_folder, write_atomically
+from mlp_workload.files import (
+    is_half_written,
+    lock_file,
+    open_regular,
+    read_at_most,
+    remove_half_written,
+    sync_folder,
+    write_atomically,
+)
 from mlp_workload.order import steps_per_epoch
 from mlp_workload.weights import Parameters, save_weights
 
@@ -20,6 +28,8 @@ _BEFORE_CHECKPOINT = {"config.json", "events.jsonl", "checkpoints", "tensorboard
 """Everything that a run writes before its first checkpoint."""
 _HEADER_BYTES = 2**16
 """More than what stands in a safetensors file besides the numbers."""
+_LARGEST_JSON = 2**26
+"""Bytes; a benchmark's results take a few hundred kilobytes."""
 
 
 class RunFolder:
@@ -85,7 +95,7 @@ class RunFolder:
     def finished_epochs(self, examples: int) -> int | None:
         """Of the run, whose training set has so many `examples`, where it is finished."""
         path = self.path / "summary.json"
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         summary, config = read_json(path), read_config(self.path)
         steps = summary.get("steps") if isinstance(summary, dict) else None
@@ -116,8 +126,12 @@ class RunFolder:
 
         Raises `UserError` where there is none, and gives a new folder up.
         """
+        with clear_write_errors(self._room):
+            if os.path.lexists(self._room):  # of a run that was killed
+                open_regular(self._room).close()
+                self._room.unlink()
         try:
-            with clear_write_errors(self.weights), self._room.open("wb") as file:
+            with clear_write_errors(self.weights), self._room.open("xb") as file:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, weights_bytes + _HEADER_BYTES)
         except UserError:
@@ -146,12 +160,12 @@ def read_config(folder: Path) -> Config:
     """Of the run in `folder`. Raises `UserError` where there is none, or its config.json can't be read."""
     path = folder / "config.json"
     try:
-        if not path.is_file():
-            raise UserError(f"{folder}: {'no run there' if folder.is_dir() else 'no such run folder'}")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:  # not UTF-8, or a zero byte in the path
+        text = read_at_most(path, _LARGEST_JSON).decode()
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise UserError(f"{folder}: {'no run there' if folder.is_dir() else 'no such run folder'}") from error
+        raise
+    except ValueError as error:
         raise UserError(f"{folder}: config.json is damaged ({error})") from error
     try:
         return Config.from_json(text)
@@ -266,9 +280,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """What `write_json`, or another program, wrote. Raises `UserError` where it can't be read or is no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        return json.loads(read_at_most(path, _LARGEST_JSON))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
 

@@ -1,6 +1,7 @@
 """The network that a run left: what is needed to compute with it, whichever framework trained it."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,7 +40,7 @@ class Trained:
         folder = expand(folder)
         config = read_config(folder)
         path = folder / "weights.safetensors"
-        if not path.exists():
+        if not os.path.lexists(path):
             raise UserError(f"{folder}: the run is not finished; --resume {shell_quoted(folder)} goes on")
         parameters = chain.load(path)
         pixels, *_, classes = chain.widths(parameters)

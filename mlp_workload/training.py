@@ -24,7 +24,7 @@ from mlp_workload.data import Dataset, load
 from mlp_workload.environment import describe_environment
 from mlp_workload.errors import PeerLost, UserError
 from mlp_workload.events import Event, RunFinished, Sink
-from mlp_workload.files import expand, shell_quoted
+from mlp_workload.files import expand, open_regular, shell_quoted
 from mlp_workload.keeper import CHECKPOINT_EVERY, Finished, Keeper, Pace, Resume, resumed_from
 from mlp_workload.metrics import Evaluation
 from mlp_workload.order import epoch_order, steps_per_epoch
@@ -138,7 +138,7 @@ def train(
         if at:
             check_can_change(folder.events)
             folder.go_on(config)
-            Checkpoints(folder.checkpoints).drop_after(at.step)
+            Checkpoints(folder.checkpoints).set_aside_after(at.step)
             cut_events(folder.events, end)
         sinks = watching.sinks(config, dataset, folder.path, trainer.framework, told)
         record = Record(stack, folder, trainer.parameters, sinks)
@@ -285,7 +285,7 @@ class Record:
 
     def sync(self) -> None:
         """So that the events outlast a power cut. Raises `UserError`."""
-        with clear_write_errors(self._folder.events), self._folder.events.open("r+b") as file:
+        with clear_write_errors(self._folder.events), open_regular(self._folder.events, "r+b") as file:
             os.fsync(file.fileno())
 
     def save_weights(self) -> None:

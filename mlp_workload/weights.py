@@ -18,6 +18,7 @@ from mlp_workload.files import write_atomically
 
 Array = npt.NDArray[np.floating[Any]]
 Parameters = dict[str, Array]
+Shapes = safetensors_file.Shapes
 
 
 def parameter_shapes(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -31,19 +32,25 @@ def parameter_shapes(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
 
 def check(parameters: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
     """Raises `UserError`, naming the tensor, where one is missing, extra, misshapen, not floating or not finite."""
+    check_shapes({name: array.shape for name, array in parameters.items()}, shapes, source)
     for problem in _problems(parameters, shapes):
         raise UserError(f"{source}: {problem}")
 
 
-def _problems(parameters: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    for name in sorted(shapes.keys() - parameters.keys()):
-        yield f"{name} is missing"
-    for name in sorted(parameters.keys() - shapes.keys()):
-        yield f"{name} is not a parameter of this model, which has {', '.join(shapes)}"
-    for name, shape in shapes.items():
+def check_shapes(found: Shapes, expected: Shapes, source: str) -> None:
+    """Raises `UserError`, naming the tensor, where one is missing, extra or misshapen."""
+    for name in sorted(expected.keys() - found.keys()):
+        raise UserError(f"{source}: {name} is missing")
+    for name in sorted(found.keys() - expected.keys()):
+        raise UserError(f"{source}: {name} is not a parameter of this model, which has {', '.join(expected)}")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise UserError(f"{source}: {name} has shape {found[name]}, expected {shape}")
+
+
+def _problems(parameters: Mapping[str, Array], shapes: Shapes) -> Iterator[str]:
+    for name in shapes:
         array = parameters[name]
-        if array.shape != shape:
-            yield f"{name} has shape {array.shape}, expected {shape}"
         if array.dtype not in (np.float32, np.float64):
             yield f"{name} is {array.dtype}, expected float32 or float64"
         if not (finite := np.isfinite(array)).all():
@@ -63,9 +70,11 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str |
 
     Raises `UserError`, naming the file and the tensor, where it does not.
     """
-    parameters, _ = safetensors_file.read(path, "safetensors file")
+    parameters, _ = safetensors_file.read(
+        path, "safetensors file", lambda found: check_shapes(found, shapes, str(path))
+    )
     check(parameters, shapes, str(path))
     with np.errstate(over="ignore"):
-        parameters = {name: parameters[name].astype(dtype or parameters[name].dtype) for name in shapes}
+        parameters = {name: parameters[name].astype(dtype or parameters[name].dtype, copy=False) for name in shapes}
     check(parameters, shapes, f"{path} in {dtype}")
     return parameters

@@ -1,8 +1,10 @@
 """Torch's own files of weights: the `state_dict` of linear layers, one after the other."""
 
 import io
+import math
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 
 from mlp_workload import chain
 from mlp_workload.errors import UserError
-from mlp_workload.files import check_is_file
+from mlp_workload.files import check_fits_memory, open_regular, reason
 from mlp_workload.weights import Array, Parameters
 from reference_torch.model import MLP
 from reference_torch.weights import to_state_dict
@@ -21,17 +23,27 @@ def read(path: Path) -> Parameters:
 
     Raises `UserError`, naming the file and the key, where it is not what `mlp_workload.chain.find` takes.
     """
-    check_is_file(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a TorchScript archive, which is refused
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file, warnings.catch_warnings(action="ignore"):  # of TorchScript, which is refused
+            check_fits_memory(size := path.stat().st_size, str(path))
+            if zipfile.is_zipfile(file) and any(record.compress_type for record in zipfile.ZipFile(file).infolist()):
+                raise UserError(f"{path}: holds compressed numbers, and torch.save writes none")
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+        raise UserError(f"{path}: {reason(error)}") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path}: {_reason(error)}") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds a {type(state).__name__}, expected a state_dict")
-    return chain.find({str(key): _array(value, f"{path}: {key}") for key, value in state.items()}, str(path))
+    arrays: Parameters = {}
+    total = 0
+    for key, value in state.items():
+        arrays[str(key)] = array = _array(value, f"{path}: {key}", size)
+        check_fits_memory(total := total + array.nbytes, str(path))
+    return chain.find(arrays, str(path))
 
 
 def content(parameters: Parameters) -> bytes:
@@ -43,13 +55,16 @@ def content(parameters: Parameters) -> bytes:
     return file.getvalue()
 
 
-def _array(value: Any, source: str) -> Array:
-    """A copy of a tensor. Raises `UserError` where it is none, or of a type that NumPy lacks."""
+def _array(value: Any, source: str, largest: int) -> Array:
+    """A copy of a tensor. Raises `UserError` where it is none, of a type that NumPy lacks, or has more than `largest`
+    bytes, as a view can that repeats a few numbers."""
     if not isinstance(value, torch.Tensor):
         raise UserError(f"{source} is of type {type(value).__name__}, not a tensor; save model.state_dict() alone")
     if value.dtype not in (torch.float32, torch.float64):
         raise UserError(f"{source} is {str(value.dtype).removeprefix('torch.')}, expected float32 or float64")
     try:
+        if (size := math.prod(value.shape) * value.element_size()) > largest:
+            raise UserError(f"{source} takes {size} bytes, more than the whole file: save a copy of it, by .clone()")
         array: Array = value.detach().numpy().copy()
     except (RuntimeError, TypeError) as error:  # sparse, or on the meta device
         raise UserError(f"{source} has no plain numbers ({error})") from error

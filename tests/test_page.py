@@ -87,6 +87,11 @@ def test_it_says_whether_the_runs_saw_the_same(other, words):
     assert words in render([recorded(), recorded("runs/b", **other)], [])
 
 
+@pytest.mark.parametrize("losses", [[1e308] * 3, [-1.7e308, 1.7e308], [1e308] * 2000], ids=["few", "signs", "many"])
+def test_losses_at_the_end_of_float64_are_drawn_without_a_warning(losses):
+    assert "training loss" in render([recorded(losses=losses)], [])
+
+
 def test_curves_stand_at_their_steps():
     axes = Figure().subplots()
     _draw_training(axes, recorded(), {"color": "red"})

@@ -97,3 +97,9 @@ def test_names_are_safe_in_addresses_and_tell_runs_apart(tmp_path):
     assert comparison_name(Config(dataset="idx:/data/k mnist", seed=3)) == "compare_leaky_idx_data_k_mnist_seed3"
     assert trace_name("jax", Config(seed=4)) == "jax"
     assert trace_name("torch", Config(learning_rate=0.5, momentum=0.9)) == "torch, learning_rate 0.5, momentum 0.9"
+
+
+def test_means_of_losses_at_the_end_of_float64_are_gaps():
+    curve = Curve()
+    curve.add(1, [1e308] * 4 + [1.0, 3.0, 1.0, 3.0])
+    np.testing.assert_array_equal(curve.points(2)[1], [np.nan, 2.0])

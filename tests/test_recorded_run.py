@@ -108,6 +108,17 @@ def test_batches_are_of_one_size_if_the_events_do_not_tell_more(folder):
     assert known.batch_sizes.tolist() == [4, 4, 2, 4]
 
 
+def test_a_run_beside_a_seeds_json_is_itself(folder):
+    (folder / "seeds.json").write_text("{}\n")
+    assert [run.folder for run in RecordedRun.load_all([folder])] == [folder]
+
+
+def test_seeds_of_which_no_run_has_begun_are_one_error(tmp_path):
+    (tmp_path / "seeds.json").write_text("{}\n")
+    with pytest.raises(UserError, match="the run of no seed has begun"):
+        RecordedRun.load_all([tmp_path])
+
+
 def test_what_is_no_run_folder(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such run folder"):
         RecordedRun.load(tmp_path / "nowhere")

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mlp_workload.data.dataset import Dataset, Examples, Labels
 from mlp_workload.data.emnist import class_names, is_emnist
 from mlp_workload.errors import UserError
-from mlp_workload.files import expand
+from mlp_workload.files import check_fits_memory, expand, open_regular
 
 T = TypeVar("T")
 
@@ -60,9 +60,7 @@ def read_idx(path: Path, ndim: int, sha256: str | None = None, dtype: str = "u1"
     of another sum.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: not a file")
-        with path.open("rb") as raw:
+        with open_regular(path) as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if compressed:
@@ -97,6 +95,7 @@ def _read(
     if expected > most:
         limit = f"{most}: unpack it first" if most == _LARGEST_UNPACKED else "the file can hold"
         raise UserError(f"{path}: its header promises {_by(shape, dtype)} = {expected} bytes, more than {limit}")
+    check_fits_memory(expected, str(path))
     content = bytearray()
     while len(content) <= expected and (chunk := stream.read(min(_CHUNK, expected + 1 - len(content)))):
         content += chunk

@@ -16,11 +16,14 @@ from mlp_workload import strict_json
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
+from mlp_workload.files import open_regular
 from mlp_workload.metrics import Mistakes
 from mlp_workload.run_folder import clear_write_errors
 
 _LARGEST_COUNT = 2**53
 """Up to which float64, which curves are drawn in, has every whole number."""
+_LARGEST_LINE = 2**28
+"""Bytes; the losses of an epoch of ten million steps."""
 
 
 class JsonLines:
@@ -30,7 +33,7 @@ class JsonLines:
         """The file is new or, of a run that is `resumed`, there."""
         self._path = path
         with clear_write_errors(path):
-            self._file = path.open("ab" if resumed else "xb", buffering=0)
+            self._file = open_regular(path, "ab", 0) if resumed else path.open("xb", buffering=0)
 
     def emit(self, event: Event) -> None:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
@@ -95,31 +98,37 @@ def events_until(path: Path, step: int, epochs_end: int) -> tuple[list[Event], i
 def check_can_change(path: Path) -> None:
     """Raises `UserError` where nobody may."""
     with clear_write_errors(path):
-        path.open("r+b").close()
+        open_regular(path, "r+b").close()
 
 
 def cut_events(path: Path, end: int) -> None:
     """Takes out of the file what stands behind `end`. Raises `UserError` where it can't."""
-    with clear_write_errors(path), path.open("r+b") as file:
+    with clear_write_errors(path), open_regular(path, "r+b") as file:
         file.truncate(end)
         os.fsync(file.fileno())
 
 
 def _read(path: Path) -> Iterator[tuple[Event, int]]:
     """Each event, and where its line ends."""
-    try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: not a file")
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     end = 0
-    for number, line in enumerate(lines, start=1):
-        end += len(line) + 1
+    for number, line in enumerate(_lines(path), start=1):
+        end += len(line)
         try:
             yield _event(json.loads(line)), end
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, UserError) as error:
             raise UserError(f"{path}, line {number} is not an event of a run: {error!r}") from error
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Each line that has an end."""
+    try:
+        with open_regular(path) as file:
+            while (line := file.readline(_LARGEST_LINE)).endswith(b"\n"):
+                yield line
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(line) == _LARGEST_LINE:
+        raise UserError(f"{path}: a line of more than {_LARGEST_LINE // 2**20} MiB")
 
 
 def _fields(event: Event) -> dict[str, Any]:

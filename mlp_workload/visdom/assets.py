@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from mlp_workload.files import write_atomically
+from mlp_workload.errors import UserError
+from mlp_workload.files import read_at_most, write_atomically
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Asset:
     feature: str
 
 
+_LARGEST = 2**26
+"""Bytes of a file; plotly, the largest, has four million."""
 _LAYOUT, _GRAPHS = "the layout of the windows", "network graphs"
 
 
@@ -101,9 +104,9 @@ def _from_node_modules(static: Path) -> None:
         name, _, wanted = asset.package.rpartition("@")
         for folder in (here, *here.parents):
             package = folder / "node_modules" / name
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                if json.loads((package / "package.json").read_text())["version"] == wanted:
-                    _write(static, asset, (package / asset.source).read_bytes())
+            with contextlib.suppress(OSError, UserError, ValueError, KeyError, TypeError):
+                if json.loads(read_at_most(package / "package.json", _LARGEST))["version"] == wanted:
+                    _write(static, asset, read_at_most(package / asset.source, _LARGEST))
                     break
 
 

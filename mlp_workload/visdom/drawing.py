@@ -6,6 +6,7 @@ points with all points), and what is sent twice is there once.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -130,7 +131,7 @@ class Drawing:
 def environment_name(folder: Path) -> str:
     """Of a run's own environment: its folder, the one above, and four digits that stand for the whole path."""
     path = folder.resolve()
-    return _safe(f"{'_'.join(path.parts[-2:])}_{hashlib.sha256(str(path).encode()).hexdigest()[:4]}")
+    return _safe(f"{'_'.join(path.parts[-2:])}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:4]}")
 
 
 def comparison_name(config: Config) -> str:

@@ -40,7 +40,10 @@ class Curve:
         self.weights.append(np.broadcast_to(weights, array.shape))
 
     def points(self, limit: int = POINTS) -> tuple[Floats, Floats]:
-        """Steps (n,) and values (n,); means over groups of equally many neighbours if that is over `limit`."""
+        """Steps (n,) and values (n,); means over groups of equally many neighbours if that is over `limit`.
+
+        A mean whose sum overflows is nan.
+        """
         if not self.steps:
             return np.empty(0), np.empty(0)
         steps, values, weights = map(np.concatenate, (self.steps, self.values, self.weights))
