@@ -120,7 +120,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         with contextlib.suppress(OSError):  # nobody may read it any more
-            print(f"{program}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+            print(f"{program}: {one_line(str(interrupt)) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
 
 
