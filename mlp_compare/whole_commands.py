@@ -130,7 +130,7 @@ def _dashboard(folder: Path) -> Iterator[list[str]]:
             if server.poll() is None:
                 yield ["--visdom", "required", "--visdom-port", port]
             else:
-                print(f"warning: no dashboard to draw on ({' '.join(said).strip()})", file=sys.stderr)
+                warn(f"no dashboard to draw on ({' '.join(said).strip()})")
                 yield []
         finally:
             server.kill()

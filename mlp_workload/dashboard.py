@@ -114,7 +114,7 @@ def serve(server: VisdomServer, env_path: Path, runs: list[RecordedRun]) -> None
         raise UserError(f"cannot listen at {server.host}, port {server.port}: {error.strerror or error}") from None
     if hasattr(os, "nice"):
         os.nice(19)  # drawing takes next to no time from training
-    print(f"Visdom at {server.address}, curves kept in {env_path}; Ctrl-C stops it", flush=True)
+    print(one_line(f"Visdom at {server.address}, curves kept in {env_path}; Ctrl-C stops it"), flush=True)
     if runs:
         threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
     try:
