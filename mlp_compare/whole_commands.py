@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from mlp_compare import processes
 from mlp_workload.config import Config
+from mlp_workload.errors import warn
 from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import save_weights
 
