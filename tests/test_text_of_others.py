@@ -7,6 +7,7 @@ import pytest
 from rich.table import Table
 
 from mlp_compare.bench_report import read as read_benchmark
+from mlp_workload.command_line import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError, escaped, one_line, warn
 from mlp_workload.events import Warned
@@ -41,6 +42,14 @@ def test_what_is_printed_has_no_control_characters(wrap):
     assert f"[red]{SHOWN}" in file.getvalue()
     assert all(line.isprintable() for line in lines)
     assert len({len(line) for line in lines[wrap:]}) == 1
+
+
+def test_help_shows_nothing_of_a_run(tmp_path, capsys):
+    values = json.loads(Config().to_json()) | {"dataset": f"idx:{STEER}"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(SystemExit):
+        parse_config(["--resume", str(tmp_path), "--help"], Training)
+    assert "\x1b]0;title" not in capsys.readouterr().out
 
 
 def test_a_warning_about_a_class_does_not_steer_the_console(tmp_path, capsys):
