@@ -48,9 +48,10 @@ def parse_config(arguments: Sequence[str], kind: type[C], **options: Any) -> C:
     Raises `UserError` in one line where they make no sense, `SystemExit` after `--help`.
     """
 
-    chosen, _ = parse(_Preset, arguments, return_unknown_args=True, add_help=False)
+    chosen, rest = parse(_Preset, arguments, return_unknown_args=True, add_help=False)
     values = dict(vars(PRESETS.get(chosen.preset, Config())))
-    if issubclass(kind, Training):
+    wants_help = bool({"-h", "--help"} & set(rest))  # which would print the text of another's config.json as it is
+    if issubclass(kind, Training) and not wants_help:
         new = chosen.resume_or_start and expand(chosen.resume_or_start)
         if chosen.resume is not None:
             values = _begun("--resume", expand(chosen.resume))
@@ -165,7 +166,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         with contextlib.suppress(OSError):  # nobody may read it any more
-            print(f"{program}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+            print(f"{program}: {one_line(str(interrupt)) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
 
 

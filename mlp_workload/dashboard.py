@@ -75,6 +75,10 @@ def main() -> None:
 def run(options: Dashboard) -> None:
     """Raises `UserError` where it can't begin."""
     server = options.server
+    for reason in server.ignored:
+        if reason.startswith("VISDOM_USERNAME"):  # nobody gets a server without the login that was asked for
+            raise UserError(reason)
+        warn(f"{reason}; it is ignored")
     runs = RecordedRun.load_all(options.replay)
     if runs and _listens(server):
         try:
@@ -101,7 +105,7 @@ def serve(server: VisdomServer, hosts: set[str], env_path: Path | None, runs: li
         raise UserError(f"cannot listen at {server.host}, port {server.port}: {error.strerror or error}") from None
     if hasattr(os, "nice"):
         os.nice(19)  # drawing takes next to no time from training
-    print(f"Visdom at {server.address}, curves kept in {folder}; Ctrl-C stops it", flush=True)
+    print(one_line(f"Visdom at {server.address}, curves kept in {folder}; Ctrl-C stops it"), flush=True)
     if runs:
         threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
     try:
@@ -113,14 +117,15 @@ def serve(server: VisdomServer, hosts: set[str], env_path: Path | None, runs: li
 def _replay_here(runs: list[RecordedRun], server: VisdomServer) -> None:
     try:
         _replay(runs, server)
-    except Unreachable as reason:
-        print(f"warning: {reason}", file=sys.stderr)
+    except (Unreachable, UserError) as reason:
+        warn(str(reason))
 
 
 def _replay(runs: list[RecordedRun], server: VisdomServer) -> None:
     """Raises `Unreachable`."""
     for recorded in runs:
-        names = environment_name(recorded.folder), comparison_name(recorded.config)
+        comparison = comparison_name(recorded.config, recorded.fact("dataset_digest"))
+        names = environment_name(recorded.folder), comparison
         drawing = Drawing(server.connect(), *names, trace_name(recorded.framework, recorded.config))
         picture = Picture(recorded.dataset)
         for event in recorded.events:
@@ -184,7 +189,7 @@ def _place_assets() -> None:
     try:
         assets.place(static, ASSETS_SECONDS)
     except OSError as error:
-        print(f"warning: cannot write what the page needs into {static}: {error.strerror}", file=sys.stderr)
+        warn(f"cannot write what the page needs into {static}: {error.strerror}")
     if lacks := assets.features(assets.missing(static)):
         print(f"the page will lack: {', '.join(lacks)}", flush=True)
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from mlp_workload import strict_json
 from mlp_workload.config import Config
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, refusal
 from mlp_workload.files import (
     is_half_written,
     lock_file,
@@ -166,7 +166,7 @@ def read_config(folder: Path) -> Config:
             raise UserError(f"{folder}: {'no run there' if folder.is_dir() else 'no such run folder'}") from error
         raise
     except ValueError as error:
-        raise UserError(f"{folder}: config.json is damaged ({error})") from error
+        raise UserError(f"{folder}: config.json is damaged ({refusal(error)})") from error
     try:
         return Config.from_json(text)
     except UserError as error:
@@ -282,7 +282,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_at_most(path, _LARGEST_JSON))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {refusal(error)}") from error
 
 
 @contextlib.contextmanager

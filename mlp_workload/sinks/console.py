@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from mlp_workload.errors import warn
+from mlp_workload.errors import escaped, one_line, warn
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Recall, worst
 from mlp_workload.order import batch_sizes
@@ -30,6 +30,8 @@ _CLASSES = 5
 class Output(RichConsole):
     """Standard output, which goes quiet where nobody reads it any more, as behind `| head`; the run goes on.
 
+    Text in it, a table's too, is shown with control characters escaped. A `rich.text.Text` is shown as it is.
+
     `is_interactive` tells whether a live display can be drawn: only on a terminal that can move its cursor. Rich alone
     would draw into a file too, if `FORCE_COLOR` is set.
     """
@@ -42,6 +44,9 @@ class Output(RichConsole):
     def progress(self) -> Progress:
         """A progress bar, which is shown only on an interactive terminal and leaves nothing behind."""
         return Progress(console=self, transient=True, disable=not self.is_interactive)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(escaped(text), **options)
 
     def on_broken_pipe(self) -> None:
         with contextlib.suppress(SystemExit):
@@ -122,7 +127,7 @@ class Console:
             case Warned(message):
                 if self._quiet:
                     warn(message)
-                self._console.print(Text.assemble(("warning:", "yellow"), f" {message}"))
+                self._console.print(Text.assemble(("warning:", "yellow"), f" {one_line(message)}"))
             case RunFinished(summary):
                 self._live.stop()
                 self._console.print(_closing_table(summary))
