@@ -93,6 +93,7 @@ def test_a_damaged_line_is_named(line, folder):
 
 def test_a_run_beside_a_seeds_json_is_itself(folder):
     (folder / "seeds.json").write_text("{}\n")
+    (folder / "seed-0").mkdir()
     assert [run.folder for run in RecordedRun.load_all([folder])] == [folder]
 
 
