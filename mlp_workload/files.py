@@ -1,6 +1,7 @@
 """Paths as users type them, files that may come from elsewhere, and files that are there whole or not at all."""
 
 import errno
+import io
 import os
 import re
 import shlex
@@ -9,7 +10,7 @@ import string
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 from mlp_workload.errors import UserError
 
@@ -42,13 +43,13 @@ def shell_quoted(path: Path) -> str:
     return "$'" + "".join(chr(b) if chr(b) in _PLAIN else f"\\x{b:02x}" for b in os.fsencode(text)) + "'"
 
 
-def open_regular(path: Path, mode: str = "rb", buffering: int = -1) -> BinaryIO:
+def open_regular(path: Path, mode: str = "rb", buffering: int = -1) -> io.BufferedRandom:
     """Opens a file of any origin, in a binary mode; nothing that a program could wait on for ever.
 
     Raises `OSError`, which tells what else it is (a named pipe, a device, a socket, a folder), or why it can't be
     opened; `FileNotFoundError` only if nothing has this name, not for a link that leads nowhere.
     """
-    return cast(BinaryIO, open(path, mode, buffering, opener=_regular))
+    return cast(io.BufferedRandom, open(path, mode, buffering, opener=_regular))
 
 
 def _regular(path: str, flags: int) -> int:

@@ -43,7 +43,7 @@ def read(
                     raise UserError(f"{path}: {name} is {tensor['dtype']}, which NumPy lacks")
                 tensors[name] = np.empty(tensor["shape"], _TYPES[tensor["dtype"]])
                 file.seek(start + tensor["data_offsets"][0])
-                if file.readinto(tensors[name].reshape(-1).view(np.uint8)) < tensors[name].nbytes:
+                if file.readinto(tensors[name].reshape(-1).view(np.uint8).data) < tensors[name].nbytes:
                     raise UserError(f"{path}: it was cut short while it was read")
             return tensors, metadata
     # ValueError: a shape that NumPy lacks, such as of 70 dimensions.

@@ -234,7 +234,7 @@ def test_a_page_of_one_run_needs_no_comparison(shown, tmp_path):
         (["runs/jax", "--results", "taken.html"], "taken.html is not JSON"),
         (["runs/jax", "--results", "cells.json"], "--results: not what the commands write by --json"),
         (["runs/jax", "--results", "runs/jax/config.json"], "is not what mlp_compare.parity, .accuracy or .bench"),
-        (["runs/jax", "--results", "nothing.json"], "cannot read nothing.json: No such file"),
+        (["runs/jax", "--results", "nothing.json"], "nothing.json: no such file"),
     ],
 )
 def test_wrong_arguments_end_in_one_line(arguments, message, shown):

@@ -110,6 +110,7 @@ def test_batches_are_of_one_size_if_the_events_do_not_tell_more(folder):
 
 def test_a_run_beside_a_seeds_json_is_itself(folder):
     (folder / "seeds.json").write_text("{}\n")
+    (folder / "seed-0").mkdir()
     assert [run.folder for run in RecordedRun.load_all([folder])] == [folder]
 
 
