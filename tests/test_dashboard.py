@@ -65,7 +65,7 @@ NOBODY = [
     "setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", "--inh-caps", "+dac_override",
     "--ambient-caps", "+dac_override", "env", *(f"--unset={name}" for name in ("HOME", "LOGNAME", "USER", "LNAME")),
 ]  # fmt: skip
-"""Starts a program as a user without name or home folder, as `docker run --user 54321` does, who may read all files."""
+"""Starts a program as `docker run --user 54321` does: no name, no home folder; but it may read all files."""
 as_root = pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root, to be another user")
 
 

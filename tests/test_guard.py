@@ -145,8 +145,8 @@ def test_hosts_and_origins_of_its_own(server):
     status, text = server.ask("GET", "/", Host="box.example:8097")
     assert status == 403
     assert text == (
-        "this server does not answer the name box.example:8097; "
-        "--allow-host box.example:8097 when the dashboard is started allows it\n"
+        "this server does not answer to the name box.example:8097; "
+        "to allow it, start the dashboard with --allow-host box.example:8097\n"
     )
     assert "\x1b" not in server.ask("GET", "/", Host="\x1b[2J")[1]
     link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}

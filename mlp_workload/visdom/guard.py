@@ -66,7 +66,7 @@ class GuardedApplication(Application):
         hosts, headers = self._hosts | _arrived_at(request), request.headers
         host, origin = headers.get("Host", "").lower(), headers.get("Origin")
         if host not in hosts:
-            return _unknown("the name", host)
+            return _unknown("to the name", host)
         if origin is not None and origin.lower().partition("://")[::2] not in {
             (scheme, known) for scheme in ("http", "https") for known in hosts
         }:
@@ -97,7 +97,7 @@ def _arrived_at(request: HTTPServerRequest) -> set[str]:
 
 def _unknown(kind: str, host: str) -> dict[str, Any]:
     name = host if re.fullmatch(r"[\w.:\[\]-]{1,100}", host, re.ASCII) else ""
-    advice = f"--allow-host {name or 'NAME'} when the dashboard is started allows it"
+    advice = f"to allow it, start the dashboard with --allow-host {name or 'NAME'}"
     return {"status": 403, "reason": f"this server does not answer {kind} {name or 'another site'}; {advice}"}
 
 

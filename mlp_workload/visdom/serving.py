@@ -43,7 +43,7 @@ def http_server(server: VisdomServer, folder: Path, hosts: Collection[str] = ())
         base_url=server.base_url.rstrip("/"),
         env_path=f"{folder}/",
     )
-    return HTTPServer(application, max_body_size=guard.LARGEST_BODY, max_buffer_size=guard.LARGEST_BODY)
+    return HTTPServer(application, max_body_size=guard.LARGEST_BODY)
 
 
 def _name_user_and_home(folder: Path) -> None:
