@@ -206,3 +206,14 @@ def test_help_says_what_the_exit_status_means(run):
     process = run(COMMAND, "--help")
     assert process.returncode == 0
     assert "Exit status 0: measured" in " ".join(process.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("framework", "variable", "value"), [("jax", "JAX_TRANSFER_GUARD", "disallow"), ("torch", "WORLD_SIZE", "4")]
+)
+def test_a_variable_in_the_way_is_named(framework, variable, value, monkeypatch):
+    """As each trainer's command names it."""
+    for name, number in {"RANK": "2", "LOCAL_RANK": "2", variable: value}.items():
+        monkeypatch.setenv(name, number)
+    with pytest.raises(UserError, match=variable):
+        seeds.Runs(framework).compiled(PRESETS["leaky"])

@@ -75,9 +75,9 @@ def test_the_doctor_names_the_variable_and_does_not_reinstall(name, value, messa
 
 
 def test_a_trainer_refuses_in_one_line(run, tmp_path):
-    process = run("jax_mlp.train", env={"JAX_TRANSFER_GUARD": "disallow"})
+    process = run("jax_mlp.train", env={"JAX_DISABLE_JIT": "1"})
     assert (process.returncode, process.stdout) == (2, "")
-    assert re.fullmatch("python -m jax_mlp.train: error: JAX_TRANSFER_GUARD: disallow refuses .*\n", process.stderr)
+    assert re.fullmatch("python -m jax_mlp.train: error: JAX_DISABLE_JIT: the training .*; unset it\n", process.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
