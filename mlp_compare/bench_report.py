@@ -267,7 +267,7 @@ def _quota_remarks(result: Result) -> Iterator[str]:
     if quota < 1:
         what = f"the kernel pauses each process, so that work of {quota:g} s on a whole core takes about 1 s here"
     else:
-        what = f"products have {cores} threads, so that seconds are those of {cores} whole cores and a share left idle"
+        what = f"products have a thread for each whole core of it ({cores}), and what is over is left idle"
     yield f"under a CPU quota of {quota:g} {what}; ratios hold for processes under this quota"
 
 

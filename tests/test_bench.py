@@ -247,7 +247,7 @@ def test_any_choice_of_rungs_is_shown(result, left):
         (1.0, 1, None),
         (2.5, 1, None),
         (0.5, 1, "the kernel pauses each process, so that work of 0.5 s on a whole core takes about 1 s here"),
-        (1.5, 1, "products have 1 threads, so that seconds are those of 1 whole cores and a share left idle"),
+        (1.5, 1, "products have a thread for each whole core of it (1), and what is over is left idle"),
     ],
 )
 def test_under_a_cpu_quota_it_says_what_its_seconds_mean(quota, cores, words, result):

@@ -97,12 +97,16 @@ def config(tmp_path, digits) -> Config:
     return dataclasses.replace(PRESETS["leaky"], dataset=source, epochs=1, **small)
 
 
+def warnings_of_settings(folder):
+    return [warning for warning in RecordedRun.load(folder).warnings if "interruption" in warning]
+
+
 def resume(framework, config):
     """Trains an epoch more; what is warned of in it about settings."""
-    before = len(RecordedRun.load(config.run_dir).warnings)
-    TRAIN[framework](dataclasses.replace(config, epochs=config.epochs + 1), Watching("off", quiet=True), resume=True)
-    warnings = RecordedRun.load(config.run_dir).warnings[before:]
-    return [warning for warning in warnings if "interruption" in warning]
+    before = warnings_of_settings(config.run_dir)
+    config = dataclasses.replace(config, epochs=config.epochs + 1)
+    TRAIN[framework](config, Watching(visdom="off", quiet=True), resume=True)
+    return warnings_of_settings(config.run_dir)[len(before) :]
 
 
 @pytest.fixture
@@ -115,7 +119,7 @@ def threads():
 
 def test_resuming_with_other_threads_warns(config, threads):
     threads(1)
-    assert TRAIN["torch"](config, Watching("off", quiet=True))["environment"]["threads"] == 1
+    assert TRAIN["torch"](config, Watching(visdom="off", quiet=True))["environment"]["threads"] == 1
     threads(2)
     said = "the run may end with other bits than without the interruption: threads 2, before 1"
     assert resume("torch", config) == [said]
@@ -123,7 +127,7 @@ def test_resuming_with_other_threads_warns(config, threads):
 
 
 def test_resuming_with_other_variables_warns_unless_the_framework_is_another(config, monkeypatch):
-    TRAIN["jax"](config, Watching("off", quiet=True))
+    TRAIN["jax"](config, Watching(visdom="off", quiet=True))
     monkeypatch.setenv("NPROC", "7")
     (said,) = resume("jax", config)
     assert said.endswith(f"NPROC 7, before unset; threads 7, before {environment.usable_cores()}")
@@ -132,7 +136,7 @@ def test_resuming_with_other_variables_warns_unless_the_framework_is_another(con
 
 
 def test_a_run_of_an_older_version_says_nothing_of_threads(config, threads):
-    TRAIN["torch"](config, Watching("off", quiet=True))
+    TRAIN["torch"](config, Watching(visdom="off", quiet=True))
     events = config.run_dir / "events.jsonl"
     first, *others = events.read_text().splitlines()
     started = json.loads(first)
