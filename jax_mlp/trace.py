@@ -12,7 +12,7 @@ from flax import nnx
 
 from mlp_workload.errors import UserError
 from mlp_workload.module_calls import arguments, backward_order, join, numbered
-from mlp_workload.trace import Trace
+from mlp_workload.trace import Trace, warn_of_rounding
 
 
 def record(model: nnx.Module, loss: Callable[[jax.Array], jax.Array], *inputs: Any) -> Trace:
@@ -33,6 +33,8 @@ def record(model: nnx.Module, loss: Callable[[jax.Array], jax.Array], *inputs: A
     A parameter that the loss does not depend on has zeros for a gradient in JAX, and none in torch. JAX differentiates
     `loss` by the output alone, torch also by parameters that `loss` itself uses: use none. What a model calls inside
     `nnx.jit`, `nnx.scan` and their like is not seen: those work on modules of their own.
+
+    Warns on standard error if the output is not float64: rounding hides small mistakes then.
 
     Raises `UserError` where the model does not return one array, the loss is not one number, two arrays have one name,
     or a module is called inside a transformation that its arrays can't leave, such as `jax.checkpoint`.
@@ -68,6 +70,7 @@ def record(model: nnx.Module, loss: Callable[[jax.Array], jax.Array], *inputs: A
     recording.take_all(_by_path(nnx.filter_state(state, nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate)))))
     nnx.update(model, state)
     tensors = {name: np.array(array) for name, array in recording.arrays.items()}
+    warn_of_rounding(tensors["output"])
     return Trace(tensors, {"framework": "jax", "version": jax.__version__})
 
 

@@ -59,9 +59,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences of all tensors in causal order."""
+    """The differences of all tensors in causal order.
+
+    `resolution` is the largest relative bound of a floating-point tensor: mistakes with smaller effects are not seen.
+    `rounded` tells whether such a tensor is in less than float64.
+    """
 
     differences: tuple[Difference, ...]
+    resolution: float = 0.0
+    rounded: bool = False
 
     @property
     def first(self) -> Difference | None:
@@ -71,6 +77,16 @@ class Comparison:
     @property
     def within(self) -> bool:
         return self.first is None
+
+    def __str__(self) -> str:
+        """The first difference, or how far the two are the same."""
+        if self.first is not None:
+            return str(self.first)
+        closer = "; float64 would show smaller ones" if self.rounded else ""
+        return (
+            f"the same in all {len(self.differences)} tensors; mistakes that change a tensor by less than "
+            f"{self.resolution:.1e} of its largest value are not seen{closer}"
+        )
 
 
 def compare(trace_a: Trace, trace_b: Trace, bounds: Bounds, explained: Mapping[str, Array] | None = None) -> Comparison:
@@ -94,7 +110,12 @@ def compare(trace_a: Trace, trace_b: Trace, bounds: Bounds, explained: Mapping[s
             raise UserError(f"{name} is {a.dtype} in the trace of {names_a} and {b.dtype} in that of {names_b}")
         if a.dtype.kind not in "biuf":
             raise UserError(f"{name} is {a.dtype}, expected whole numbers or float16, float32 or float64")
-    return Comparison(tuple(_differences(trace_a, trace_b, bounds, explained or {})))
+    floating = {name: array for name, array in trace_a.tensors.items() if array.dtype.kind == "f"}
+    return Comparison(
+        tuple(_differences(trace_a, trace_b, bounds, explained or {})),
+        max((bounds(name).relative for name in floating), default=0.0),
+        any(array.dtype != np.float64 for array in floating.values()),
+    )
 
 
 def _differences(a: Trace, b: Trace, bounds: Bounds, explained: Mapping[str, Array]) -> Iterator[Difference]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from mlp_workload import safetensors_file
 from mlp_workload.errors import UserError
 from mlp_workload.weights import Array, Parameters, check, parameter_shapes
 
-_NAME = re.compile(r"(?P<prefix>(?:.*\.)?)(?P<number>0|[1-9][0-9]{0,8})\.(?:weight|bias)")
+_NAME = re.compile(r"(?P<path>.+)\.(?:weight|bias)")
+_NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,8})(?![0-9])")
 
 
 def load(path: Path) -> Parameters:
@@ -27,8 +28,9 @@ def load(path: Path) -> Parameters:
 def find(arrays: Mapping[str, Array], source: str) -> Parameters:
     """`arrays` under neutral names, from the input on.
 
-    By their own names they are `N.weight` (fan_out, fan_in) and `N.bias` (fan_out,), all behind one prefix, such as
-    `model.`, or none. The numbers N tell the order, and may skip some, as those of an `nn.Sequential` do.
+    By their own names they are `PATH.weight` (fan_out, fan_in) and `PATH.bias` (fan_out,). If the paths differ only in
+    their numbers, such as `model.0` and `model.2`, `fc1` and `fc2` or `layers.0.linear` and `layers.1.linear`, the
+    numbers tell the order. Otherwise, as for `hidden` and `out`, it is that of `arrays`.
 
     Raises `UserError`, naming the array, where one is missing, extra, misshapen, not floating or not finite.
     """
@@ -58,16 +60,19 @@ def widths(parameters: Parameters) -> tuple[int, ...]:
     return (weights[0].shape[1], *(weight.shape[0] for weight in weights))
 
 
-def _layers(names: Mapping[str, Array], source: str) -> list[tuple[str, str]]:
-    """What the weight and bias of each layer should be called. Raises `UserError` where another is among `names`."""
-    found = {name: _NAME.fullmatch(name) for name in names}
-    prefixes = Counter(match["prefix"] for match in found.values() if match)
-    if not prefixes:
+def _layers(names: Iterable[str], source: str) -> list[tuple[str, str]]:
+    """The names of each layer's weight and bias, in order. Raises `UserError` if there is another among `names`."""
+    paths = {name: match["path"] if (match := _NAME.fullmatch(name)) else "" for name in names}
+    forms = Counter(_NUMBER.sub("N", path) for path in paths.values() if path)
+    if not forms:
         raise UserError(f"{source}: no tensor's name ends in N.weight or N.bias, as those of linear layers do")
-    ((prefix, _),) = prefixes.most_common(1)
-    numbers = set()
-    for name, match in found.items():
-        if match is None or match["prefix"] != prefix:
-            raise UserError(f"{source}: {name} is none of {prefix}N.weight and {prefix}N.bias, as linear layers have")
-        numbers.add(int(match["number"]))
-    return [(f"{prefix}{number}.weight", f"{prefix}{number}.bias") for number in sorted(numbers)]
+    ((form, _),) = forms.most_common(1)
+    ordered = list(dict.fromkeys(paths.values()))
+    if len(forms) == 1:
+        ordered.sort(key=lambda path: [int(number) for number in _NUMBER.findall(path)])
+    layers = [(f"{path}.weight", f"{path}.bias") for path in ordered if path]
+    missing = [name for layer in layers for name in layer if name not in paths]
+    for name, path in paths.items():
+        if not path or (_NUMBER.sub("N", path) != form and missing):
+            raise UserError(f"{source}: {name} is none of {form}.weight and {form}.bias, as linear layers have")
+    return layers

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from mlp_workload import safetensors_file
-from mlp_workload.errors import UserError, refusal
+from mlp_workload.errors import UserError, refusal, warn
 from mlp_workload.files import write_atomically
 from mlp_workload.run_folder import clear_write_errors
 
@@ -62,6 +62,15 @@ class Trace:
         if not complete:
             raise UserError(f"{path}: the trace's metadata do not fit its tensors")
         return cls({name: tensors[name] for name in order}, facts)
+
+
+def warn_of_rounding(output: Array) -> None:
+    """Warns if the `output` of a recorded model is in less than float64."""
+    if output.dtype != np.float64:
+        warn(
+            f"recorded in {output.dtype}, whose rounding hides small mistakes, such as a LayerNorm epsilon of 1e-6 "
+            "for 1e-5: record the model and its inputs in float64 to see them"
+        )
 
 
 def pre_activation(layer: int) -> str:

@@ -26,7 +26,8 @@ class Conversion:
     """Turns a run's weights.safetensors into a state_dict of the tutorial's nn.Module, or the state_dict of any linear
     layers, one after the other, into a file that --initial-weights takes.
 
-    The suffixes tell which: .safetensors, and .pt or .pth. The numbers stay the same, byte for byte.
+    The suffixes tell which: .safetensors, and .pt or .pth. The numbers stay the same, byte for byte; float16 and
+    bfloat16 are widened to float32.
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]

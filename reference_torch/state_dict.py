@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mlp_workload import chain
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, warn
 from mlp_workload.files import check_fits_memory, open_regular, reason
 from mlp_workload.weights import Array, Parameters
 from reference_torch.model import MLP
@@ -20,6 +20,8 @@ from reference_torch.weights import to_state_dict
 
 def read(path: Path) -> Parameters:
     """The parameters under neutral names, in the file's dtypes. No code in the file is run.
+
+    Widens float16 and bfloat16 to float32, which has all their numbers, and says so on standard error.
 
     Raises `UserError`, naming the file and the key, where it is not what `mlp_workload.chain.find` takes.
     """
@@ -38,12 +40,16 @@ def read(path: Path) -> Parameters:
         raise UserError(f"{path}: {_reason(error)}") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds a {type(state).__name__}, expected a state_dict")
+    halves = {_dtype(value) for value in state.values() if _is_half(value)}
     arrays: Parameters = {}
     total = 0
     for key, value in state.items():
         arrays[str(key)] = array = _array(value, f"{path}: {key}", size)
         check_fits_memory(total := total + array.nbytes, str(path))
-    return chain.find(arrays, str(path))
+    parameters = chain.find(arrays, str(path))
+    if halves:
+        warn(f"{path}: {' and '.join(sorted(halves))} widened to float32")
+    return parameters
 
 
 def content(parameters: Parameters) -> bytes:
@@ -60,15 +66,23 @@ def _array(value: Any, source: str, largest: int) -> Array:
     bytes, as a view can that repeats a few numbers."""
     if not isinstance(value, torch.Tensor):
         raise UserError(f"{source} is of type {type(value).__name__}, not a tensor; save model.state_dict() alone")
-    if value.dtype not in (torch.float32, torch.float64):
-        raise UserError(f"{source} is {str(value.dtype).removeprefix('torch.')}, expected float32 or float64")
+    if value.dtype not in (torch.float32, torch.float64) and not _is_half(value):
+        raise UserError(f"{source} is {_dtype(value)}, expected float32 or float64")
     try:
         if (size := math.prod(value.shape) * value.element_size()) > largest:
             raise UserError(f"{source} takes {size} bytes, more than the whole file: save a copy of it, by .clone()")
-        array: Array = value.detach().numpy().copy()
+        array: Array = (value.float() if _is_half(value) else value).detach().numpy().copy()
     except (RuntimeError, TypeError) as error:  # sparse, or on the meta device
         raise UserError(f"{source} has no plain numbers ({error})") from error
     return array
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from mlp_workload.errors import UserError
 from mlp_workload.module_calls import arguments, backward_order, join, numbered
-from mlp_workload.trace import Array, Trace
+from mlp_workload.trace import Array, Trace, warn_of_rounding
 
 
 def record(model: nn.Module, loss: Callable[[torch.Tensor], torch.Tensor], *inputs: Any) -> Trace:
@@ -29,6 +29,8 @@ def record(model: nn.Module, loss: Callable[[torch.Tensor], torch.Tensor], *inpu
 
     A parameter that the loss does not depend on has no gradient in torch, and zeros in JAX. JAX differentiates `loss`
     by the output alone, torch also by parameters that `loss` itself uses: use none.
+
+    Warns on standard error if the output is not float64: rounding hides small mistakes then.
 
     Raises `UserError` where the model does not return one tensor, the loss is not one number, a parameter has no
     gradient, or two tensors have one name.
@@ -63,6 +65,7 @@ def record(model: nn.Module, loss: Callable[[torch.Tensor], torch.Tensor], *inpu
             if name in saved and name.rpartition(".")[2] != "num_batches_tracked"
         }
     )
+    warn_of_rounding(recording.tensors["output"])
     return Trace(recording.tensors, {"framework": "torch", "version": torch.__version__})
 
 
