@@ -132,13 +132,13 @@ class Drawing:
 
 
 def environment_name(folder: Path) -> str:
-    """Of a run's own environment: its folder, the one above, and four digits that stand for the whole path."""
+    """Returns the name of a run's own environment: its folder, the one above, and four digits for the whole path."""
     path = folder.resolve()
     return _safe(f"{'_'.join(path.parts[-2:])}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:4]}")
 
 
 def comparison_name(config: Config, dataset_digest: str) -> str:
-    """Of the environment that runs of one preset, dataset and seed share.
+    """Returns the name of the environment that runs of one preset, data set and seed share.
 
     Two data sets may have one specification, such as `idx:data` in two projects: their digests tell them apart.
     """
