@@ -31,7 +31,7 @@ from mlp_compare.whole_commands import (
     TORCH_WATCHED,
 )
 from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, escaped, refusal
 from mlp_workload.files import expand
 from mlp_workload.run_folder import read_json
 from mlp_workload.sinks.console import Output
@@ -50,7 +50,7 @@ class Shown:
 def main() -> None:
     with one_line_errors(PROGRAM):
         result = read(parse(Shown, sys.argv[1:], prog=PROGRAM).file)
-        print(markdown(result))
+        print(escaped(markdown(result)))
 
 
 def read(path: Path) -> Result:
@@ -70,7 +70,7 @@ def check(content: Mapping[str, Any], source: str) -> None:
     try:
         View.of(content)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"{source} is not a whole benchmark ({error!r})") from error
+        raise UserError(f"{source} is not a whole benchmark ({refusal(error)})") from error
 
 
 class Figures:

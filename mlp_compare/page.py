@@ -14,7 +14,7 @@ from PIL import Image
 
 from mlp_compare import bench_report
 from mlp_compare.figures import COLOURS, inline, style, to_svg
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, escaped, refusal
 from mlp_workload.metrics import confusion_matrix
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.weights import load_weights, parameter_shapes
@@ -32,7 +32,10 @@ _PARTS = ("compile", "train", "evaluate")
 
 
 def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) -> str:
-    """The HTML of a page about `runs`; `results` are what the comparing commands write as JSON."""
+    """Returns the HTML of a page about `runs`, with control characters escaped.
+
+    `results` are what the comparing commands write as JSON.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mlp_compare", "."),
         autoescape=True,
@@ -43,7 +46,7 @@ def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) ->
     environment.filters["sum_values"] = lambda parts: sum(parts.values())
     names = _names(runs)
     template = environment.get_template("page.html.jinja")
-    return template.render(
+    page = template.render(
         runs=[_view(run, name, i) for i, (run, name) in enumerate(zip(runs, names, strict=True))],
         settings=_rows([_settings(run) for run in runs]),
         environment=_rows([_environment(run) for run in runs]),
@@ -53,6 +56,7 @@ def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) ->
         accuracies=[result for result in results if "cells" in result],
         benchmarks=[_benchmark(result, i) for i, result in enumerate(results) if result.get("kind") == "benchmark"],
     )
+    return escaped(page)
 
 
 def _benchmark(result: Mapping[str, Any], number: int) -> tuple[bench_report.View, str]:
@@ -144,7 +148,7 @@ def _timing(run: RecordedRun) -> dict[str, float]:
         parts = {part: float(run.summary[f"{part}_seconds"]) for part in _PARTS}
         return parts | {"start, data, rest": float(run.summary["total_seconds"]) - sum(parts.values())}
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{run.folder}: its summary does not say how long it took ({error!r})") from error
+        raise UserError(f"{run.folder}: its summary does not say how long it took ({refusal(error)})") from error
 
 
 def _mistakes(run: RecordedRun) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, refusal
 from mlp_workload.files import expand, write_atomically
 from mlp_workload.outputs import new_file
 from mlp_workload.recorded_run import RecordedRun
@@ -57,7 +57,7 @@ def run(options: Report) -> None:
         except (jinja2.TemplateError, AttributeError, LookupError, TypeError, ValueError) as error:
             if not results:
                 raise
-            raise UserError(f"--results: not what the commands write by --json ({error})") from error
+            raise UserError(f"--results: not what the commands write by --json ({refusal(error)})") from error
         with clear_write_errors(output):
             write_atomically(output, content)
     Output(markup=False, highlight=False, soft_wrap=True).print(f"{output}: {len(content) / 2**10:.0f} KiB")

@@ -20,7 +20,7 @@ from mlp_compare.figures import COLOURS, INK, style, to_svg
 from mlp_compare.scaling_gpu import INFINIBAND, MEASURED_OPERATIONS, NVLINK, PEAK_OPERATIONS, gpu_costs
 from mlp_compare.scaling_runs import FORMAT, Run
 from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, refusal
 from mlp_workload.files import check_is_file, expand, write_atomically
 from mlp_workload.run_folder import clear_write_errors, read_json
 
@@ -57,7 +57,7 @@ def read(path: Path) -> "Scaling":
         scaling = Scaling(content)
         scaling.blocks()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"{path} is not a whole measurement ({error!r})") from error
+        raise UserError(f"{path} is not a whole measurement ({refusal(error)})") from error
     return scaling
 
 

@@ -13,6 +13,7 @@ from mlp_compare.comparison import Difference
 from mlp_compare.findings import Report
 from mlp_compare.teeth import Bite
 from mlp_workload.config import Config
+from mlp_workload.errors import one_line
 from mlp_workload.sinks.console import Output
 
 _LISTED = 10
@@ -53,7 +54,8 @@ def print_report(
     index = f"[{', '.join(map(str, found.index))}]" if found.index else ""
     console.print(
         Text.assemble(
-            ("first departure", "bold red"), f": step {departure.step}, {departure.phase}, {found.name}{index}"
+            ("first departure", "bold red"),
+            one_line(f": step {departure.step}, {departure.phase}, {found.name}{index}"),
         )
     )
     if found.note:
@@ -113,7 +115,7 @@ def print_bite(console: Output, bite: Bite) -> None:
     where = f"step {bite.fault.step}, {bite.fault.tensor}"
     if bite.departure is not None and not bite.placed:
         where = f"planted at {where}, named {bite.departure}"
-    console.print(Text.assemble(verdict, f"  {bite.fault.name} ({bite.fault.side}): {where}"))
+    console.print(Text.assemble(verdict, f"  {bite.fault.name} ({bite.fault.side}): {one_line(where)}"))
 
 
 def as_json(config: Config, steps: int, report: Report, facts: Facts, table: bounds.Table) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from mlp_compare import processes
 from mlp_workload.config import Config
+from mlp_workload.errors import warn
 from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import save_weights
 
@@ -130,7 +131,7 @@ def _dashboard(folder: Path) -> Iterator[list[str]]:
             if server.poll() is None:
                 yield ["--visdom", "required", "--visdom-port", port]
             else:
-                print(f"warning: no dashboard to draw on ({' '.join(said).strip()})", file=sys.stderr)
+                warn(f"no dashboard to draw on ({' '.join(said).strip()})")
                 yield []
         finally:
             server.kill()

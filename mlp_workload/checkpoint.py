@@ -14,7 +14,7 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from mlp_workload import safetensors_file
-from mlp_workload.errors import UserError, warn
+from mlp_workload.errors import UserError, refusal, warn
 from mlp_workload.files import remove_half_written, sync_folder, write_atomically
 from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.weights import Parameters, check
@@ -162,7 +162,7 @@ def load(path: Path) -> Checkpoint:
             fields["step"] >= fields["offset"] >= 0 < fields["epoch"] and math.isfinite(fields["seconds"])
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path}: not a checkpoint ({error!r})") from error
+        raise UserError(f"{path}: not a checkpoint ({refusal(error)})") from error
     if not sound:
         raise UserError(f"{path}: not a checkpoint, what it says of itself makes no sense")
     losses = tensors.pop(_LOSSES, np.empty(0))

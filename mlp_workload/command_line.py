@@ -48,8 +48,10 @@ def parse_config(arguments: Sequence[str], kind: type[C], **options: Any) -> C:
     Raises `UserError` in one line where they make no sense, `SystemExit` after `--help`.
     """
 
-    chosen, _ = parse(_Preset, arguments, return_unknown_args=True, add_help=False)
+    chosen, rest = parse(_Preset, arguments, return_unknown_args=True, add_help=False)
     resumes = chosen.resume is not None and "resume" in {field.name for field in fields(kind)}
+    if {"-h", "--help"} & set(rest):  # which would print the text of another's config.json as it is
+        resumes = False
     values = _begun(expand(chosen.resume)) if resumes else vars(PRESETS.get(chosen.preset, Config()))
     return cast(C, parse(kind, arguments, default=kind(**values), **options))
 
@@ -120,7 +122,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         with contextlib.suppress(OSError):  # nobody may read it any more
-            print(f"{program}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+            print(f"{program}: {one_line(str(interrupt)) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
 
 

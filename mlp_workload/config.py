@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import numpy as np
 
 from mlp_workload.data import check_source
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, refusal
 from mlp_workload.initial import Initialization
 
 LARGEST_SEED = 2**32 - 1
@@ -155,9 +155,11 @@ class Config:
             values: dict[str, Any] = json.loads(text)
             for path in ("initial_weights", "run_dir"):
                 values[path] = None if values[path] is None else Path(values[path])
+            if unknown := sorted(values.keys() - get_type_hints(cls)):
+                raise UserError(f"not the configuration of a run: {unknown[0]!r} is not a setting")
             return cls(**values | {"hidden": tuple(values["hidden"])})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"not the configuration of a run: {error!r}") from error
+            raise UserError(f"not the configuration of a run: {refusal(error)}") from error
 
 
 FIRST_WITH_TF32 = 8.0

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sys
+import unicodedata
 
 LONGEST = 2000
 """Characters of an error's line."""
@@ -35,9 +36,35 @@ class PeerLost(UserError):
 
 
 def one_line(text: str) -> str:
-    """`text` without what would end the line or steer the terminal, and of `LONGEST` characters at most."""
-    text = re.sub(r"\s*[\t\n\r]\s*", " ", _shortened(text))
-    return _shortened("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+    """Returns `text` in one line of about `LONGEST` characters at most, with control characters escaped."""
+    return _shortened(escaped(re.sub(r"\s*[\t\n\r]\s*", " ", _shortened(text))))
+
+
+def escaped(text: str) -> str:
+    """Returns `text`, its line ends kept, with each character escaped that steers a terminal or reorders a line.
+
+    Everything that a server or another person's file says goes through here before it is shown.
+    """
+    return re.sub(r"[^\n -~]", lambda match: _visible(match[0]), text)
+
+
+def _visible(character: str) -> str:
+    visible = character.isprintable() or unicodedata.category(character) == "Zs"
+    return character if visible else character.encode("unicode_escape").decode()
+
+
+def refusal(error: Exception) -> str:
+    """Returns in plain words why a parser refused content: `error` is the exception that it raised."""
+    match error:
+        case RecursionError():
+            return "nested too deeply"
+        case UnicodeDecodeError():
+            return "not UTF-8"
+        case KeyError():
+            return f"{error.args[0]!r} is missing"
+        case AttributeError() | TypeError() | IndexError():
+            return "a part has the wrong form"
+    return str(error) or type(error).__name__
 
 
 def _shortened(text: str) -> str:

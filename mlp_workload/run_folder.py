@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from mlp_workload import strict_json
 from mlp_workload.config import Config
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, refusal
 from mlp_workload.files import remove_half_written, sync_folder, write_atomically
 from mlp_workload.order import steps_per_epoch
 from mlp_workload.weights import Parameters, save_weights
@@ -142,7 +142,7 @@ def read_config(folder: Path) -> Config:
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # not UTF-8, or a zero byte in the path
-        raise UserError(f"{folder}: config.json is damaged ({error})") from error
+        raise UserError(f"{folder}: config.json is damaged ({refusal(error)})") from error
     try:
         return Config.from_json(text)
     except UserError as error:
@@ -217,7 +217,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {refusal(error)}") from error
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from mlp_workload import safetensors_file
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, refusal
 from mlp_workload.files import write_atomically
 from mlp_workload.run_folder import clear_write_errors
 
@@ -58,7 +58,7 @@ class Trace:
             order, facts = json.loads(metadata["order"]), json.loads(metadata["facts"])
             complete = sorted(order) == sorted(tensors) and all(isinstance(fact, str) for fact in facts.values())
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path}: the trace's metadata are damaged ({error})") from error
+            raise UserError(f"{path}: the trace's metadata are damaged ({refusal(error)})") from error
         if not complete:
             raise UserError(f"{path}: the trace's metadata do not fit its tensors")
         return cls({name: tensors[name] for name in order}, facts)

@@ -59,6 +59,16 @@ def test_it_says_whether_the_runs_saw_the_same(other, words):
     assert words in render([recorded(), recorded("runs/b", **other)], [])
 
 
+def test_nothing_on_the_page_steers_or_reorders_text():
+    steer, shown = "a\x1b[2J\x07\u202eb\udcff", r"a\x1b[2J\x07\u202eb\udcff"
+    facts = dict.fromkeys(("framework", "framework_version", "device", "dataset_digest"), steer)
+    run = recorded(f"runs/{steer}", warnings=[f"lost classes ({steer})"], dataset=f"idx:{steer}")
+    run = dataclasses.replace(run, facts=facts | {"environment": {"python": steer, "versions": {"jax": steer}}})
+    page = render([run], [])
+    assert page.count(shown) == page.count("2J") > 8
+    assert all(line.isprintable() for line in re.sub("[\u2003\xa0]", " ", page).splitlines())
+
+
 def test_curves_stand_at_their_steps():
     axes = Figure().subplots()
     _draw_training(axes, recorded(), {"color": "red"})

@@ -7,8 +7,10 @@ def main() -> None:
     try:
         from mlp_workload.doctor import examination
     except ImportError as error:
+        from mlp_workload.errors import one_line  # which imports no other package
+
         mend = "make setup, or pip install . in the project's folder"
-        print(f"wrong  packages: {' '.join(str(error).split())}; mend: {mend}")
+        print(f"wrong  packages: {one_line(str(error))}; mend: {mend}")
         sys.exit(1)
     examination.main()
 

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mlp_workload.errors import warn
+from mlp_workload.errors import escaped, one_line, warn
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 
 _BELOW = 8
@@ -21,7 +21,13 @@ _BELOW = 8
 
 
 class Output(RichConsole):
-    """Standard output, which goes quiet where nobody reads it any more, as behind `| head`; the run goes on."""
+    """Standard output, which goes quiet where nobody reads it any more, as behind `| head`; the run goes on.
+
+    Text in it, a table's too, is shown with control characters escaped. A `rich.text.Text` is shown as it is.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(escaped(text), **options)
 
     def on_broken_pipe(self) -> None:
         with contextlib.suppress(SystemExit):
@@ -100,7 +106,7 @@ class Console:
             case Warned(message):
                 if self._quiet:
                     warn(message)
-                self._console.print(Text.assemble(("warning:", "yellow"), f" {message}"))
+                self._console.print(Text.assemble(("warning:", "yellow"), f" {one_line(message)}"))
             case RunFinished(summary):
                 self._live.stop()
                 self._console.print(_closing_table(summary))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mlp_workload import strict_json
 from mlp_workload.config import Config
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, refusal
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Mistakes
 from mlp_workload.run_folder import clear_write_errors
@@ -119,7 +119,7 @@ def _read(path: Path) -> Iterator[tuple[Event, int]]:
         try:
             yield _event(json.loads(line)), end
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, UserError) as error:
-            raise UserError(f"{path}, line {number} is not an event of a run: {error!r}") from error
+            raise UserError(f"{path}, line {number} is not an event of a run: {refusal(error)}") from error
 
 
 def _fields(event: Event) -> dict[str, Any]:

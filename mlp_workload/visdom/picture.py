@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mlp_workload.data import Dataset
 from mlp_workload.data.dataset import Images
+from mlp_workload.errors import escaped
 from mlp_workload.events import Evaluated, Event, RunStarted, TrainLosses
 
 Floats = npt.NDArray[np.float64]
@@ -107,9 +108,9 @@ class Picture:
         right = sum(one == other for one, other in zip(self._predictions, truth, strict=True))
         cells = []
         for predicted, label in zip(self._predictions, truth, strict=True):
-            name = html.escape(self._dataset.class_names[predicted])
+            name = html.escape(escaped(self._dataset.class_names[predicted]))
             style = "color:#000" if predicted == label else "color:#fff;background:#b00020"
-            title = html.escape(self._dataset.class_names[label])
+            title = html.escape(escaped(self._dataset.class_names[label]))
             cells.append(f'<td style="padding:4px 9px;{style}" title="{title}">{name}</td>')
         rows = ["".join(cells[i : i + _ROW]) for i in range(0, len(cells), _ROW)]
         table = "".join(f"<tr>{row}</tr>" for row in rows)
