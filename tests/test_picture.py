@@ -1,6 +1,7 @@
 """What the windows show, whatever server there is."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from mlp_workload.config import Config
 from mlp_workload.events import Evaluated, TrainLosses
 from mlp_workload.metrics import Mistakes
-from mlp_workload.visdom.drawing import comparison_name, environment_name, trace_name
+from mlp_workload.visdom.drawing import LONGEST_NAME, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Curve, Picture
+
+DIGEST = "0a1b2c3d4e5f"
 
 
 def test_a_curve_has_each_point_once_in_its_place():
@@ -64,6 +67,13 @@ def test_class_names_are_no_markup(digits):
     assert "<b>" not in picture.labels
 
 
+def test_class_names_are_shown_without_control_characters(digits):
+    picture = Picture(type(digits)(digits.source, digits.train, digits.test, ("\x1b[2J", "\u202e1", "\x07")))
+    picture.take(Evaluated(1, 7, 0.5, 0.1, 31, 31, Mistakes([], []), 0.1))
+    assert picture.labels.isprintable()
+    assert r">\u202e1<" in picture.labels
+
+
 def test_what_changed_is_counted_apart(digits):
     picture = Picture(digits)
     picture.take(TrainLosses(1, 1, np.ones(3), "", 0.1))
@@ -82,6 +92,29 @@ def test_without_the_data_there_are_no_images_and_no_labels():
 def test_names_are_safe_in_addresses_and_tell_runs_apart(tmp_path):
     assert re.fullmatch(r"ä_b_c_[0-9a-f]{4}", environment_name(tmp_path / "my runs" / "ä/b c?").replace("__", "_"))
     assert environment_name(tmp_path / "exp1/runs/jax") != environment_name(tmp_path / "exp2/runs/jax")
-    assert comparison_name(Config(dataset="idx:/data/k mnist", seed=3)) == "compare_leaky_idx_data_k_mnist_seed3"
+    assert comparison_name(Config(seed=3), DIGEST) == "compare_leaky_mnist_seed3"
+    other = Config(dataset="idx:/data/k mnist", seed=3)
+    assert comparison_name(other, DIGEST) == "compare_leaky_idx_data_k_mnist_0a1b2c3d_seed3"
     assert trace_name("jax", Config(seed=4)) == "jax"
     assert trace_name("torch", Config(learning_rate=0.5, momentum=0.9)) == "torch, learning_rate 0.5, momentum 0.9"
+    assert trace_name("jax", Config(initial_weights=Path("\x1b[2J\udcff"))) == r"jax, initial_weights \x1b[2J\udcff"
+
+
+@pytest.mark.parametrize("part", ["a", "é", "日", "a日"])
+def test_a_long_name_is_shortened_to_what_a_file_can_have(part, tmp_path):
+    """Up to 245 bytes of a run folder's last two parts stay as they are, five of the digits behind them included."""
+    for name in (environment_name, lambda folder: comparison_name(Config(dataset=f"idx:{folder}"), DIGEST)):
+        long = [name(tmp_path / (250 // len(part) * part) / (50 * part + end)) for end in "xy"]
+        assert long[0] != long[1]
+        assert all(240 < len(one.encode()) <= LONGEST_NAME for one in long)
+        assert all(re.fullmatch(r"[\w.-]+_[0-9a-f]{8}", one) for one in long)
+    longest = tmp_path / ("a" * 200) / ("b" * 44)
+    assert environment_name(longest).startswith(f"{'a' * 200}_{'b' * 44}_")
+    assert len(environment_name(longest)) == LONGEST_NAME
+
+
+@pytest.mark.parametrize("folder", [".runs/a", "..runs/.a", "runs/a.json", "a.json.d/b", "\udcff/a"])
+def test_a_name_is_one_that_every_server_keeps(folder, tmp_path):
+    name = environment_name(tmp_path / folder)
+    assert re.fullmatch(r"[\w-][\w.-]*", name)
+    assert ".json" not in name

@@ -6,6 +6,7 @@ points with all points), and what is sent twice is there once.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from mlp_workload.config import PRESETS, Config
+from mlp_workload.errors import one_line
 from mlp_workload.visdom.picture import Curve, Floats, Picture
 from mlp_workload.visdom.server import ServerError
 
 _DOTS = {"markers": True, "markersize": 5}
 """For test results, of which a run may have only one."""
+LONGEST_NAME = 250
+"""Bytes of an environment's name: the server keeps it in a file of that name with .json behind it."""
 COMPARED_POINTS = 500
 """Of each curve in the comparison, which is drawn trace by trace; that is what costs the server most."""
 
@@ -128,14 +132,18 @@ class Drawing:
 
 
 def environment_name(folder: Path) -> str:
-    """Of a run's own environment: its folder, the one above, and four digits that stand for the whole path."""
+    """Returns the name of a run's own environment: its folder, the one above, and four digits for the whole path."""
     path = folder.resolve()
-    return _safe(f"{'_'.join(path.parts[-2:])}_{hashlib.sha256(str(path).encode()).hexdigest()[:4]}")
+    return _safe(f"{'_'.join(path.parts[-2:])}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:4]}")
 
 
-def comparison_name(config: Config) -> str:
-    """Of the environment that runs of one preset, dataset and seed share."""
-    return _safe(f"compare_{config.preset}_{config.dataset}_seed{config.seed}")
+def comparison_name(config: Config, dataset_digest: str) -> str:
+    """Returns the name of the environment that runs of one preset, data set and seed share.
+
+    Two data sets may have one specification, such as `idx:data` in two projects: their digests tell them apart.
+    """
+    digest = "" if config.dataset == "mnist" else f"_{dataset_digest[:8]}"
+    return _safe(f"compare_{config.preset}_{config.dataset}{digest}_seed{config.seed}")
 
 
 def trace_name(framework: str, config: Config) -> str:
@@ -143,8 +151,16 @@ def trace_name(framework: str, config: Config) -> str:
     beside = ("preset", "dataset", "seed", "run_dir")
     preset = vars(PRESETS[config.preset])
     own = [f"{name} {value}" for name, value in vars(config).items() if name not in beside and value != preset[name]]
-    return ", ".join([framework, *own])
+    return one_line(", ".join([framework, *own]))
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    """Returns `name` as a file's name that every Visdom server takes; a long one is shortened, with its digest.
+
+    Servers refuse a leading dot, and lose an environment with .json in the middle of its name when they start.
+    """
+    safe = re.sub(r"[^\w.-]+|^\.+|\.(?=json)", "_", name)
+    if len(safe.encode()) <= LONGEST_NAME:
+        return safe
+    digest = f"_{hashlib.sha256(safe.encode()).hexdigest()[:8]}"
+    return safe.encode()[: LONGEST_NAME - len(digest)].decode(errors="ignore") + digest
