@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.errors import UserError, one_line
+from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import expand
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.run_folder import clear_write_errors
@@ -74,6 +74,10 @@ def main() -> None:
 def run(options: Dashboard) -> None:
     """Raises `UserError` where it can't begin."""
     server = options.server
+    for reason in server.ignored:
+        if reason.startswith("VISDOM_USERNAME"):  # nobody gets a server without the login that was asked for
+            raise UserError(reason)
+        warn(f"{reason}; it is ignored")
     runs = RecordedRun.load_all(options.replay)
     if runs and _listens(server):
         try:
@@ -110,7 +114,7 @@ def serve(server: VisdomServer, env_path: Path, runs: list[RecordedRun]) -> None
         raise UserError(f"cannot listen at {server.host}, port {server.port}: {error.strerror or error}") from None
     if hasattr(os, "nice"):
         os.nice(19)  # drawing takes next to no time from training
-    print(f"Visdom at {server.address}, curves kept in {env_path}; Ctrl-C stops it", flush=True)
+    print(one_line(f"Visdom at {server.address}, curves kept in {env_path}; Ctrl-C stops it"), flush=True)
     if runs:
         threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
     try:
@@ -122,14 +126,15 @@ def serve(server: VisdomServer, env_path: Path, runs: list[RecordedRun]) -> None
 def _replay_here(runs: list[RecordedRun], server: VisdomServer) -> None:
     try:
         _replay(runs, server)
-    except Unreachable as reason:
-        print(f"warning: {reason}", file=sys.stderr)
+    except (Unreachable, UserError) as reason:
+        warn(str(reason))
 
 
 def _replay(runs: list[RecordedRun], server: VisdomServer) -> None:
     """Raises `Unreachable`."""
     for recorded in runs:
-        names = environment_name(recorded.folder), comparison_name(recorded.config)
+        comparison = comparison_name(recorded.config, recorded.fact("dataset_digest"))
+        names = environment_name(recorded.folder), comparison
         drawing = Drawing(server.connect(), *names, trace_name(recorded.framework, recorded.config))
         picture = Picture(recorded.dataset)
         for event in recorded.events:
@@ -162,7 +167,7 @@ def _place_assets() -> None:
     try:
         assets.place(static, ASSETS_SECONDS)
     except OSError as error:
-        print(f"warning: cannot write what the page needs into {static}: {error.strerror}", file=sys.stderr)
+        warn(f"cannot write what the page needs into {static}: {error.strerror}")
     if lacks := assets.features(assets.missing(static)):
         print(f"the page will lack: {', '.join(lacks)}", flush=True)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import UserError
+from mlp_workload.errors import UserError, warn
 from mlp_workload.events import Event, Sink
 from mlp_workload.sinks.console import Console
 from mlp_workload.sinks.json_lines import JsonLines
@@ -20,7 +20,7 @@ class Watching:
     """Where a run shows itself besides its folder."""
 
     visdom: Literal["auto", "off", "required"] = "auto"
-    """Live curves on a Visdom server. auto warns where there is none and goes on; required does not begin."""
+    """Live curves on a Visdom server. auto goes on without one and says so at the end; required does not begin."""
     visdom_host: str | None = None
     """By default VISDOM_HOST from the environment, or localhost."""
     visdom_port: int | None = None
@@ -37,12 +37,12 @@ class Watching:
     """Nothing on standard output; warnings still come, on standard error."""
 
     def __post_init__(self) -> None:
-        if self.visdom != "off":
-            _ = self.server
+        if self.visdom != "off" and (ignored := self.server.ignored) and self.visdom == "required":
+            raise UserError(ignored[0])
 
     @property
     def server(self) -> VisdomServer:
-        """Raises `UserError`, naming the flag or the variable, where it makes no sense."""
+        """Raises `UserError`, naming the flag, where it makes no sense."""
         return VisdomServer.from_flags(
             "visdom-",
             host=self.visdom_host,
@@ -72,7 +72,10 @@ class Watching:
         yield from self.files(folder, told)
         yield Console(folder, self.quiet)
         if self.visdom != "off":
-            visdom = Visdom(self.server, config, dataset, folder, framework)
+            server = self.server
+            for reason in server.ignored:
+                warn(f"{reason}; it is ignored")
+            visdom = Visdom(server, config, dataset, folder, framework, self.quiet)
             for event in told:
                 visdom.emit(event)
             yield visdom

@@ -156,7 +156,7 @@ BROKEN = {
         f"pip install --force-reinstall torch=={TORCH_RELEASE}",
     ),
     "Visdom": ("with tornado 6.6 answers 403 Forbidden instead of its page", "pip install 'tornado<6.6'"),
-    "Visdom server": ("VISDOM_PORT must be from 1 to 65535, got x", "correct the variable, or unset it"),
+    "Visdom server": ("VISDOM_PORT must be from 1 to 65535, got 'x'", "correct the variable, or unset it"),
 }
 
 

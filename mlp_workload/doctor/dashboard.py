@@ -8,7 +8,6 @@ from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.packages import release
 from mlp_workload.doctor.probe import Facts
-from mlp_workload.errors import UserError
 from mlp_workload.visdom.server import PORT, Unreachable
 from mlp_workload.watching import Watching
 
@@ -48,10 +47,9 @@ def _mend(facts: Facts) -> str:
 
 def server() -> Finding:
     """Of the server that a trainer without flags would look for."""
-    try:
-        wanted = Watching().server
-    except UserError as error:
-        return Finding("wrong", "Visdom server", str(error), "correct the variable, or unset it")
+    wanted = Watching().server
+    if wanted.ignored:
+        return Finding("wrong", "Visdom server", "; ".join(wanted.ignored), "correct the variable, or unset it")
     try:
         wanted.connect()
     except Unreachable as reason:

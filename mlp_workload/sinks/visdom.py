@@ -1,18 +1,19 @@
 """Events as curves on a Visdom server, drawn beside the training, which never waits for them."""
 
-import contextlib
 import math
-import sys
+import shlex
 import threading
 import time
 from pathlib import Path
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.events import Event
+from mlp_workload.errors import one_line, warn
+from mlp_workload.events import Event, RunFinished
+from mlp_workload.sinks.console import Output
 from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
-from mlp_workload.visdom.server import Unreachable, VisdomServer
+from mlp_workload.visdom.server import NothingThere, Unreachable, VisdomServer
 
 PAUSE_SECONDS = 2.0
 """Between two drawings; what happens meanwhile is drawn at once."""
@@ -29,13 +30,18 @@ CLOSE_SECONDS = 8.0
 class Visdom:
     """Keeps a picture of the run, and a thread draws it.
 
-    Where no server answers it warns once, goes on trying, and draws all when one does. It keeps no queue: what a slow
-    server has not drawn yet is in the picture, which grows by the losses alone.
+    If no server answers it goes on trying, and draws all when one does. It warns once if a server refuses, or is gone
+    that was there; if there never was one, it says so when the run is finished, unless `quiet`. It keeps no queue: what
+    a slow server has not drawn yet is in the picture, which grows by the losses alone.
     """
 
-    def __init__(self, server: VisdomServer, config: Config, dataset: Dataset, folder: Path, framework: str) -> None:
-        self._server, self._folder = server, folder
-        self._names = environment_name(folder), comparison_name(config), trace_name(framework, config)
+    def __init__(
+        self, server: VisdomServer, config: Config, dataset: Dataset, folder: Path, framework: str, quiet: bool
+    ) -> None:
+        self._server, self._quiet, self._finished = server, quiet, False
+        self._replay = f"python -m mlp_workload.dashboard --replay {shlex.quote(str(folder))}"
+        comparison = comparison_name(config, dataset.digest)
+        self._names = environment_name(folder), comparison, trace_name(framework, config)
         self._picture, self._lock = Picture(dataset), threading.Lock()
         self._changed, self._closing = threading.Event(), threading.Event()
         self._warned, self._answered_at = False, -math.inf
@@ -47,11 +53,15 @@ class Visdom:
         with self._lock:
             self._picture.take(event)
         self._changed.set()
+        self._finished = isinstance(event, RunFinished)
 
     def close(self) -> None:
         self._closing.set()
         self._changed.set()
         self._thread.join(CLOSE_SECONDS)
+        if self._finished and not self._warned and self._answered_at == -math.inf:
+            note = f"no Visdom server at {self._server.address}; for the curves: {self._replay}"
+            Output(markup=False, highlight=False, soft_wrap=True, quiet=self._quiet).say(one_line(note))
 
     def _draw(self) -> None:
         drawing: Drawing | None = None
@@ -86,16 +96,16 @@ class Visdom:
                     self._compare_at = time.monotonic() + COMPARE_SECONDS
             self._answered_at = time.monotonic()
             return drawing
+        except NothingThere as reason:
+            if self._answered_at > -math.inf:
+                self._warn(reason)
+        except Unreachable as reason:
+            self._warn(reason)
         except Exception as error:  # whatever a server of another version may do, the run goes on
-            self._warn(error if isinstance(error, Unreachable) else f"Visdom failed ({error!r})")
-            return None
+            self._warn(f"Visdom failed ({type(error).__name__}: {error})")
+        return None
 
     def _warn(self, reason: object) -> None:
         if not self._warned:
             self._warned = True
-            with contextlib.suppress(OSError):
-                print(
-                    f"warning: {reason}: no live curves until one answers; "
-                    f"python -m mlp_workload.dashboard --replay {self._folder} draws them at any time",
-                    file=sys.stderr,
-                )
+            warn(f"{reason}: no live curves until a server answers; {self._replay} draws them at any time")

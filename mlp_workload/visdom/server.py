@@ -1,28 +1,29 @@
 """Where a Visdom server is, and a client that never waits long for it and hears every refusal."""
 
 import contextlib
-import ipaddress
+import http.client
+import json
 import os
 import re
-import socket
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from mlp_workload.errors import UserError
+from mlp_workload.visdom import timed_http
 
 PORT = 8097
 """Visdom's own default."""
-CONNECT_SECONDS, READ_SECONDS = 3.0, 5.0
-LARGEST_ANSWER = 2**28
-"""Bytes; the environment of a run is below a megabyte."""
 
 
 class Unreachable(Exception):
     """No Visdom server answers, or it refuses; says which and why in a few words."""
+
+
+class NothingThere(Unreachable):
+    """Nothing accepts a connection at the server's address."""
 
 
 class ServerError(Unreachable):
@@ -30,44 +31,63 @@ class ServerError(Unreachable):
 
 
 @dataclass(frozen=True)
+class _Setting:
+    default: str | None
+    pattern: str
+    rule: str
+
+
+_SETTINGS = {
+    "host": _Setting("localhost", r"[\w.-]+|[\da-fA-F:]+", "a name or an address"),
+    "port": _Setting(str(PORT), r"0*(?!0)\d{1,5}", "from 1 to 65535"),
+    "base_url": _Setting("/", r"/[!-~]*", "a path of ASCII characters that starts with a slash"),
+    "username": _Setting(None, r"[^\ud800-\udfff]*", "text"),
+    "password": _Setting(None, r"[^\ud800-\udfff]*", "text"),
+}
+
+
+@dataclass(frozen=True)
 class VisdomServer:
-    """`base_url` starts with a slash. Where there is no `username` the server asks for none."""
+    """`base_url` starts with a slash. Without a `username` the server asks for none."""
 
     host: str = "localhost"
     port: int = PORT
     base_url: str = "/"
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    ignored: tuple[str, ...] = ()
+    """What is wrong with environment variables that were ignored, a sentence for each."""
 
     @classmethod
     def from_flags(cls, prefix: str, **flags: str | int | None) -> "VisdomServer":
-        """The server that a command's `flags` name, host, port, base_url, username and password.
+        """Returns the server that a command's `flags` host, port, base_url, username and password name.
 
-        What is None comes from VISDOM_HOST, VISDOM_PORT and so on. Raises `UserError`, naming the flag, with `prefix`
-        in front of its name, or the variable.
+        A flag that is None comes from its variable, VISDOM_HOST and so on, or has its default. A variable with a bad
+        value is ignored. Raises `UserError` for a flag with a bad value, naming it with `prefix`.
         """
-
-        def value(name: str, default: str | None) -> tuple[str | None, str]:
-            variable = f"VISDOM_{name.upper()}"
-            if flags[name] is None and variable in os.environ:
-                return os.environ[variable], variable
-            return (default if flags[name] is None else str(flags[name])), f"--{prefix}{name.replace('_', '-')}"
-
-        (host, host_flag), (port, port_flag) = value("host", "localhost"), value("port", str(PORT))
-        base_url, base_url_flag = value("base_url", "/")
-        (username, username_flag), (password, _) = value("username", None), value("password", None)
-        assert host is not None
-        assert port is not None
-        assert base_url is not None
-        if not re.fullmatch(r"[\w.-]+|[\da-fA-F:]+", host):
-            raise UserError(f"{host_flag} must be a name or an address, got {host!r}")
-        if not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise UserError(f"{port_flag} must be from 1 to 65535, got {port}")
-        if not base_url.startswith("/"):
-            raise UserError(f"{base_url_flag} must start with a slash, got {base_url}")
-        if username and not password:
-            raise UserError(f"{username_flag} needs --{prefix}password, or VISDOM_PASSWORD in the environment")
-        return cls(host, int(port), base_url.rstrip("/") or "/", username or None, password or None)
+        values: dict[str, str | None] = {}
+        ignored: list[str] = []
+        variables = _variables(flags["host"] is not None)
+        for name, setting in _SETTINGS.items():
+            given, variable = flags[name], variables.get(name)
+            values[name] = setting.default
+            if given is not None:
+                if reason := _reason(name, str(given)):
+                    raise UserError(f"--{prefix}{name.replace('_', '-')} {reason}")
+                values[name] = str(given)
+            elif variable is not None:
+                if reason := _reason(name, variable):
+                    ignored.append(f"VISDOM_{name.upper()} {reason}")
+                else:
+                    values[name] = variable
+        if values["username"] and not values["password"]:
+            if flags["username"] is not None:
+                raise UserError(f"--{prefix}username needs --{prefix}password, or VISDOM_PASSWORD in the environment")
+            ignored.append("VISDOM_USERNAME needs VISDOM_PASSWORD")
+            values["username"] = None
+        base_url = (values["base_url"] or "").rstrip("/") or "/"
+        host, port = values["host"] or "localhost", int(values["port"] or PORT)
+        return cls(host, port, base_url, values["username"] or None, values["password"] or None, tuple(ignored))
 
     @property
     def address(self) -> str:
@@ -78,45 +98,64 @@ class VisdomServer:
         return f"[{self.host}]" if ":" in self.host else self.host
 
     def connect(self) -> Any:
-        """A `visdom.Visdom` of which every request takes a few seconds at most and raises `Unreachable` where it fails.
+        """Returns a `visdom.Visdom` whose requests take a few seconds at most and raise `Unreachable` if they fail.
 
-        Proxies that the environment names are not asked for a local server. Raises `Unreachable` where no Visdom server
-        answers within that time.
+        Raises `Unreachable` if no Visdom server answers within that time.
         """
         try:
-            with socket.create_connection((self.host, self.port), CONNECT_SECONDS) as connection:
-                local = ipaddress.ip_address(connection.getpeername()[0]).is_loopback
+            timed_http.connect(self.host, self.port).close()
         except OSError as error:
-            raise Unreachable(f"no Visdom server at {self.address} ({error.strerror or error})") from error
+            raise NothingThere(f"no Visdom server at {self.address} ({error.strerror or error})") from error
         try:
-            client = _client_class()(self, local)
+            client = _client_class()(self)
         except ModuleNotFoundError as error:
             if error.name != "visdom":
                 raise
             raise Unreachable("visdom is not installed: make setup, or pip install '.[visdom]'") from error
         try:
             environments = client.get_env_list()
-        except ValueError:
+        except (ValueError, RecursionError):
             environments = None
         if not isinstance(environments, list | dict):  # before and since Visdom 0.3
             raise Unreachable(f"what answers at {self.address} is not a Visdom server")
         return client
 
 
+def _variables(host_is_given: bool) -> dict[str, str]:
+    """Returns the values of VISDOM_HOST and so on that are set and not empty, by the settings' names.
+
+    Kubernetes sets VISDOM_PORT=tcp://10.96.12.7:8097 beside a service named visdom. Both host and port are taken from
+    it, or, if the host is named elsewhere, neither.
+    """
+    variables = {name: value for name in _SETTINGS if (value := os.environ.get(f"VISDOM_{name.upper()}"))}
+    if service := re.fullmatch(r"tcp://\[?([^][/]+)\]?:(\d+)", variables.get("port", "")):
+        del variables["port"]
+        if not host_is_given and "host" not in variables:
+            variables |= {"host": service[1], "port": service[2]}
+    return variables
+
+
+def _reason(name: str, value: str) -> str | None:
+    """Returns the rule that `value` breaks, as the end of a sentence; None if it breaks none."""
+    setting = _SETTINGS[name]
+    if re.fullmatch(setting.pattern, value) and (name != "port" or int(value) < 2**16):
+        return None
+    got = "" if name == "password" else f", got {value!r}"
+    return f"must be {setting.rule}{got}"
+
+
 @cache
 def _client_class() -> Any:
     """Made when it is needed: importing visdom takes a while, and many do without."""
     with only_visdom():
-        import requests
         import visdom
 
     base: Any = visdom.Visdom  # its stubs lag behind it
 
     class Client(base):  # type: ignore[misc]
-        def __init__(self, server: VisdomServer, local: bool) -> None:
-            self._address = server.address
-            self._own_session = requests.Session()
-            self._own_session.trust_env = not local
+        def __init__(self, server: VisdomServer) -> None:
+            self._at = server
+            self._headers: dict[str, str] = {}
             # Nothing is sent from the constructor: it would warn that nothing comes back over a socket.
             super().__init__(
                 f"http://{server.quoted_host}",
@@ -130,42 +169,37 @@ def _client_class() -> Any:
             )
             self.send = True
             if server.username:
-                login = {"username": server.username, "password": self.password}
+                login = json.dumps({"username": server.username, "password": self.password})
                 try:
-                    self._post(f"{server.address}/", "user name or password are not the server's", json=login)
+                    answer = self._post("/", login, "user name or password are not the server's")
                 except ServerError:
-                    raise Unreachable(f"the Visdom server at {self._address} has no login") from None
+                    raise Unreachable(f"the Visdom server at {server.address} has no login") from None
+                self._headers["Cookie"] = answer.cookies
 
         def _handle_post(self, url: str, data: Any = None) -> str:
-            return self._post(url, "it refuses, as servers do that want a password", data=data or {})
+            path = url.removeprefix(f"{self.server}:{self.port}{self.base_url}")
+            return self._post(path, data or "{}", "it refuses, as servers do that want a password").text
 
-        def _post(self, url: str, refusal: str, **content: Any) -> str:
+        def _post(self, path: str, body: str, refusal: str) -> timed_http.Answer:
+            """Sends `body` to `path` under the server's base URL. No word of the server's own goes into an error."""
+            host, port, address = self._at.host, self._at.port, self._at.address
             try:
-                answer = self._own_session.post(
-                    url, timeout=(CONNECT_SECONDS, READ_SECONDS), stream=True, allow_redirects=False, **content
-                )
-            except requests.Timeout:
-                raise Unreachable(f"the Visdom server at {self._address} does not answer") from None
-            except requests.RequestException as error:
-                raise Unreachable(f"no Visdom server at {self._address} ({type(error).__name__})") from error
-            with answer:
-                if answer.status_code in (400, 401):  # before and since Visdom 0.3
-                    raise Unreachable(f"the Visdom server at {self._address}: {refusal}")
-                if not answer.ok:
-                    raise ServerError(f"what is at {self._address} answers {answer.status_code} {answer.reason}")
-                return self._read(answer).decode()
-
-        def _read(self, answer: Any) -> bytes:
-            """All of it, unless it has no end."""
-            content, deadline = bytearray(), time.monotonic() + READ_SECONDS
-            try:
-                for part in answer.iter_content(2**16):
-                    content += part
-                    if len(content) > LARGEST_ANSWER or time.monotonic() > deadline:
-                        raise Unreachable(f"what is at {self._address} does not come to an end")
-            except requests.RequestException as error:
-                raise Unreachable(f"no Visdom server at {self._address} ({type(error).__name__})") from error
-            return bytes(content)
+                whole_path = self._at.base_url.rstrip("/") + path
+                answer = timed_http.post(host, port, whole_path, body.encode(), self._headers)
+            except TimeoutError:
+                raise Unreachable(f"the Visdom server at {address} does not answer") from None
+            except OSError as error:
+                raise Unreachable(f"no Visdom server at {address} ({error.strerror or error})") from error
+            except timed_http.Endless:
+                raise Unreachable(f"what is at {address} does not come to an end") from None
+            except timed_http.NotHttp:
+                raise Unreachable(f"what answers at {address} is not a Visdom server") from None
+            if answer.status in (400, 401):  # before and since Visdom 0.3
+                raise Unreachable(f"the Visdom server at {address}: {refusal}")
+            if not 200 <= answer.status < 300:
+                phrase = http.client.responses.get(answer.status, "")
+                raise ServerError(f"what is at {address} answers {answer.status} {phrase}".rstrip())
+            return answer
 
     return Client
 

@@ -1,0 +1,213 @@
+"""Servers at Visdom's address that answer slowly, without end, or what steers a terminal; and names that they keep."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+from visdom_process import VisdomProcess
+
+from mlp_workload import dashboard
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset
+from mlp_workload.doctor.dashboard import server as examine
+from mlp_workload.errors import UserError
+from mlp_workload.events import Evaluated, RunStarted, TrainLosses
+from mlp_workload.metrics import Mistakes
+from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.sinks.json_lines import JsonLines
+from mlp_workload.sinks.visdom import Visdom
+from mlp_workload.visdom import timed_http
+from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name
+from mlp_workload.visdom.picture import Picture
+from mlp_workload.visdom.server import NothingThere, Unreachable, VisdomServer
+from mlp_workload.watching import Watching
+
+STEER = b"\x1b[2J\x1b]0;x\x07\xe2\x80\xae\xff"
+OK = b"HTTP/1.1 200 OK\r\n"
+NO_VISDOM = "what answers at {} is not a Visdom server"
+
+
+@contextlib.contextmanager
+def answering(*parts, pause=0.0):
+    """A server that sends `parts`, one by one, to whatever request; its port."""
+
+    def serve(connection):
+        with contextlib.suppress(OSError), connection:
+            request = connection.recv(2**16)
+            while request and not request.endswith(b"}"):
+                request = connection.recv(2**16)
+            for part in parts[0]() if callable(parts[0]) else parts:
+                if done.wait(pause):
+                    return
+                connection.sendall(part)
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        done.set()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def whole(body):
+    return OK + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+DRIPS = {
+    "status": ([b"H"] * 300, "the Visdom server at {} does not answer"),
+    "header": ([OK, *[b"x"] * 300], "the Visdom server at {} does not answer"),
+    "headers": ([OK, *[b"a: b\r\n"] * 300], "the Visdom server at {} does not answer"),
+    "continue": ([b"HTTP/1.1 100 Continue\r\n\r\n"] * 300, "the Visdom server at {} does not answer"),
+    "body": ([OK + b"Content-Length: 10000\r\n\r\n", *[b"x"] * 300], "what is at {} does not come to an end"),
+    "chunk": ([OK + b"Transfer-Encoding: chunked\r\n\r\n", *[b"0"] * 300], "what is at {} does not come to an end"),
+    "until it closes": ([OK + b"\r\n", *[b"x"] * 300], "what is at {} does not come to an end"),
+}
+
+
+@pytest.mark.parametrize("kind", DRIPS)
+def test_the_whole_answer_has_a_limit(kind, monkeypatch):
+    """Each server sends a piece every twentieth of a second, for 15 s."""
+    monkeypatch.setattr(timed_http, "ANSWER_SECONDS", 0.5)
+    parts, reason = DRIPS[kind]
+    with answering(*parts, pause=0.05) as port:
+        server = VisdomServer(port=port)
+        start = time.monotonic()
+        with pytest.raises(Unreachable) as error:
+            server.connect()
+    assert time.monotonic() - start < 6
+    assert str(error.value) == reason.format(server.address)
+
+
+def test_a_request_that_nobody_reads_has_a_limit(monkeypatch):
+    """It is larger than what the system keeps of it."""
+    monkeypatch.setattr(timed_http, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        body, start = bytes(2**26), time.monotonic()
+        with pytest.raises(TimeoutError):
+            timed_http.post("127.0.0.1", listener.getsockname()[1], "/", body, {})
+    assert time.monotonic() - start < 2
+
+
+COMMANDS = {
+    "required": lambda folder: Watching(visdom="required").check(),
+    "replay": lambda folder: dashboard.run(dashboard.Dashboard(replay=(folder,))),
+    "doctor": lambda folder: examine(),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_goes_on_within_the_limit(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(timed_http, "ANSWER_SECONDS", 0.5)
+    with contextlib.closing(JsonLines(tmp_path / "events.jsonl")) as events:
+        events.emit(RunStarted(Config(), {"framework": "jax", "dataset_digest": "0"}))
+    with answering(OK, *[b"x"] * 300, pause=0.05) as port:
+        monkeypatch.setenv("VISDOM_PORT", str(port))
+        start = time.monotonic()
+        try:
+            message = str(COMMANDS[command](tmp_path))
+        except UserError as error:
+            message = str(error)
+    assert time.monotonic() - start < 8
+    assert f"the Visdom server at http://localhost:{port} does not answer" in message
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    {
+        "reason phrase": (b"HTTP/1.1 500 " + STEER + b"\r\n\r\n", "what is at {} answers 500 Internal Server Error"),
+        "unknown status": (b"HTTP/1.1 599 " + STEER + b"\r\n\r\n", "what is at {} answers 599"),
+        "redirect": (b"HTTP/1.1 302 Found\r\nLocation: " + STEER + b"\r\n\r\n", "what is at {} answers 302 Found"),
+        "no HTTP": (b"SSH-2.0-" + STEER + b"\r\n", NO_VISDOM),
+        "nested": (whole(b"[" * 100_000), NO_VISDOM),
+        "no UTF-8": (whole(b'{"\xff\xfe": []}'), None),
+        "no JSON": (whole(b"<html>" + STEER), NO_VISDOM),
+        "number": (whole(b"9" * 5000), NO_VISDOM),
+        "text": (whole(b'"main"'), NO_VISDOM),
+        "cut short": (OK + b"Content-Length: 99999999999999\r\n\r\n[]", NO_VISDOM),
+        "no length": (OK + b"Content-Length: " + STEER + b"\r\n\r\n<", NO_VISDOM),
+        "no chunk": (OK + b"Transfer-Encoding: chunked\r\n\r\n" + STEER + b"\r\n", NO_VISDOM),
+        "many headers": (OK + b"a: b\r\n" * 1000 + b"\r\n", NO_VISDOM),
+        "long header": (OK + b"a: " + b"b" * 10**6 + b"\r\n\r\n", NO_VISDOM),
+        "nothing": (b"", "no Visdom server at {} (Remote end closed connection without response)"),
+    }.values(),
+)  # fmt: skip
+def test_an_answer_that_makes_no_sense_is_one_plain_sentence(answer, reason):
+    with answering(answer) as port:
+        server = VisdomServer(port=port)
+        if reason is None:
+            server.connect()
+        else:
+            with pytest.raises(Unreachable) as error:
+                server.connect()
+            assert not isinstance(error.value, NothingThere)
+            assert str(error.value) == reason.format(server.address)
+
+
+def test_a_run_warns_in_one_plain_line(digits, tmp_path, capsys):
+    with answering(b"HTTP/1.1 500 " + STEER + b"\r\n\r\n") as port:
+        sink = Visdom(VisdomServer(port=port), Config(), digits, tmp_path / "a\x1b[2J b", "jax", quiet=False)
+        sink.emit(TrainLosses(1, 1, np.ones(3), "", 0.1))
+        sink.close()
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.startswith(f"warning: what is at http://localhost:{port} answers 500 Internal Server Error: no live")
+    assert error.removesuffix("\n").isprintable()
+    assert rf"--replay '{tmp_path}/a\x1b[2J b'" in error
+
+
+def test_a_name_that_is_none_is_one_reason():
+    for host in ("a..b", "a" * 64):
+        with pytest.raises(NothingThere, match="not the name of a host"):
+            VisdomServer(host=host).connect()
+
+
+@pytest.fixture(scope="module")
+def visdom(tmp_path_factory):
+    server = VisdomProcess(tmp_path_factory.mktemp("visdom"))
+    server.start()
+    yield server
+    server.kill()
+
+
+LONG = "日本語の長い名前" * 8
+
+
+def drawn(server, dataset, folder, config, losses):
+    picture = Picture(dataset)
+    picture.take(TrainLosses(1, 1, np.array(losses), "", 0.1))
+    picture.take(Evaluated(1, 3, 0.5, 0.1, 31, 31, Mistakes([], []), 0.1))
+    names = environment_name(folder), comparison_name(config, dataset.digest)
+    Drawing(server.connect(), *names, "jax").complete(picture)
+    return names
+
+
+def test_an_environment_with_a_long_name_is_saved(visdom, digits, tmp_path):
+    folder = tmp_path / LONG / f"{LONG}-{'x' * 50}"
+    names = drawn(visdom, digits, folder, Config(dataset=f"idx:{folder}"), [3.0, 2.0, 1.0])
+    for name in names:
+        assert (visdom.log.parent / f"{name}.json").exists()
+
+
+def test_two_projects_with_one_specification_have_windows_of_their_own(visdom, digits, tmp_path):
+    other = Dataset(digits.source, digits.test, digits.test, digits.class_names)
+    config = Config(dataset="idx:data")
+    comparisons = [
+        drawn(visdom, dataset, tmp_path / name, config, losses)[1]
+        for name, dataset, losses in (("a", digits, [1.0] * 3), ("b", other, [2.0] * 3))
+    ]
+    values = [visdom.traces(comparison, "train_loss")["jax"][1] for comparison in comparisons]
+    assert values == [[1.0] * 3, [2.0] * 3]
+
+
+def test_a_replay_whose_events_lack_a_fact_is_one_line_beside_the_server(capsys):
+    lacking = RecordedRun(None, Config(), {"framework": "jax"}, ())
+    dashboard._replay_here([lacking], VisdomServer())
+    assert capsys.readouterr().err == "warning: None: its events do not say its dataset digest\n"
