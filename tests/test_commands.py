@@ -164,6 +164,7 @@ def test_warnings_on_a_terminal_reach_standard_error(quiet, tmp_path):
     flags = ["--epochs", "1", "--batch-size", "6000", "--visdom-port", "9", "--run-dir", "run"]
     command = [sys.executable, "-m", "jax_mlp.train", *flags, *(["--quiet"] if quiet else [])]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
+    environment["VISDOM_BASE_URL"] = "no path"
     with (tmp_path / "errors").open("w") as errors, subprocess.Popen(
         command, stdout=slave, stderr=errors, cwd=tmp_path, env=environment
     ) as process:  # fmt: skip
@@ -175,10 +176,11 @@ def test_warnings_on_a_terminal_reach_standard_error(quiet, tmp_path):
         assert process.wait(timeout=240) == 0
     os.close(master)
     warnings = (tmp_path / "errors").read_text().splitlines()
-    assert sum(line.startswith("warning: no Visdom server at http://localhost:9 ") for line in warnings) == 1
+    assert sum(line.startswith("warning: VISDOM_BASE_URL must be a path ") for line in warnings) == 1
     assert any("lost classes" in line for line in warnings) == quiet, "else it is on the screen, above the table"
     assert (screen == b"") == quiet
-    assert b"no Visdom server" not in screen
+    assert b"VISDOM_BASE_URL" not in screen
+    assert (b"no Visdom server at http://localhost:9;" in screen) != quiet, "a note, behind the table"
 
 
 @trainer
