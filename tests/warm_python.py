@@ -1,6 +1,6 @@
 """Stands in for the interpreter: `python -m MODULE ...` and `python -c CODE ...` become forks of `warm_server.py`.
 
-The real interpreter runs what a fork can't: a command with options of Python's, as another user, with limits, namespaces
+The real interpreter runs what a fork cannot: a command with options of Python, as another user, with limits, namespaces
 or a session of its own, with other values of variables that libraries read at import, or beside other copies of the
 packages.
 """
