@@ -108,7 +108,6 @@ def test_the_numbers_in_the_names_tell_the_order(paths, tmp_path):
     "paths", [("first", "second", "out"), ("fc1", "fc2", "out"), ("encoder.0", "encoder.2", "head")]
 )
 def test_other_names_are_in_the_order_of_the_file_if_their_shapes_fit(paths, tmp_path):
-    paths = paths.split()
     saved(paths, tmp_path / "a.pt")
     convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
     assert as_bytes(load_file(tmp_path / "b.safetensors")) == as_bytes(parameters())
