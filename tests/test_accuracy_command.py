@@ -164,7 +164,7 @@ def test_own_orders_are_permutations_that_differ_by_epoch_and_seed_and_come_agai
 
 @pytest.mark.parametrize("framework", PACKAGES)
 def test_pairs_start_from_the_shared_weights_and_others_from_the_frameworks_own(framework, digits, monkeypatch):
-    monkeypatch.setattr(seeds, "load", lambda _: digits)
+    monkeypatch.setattr(seeds, "load", lambda *_: digits)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     runs = seeds.Runs(framework)
     for seed in (3, 4):

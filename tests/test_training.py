@@ -337,7 +337,7 @@ def test_an_epoch_is_read_back_in_two_pieces(digits, monkeypatch):
 
 @side
 def test_a_model_larger_than_the_memory_is_refused_before_the_folder_is_made(side, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "load", lambda source: digits)
+    monkeypatch.setattr(training, "load", lambda *_: digits)
     config = Config(hidden=(1_000_000, 1_000_000), batch_size=10, run_dir=tmp_path / "run")
     with pytest.raises(UserError, match="not enough memory: try smaller --hidden"):
         TRAIN[side](config)
