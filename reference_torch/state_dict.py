@@ -28,7 +28,8 @@ def read(path: Path) -> Parameters:
     try:
         with open_regular(path) as file, warnings.catch_warnings(action="ignore"):  # of TorchScript, which is refused
             check_fits_memory(size := path.stat().st_size, str(path))
-            if zipfile.is_zipfile(file) and any(record.compress_type for record in zipfile.ZipFile(file).infolist()):
+            records = zipfile.ZipFile(file).infolist() if zipfile.is_zipfile(file) else []
+            if any(record.compress_type for record in records if "/data" in record.filename):
                 raise UserError(f"{path}: holds compressed numbers, and torch.save writes none")
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)

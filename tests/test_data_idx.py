@@ -172,7 +172,7 @@ def test_a_good_gz_stands_in_for_a_damaged_file_and_says_so(content, says, tmp_p
 @pytest.mark.parametrize(
     ("leave", "says"),
     [
-        (lambda path: path.symlink_to("gone"), "No such file"),
+        (lambda path: path.symlink_to("gone"), "a link that leads nowhere"),
         (Path.mkdir, "not a file"),
         (lambda path: Path(f"{path}.gz").mkdir(), "not a file"),
     ],

@@ -213,7 +213,7 @@ ENDS = [
     ("import os; os.kill(os.getpid(), 9)", "by SIGKILL, which is also how the system frees", "close other programs"),
     ("import sys; sys.exit('no')", "import jax ends the process with status 1: no", "pip install --force-reinstall"),
     (
-        "__version__ = 'v'; import sys; version = sys.modules['jax']; "
+        "__version__ = 'v'; lax = Device = None; import sys; version = sys.modules['jax']; "
         "sys.modules |= {'jaxlib': version, 'jaxlib.version': version}; "
         "devices = lambda: __import__('os').abort()",
         "looking for devices ends the process by SIGABRT",

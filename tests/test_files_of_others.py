@@ -73,13 +73,13 @@ KINDS = {
 
 
 def reserve(path):
-    with RunFolder(path.parent, is_new=False, to_write=False).reserve(10):
+    with RunFolder(path.parent, is_new=False, lock=None).reserve(10):
         pass
 
 
 READERS = {
     "config.json": lambda path: read_config(path.parent),
-    "summary.json": lambda path: RunFolder(path.parent, is_new=False, to_write=False).finished_epochs(100),
+    "summary.json": lambda path: RunFolder(path.parent, is_new=False, lock=None).finished_epochs(100),
     ".room-for-weights": reserve,
     "events.jsonl": lambda path: RecordedRun.load(path.parent),
     "events.jsonl changed": check_can_change,
@@ -196,7 +196,7 @@ def test_a_run_without_a_checkpoint_names_its_weights(tmp_path, digits):
     """As one leaves that began on a nearly full disk."""
     place = tmp_path / "it's mine"
     place.mkdir()
-    folder = RunFolder(place, is_new=False, to_write=False)
+    folder = RunFolder(place, is_new=False, lock=None)
     with pytest.raises(UserError, match=r"it has no checkpoint$"):
         resumed_from(folder, CONFIG, digits)
     save_weights(folder.weights, checkpoint(8).state)
