@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import settings
+from warm import python
 
 import jax_mlp.train
 from mlp_workload.config import Config
@@ -33,10 +33,11 @@ from mlp_workload.trained import Trained
 from mlp_workload.watching import Watching
 from mlp_workload.weights import Parameters, save_weights
 
-# Commands keep their compiled programs for one another, and apart from the user's own; JAX here has been imported.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+if "PYTEST_XDIST_WORKER" not in os.environ:  # whose workers inherit this
+    # All commands of a session keep their compiled programs for one another, and apart from the user's own.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -78,7 +79,7 @@ def run(tmp_path: Path) -> Run:
 
     def run(*arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
         environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | options.pop("env", {})
-        command = [*options.pop("prefix", ()), sys.executable, *options.pop("python", ()), "-m", *arguments]
+        command = [*options.pop("prefix", ()), python(), *options.pop("python", ()), "-m", *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, cwd=tmp_path, env=environment, **{"timeout": 240} | options
         )
