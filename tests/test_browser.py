@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from PIL import Image
 from test_dashboard import start, until_ready
 from tolerances import DRAWN
 from visdom_process import free_port
+from warm import python
 
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.visdom.drawing import environment_name
@@ -44,7 +44,7 @@ def shown(tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "VISDOM_PORT": str(port)}
 
     def run(*arguments):
-        command = [sys.executable, "-m", *arguments]
+        command = [python(), "-m", *arguments]
         process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
         assert (process.returncode, process.stderr) == (0, "")
 
@@ -145,7 +145,7 @@ def report(shown, tmp_path_factory):
          str(output)],
     ):  # fmt: skip
         process = subprocess.run(
-            [sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True, timeout=240,
+            [python(), "-m", *arguments], cwd=folder, capture_output=True, text=True, timeout=240,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert (process.returncode, process.stderr) == (0, "")
@@ -216,7 +216,7 @@ def test_a_picture_in_the_report_is_the_test_image(report, mnist):
 
 def test_a_page_of_one_run_needs_no_comparison(shown, tmp_path):
     folder, _ = shown
-    command = [sys.executable, "-m", "mlp_compare.report", "runs/torch", "--output", str(tmp_path / "one.html")]
+    command = [python(), "-m", "mlp_compare.report", "runs/torch", "--output", str(tmp_path / "one.html")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, env=environment)
     assert (process.returncode, process.stderr) == (0, "")
@@ -241,7 +241,7 @@ def test_wrong_arguments_end_in_one_line(arguments, message, shown):
     folder, _ = shown
     (folder / "taken.html").write_text("mine")
     (folder / "cells.json").write_text('{"cells": []}')
-    command = [sys.executable, "-m", "mlp_compare.report", *arguments]
+    command = [python(), "-m", "mlp_compare.report", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, env=environment)
     assert (process.returncode, process.stdout) == (2, "")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from safetensors.numpy import load_file, save_file
+from warm import python
 
 from mlp_workload.config import PRESETS
 from mlp_workload.data.shipped import load_mnist
@@ -162,7 +163,7 @@ def test_warnings_on_a_terminal_reach_standard_error(quiet, tmp_path):
     """Where it is a file, the file, and nothing else."""
     master, slave = os.openpty()
     flags = ["--epochs", "1", "--batch-size", "6000", "--visdom-port", "9", "--run-dir", "run"]
-    command = [sys.executable, "-m", "jax_mlp.train", *flags, *(["--quiet"] if quiet else [])]
+    command = [python(), "-m", "jax_mlp.train", *flags, *(["--quiet"] if quiet else [])]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
     environment["VISDOM_BASE_URL"] = "no path"
     with (tmp_path / "errors").open("w") as errors, subprocess.Popen(
@@ -186,7 +187,7 @@ def test_warnings_on_a_terminal_reach_standard_error(quiet, tmp_path):
 @trainer
 def test_nobody_reading_does_not_stop_the_run(trainer, tmp_path):
     """As behind `| head -1`."""
-    command = [sys.executable, "-m", trainer, "--epochs", "2", "--visdom", "off", "--run-dir", "run"]
+    command = [python(), "-m", trainer, "--epochs", "2", "--visdom", "off", "--run-dir", "run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment
@@ -200,7 +201,7 @@ def test_nobody_reading_does_not_stop_the_run(trainer, tmp_path):
 
 @trainer
 def test_ctrl_c_ends_in_one_line(trainer, tmp_path):
-    command = [sys.executable, "-m", trainer, "--epochs", "1000", "--visdom", "off", "--run-dir", "run"]
+    command = [python(), "-m", trainer, "--epochs", "1000", "--visdom", "off", "--run-dir", "run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment, text=True
@@ -338,7 +339,7 @@ runpy.run_module("{trainer}", run_name="__main__")
 
 
 def test_two_runs_at_once_never_share_a_folder(tmp_path):
-    command = [sys.executable, "-m", "jax_mlp.train", "--epochs", "1", "--visdom", "off", "--run-dir", "run"]
+    command = [python(), "-m", "jax_mlp.train", "--epochs", "1", "--visdom", "off", "--run-dir", "run"]
     processes = [
         subprocess.Popen(
             command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
@@ -379,7 +380,7 @@ def test_a_terminal_gets_a_live_table(trainer, tmp_path):
     master, slave = os.openpty()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
     command = [
-        sys.executable,
+        python(),
         "-m",
         trainer,
         "--epochs",
@@ -420,7 +421,7 @@ def test_an_encoding_without_the_paths_letters(trainer, run, tmp_path):
 
 @trainer
 def test_a_full_standard_output_does_not_stop_the_run(trainer, tmp_path):
-    command = [sys.executable, "-m", trainer, "--epochs", "1", "--visdom", "off", "--run-dir", "run"]
+    command = [python(), "-m", trainer, "--epochs", "1", "--visdom", "off", "--run-dir", "run"]
     with open("/dev/full", "w") as full:
         process = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
@@ -432,7 +433,7 @@ def test_a_full_standard_output_does_not_stop_the_run(trainer, tmp_path):
 
 
 def test_nobody_reading_ends_the_articles_program_quietly(tmp_path):
-    command = [sys.executable, "-m", "reference_torch.article", "module", "--epochs", "1"]
+    command = [python(), "-m", "reference_torch.article", "module", "--epochs", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment

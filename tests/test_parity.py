@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, write_idx_folder
+from warm import python
 
 from mlp_compare import bounds
 from mlp_compare.comparison import Difference
@@ -226,7 +227,7 @@ def test_bad_arguments_end_in_one_line_and_status_2(arguments, message, run, tmp
 
 def test_an_output_that_cannot_be_written_costs_no_figures(run, tmp_path):
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", PARITY, "--steps", "2", "--json", str(tmp_path / "parity.json")]
+        command = [python(), "-m", PARITY, "--steps", "2", "--json", str(tmp_path / "parity.json")]
         process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=240)
     assert process.returncode == 2
     assert process.stderr == "python -m mlp_compare.parity: error: No space left on device\n"

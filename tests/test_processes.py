@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from on_devices import BATCH, TESTED, TRAINED, part_of_mnist
 from safetensors.numpy import load_file
 from test_commands import TRAINERS, assert_one_line
 from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
+from warm import python
 
 import jax_mlp.train
 import jax_mlp.trainer
@@ -86,7 +86,7 @@ def processes(side: str, folder: Path, *flags: str, second: Sequence[str] = (), 
     port, started = free_port(), []
     for process in (0, 1):
         told = [flag.format(process=process) for flag in (*flags, *(second if process else ()))]
-        command = [sys.executable, "-m", TRAINERS[side], "--visdom", "off", *told]
+        command = [python(), "-m", TRAINERS[side], "--visdom", "off", *told]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         if slurm:
             environment |= variables_of_slurm(port, process)

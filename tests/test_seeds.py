@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from test_commands import trainer
 from test_knocks import in_a_small_file_system
 from tolerances import RUN_FLOAT64
+from warm import python
 
 import jax_mlp.ensemble
 import jax_mlp.many
@@ -104,7 +105,7 @@ def test_a_signal_keeps_the_weights_so_far_of_all_models(number, status, digits,
     flags = ["--epochs", "100000", "--batch-size", "20", "--hidden", "5", "--seeds", "2", "--quiet"]
     flags += ["--dataset", write_idx_folder(tmp_path, digits), "--run-dir", "runs"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "jax_mlp.train", *flags], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [python(), "-m", "jax_mlp.train", *flags], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not (tmp_path / "runs/seed-0/events.jsonl").exists():

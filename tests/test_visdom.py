@@ -18,6 +18,7 @@ from conftest import ROOT
 from PIL import Image
 from tolerances import DRAWN
 from visdom_process import VisdomProcess, free_port
+from warm import python
 
 from mlp_workload.config import Config
 from mlp_workload.events import Evaluated, TrainLosses
@@ -72,7 +73,7 @@ def assert_shows(server, folder, comparison=None, trace="jax"):
 
 
 def start(trainer, tmp_path, *arguments, **environment):
-    command = [sys.executable, "-m", trainer, *arguments]
+    command = [python(), "-m", trainer, *arguments]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,

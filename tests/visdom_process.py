@@ -6,14 +6,16 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
+
+from warm import python
 
 from mlp_workload.visdom.server import Unreachable, VisdomServer
 
 _SERVE = """
-import logging, sys
+import logging, os, sys
+open(sys.argv[2] + "pid", "w").write(str(os.getpid()))
 from visdom.server.run_server import start_server
 logging.getLogger().setLevel(logging.INFO)  # a line for each request
 start_server(port=int(sys.argv[1]), base_url=sys.argv[3], env_path=sys.argv[2], bind_local=True)
@@ -39,7 +41,7 @@ class VisdomProcess:
 
     def start(self) -> None:
         self._folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-c", _SERVE, str(self.port), f"{self._folder}/", self._base_url]
+        command = [python(), "-c", _SERVE, str(self.port), f"{self._folder}/", self._base_url]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 60
@@ -57,15 +59,20 @@ class VisdomProcess:
 
     def kill(self) -> None:
         if self.process is not None:
-            self.process.kill()
+            self._signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
 
     def suspend(self) -> None:
-        os.kill(self.process.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        os.kill(self.process.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self.process is None:
+            raise ProcessLookupError
+        os.kill(int((self._folder / "pid").read_text()), number)
 
     def environments(self) -> list[str]:
         return self.connect().get_env_list()
