@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlp_workload.errors import LONGEST, UserError
+from mlp_workload.errors import LONGEST, UserError, escaped
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Target:
         except UserError as error:
             line = str(error)
             assert line.strip(), "a refusal without a word"
-            assert line.isprintable(), f"not one line, or one that steers the terminal: {line!r}"
+            assert "\n" not in line, "not one line"
+            assert escaped(line) == line, f"steers the terminal: {line!r}"
             assert len(line) <= LONGEST, f"{len(line)} characters"
             return error
         return None

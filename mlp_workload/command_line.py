@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import signal
@@ -100,8 +101,11 @@ def parse(kind: Any, arguments: Sequence[str], **options: Any) -> Any:
         if not stop.code:
             raise
         lines = [line.strip("│ ").strip() for line in box.getvalue().splitlines()[1:]]
-        end = next((i for i, line in enumerate(lines) if re.match(r"[─╰├]", line)), len(lines))
-        raise UserError(f"{' '.join(lines[:end])} (--help lists the flags)") from None
+        is_rule = re.compile("[─╰├]|-{9}").match  # a box of ASCII has another one below its title
+        lines = list(itertools.dropwhile(is_rule, lines))
+        raise UserError(
+            f"{' '.join(itertools.takewhile(lambda line: not is_rule(line), lines))} (--help lists the flags)"
+        ) from None
 
 
 class _EmptyPath(Exception):
