@@ -108,7 +108,7 @@ class ImageFormat:
     framing: Framing | None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"shape": list(self.shape)}  # as it comes back from JSON
 
     @classmethod
     def from_json(cls, value: Any) -> "ImageFormat":
