@@ -1,5 +1,6 @@
 """How a data set's images are drawn, measured from their pixels, so that a user's picture can be made alike."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -108,7 +109,9 @@ class ImageFormat:
     framing: Framing | None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"shape": list(self.shape)}  # as it comes back from JSON
+        """Returns lists for tuples, as JSON gives them back."""
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
 
     @classmethod
     def from_json(cls, value: Any) -> "ImageFormat":
