@@ -49,8 +49,7 @@ def locked(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cookie(locked):
     """Of somebody who has logged in."""
-    client = VisdomServer("localhost", locked.port, "/curves", "ada", "lovelace").connect()
-    return "; ".join(f"{one.name}={one.value}" for one in client._own_session.cookies)
+    return VisdomServer("localhost", locked.port, "/curves", "ada", "lovelace").connect().cookie
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,7 @@ def _client_class() -> Any:
     class Client(base):  # type: ignore[misc]
         def __init__(self, server: VisdomServer) -> None:
             self._at = server
-            self._headers: dict[str, str] = {}
+            self.cookie = ""
             # Nothing is sent from the constructor: it would warn that nothing comes back over a socket.
             super().__init__(
                 f"http://{server.quoted_host}",
@@ -174,7 +174,7 @@ def _client_class() -> Any:
                     answer = self._post("/", login, "user name or password are not the server's")
                 except ServerError:
                     raise Unreachable(f"the Visdom server at {server.address} has no login") from None
-                self._headers["Cookie"] = answer.cookies
+                self.cookie = answer.cookies
 
         def _handle_post(self, url: str, data: Any = None) -> str:
             path = url.removeprefix(f"{self.server}:{self.port}{self.base_url}")
@@ -185,7 +185,8 @@ def _client_class() -> Any:
             host, port, address = self._at.host, self._at.port, self._at.address
             try:
                 whole_path = self._at.base_url.rstrip("/") + path
-                answer = timed_http.post(host, port, whole_path, body.encode(), self._headers)
+                headers = {"Cookie": self.cookie} if self.cookie else {}
+                answer = timed_http.post(host, port, whole_path, body.encode(), headers)
             except TimeoutError:
                 raise Unreachable(f"the Visdom server at {address} does not answer") from None
             except OSError as error:
