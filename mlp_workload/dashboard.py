@@ -17,11 +17,10 @@ from mlp_workload.command_line import one_line_errors, parse
 from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import expand
 from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.run_folder import clear_write_errors
-from mlp_workload.visdom import assets
+from mlp_workload.visdom import assets, timed_http
 from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
-from mlp_workload.visdom.server import Unreachable, VisdomServer
+from mlp_workload.visdom.server import Unreachable, VisdomServer, host_headers
 from mlp_workload.visdom.serving import http_server
 
 PROGRAM = "python -m mlp_workload.dashboard"
@@ -88,14 +87,13 @@ def run(options: Dashboard) -> None:
         return
     if not server.username and not _is_local(options.host):
         raise UserError(f"--host {options.host} lets others in: it needs --username and --password")
-    serve(server, _hosts(server, options.allow_host), options.env_path, runs)
+    serve(server, _allowed(server, options.allow_host), options.env_path, runs)
 
 
-def serve(server: VisdomServer, hosts: set[str], env_path: Path | None, runs: list[RecordedRun]) -> None:
+def serve(server: VisdomServer, allowed: set[str], env_path: Path | None, runs: list[RecordedRun]) -> None:
     """Runs a Visdom server until Ctrl-C. Raises `UserError` if its port or folder is not to be had."""
     folder = _folder(env_path)
-    with clear_write_errors(folder):
-        listener = http_server(server, folder, hosts)
+    listener = http_server(server, folder, _hosts(server), allowed)
     from tornado.ioloop import IOLoop
 
     _place_assets()
@@ -154,32 +152,40 @@ def _folder(env_path: Path | None) -> Path:
     return folder
 
 
-def _hosts(server: VisdomServer, allowed: tuple[str, ...]) -> set[str]:
-    """The server's names and ports, as Host and Origin headers say them."""
-    names = {"localhost", "127.0.0.1", "[::1]", server.quoted_host}
+def _hosts(server: VisdomServer) -> set[str]:
+    """The server's own names and ports, as Host headers say them."""
+    names = {"localhost", "127.0.0.1", "::1", server.host}
     if not _is_local(server.host):
-        names |= {socket.gethostname(), socket.getfqdn()}
-    for name in allowed:
-        if not re.fullmatch(r"(\[[\da-fA-F:.]+\]|[\w.-]+)(:\d+)?", name):
+        names.add(socket.gethostname())
+    return set().union(*(host_headers(name, server.port) for name in names))
+
+
+def _allowed(server: VisdomServer, names: tuple[str, ...]) -> set[str]:
+    """The same for the `names` of --allow-host. Without a port it is any scheme's own, and the server's."""
+    hosts: set[str] = set()
+    for name in names:
+        parts = re.fullmatch(r"(?:\[([\da-fA-F:.]+)\]|([\w.-]+))(?::(\d{1,5}))?", name)
+        if parts is None:
             raise UserError(f"--allow-host must be a name, with or without its port, got {name!r}")
-        names.add(name.lower())
-    with_port = {name if re.search(r":\d+$", name) else f"{name}:{server.port}" for name in names}
-    return {name.lower() for name in with_port | set(allowed) | (names if server.port == 80 else set())}
+        host = parts[1] or parts[2]
+        for port in [int(parts[3])] if parts[3] else [80, server.port]:
+            hosts |= host_headers(host, port)
+    return hosts
 
 
 def _is_local(host: str) -> bool:
     """Raises `UserError` where there is no such host."""
     try:
-        addresses = {found[4][0] for found in socket.getaddrinfo(host, None)}
+        found = {address[0] for *_, address in timed_http.addresses(host, None)}
     except OSError as error:
         raise UserError(f"--host {host}: {error.strerror or error}") from None
-    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in addresses)
+    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
 
 
 def _listens(server: VisdomServer) -> bool:
     try:
-        socket.create_connection((server.host, server.port), 3).close()
-    except OSError:
+        timed_http.connect(server.host, server.port).close()
+    except timed_http.NoConnection:
         return False
     return True
 

@@ -62,7 +62,8 @@ def escaped(text: str) -> str:
 
 
 def _visible(character: str) -> str:
-    visible = character.isprintable() or unicodedata.category(character) == "Zs"
+    is_joiner = character in "\u200c\u200d"  # of letters and emoji
+    visible = character.isprintable() or is_joiner or unicodedata.category(character) == "Zs"
     return character if visible else character.encode("unicode_escape").decode()
 
 

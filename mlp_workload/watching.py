@@ -38,7 +38,8 @@ class Watching:
     """Nothing on standard output; warnings still come, on standard error."""
 
     def __post_init__(self) -> None:
-        if self.visdom != "off" and (ignored := self.server.ignored) and self.visdom == "required":
+        ignored = self.server.ignored if self.visdom != "off" else ()
+        if ignored and self.visdom == "required":
             raise UserError(ignored[0])
 
     @property

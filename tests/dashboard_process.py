@@ -8,7 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import websocket
@@ -90,6 +91,14 @@ def until_registered(socket: websocket.WebSocket) -> str:
     while (message := json.loads(socket.recv()))["command"] != "register":
         pass
     return message["data"]
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Returns when `condition` is true; fails after 20 s."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def routes(folder: Path) -> dict[str, bool]:

@@ -33,7 +33,7 @@ def environment(monkeypatch):
         ({"USERNAME": "ada"}, {"password": "x"}, ("localhost", 8097, "/", "ada", "x")),
         (KUBERNETES, {}, ("10.96.12.7", 9000, "/", None, None)),
         ({"PORT": "tcp://[fd00::7]:9000"}, {}, ("fd00::7", 9000, "/", None, None)),
-        (KUBERNETES, {"port": 5}, ("10.96.12.7", 5, "/", None, None)),
+        (KUBERNETES, {"port": 5}, ("localhost", 5, "/", None, None)),
         (KUBERNETES, {"host": "there"}, ("there", 8097, "/", None, None)),
         (KUBERNETES | {"HOST": "there"}, {}, ("there", 8097, "/", None, None)),
     ],

@@ -12,6 +12,7 @@ import secrets
 import sys
 from collections import UserDict
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -19,7 +20,8 @@ from typing import Any
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, HTTPError, RequestHandler, decode_signed_value, stream_request_body
 
-from mlp_workload.errors import one_line
+from mlp_workload.errors import escaped, one_line, warn
+from mlp_workload.visdom.server import host_headers
 
 LARGEST_BODY = 2**25
 """Bytes of a request; the environment of a run is below a megabyte."""
@@ -33,22 +35,36 @@ class GuardedApplication(Application):
     """Mixin before Visdom's `Application`: refuses requests of other sites and, with a login, of strangers.
 
     Args:
-        hosts: "name:port" in lower case, as the Host and Origin headers may say it. The address at which a request
-            arrives is allowed besides.
+        hosts: names of this server, as `host_headers` makes them. The address at which a request arrives is one too.
+        allowed: further ones. A proxy in front may pass on their Origin beside a Host of its own.
         credential: user name and password, as Visdom stores them; None for a server without login.
     """
 
     state: Any
     base_url: str
 
-    def __init__(self, hosts: Collection[str], credential: Mapping[str, str] | None, **options: Any) -> None:
+    def __init__(
+        self, hosts: Collection[str], allowed: Collection[str], credential: Mapping[str, str] | None, **options: Any
+    ) -> None:
         super().__init__(**options)
-        self._hosts = frozenset(hosts)
+        self._hosts, self._allowed = frozenset(hosts) | frozenset(allowed), frozenset(allowed)
+        self._pages = re.compile(rf"{re.escape(self.base_url)}(/|/env/.*|/compare/.*)?")
+        if hidden := sorted(name for name in self.state if not _is_name(name)):
+            reason = "their names have a leading dot, a drive letter, a backslash or control characters"
+            warn(f"environments that are not shown, since {reason}: {', '.join(map(repr, hidden))}")
         self.state = Environments({name: content for name, content in self.state.items() if _is_name(name)})
         if credential:
             # Not through Visdom's constructor, which wants the key in a file, readable in the home folder.
             self.user_credential, self.login_enabled = credential, True
             self.settings["cookie_secret"] = secrets.token_hex(32)
+
+    def load_user_settings(self) -> dict[str, str]:
+        """Returns none for a style sheet that can't be read, which is Visdom's only use of them."""
+        try:
+            return super().load_user_settings()  # type: ignore[misc,no-any-return]
+        except (OSError, ValueError) as error:
+            warn(f"going on without the style sheets, style.css: {error}")
+            return {"user_css": ""}
 
     def find_handler(self, request: HTTPServerRequest, **options: Any) -> Any:
         refusal = self._refusal(request)
@@ -59,22 +75,28 @@ class GuardedApplication(Application):
     def get_handler_delegate(
         self, request: HTTPServerRequest, target_class: type[RequestHandler], *arguments: Any, **options: Any
     ) -> Any:
-        return super().get_handler_delegate(request, _with_one_line_errors(target_class), *arguments, **options)
+        handler = _with_one_line_errors(target_class)  # type: ignore[arg-type]  # mypy asks whether instances are hashable
+        return super().get_handler_delegate(request, handler, *arguments, **options)
 
     def _refusal(self, request: HTTPServerRequest) -> dict[str, Any]:
         """The status and the reason; nothing for a request that a handler may see."""
-        hosts, headers = self._hosts | _arrived_at(request), request.headers
+        headers = request.headers
         host, origin = headers.get("Host", "").lower(), headers.get("Origin")
-        if host not in hosts:
-            return _unknown("to the name", host)
-        if origin is not None and origin.lower().partition("://")[::2] not in {
-            (scheme, known) for scheme in ("http", "https") for known in hosts
-        }:
-            return _unknown("pages of", origin.partition("://")[2])
+        if host not in self._hosts | _arrived_at(request):
+            return _unknown("does not answer to the name", host)
+        if origin is not None:
+            scheme, _, site = origin.lower().partition("://")
+            if scheme not in ("http", "https") or site not in self._allowed | {host}:
+                return _unknown("does not answer pages of", site)
         # Browsers send no Origin for images, scripts and frames of another page.
-        is_link = request.method == "GET" and headers.get("Sec-Fetch-Dest") == "document"
+        is_link = (
+            request.method == "GET"
+            and headers.get("Sec-Fetch-Dest") == "document"
+            and self._pages.fullmatch(request.path) is not None
+        )
         if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not is_link:
-            return {"status": 403, "reason": "this server does not answer pages of other sites"}
+            advice = "open its page in a tab of its own, not in a frame"
+            return {"status": 403, "reason": f"this server does not answer pages of other sites; {advice}"}
         if self.login_enabled and not self._is_logged_in(request):
             request.connection.set_max_body_size(LARGEST_LOGIN)  # type: ignore[union-attr]
             if not self._is_for_login(request.path):
@@ -91,14 +113,14 @@ class GuardedApplication(Application):
 
 def _arrived_at(request: HTTPServerRequest) -> set[str]:
     """The machine's own address and port of a connection, as a browser would name it."""
-    address, port = request.connection.stream.socket.getsockname()[:2]  # type: ignore[union-attr]
-    return {f"[{address}]:{port}" if ":" in address else f"{address}:{port}"}
+    return host_headers(*request.connection.stream.socket.getsockname()[:2])  # type: ignore[union-attr]
 
 
-def _unknown(kind: str, host: str) -> dict[str, Any]:
-    name = host if re.fullmatch(r"[\w.:\[\]-]{1,100}", host, re.ASCII) else ""
-    advice = f"to allow it, start the dashboard with --allow-host {name or 'NAME'}"
-    return {"status": 403, "reason": f"this server does not answer {kind} {name or 'another site'}; {advice}"}
+def _unknown(refusal: str, host: str) -> dict[str, Any]:
+    if not re.fullmatch(r"[\w.:\[\]-]{1,100}", host, re.ASCII):
+        return {"status": 403, "reason": "this server answers under its own names only, and to its own pages"}
+    advice = f"if that is a name of this server, start the dashboard with --allow-host {host}"
+    return {"status": 403, "reason": f"this server {refusal} {host}; {advice}"}
 
 
 @stream_request_body
@@ -150,6 +172,7 @@ def _line(error: BaseException) -> str:
     return one_line(f"Visdom cannot do this ({type(error).__name__}: {error})")
 
 
+@cache
 def _with_one_line_errors(handler: type[RequestHandler]) -> type[RequestHandler]:
     return type(handler.__name__, (_OneLineErrors, handler), {})
 
@@ -163,17 +186,25 @@ def check_name(name: object) -> str:
 
 def _is_name(name: str) -> bool:
     """Whether it has neither separators nor control characters, and no leading dot or drive letter."""
-    return name.isprintable() and re.fullmatch(r"(?!\s*(\.|[A-Za-z]:))[^/\\]+", name) is not None
+    return escaped(name) == name and re.fullmatch(r"(?!\s*(\.|[A-Za-z]:))[^/\\\n]+", name) is not None
 
 
 class Environments(UserDict[str, Any]):
-    """Visdom's environments by name. Every use of a bad name raises `ValueError`, before Visdom makes a path of it."""
+    """Visdom's environments by name. Every use of a bad name raises `ValueError`, before Visdom makes a path of it.
+
+    A file that Visdom left for later is read at the first question about its environment: Visdom 0.2.4 writes null in
+    place of what it has not read, and empties the file before it asks for that. A damaged file raises `ValueError` too.
+    """
 
     def __contains__(self, name: object) -> bool:
-        return check_name(name) in self.data
+        if (content := self.data.get(check_name(name))) is not None and hasattr(content, "lazy_load_data"):
+            content.lazy_load_data()
+        return name in self.data
 
     def __getitem__(self, name: str) -> Any:
-        return super().__getitem__(check_name(name))
+        if name not in self:
+            raise KeyError(name)
+        return self.data[name]
 
     def __setitem__(self, name: str, content: Any) -> None:
         super().__setitem__(check_name(name), content)

@@ -1,6 +1,7 @@
 """Where a Visdom server is, and a client that never waits long for it and hears every refusal."""
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -27,7 +28,11 @@ class NothingThere(Unreachable):
 
 
 class ServerError(Unreachable):
-    """It answers, and could not do what it was asked."""
+    """It answers with `status`, and could not do what it was asked."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,12 @@ class VisdomServer:
         """
         values: dict[str, str | None] = {}
         ignored: list[str] = []
-        variables = _variables(flags["host"] is not None)
+        variables = _variables(flags["host"] is not None or flags["port"] is not None)
         for name, setting in _SETTINGS.items():
             given, variable = flags[name], variables.get(name)
             values[name] = setting.default
             if given is not None:
-                if reason := _reason(name, str(given)):
+                if reason := _reason(name, given):
                     raise UserError(f"--{prefix}{name.replace('_', '-')} {reason}")
                 values[name] = str(given)
             elif variable is not None:
@@ -91,54 +96,100 @@ class VisdomServer:
 
     @property
     def address(self) -> str:
-        return f"http://{self.quoted_host}:{self.port}{self.base_url.rstrip('/')}"
-
-    @property
-    def quoted_host(self) -> str:
-        return f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{quoted(self.host)}:{self.port}{self.base_url.rstrip('/')}"
 
     def connect(self) -> Any:
         """Returns a `visdom.Visdom` whose requests take a few seconds at most and raise `Unreachable` if they fail.
 
         Raises `Unreachable` if no Visdom server answers within that time.
         """
+        cookie = self._log_in() if self.username else ""
         try:
-            timed_http.connect(self.host, self.port).close()
-        except OSError as error:
-            raise NothingThere(f"no Visdom server at {self.address} ({error.strerror or error})") from error
-        try:
-            client = _client_class()(self)
-        except ModuleNotFoundError as error:
-            if error.name != "visdom":
-                raise
-            raise Unreachable("visdom is not installed: make setup, or pip install '.[visdom]'") from error
-        try:
-            environments = client.get_env_list()
+            environments = json.loads(self.post("/env_state", "{}", cookie))
         except (ValueError, RecursionError):
             environments = None
         if not isinstance(environments, list | dict):  # before and since Visdom 0.3
             raise Unreachable(f"what answers at {self.address} is not a Visdom server")
-        return client
+        try:
+            return _client_class()(self, cookie)
+        except ModuleNotFoundError as error:
+            if error.name != "visdom":
+                raise
+            raise Unreachable("visdom is not installed: make setup, or pip install '.[visdom]'") from error
+
+    def _log_in(self) -> str:
+        """Returns the cookie."""
+        assert self.password is not None
+        hashed = hashlib.sha256(self.password.encode()).hexdigest()  # as Visdom's page sends it
+        login = json.dumps({"username": self.username, "password": hashed})
+        try:
+            return self._answer("/", login, "", "user name or password are not the server's").cookies
+        except ServerError as error:
+            if error.status in (400, 500):  # Visdom without login stumbles, before our guard and behind it
+                raise Unreachable(f"the Visdom server at {self.address} has no login") from None
+            raise
+
+    def post(self, path: str, body: str, cookie: str) -> str:
+        """Returns the text that the server answers to `body` at `path`, below its base URL. Raises `Unreachable`."""
+        return self._answer(path, body, cookie, "it refuses, as servers do that want a password").text
+
+    def _answer(self, path: str, body: str, cookie: str, refusal: str) -> timed_http.Answer:
+        """Sends `body` to `path`. No word of the server's own goes into an error."""
+        whole_path = self.base_url.rstrip("/") + path
+        headers = {"Cookie": cookie} if cookie else {}
+        try:
+            answer = timed_http.post(self.host, self.port, whole_path, body.encode(), headers)
+        except timed_http.NoConnection as error:
+            raise NothingThere(f"no Visdom server at {self.address} ({error})") from error
+        except TimeoutError:
+            raise Unreachable(f"the Visdom server at {self.address} does not answer") from None
+        except OSError as error:
+            raise Unreachable(f"no Visdom server at {self.address} ({error.strerror or error})") from error
+        except timed_http.Endless:
+            raise Unreachable(f"what is at {self.address} does not come to an end") from None
+        except timed_http.NotHttp:
+            raise Unreachable(f"what answers at {self.address} is not a Visdom server") from None
+        # Visdom before 0.3 refuses by an empty 400; one with a text is a request that makes no sense.
+        if answer.status == 401 or (answer.status == 400 and not answer.text):
+            raise Unreachable(f"the Visdom server at {self.address}: {refusal}")
+        if answer.status == 403:  # the guard of our dashboard; Visdom itself has no such answer
+            advice = f"start the dashboard with --allow-host {quoted(self.host)}:{self.port}"
+            raise Unreachable(f"the Visdom server at {self.address} does not answer to this name: {advice}")
+        if not 200 <= answer.status < 300:
+            phrase = http.client.responses.get(answer.status, "")
+            raise ServerError(f"what is at {self.address} answers {answer.status} {phrase}".rstrip(), answer.status)
+        return answer
 
 
-def _variables(host_is_given: bool) -> dict[str, str]:
+def quoted(host: str) -> str:
+    """Returns `host` as an address of a page has it."""
+    return f"[{host}]" if ":" in host else host
+
+
+def host_headers(host: str, port: int) -> set[str]:
+    """Returns what browsers may send as Host for a page at `host` and `port`: they leave the schemes' own ports out."""
+    name = quoted(host).lower()
+    return {f"{name}:{port}", *([name] if port in (80, 443) else [])}
+
+
+def _variables(place_is_given: bool) -> dict[str, str]:
     """Returns the values of VISDOM_HOST and so on that are set and not empty, by the settings' names.
 
     Kubernetes sets VISDOM_PORT=tcp://10.96.12.7:8097 beside a service named visdom. Both host and port are taken from
-    it, or, if the host is named elsewhere, neither.
+    it, or neither, if one of them is named elsewhere.
     """
     variables = {name: value for name in _SETTINGS if (value := os.environ.get(f"VISDOM_{name.upper()}"))}
     if service := re.fullmatch(r"tcp://\[?([^][/]+)\]?:(\d+)", variables.get("port", "")):
         del variables["port"]
-        if not host_is_given and "host" not in variables:
+        if not place_is_given and "host" not in variables:
             variables |= {"host": service[1], "port": service[2]}
     return variables
 
 
-def _reason(name: str, value: str) -> str | None:
+def _reason(name: str, value: str | int) -> str | None:
     """Returns the rule that `value` breaks, as the end of a sentence; None if it breaks none."""
     setting = _SETTINGS[name]
-    if re.fullmatch(setting.pattern, value) and (name != "port" or int(value) < 2**16):
+    if re.fullmatch(setting.pattern, str(value)) and (name != "port" or int(value) < 2**16):
         return None
     got = "" if name == "password" else f", got {value!r}"
     return f"must be {setting.rule}{got}"
@@ -153,54 +204,22 @@ def _client_class() -> Any:
     base: Any = visdom.Visdom  # its stubs lag behind it
 
     class Client(base):  # type: ignore[misc]
-        def __init__(self, server: VisdomServer) -> None:
-            self._at = server
-            self._headers: dict[str, str] = {}
+        def __init__(self, server: VisdomServer, cookie: str) -> None:
+            self._at, self.cookie = server, cookie
             # Nothing is sent from the constructor: it would warn that nothing comes back over a socket.
             super().__init__(
-                f"http://{server.quoted_host}",
+                f"http://{quoted(server.host)}",
                 port=server.port,
                 base_url=server.base_url,
-                username=server.username,
-                password=server.password,
                 use_incoming_socket=False,
                 raise_exceptions=True,
                 send=False,
             )
             self.send = True
-            if server.username:
-                login = json.dumps({"username": server.username, "password": self.password})
-                try:
-                    answer = self._post("/", login, "user name or password are not the server's")
-                except ServerError:
-                    raise Unreachable(f"the Visdom server at {server.address} has no login") from None
-                self._headers["Cookie"] = answer.cookies
 
         def _handle_post(self, url: str, data: Any = None) -> str:
             path = url.removeprefix(f"{self.server}:{self.port}{self.base_url}")
-            return self._post(path, data or "{}", "it refuses, as servers do that want a password").text
-
-        def _post(self, path: str, body: str, refusal: str) -> timed_http.Answer:
-            """Sends `body` to `path` under the server's base URL. No word of the server's own goes into an error."""
-            host, port, address = self._at.host, self._at.port, self._at.address
-            try:
-                whole_path = self._at.base_url.rstrip("/") + path
-                answer = timed_http.post(host, port, whole_path, body.encode(), self._headers)
-            except TimeoutError:
-                raise Unreachable(f"the Visdom server at {address} does not answer") from None
-            except OSError as error:
-                raise Unreachable(f"no Visdom server at {address} ({error.strerror or error})") from error
-            except timed_http.Endless:
-                raise Unreachable(f"what is at {address} does not come to an end") from None
-            except timed_http.NotHttp:
-                raise Unreachable(f"what answers at {address} is not a Visdom server") from None
-            # Visdom before 0.3 refuses by an empty 400; one with a text is a request that makes no sense.
-            if answer.status == 401 or (answer.status == 400 and not answer.text):
-                raise Unreachable(f"the Visdom server at {address}: {refusal}")
-            if not 200 <= answer.status < 300:
-                phrase = http.client.responses.get(answer.status, "")
-                raise ServerError(f"what is at {address} answers {answer.status} {phrase}".rstrip())
-            return answer
+            return self._at.post(path, data or "{}", self.cookie)
 
     return Client
 

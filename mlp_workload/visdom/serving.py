@@ -8,17 +8,20 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlp_workload.run_folder import clear_write_errors
 from mlp_workload.visdom.server import VisdomServer, only_visdom
 
 if TYPE_CHECKING:
     from tornado.httpserver import HTTPServer
 
 
-def http_server(server: VisdomServer, folder: Path, hosts: Collection[str] = ()) -> "HTTPServer":
+def http_server(
+    server: VisdomServer, folder: Path, hosts: Collection[str] = (), allowed: Collection[str] = ()
+) -> "HTTPServer":
     """Returns a Visdom server that keeps its curves in `folder` and does not listen yet.
 
-    It answers to the addresses at which requests arrive and to `hosts`, each "name:port" in lower case. One process may
-    have one such server. Raises `OSError` if the folder can't be used.
+    It answers to the addresses at which requests arrive, and to `hosts` and `allowed`, as `GuardedApplication` takes
+    them. One process may have one such server. Raises `UserError` if the folder can't be used.
     """
     _name_user_and_home(folder)
     with only_visdom():
@@ -36,13 +39,15 @@ def http_server(server: VisdomServer, folder: Path, hosts: Collection[str] = ())
     logging.getLogger("tornado").setLevel(logging.CRITICAL)  # not each file that the page lacks, at each visit
     visdom_app.tornado_settings["autoreload"] = False  # debug mode, which Visdom sets, would watch all source files
     guard.confine(folder)
-    application = Application(
-        hosts=hosts,
-        credential=_credential(server),
-        port=server.port,
-        base_url=server.base_url.rstrip("/"),
-        env_path=f"{folder}/",
-    )
+    with clear_write_errors(folder):
+        application = Application(
+            hosts=hosts,
+            allowed=allowed,
+            credential=_credential(server),
+            port=server.port,
+            base_url=server.base_url.rstrip("/"),
+            env_path=f"{folder}/",
+        )
     return HTTPServer(application, max_body_size=guard.LARGEST_BODY)
 
 

@@ -4,18 +4,24 @@ import contextlib
 import http.client
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 5.0
-"""For a connection, and then for sending a request and reading its whole answer, headers included."""
+CONNECT_SECONDS, SEND_SECONDS, ANSWER_SECONDS = 3.0, 20.0, 5.0
+"""For a connection, then for sending a request, then for its whole answer, headers included."""
+SEND_BUFFER = 2**16
+"""Bytes that count as sent before the server has them. By default the system would keep megabytes of a slow upload."""
 LARGEST_ANSWER = 2**28
 """Bytes; the environment of a run is below a megabyte."""
 
 
 class Endless(Exception):
     """An answer began, and was not complete within `ANSWER_SECONDS` or `LARGEST_ANSWER`."""
+
+
+class NoConnection(OSError):
+    """Nothing accepts a connection at any address of the host; says the reason of the last one."""
 
 
 class NotHttp(Exception):
@@ -56,37 +62,60 @@ class _TimedSocket(socket.socket):
         self.settimeout(left)
 
 
-def connect(host: str, port: int) -> _TimedSocket:
-    """Returns a connection to the first address of `host` that takes one. Raises `OSError`."""
-    deadline, failure = time.monotonic() + CONNECT_SECONDS, OSError(f"{host} has no address")
+def addresses(host: str, port: int | None) -> list[tuple[Any, ...]]:
+    """Returns what `socket.getaddrinfo` finds. Raises `OSError` for every name that is not a host's."""
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:  # an empty label, or one that is too long
         raise OSError("not the name of a host") from None
-    for family, kind, protocol, _, address in addresses:
-        connection = _TimedSocket(family, kind, protocol)
-        connection.deadline = deadline
+
+
+def connect(host: str, port: int) -> _TimedSocket:
+    """Returns a connection to the first address of `host` that takes one. Raises `NoConnection`.
+
+    The time for the look-up of `host` is the system's. Of what is left of `CONNECT_SECONDS`, each address has an equal
+    share, so that a dead one, as often IPv6's, costs no other its turn.
+    """
+    failure = OSError(f"{host} has no address")
+    try:
+        found = addresses(host, port)
+    except OSError as error:
+        found, failure = [], error
+    deadline = time.monotonic() + CONNECT_SECONDS
+    for i, (*kind, _, address) in enumerate(found):
         try:
-            connection.connect(address)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # headers and body are sent one by one
-            return connection
+            return _connected(kind, address, (deadline - time.monotonic()) / (len(found) - i))
         except OSError as error:
-            connection.close()
             failure = error
-    raise failure
+    raise NoConnection(failure.strerror or str(failure)) from failure
+
+
+def _connected(kind: Sequence[int], address: Any, seconds: float) -> _TimedSocket:
+    connection = _TimedSocket(*kind)
+    try:
+        connection.limit(seconds)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        connection.connect(address)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # headers and body are sent one by one
+        return connection
+    except BaseException:
+        connection.close()
+        raise
 
 
 def post(host: str, port: int, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
     """Sends `body` as JSON to `path`; no proxy is asked, no redirect followed.
 
-    Raises `OSError` if there is no connection, `TimeoutError` if no answer begins, `Endless`, or `NotHttp`.
+    Raises `NoConnection`, `OSError` if the connection breaks, `TimeoutError` if the request is not taken or no answer
+    begins, `Endless`, or `NotHttp`.
     """
     request = http.client.HTTPConnection(host, port)
     with contextlib.closing(request):
         request.sock = connection = connect(host, port)
-        connection.limit(ANSWER_SECONDS)
+        connection.limit(SEND_SECONDS)
         try:
             request.request("POST", path, body, {"Content-Type": "application/json", "Connection": "close", **headers})
+            connection.limit(ANSWER_SECONDS)
             with request.getresponse() as answer:
                 set_cookies = answer.headers.get_all("Set-Cookie", [])
                 cookies = "; ".join(cookie.partition(";")[0] for cookie in set_cookies)
