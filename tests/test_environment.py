@@ -135,7 +135,7 @@ def test_resuming_with_other_variables_warns_unless_the_framework_is_another(con
     assert resume("torch", dataclasses.replace(config, epochs=2)) == []
 
 
-def test_a_run_of_an_older_version_says_nothing_of_threads(config, threads):
+def test_a_run_of_an_older_version_warns_of_what_that_recorded(config, threads, monkeypatch):
     TRAIN["torch"](config, Watching(visdom="off", quiet=True))
     events = config.run_dir / "events.jsonl"
     first, *others = events.read_text().splitlines()
@@ -143,7 +143,10 @@ def test_a_run_of_an_older_version_says_nothing_of_threads(config, threads):
     del started["environment"]["threads"], started["environment"]["cpu_quota"]
     events.write_text("\n".join([json.dumps(started), *others, ""]))
     threads(1)
-    assert resume("torch", config) == []
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    (said,) = resume("torch", config)
+    assert said.endswith("interruption: MKL_NUM_THREADS 7, before unset")
 
 
 TORCHS = """Traceback (most recent call last):

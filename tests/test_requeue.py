@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_idx_folder
+from conftest import ROOT, write_idx_folder
 
 import jax_mlp.train
 import reference_torch.train
@@ -112,6 +112,28 @@ def test_what_batch_systems_send_stops_a_run_with_a_checkpoint(name, start, sign
         start("torch", "--run-dir", "run", "--checkpoint-every", "2", "--quiet")
     assert ended.value.code == 128 + number
     assert "trainer: stopped after step 2; --resume run goes on from step 2\n" in capsys.readouterr().err
+    signal.signal(number, signal.SIG_DFL)
+
+
+def test_a_limit_of_cpu_time_leaves_time_for_a_checkpoint(tmp_path):
+    """The kernel sends SIGXCPU for each second above it; the program that runs then takes some."""
+    code = """
+import os, resource, time
+from mlp_workload.stopping import StopSignals
+with StopSignals() as signals:
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1, resource.RLIM_INFINITY))
+    while not signals.received:
+        pass
+    end = time.process_time() + 1.5
+    while time.process_time() < end:
+        pass
+while time.process_time() < end + 1.5:
+    pass
+print("stopped")
+"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stdout) == (0, "stopped\n")
+    assert process.stderr == "SIGXCPU: stops when the running program ends\n"
 
 
 CONFIG = Config().to_json().encode()
