@@ -19,8 +19,11 @@ class Stopped(KeyboardInterrupt):
     """A run ended early, because it was asked to by `signal`."""
 
     def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+        super().__init__(message, signal_number)  # as it is pickled
         self.signal = signal_number
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class StopSignals:
