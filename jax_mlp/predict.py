@@ -1,7 +1,7 @@
 """Takes images for digits, by a run's network in JAX: `python -m jax_mlp.predict --help`."""
 
 from jax_mlp.compile_cache import keep_compiled_programs
-from jax_mlp.variables import import_jax
+from jax_mlp.startup import import_jax
 from mlp_workload.predicting import run_predict
 from mlp_workload.prediction import Network
 from mlp_workload.trained import Trained

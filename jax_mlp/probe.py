@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_mlp.compile_cache import is_ours, own_folder
-from jax_mlp.variables import check_jit, import_jax
+from jax_mlp.startup import check_jit, import_jax
 from mlp_workload.doctor import libraries, places
 from mlp_workload.doctor.probe import Facts, product, tell
 

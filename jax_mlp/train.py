@@ -9,7 +9,7 @@ from typing import Any
 import mlp_workload.seeds
 from jax_mlp.cluster import Cluster, ending_alone
 from jax_mlp.compile_cache import keep_compiled_programs
-from jax_mlp.variables import started_jax
+from jax_mlp.startup import started_jax
 from mlp_workload import training
 from mlp_workload.command_line import Training, part, run_trainer
 from mlp_workload.config import Config

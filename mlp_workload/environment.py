@@ -13,6 +13,12 @@ from typing import Any
 from mlp_workload.cgroup import ROOT, cpu_quota
 from mlp_workload.variables import effect, set_variables
 
+VARIABLES_OF_0_1 = (
+    "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS", "XLA_FLAGS", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE",
+)  # fmt: skip
+"""Variables that version 0.1 recorded. It recorded no threads."""
+
 
 def describe_environment(
     packages: Sequence[str], gpu: Mapping[str, str] | None = None, threads: int | None = None

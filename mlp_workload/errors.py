@@ -42,10 +42,13 @@ class BadVariable(UserError):
 class PeerLost(UserError):
     """Another process of this run ended, or can't be reached any more, as the framework says by `error`."""
 
-    def __init__(self, error: BaseException) -> None:
-        said = re.sub(r"\[\S*/\S*\] ", "", re.split(r"\n|\. ", str(error).strip())[0])  # without places in its source
-        super().__init__(f"another process of this run ended, or can't be reached ({said})")
-        self.__cause__ = error
+    def __init__(self, error: BaseException | str) -> None:
+        super().__init__(str(error))  # as it is pickled
+        self.__cause__ = error if isinstance(error, BaseException) else None
+
+    def __str__(self) -> str:
+        said = re.sub(r"\[\S*/\S*\] ", "", re.split(r"\n|\. ", self.args[0].strip())[0])  # without places in its source
+        return one_line(f"another process of this run ended, or can't be reached ({said})")
 
 
 def one_line(text: str) -> str:

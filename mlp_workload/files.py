@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from mlp_workload.cgroup import ROOT, memory_limit
 from mlp_workload.errors import UserError
 
 _PLAIN = set(string.printable[:95]) - {"'", "\\"}
@@ -83,12 +84,12 @@ def reason(error: OSError) -> str:
     return "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
 
 
-def check_fits_memory(size: int, source: str) -> None:
-    """Raises `UserError` if `size` bytes and a copy of them are more than this machine's memory."""
-    if not hasattr(os, "sysconf"):
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 2 * size > memory:
+def check_fits_memory(size: int, source: str, system: Path = ROOT) -> None:
+    """Raises `UserError` if `size` bytes and a copy of them are more than the memory of this machine or container."""
+    limits = [limit[0]] if (limit := memory_limit(system)) else []
+    if hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if limits and 2 * size > (memory := min(limits)):
         raise UserError(f"{source}: {size / 2**30:,.1f} GiB, too large for a memory of {memory / 2**30:,.1f} GiB")
 
 

@@ -30,6 +30,20 @@ class Mistakes:
         return predictions
 
 
+def weighted_means(
+    values: npt.NDArray[np.floating[Any]],
+    weights: npt.NDArray[Any],
+    starts: Sequence[int] | npt.NDArray[np.integer[Any]] = (0,),
+) -> npt.NDArray[np.float64]:
+    """Weighted means of neighbouring `values` (n,), one for each group; `starts` are the indices where groups begin.
+
+    A mean whose sum overflows is an infinity, or nan.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        means: npt.NDArray[np.float64] = np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts)
+    return means
+
+
 def group_means(values: npt.NDArray[np.float64], weights: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:
     """Weighted means of neighbouring `values` (n,), `size` to a group; the last group may be smaller.
 
@@ -37,9 +51,7 @@ def group_means(values: npt.NDArray[np.float64], weights: npt.NDArray[Any], size
     """
     if size == 1:
         return values
-    starts = np.arange(0, len(values), size)
-    with np.errstate(over="ignore", invalid="ignore"):
-        means = np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts)
+    means = weighted_means(values, weights, np.arange(0, len(values), size))
     return np.where(np.isfinite(means), means, np.nan)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.environment import describe_trainer_environment, numeric_settings
+from mlp_workload.environment import VARIABLES_OF_0_1, describe_trainer_environment, numeric_settings
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Evaluation, recalls, worst
 
@@ -106,9 +106,10 @@ class RunEvents:
         """Warns if the run goes on with settings that may change its numbers, other than by its flags."""
         if any(self._facts[name] != before.get(name) for name in ("framework", "device")):
             return  # then the numbers are others anyway
-        now, then = (numeric_settings(facts.get("environment")) for facts in (self._facts, before))
-        if "threads" not in then:  # recorded by an older version
-            now.pop("threads", None)
+        recorded = before.get("environment")
+        now, then = map(numeric_settings, (self._facts["environment"], recorded))
+        if isinstance(recorded, Mapping) and "threads" not in recorded:  # version 0.1, which knew fewer settings
+            now = {name: value for name, value in now.items() if name in VARIABLES_OF_0_1}
         changed = [
             f"{name} {now.get(name, 'unset')}, before {then.get(name, 'unset')}"
             for name in sorted(now.keys() | then.keys())

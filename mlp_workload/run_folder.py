@@ -26,6 +26,8 @@ from mlp_workload.weights import Parameters, save_weights
 _ROOM, _LOCK = ".room-for-weights", ".lock"
 _BEFORE_CHECKPOINT = {"config.json", "events.jsonl", "checkpoints", "tensorboard", _ROOM, _LOCK}
 """Everything that a run writes before its first checkpoint."""
+_CONFIG_START, _EVENTS_START = b'{\n  "preset": "', b'{"event": "run_started", '
+"""First bytes of the two files."""
 _HEADER_BYTES = 2**16
 """More than what stands in a safetensors file besides the numbers."""
 _LARGEST_JSON = 2**26
@@ -50,24 +52,28 @@ class RunFolder:
         With `restart` it replaces a run that ended before its first checkpoint. Raises `UserError` if there is anything
         else in the folder, or it can't be written to.
         """
-        lock = _lock_to_restart(path) if restart else None
-        with clear_write_errors(path):
-            if not restart:
-                make_empty_folder(path)
+        with contextlib.ExitStack() as unlock:
+            lock = _lock_to_restart(path) if restart else None
+            if lock is not None:
+                unlock.callback(os.close, lock)
+            with clear_write_errors(path):
+                if not restart:
+                    make_empty_folder(path)
+                try:
+                    claim = (path / "config.json").open("x", encoding="utf-8")
+                except FileExistsError:
+                    raise UserError(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
             try:
-                claim = (path / "config.json").open("x", encoding="utf-8")
-            except FileExistsError:
-                raise UserError(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
-        try:
-            with clear_write_errors(path / "config.json"), claim:
-                claim.write(config.to_json())
-                claim.flush()
-                os.fsync(claim.fileno())
-                sync_folder(path)
-                sync_folder(path.parent)
-        except UserError:
-            (path / "config.json").unlink()
-            raise
+                with clear_write_errors(path / "config.json"), claim:
+                    claim.write(config.to_json())
+                    claim.flush()
+                    os.fsync(claim.fileno())
+                    sync_folder(path)
+                    sync_folder(path.parent)
+            except UserError:
+                (path / "config.json").unlink()
+                raise
+            unlock.pop_all()
         return cls(path, is_new=True, lock=lock if restart else _lock(path))
 
     @classmethod
@@ -188,7 +194,8 @@ def has_begun(folder: Path) -> bool:
 def _lock_to_restart(folder: Path) -> int | None:
     """Locks the folder and removes what a run left that ended before its first checkpoint.
 
-    Raises `UserError`, with nothing removed, if another process is at the run, or anything else is in the folder.
+    Raises `UserError`, with nothing removed, if another process is at the run, or anything else is in the folder. A
+    file of a run's name counts as the run's only if its content does.
     """
     with clear_write_errors(folder):
         if folder.exists() and not folder.is_dir():
@@ -202,17 +209,52 @@ def _lock_to_restart(folder: Path) -> int | None:
         try:
             if has_begun(folder):
                 raise UserError(f"{folder}: another process began this run; the same command resumes it")
-            for place in (folder / "checkpoints", folder):
-                remove_half_written(place)
-            if (folder / "checkpoints").exists():
-                (folder / "checkpoints").rmdir()
-            for name in (_ROOM, "events.jsonl", "config.json"):
-                (folder / name).unlink(missing_ok=True)
+            _remove_beginning(folder)
         except BaseException:
             if lock is not None:
                 os.close(lock)
             raise
     return lock
+
+
+def _remove_beginning(folder: Path) -> None:
+    """Removes what a run writes before its first checkpoint.
+
+    Raises `UserError`, with nothing removed, if a file is not such a run's, or there are losses.
+    """
+    paths = (folder / "config.json", folder / "events.jsonl")
+    config, events = (read_at_most(path, _LARGEST_JSON) if os.path.lexists(path) else b"" for path in paths)
+    is_whole = _is_config(config)
+    understood = {
+        "config.json": is_whole or (_is_beginning(config, _CONFIG_START) and b"\n}" not in config),
+        "events.jsonl": _is_beginning(events, _EVENTS_START),
+        "tensorboard": is_whole or not any((folder / "tensorboard").glob("*")),
+    }
+    if others := [name for name, is_ours in understood.items() if not is_ours]:
+        raise UserError(f"--resume-or-start {folder} holds no run, but {others[0]}; move it away to begin a run there")
+    if b'{"event": "train_losses", ' in events:
+        raise UserError(f"{folder}: a run without a checkpoint; move its events.jsonl away to begin a new one there")
+    for place in (folder / "checkpoints", folder):
+        remove_half_written(place)
+    if (folder / "checkpoints").exists():
+        (folder / "checkpoints").rmdir()
+    names = (_ROOM, "events.jsonl", "config.json")  # the configuration last: what is left without it is not understood
+    for path in (*(folder / "tensorboard").glob("events.out.tfevents.*"), *map(folder.joinpath, names)):
+        path.unlink(missing_ok=True)
+
+
+def _is_config(content: bytes) -> bool:
+    """Whether it is the whole configuration of a run."""
+    try:
+        Config.from_json(content.decode())
+    except (UserError, ValueError):
+        return False
+    return True
+
+
+def _is_beginning(content: bytes, start: bytes) -> bool:
+    """Whether `content` may go on from `start`, or be cut off within it."""
+    return content.startswith(start) or start.startswith(content)
 
 
 def _lock(folder: Path) -> int | None:

@@ -19,13 +19,19 @@ class Stopped(KeyboardInterrupt):
     """A run ended early, because it was asked to by `signal`."""
 
     def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+        super().__init__(message, signal_number)  # as it is pickled
         self.signal = signal_number
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class StopSignals:
     """While it is entered, in the main thread, a signal is only noted; the same one again ends the process at once, in
-    the midst of a compiled program too."""
+    the midst of a compiled program too.
+
+    SIGXCPU is ignored once it came, also afterwards: the kernel sends it for each further second of CPU time.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -40,14 +46,16 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, handler)
         self._before.clear()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, signal.SIG_DFL)
         name = signal.Signals(number).name
-        said = f"{name}: stops when the running program ends; again ends at once\n"
+        repeats = name == "SIGXCPU"
+        signal.signal(number, signal.SIG_IGN if repeats else signal.SIG_DFL)
+        said = f"{name}: stops when the running program ends{'' if repeats else '; again ends at once'}\n"
         # Not by print, in the middle of whose own work this may happen; and whoever read it may be gone, as with Ctrl-C
         # before `| tee`, or with a terminal that was closed.
         with contextlib.suppress(OSError, ValueError, AttributeError):

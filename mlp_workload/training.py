@@ -120,7 +120,7 @@ def train(
         try:
             trainer, dataset, at, compile_seconds = prepare(stack, framework, config, folder, checkpoint_every)
         except Finished as finished:
-            if resume != "or_start" or config.epochs != finished.epochs:
+            if not is_done(finished, config, resume):
                 raise
             assert folder is not None
             Output(markup=False, highlight=False, soft_wrap=True, quiet=watching.quiet).say(
@@ -161,6 +161,11 @@ def begun_folder(config: Config, resume: Resume) -> Path | None:
     return None if resume == "or_start" and not has_begun(folder) else folder
 
 
+def is_done(finished: Finished, config: Config, resume: Resume) -> bool:
+    """Whether there is nothing to do: `--resume-or-start` on a run that is finished after the epochs of `config`."""
+    return resume == "or_start" and config.epochs == finished.epochs
+
+
 def follow(
     config: Config, framework: Framework, checkpoint_every: int = CHECKPOINT_EVERY, resume: Resume = False
 ) -> None:
@@ -180,7 +185,7 @@ def follow(
         try:
             trainer, dataset, at, compile_seconds = prepare(stack, framework, config, folder, checkpoint_every)
         except Finished as finished:
-            if resume != "or_start" or config.epochs != finished.epochs:
+            if not is_done(finished, config, resume):
                 raise
             return
         signals = stack.enter_context(StopSignals())

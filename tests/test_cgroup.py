@@ -9,6 +9,8 @@ from conftest import write_idx_folder
 
 from mlp_workload.cgroup import cpu_quota, memory_limit
 from mlp_workload.environment import quota_cores, runnable_cores, usable_cores
+from mlp_workload.errors import UserError
+from mlp_workload.files import check_fits_memory
 
 V2 = "24 1 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "33 25 0:28 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct"
@@ -117,6 +119,16 @@ def test_whole_cores_of_a_quota_round_down_to_one_at_least(quota, cores, tmp_pat
 )
 def test_the_memory_limit_with_the_least_left(groups, mounts, files, expected, tmp_path):
     assert memory_limit(plant(tmp_path, groups, mounts, files)) == expected
+
+
+def test_a_file_has_to_fit_the_memory_limit(tmp_path):
+    used = {f"{IN_V2}/memory.max": str(2**30), f"{IN_V2}/memory.current": "0"}
+    plant(tmp_path, "0::/", V2, used)
+    check_fits_memory(2**29, "file", tmp_path)
+    with pytest.raises(UserError, match=r"^file: 0\.5 GiB, too large for a memory of 1\.0 GiB$"):
+        check_fits_memory(2**29 + 1, "file", tmp_path)
+    with pytest.raises(UserError, match=r"too large for a memory of"):
+        check_fits_memory(2**50, "file", tmp_path / "no cgroups")
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ NOT_LIVE = pytest.mark.parametrize(
 
 def epoch(number, losses=(3.0, 2.0, 1.0)):
     return (
-        TrainLosses(number, 3 * number - 2, np.array(losses, np.float32), "", 0.1),
+        TrainLosses(number, 3 * number - 2, np.array(losses, np.float64), "", 0.1),
         Evaluated(number, 3 * number, 0.5, 0.1, 7, 10, Mistakes([0], [1]), 0.1),
     )
 
@@ -159,6 +159,18 @@ def test_recall_is_printed_by_class_and_the_worst_is_named(tmp_path, capsys, dig
         {"name": "a", "correct": 1, "examples": 2, "recall": 0.5},
         {"name": "d", "correct": 0, "examples": 0, "recall": None},
     ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "printed"), [((1e308,) * 3, "inf"), ((np.inf, 1.0, 1.0), "inf"), ((np.nan, 1, 1), "nan")]
+)
+def test_a_train_loss_that_overflows_is_printed_without_a_warning(losses, printed, tmp_path, capsys, recwarn):
+    console = Console(tmp_path, quiet=False)
+    console.emit(RunStarted(Config(epochs=1, batch_size=4), FACTS))
+    for event in epoch(1, losses=losses):
+        console.emit(event)
+    assert f"train loss {printed} " in capsys.readouterr().out
+    assert list(recwarn) == []
 
 
 @pytest.mark.parametrize("first_epoch", [1, 2])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import subprocess
 
 import pytest
@@ -11,10 +12,13 @@ from conftest import write_idx_folder
 import jax_mlp.train
 import reference_torch.train
 from mlp_compare import processes
+from mlp_compare.processes import ProcessFailed
 from mlp_workload import environment
 from mlp_workload.config import PRESETS, Config
-from mlp_workload.errors import why_ended
+from mlp_workload.errors import BadVariable, PeerLost, why_ended
+from mlp_workload.keeper import Finished
 from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.stopping import Stopped
 from mlp_workload.variables import effect, set_variables
 from mlp_workload.watching import Watching
 
@@ -135,7 +139,7 @@ def test_resuming_with_other_variables_warns_unless_the_framework_is_another(con
     assert resume("torch", dataclasses.replace(config, epochs=2)) == []
 
 
-def test_a_run_of_an_older_version_says_nothing_of_threads(config, threads):
+def test_a_run_of_an_older_version_warns_of_what_that_recorded(config, threads, monkeypatch):
     TRAIN["torch"](config, Watching(visdom="off", quiet=True))
     events = config.run_dir / "events.jsonl"
     first, *others = events.read_text().splitlines()
@@ -143,7 +147,10 @@ def test_a_run_of_an_older_version_says_nothing_of_threads(config, threads):
     del started["environment"]["threads"], started["environment"]["cpu_quota"]
     events.write_text("\n".join([json.dumps(started), *others, ""]))
     threads(1)
-    assert resume("torch", config) == []
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    (said,) = resume("torch", config)
+    assert said.endswith("interruption: MKL_NUM_THREADS 7, before unset")
 
 
 TORCHS = """Traceback (most recent call last):
@@ -189,6 +196,18 @@ compilation terminated."""
 )  # fmt: skip
 def test_why_a_process_ended(status, stderr, expected):
     assert why_ended(status, stderr) == expected
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BadVariable("XLA_FLAGS", "wrong"), Finished("the run is finished", 3), PeerLost(OSError("[a/b] gone. Advice")),
+     ProcessFailed("a: wrong"), Stopped("stopped", 15)],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_errors_come_out_of_a_process(error):
+    """A side of the parity check hands them over by pickle."""
+    copied = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
 
 
 def test_variables_are_in_order(monkeypatch):

@@ -4,20 +4,23 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_idx_folder
+from conftest import ROOT, write_idx_folder
 
 import jax_mlp.train
 import reference_torch.train
 from jax_mlp.train import Options
 from mlp_workload import training
 from mlp_workload.command_line import Training, one_line_errors, parse_config
+from mlp_workload.config import Config
 from mlp_workload.errors import UserError
+from mlp_workload.run_folder import RunFolder
 from mlp_workload.stopping import Stopped
 
 TRAINERS = {"jax": (Options, jax_mlp.train.start), "torch": (Training, reference_torch.train.start)}
@@ -109,12 +112,40 @@ def test_what_batch_systems_send_stops_a_run_with_a_checkpoint(name, start, sign
         start("torch", "--run-dir", "run", "--checkpoint-every", "2", "--quiet")
     assert ended.value.code == 128 + number
     assert "trainer: stopped after step 2; --resume run goes on from step 2\n" in capsys.readouterr().err
+    signal.signal(number, signal.SIG_DFL)
 
 
+def test_a_limit_of_cpu_time_leaves_time_for_a_checkpoint(tmp_path):
+    """The kernel sends SIGXCPU for each second above it; the program that runs then takes some."""
+    code = """
+import os, resource, time
+from mlp_workload.stopping import StopSignals
+with StopSignals() as signals:
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1, resource.RLIM_INFINITY))
+    while not signals.received:
+        pass
+    end = time.process_time() + 1.5
+    while time.process_time() < end:
+        pass
+while time.process_time() < end + 1.5:
+    pass
+print("stopped")
+"""
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stdout) == (0, "stopped\n")
+    assert process.stderr == "SIGXCPU: stops when the running program ends\n"
+
+
+CONFIG = Config().to_json().encode()
+STARTED, LOSSES = b'{"event": "run_started", "time": 1.0}\n', b'{"event": "train_losses", "time": 2.0}\n'
+SCALARS = "tensorboard/events.out.tfevents.1700000000.host"
 LEFT = {
     "claimed": {"config.json": b""},
-    "begun": {"config.json": b"{", "events.jsonl": b'{"event": "run_st', ".room-for-weights": bytes(100)},
-    "first checkpoint half written": {"config.json": b"{}", "checkpoints/.step-00000000.safetensors.17.tmp": b"half"},
+    "cut off by a full disk": {"config.json": CONFIG[:100]},
+    "cut off early": {"config.json": b"{"},
+    "begun": {"config.json": CONFIG, "events.jsonl": b'{"event": "run_st', ".room-for-weights": bytes(100)},
+    "begun with scalars": {"config.json": CONFIG, "events.jsonl": STARTED, SCALARS: b"scalars"},
+    "first checkpoint half written": {"config.json": CONFIG, "checkpoints/.step-00000000.safetensors.17.tmp": b"half"},
     "an empty folder": {},
 }
 """What a process leaves that is killed before its first checkpoint."""
@@ -128,10 +159,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_afresh(name, start, tmp
         (run / file).parent.mkdir(exist_ok=True)
         (run / file).write_bytes(data)
     start("torch", "--resume-or-start", "run")
-    assert sorted(path.name for path in run.iterdir()) == [
+    assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
         "checkpoints", "config.json", "events.jsonl", "summary.json", "weights.safetensors"
     ]  # fmt: skip
-    assert not list(run.rglob(".*"))
+    assert not [*run.rglob(".*"), *run.glob("tensorboard/*")]
 
 
 @pytest.mark.parametrize(
@@ -142,18 +173,51 @@ def test_a_run_killed_before_its_first_checkpoint_begins_afresh(name, start, tmp
         ({"config.json": b"{}", "weights.safetensors": b"w"}, "--resume-or-start run: config.json is damaged"),
         ({"config.json": b"{}", "checkpoints/copy of step": b"x"}, "--resume-or-start run: config.json is damaged"),
         ({"checkpoints/step-00000000.safetensors": b"x"}, "--resume-or-start run: no run there"),
+        ({"config.json": b'{"model_type": "bert"}'}, r"--resume-or-start run holds no run, but config\.json; move"),
+        (
+            {"config.json": b"{}", "events.jsonl": STARTED},
+            r"--resume-or-start run holds no run, but config\.json; move",
+        ),
+        (
+            {"config.json": CONFIG[:-2] + b', "mine": 1\n}'},
+            r"--resume-or-start run holds no run, but config\.json; move",
+        ),
+        ({"events.jsonl": b'{"mine": 1}\n'}, r"--resume-or-start run holds no run, but events\.jsonl; move"),
+        (
+            {"config.json": CONFIG, "events.jsonl": b"\0"},
+            r"--resume-or-start run holds no run, but events\.jsonl; move",
+        ),
+        ({SCALARS: b"x"}, "--resume-or-start run holds no run, but tensorboard; move"),
+        (
+            {"config.json": CONFIG, "events.jsonl": STARTED + LOSSES},
+            r"run: a run without a checkpoint; move its events",
+        ),
     ],
 )
 def test_nothing_that_is_not_understood_is_removed(files, refused, start, tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     for file, data in files.items():
+        (run / file).parent.mkdir(exist_ok=True)
         (run / file).write_bytes(data)
     before = content(run)
     with pytest.raises(UserError, match=refused):
         start("torch", "--resume-or-start", "run")
     assert content(run) == before
     assert not (run / ".lock").exists()
+
+
+def test_a_folder_that_can_not_be_claimed_is_not_locked(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*config\.json: File too large"):
+            RunFolder.claim(tmp_path, Config(), restart=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    with RunFolder.claim(tmp_path, Config(), restart=True):
+        pass
 
 
 def no_locks_on_folders(descriptor: int) -> None:

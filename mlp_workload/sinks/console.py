@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.progress import Progress
@@ -17,14 +16,14 @@ from rich.text import Text
 
 from mlp_workload.errors import escaped, one_line, warn
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
-from mlp_workload.metrics import Recall, worst
+from mlp_workload.metrics import Recall, weighted_means, worst
 from mlp_workload.order import batch_sizes
 
 _BELOW = 8
 """Lines of a terminal that are left to the table's frame and what stands above."""
 
 _CLASSES = 5
-"""Of a line of recalls."""
+"""Classes per line of recalls."""
 
 
 class Output(RichConsole):
@@ -146,7 +145,7 @@ class Console:
         if trained is not None:
             steps = len(trained.losses)
             sizes = batch_sizes(trained.first_step, steps, self._train_examples, self._batch_size)
-            loss = float(np.average(trained.losses, weights=sizes))
+            loss = float(weighted_means(trained.losses, sizes)[0])
             speed = self._train_examples / trained.seconds
         return _Epoch(event.epoch, event.step, loss, event.test_loss, event.test_accuracy, speed, left)
 

@@ -1,4 +1,4 @@
-"""Environment variables that JAX can't start with, or this program can't run with."""
+"""Checks before JAX starts, in place of which it or XLA would end the process: environment variables and threads."""
 
 import contextlib
 import os
@@ -10,13 +10,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mlp_workload.environment import usable_cores
 from mlp_workload.errors import NO_THREADS, BadVariable, UserError
 
 _PARSE_FLAGS = "from jaxlib.xla_client import CompileOptions as c; c().executable_build_options.debug_options"
-"""Makes XLA read XLA_FLAGS, which ends the process if there is anything wrong with it."""
-_THREADS = min(8 + 13 * usable_cores(), 100)
-"""What XLA starts on a CPU: 18 were seen on one core, 31 on two."""
+"""Program that has XLA read XLA_FLAGS; XLA ends the process if they are wrong."""
+_THREADS = 18
+"""Threads that XLA starts on one core; on two it starts 31."""
 _PROBE_SECONDS = 60.0
 
 
@@ -81,7 +80,7 @@ def check_jit() -> None:
 
 
 def _named_in(message: str) -> str | None:
-    """The environment variable that JAX complains of."""
+    """The environment variable that JAX's `message` names, if it is set."""
     found = re.search(r"jax[._]\w+", message, re.I)
     name = found[0].upper().replace(".", "_") if found else ""
     return name if name in os.environ else None
@@ -107,7 +106,7 @@ def check_xla_flags() -> None:
 
 
 def _words(text: str) -> Sequence[str]:
-    """The flags, from the file that the variable names if it does not begin with one."""
+    """The flags in XLA_FLAGS or, if it names a file, in that file."""
     try:
         words = shlex.split(text)
         if words and not words[0].startswith("-") and Path(text.strip()).is_file():
@@ -118,7 +117,7 @@ def _words(text: str) -> Sequence[str]:
 
 
 def _refusal(said: str) -> str | None:
-    """What XLA said as it ended the process; None if it was something else that did."""
+    """The reason for which XLA ended the process, from its standard error; None if something else ended it."""
     if found := re.search(r"Unknown flags? in XLA_FLAGS: (.*)", said):
         return f"XLA has no flag {found[1].strip()}"
     if found := re.search(r"Couldn't interpret value (.*) for flag (.*)\.", said):

@@ -1,6 +1,5 @@
 """Environment variables that JAX or XLA can't start with: one line that names them, before anything begins."""
 
-import copy
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 import jax_mlp.train
-from jax_mlp import variables
+from jax_mlp import startup
 from mlp_workload.config import Config
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.cards import Cards
@@ -45,13 +44,13 @@ def test_good_flags_are_taken(flags, tmp_path, monkeypatch):
         (tmp_path / "flags").write_text(f"{GOOD}\n")
         flags = str(tmp_path / "flags")
     monkeypatch.setenv("XLA_FLAGS", flags)
-    variables.check_xla_flags()
+    startup.check_xla_flags()
 
 
 def test_without_flags_no_process_is_started(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(subprocess, "run", None)
-    variables.check_xla_flags()
+    startup.check_xla_flags()
 
 
 @pytest.mark.parametrize(
@@ -92,12 +91,6 @@ def test_a_number_that_jax_is_told_to_stop_at_names_the_variable(check, monkeypa
             jax.jit(lambda x: x / 0.0).lower(1.0).compile()(0.0 if check.endswith("nans") else 1.0)
     finally:
         jax.config.update(check, False)
-
-
-def test_the_error_comes_out_of_a_process():
-    """As out of a side of the parity check, by pickle, which takes it apart as a copy does."""
-    error = copy.copy(BadVariable("XLA_FLAGS", "wrong"))
-    assert (type(error), str(error), error.variable) == (BadVariable, "XLA_FLAGS: wrong", "XLA_FLAGS")
 
 
 def test_other_errors_stay_as_they_are():
