@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 5.0
-"""For a connection, and then for sending a request and reading its whole answer, headers included."""
+"""Seconds for a connection, and then for a request and its whole answer, headers included."""
 LARGEST_ANSWER = 2**28
 """Bytes; the environment of a run is below a megabyte."""
 
@@ -19,7 +19,7 @@ class Endless(Exception):
 
 
 class NotHttp(Exception):
-    """What answered does not speak HTTP."""
+    """The answer is not HTTP."""
 
 
 @dataclass(frozen=True)
