@@ -81,7 +81,7 @@ def cpu_threads() -> int:
 
 
 def _wanted_threads() -> int | None:
-    """As the user says, read as XLA reads it; None if nothing is said."""
+    """The number of threads that the user has set, parsed as XLA parses it; None if none is set."""
     for name in _THREADS:
         with contextlib.suppress(ValueError):
             return max(1, int(os.environ.get(name, "")))

@@ -22,7 +22,7 @@ from mlp_workload.errors import UserError
 
 _BATCH, _HIDDEN = "batch", "hidden"
 CPU_DEVICES = 64
-"""That a CPU may count as; each takes memory, with MNIST 47 MB."""
+"""Devices that a CPU may count as; each takes memory, 47 MB with MNIST."""
 
 
 class Layout:
@@ -127,7 +127,7 @@ def find_devices(config: Config) -> list[jax.Device]:
 
 
 def ask_for_cpu_devices(count: int) -> None:
-    """That a CPU counts as so many, if JAX has not begun yet and nobody else has said how many.
+    """Makes a CPU count as so many devices, if JAX has not started yet and nothing else has set their number.
 
     Raises `UserError` if they are more than `CPU_DEVICES`, or the CPU's cores if it has more.
     """

@@ -260,7 +260,7 @@ def _remarks(figures: Figures) -> Iterator[str]:
 
 
 def _quota_remarks(result: Result) -> Iterator[str]:
-    """What the seconds mean under a CPU quota that is no whole number of cores."""
+    """A note on the seconds under a CPU quota that is not a whole number of cores."""
     quota, cores = result["environment"].get("cpu_quota"), result["cores"]
     if quota is None or quota % 1 == 0 or cores != max(1, int(quota)):  # the last where there are fewer cores anyway
         return

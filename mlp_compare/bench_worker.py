@@ -140,7 +140,7 @@ class Clock:
 
 
 def _peak_megabytes() -> float:
-    """Of the host's memory; nan on Windows. Linux's getrusage would also count what the process was forked from."""
+    """The peak of the host's memory; nan on Windows. Linux's getrusage would count the parent's before the fork too."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

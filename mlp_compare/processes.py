@@ -27,7 +27,7 @@ _TIME_LIMIT = 1800
 
 
 class ProcessFailed(UserError):
-    """With what was run, and what it said of it on standard error."""
+    """A process failed; the message has its command and its standard error."""
 
 
 def environment() -> dict[str, str]:

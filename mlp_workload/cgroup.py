@@ -72,7 +72,7 @@ _UNLIMITED = 2**62
 
 
 def _text(path: Path) -> str:
-    """Of one of the kernel's files; nothing if it is not there, or may not be read."""
+    """The text of one of the kernel's files; empty if it is not there or may not be read."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:

@@ -106,8 +106,8 @@ class Checkpoints:
                 raise
             except UserError as error:
                 if isinstance(error.__cause__, OSError | MemoryError):
-                    cure = "make it readable, or move it away to go on from the one before"
-                    raise UserError(f"{error}; this checkpoint is neither skipped nor removed: {cure}") from error
+                    cure = "Make it readable, or move it away to go on from the one before"
+                    raise UserError(f"{error}; this checkpoint is neither skipped nor removed. {cure}") from error
                 damaged.append(str(error))
                 continue
             for said in damaged:
@@ -116,8 +116,8 @@ class Checkpoints:
         raise NoCheckpoint("; ".join(damaged) or "it has no checkpoint")
 
     def _newest_first(self) -> list[Path]:
-        """Those that this class named, whatever they are now but folders, and no copies of them. Raises `UserError`
-        where nobody lets us look."""
+        """Paths of checkpoints, newest first; folders and copies are left out. Raises `UserError` if the folder can't
+        be read."""
         try:
             paths = [path for path in self._folder.iterdir() if not path.is_dir()]
         except FileNotFoundError:

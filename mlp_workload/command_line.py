@@ -109,7 +109,7 @@ def parse(kind: Any, arguments: Sequence[str], **options: Any) -> Any:
 
 
 class _EmptyPath(Exception):
-    """Which `Path` takes for the current folder."""
+    """An argument is an empty path, which `Path` would take for the current folder."""
 
 
 def _path(words: list[str]) -> Path:
@@ -123,7 +123,7 @@ _PATHS = tyro.constructors.ConstructorRegistry()
 
 @_PATHS.primitive_rule
 def _path_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
-    """As tyro takes paths, but none that is empty."""
+    """Reads a path as tyro does, and raises `_EmptyPath` for an empty one."""
     if info.type is not Path:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(

@@ -21,7 +21,7 @@ from mlp_workload.errors import UserError
 from mlp_workload.image_file import Grey, bounds
 
 SHAPE = (28, 28)
-"""Of MNIST's images."""
+"""Shape of MNIST's images."""
 _FRAME = 0.05
 """Share of the picture's sides that is taken for paper at first."""
 _FITTED_SIDE = 100

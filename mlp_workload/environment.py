@@ -74,7 +74,7 @@ def quota_cores(system: Path = ROOT) -> int | None:
 
 
 def under_quota(quota: float | None) -> str:
-    """Text to follow the number of cores."""
+    """Text that follows the number of cores."""
     return "" if quota is None else f" under a CPU quota of {quota:g}"
 
 

@@ -75,7 +75,7 @@ def read_at_most(path: Path, size: int) -> bytes:
     except OSError as error:
         raise UserError(f"{path}: {reason(error)}") from error
     if len(content) > size:
-        raise UserError(f"{path}: larger than {size // 2**20} MiB")
+        raise UserError(f"{path}: larger than {f'{size // 2**20} MiB' if size >= 2**20 else f'{size // 2**10} KiB'}")
     return content
 
 

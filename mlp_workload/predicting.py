@@ -1,4 +1,4 @@
-"""What a trained network takes the digits or letters in pictures for: the command that both frameworks have."""
+"""The command that both frameworks have to predict the digits or letters in pictures."""
 
 import inspect
 import io
@@ -24,7 +24,7 @@ from mlp_workload.sinks.console import Output
 from mlp_workload.trained import Trained
 
 PORT = 8098
-"""Of the page where one draws, if none is given."""
+"""Default port of the page for drawing."""
 SHOWN = 3
 """Classes of an image, the likeliest."""
 
@@ -48,7 +48,7 @@ class Predict:
     """In place of images: a page for this machine's browsers, where one draws a digit and sees what both frameworks
     make of it; Ctrl-C stops it."""
     port: int | None = None
-    """Of the page, with --draw; 0 takes any that is free. By default 8098."""
+    """Port of the page of --draw; 0 takes any that is free. By default 8098."""
 
     def __post_init__(self) -> None:
         if self.draw == bool(self.images):

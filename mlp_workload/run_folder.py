@@ -110,7 +110,7 @@ class RunFolder:
         return steps // steps_per_epoch(examples, config.batch_size)
 
     def summary(self) -> dict[str, Any]:
-        """Of a run that is finished."""
+        """The summary of a finished run."""
         content: dict[str, Any] = read_json(self.path / "summary.json")
         return content
 
@@ -263,7 +263,7 @@ def _lock(folder: Path) -> int | None:
     It is on the folder itself or, on NFS and Windows, where a folder can't be locked, on the file `.lock` in it. Raises
     `UserError` if it is held. None on a file system without locks, where two processes at one run are not kept apart.
     """
-    for path, flags in ((folder, os.O_RDONLY), (folder / _LOCK, os.O_RDWR | os.O_CREAT)):
+    for path, flags in ((folder, os.O_RDONLY), (folder / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))):
         try:
             descriptor = os.open(path, flags)
         except OSError:

@@ -38,7 +38,7 @@ _EFFECTS: dict[str, Effect] = {
         "devices",
     ),
     **dict.fromkeys(("LD_LIBRARY_PATH", "PYTHONPATH"), "paths"),
-    # By which torchrun and the launchers of clusters say that a process is one of several.
+    # Set by torchrun and cluster launchers to tell a process its rank and how many there are.
     **dict.fromkeys(
         ("GROUP_", "LOCAL_", "MASTER_", "OMPI_", "PMIX_", "PMI_", "RANK", "ROLE_", "SLURM_", "WORLD_SIZE"), "processes"
     ),

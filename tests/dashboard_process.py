@@ -71,7 +71,7 @@ class DashboardProcess:
         return json.loads(self.ask("POST", "/env_state", {}, **headers)[1])
 
     def close(self) -> str:
-        """What it wrote to standard error."""
+        """Text that it wrote to standard error."""
         self.process.send_signal(signal.SIGINT)
         self.process.communicate(timeout=20)
         return self.errors.read_text()

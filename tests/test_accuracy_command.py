@@ -212,7 +212,7 @@ def test_help_says_what_the_exit_status_means(run):
     ("framework", "variable", "value"), [("jax", "JAX_TRANSFER_GUARD", "disallow"), ("torch", "WORLD_SIZE", "4")]
 )
 def test_a_variable_in_the_way_is_named(framework, variable, value, monkeypatch):
-    """As each trainer's command names it."""
+    """Each trainer's command names it too."""
     for name, number in {"RANK": "2", "LOCAL_RANK": "2", variable: value}.items():
         monkeypatch.setenv(name, number)
     with pytest.raises(UserError, match=variable):

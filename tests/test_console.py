@@ -135,7 +135,7 @@ def test_no_other_module_draws_a_live_display():
 
 
 def test_recall_is_printed_by_class_and_the_worst_is_named(tmp_path, capsys, digits):
-    """Of a class that was never trained, and one without a test example."""
+    """One class was never trained, and one has no test example."""
     train, test = digits.train, digits.test
     labels = np.array([0, 0, 0, 2], np.int32), np.array([0, 0, 1, 2], np.int32)
     sets = (Examples(examples.images[:4], own) for examples, own in zip((train, test), labels, strict=True))
@@ -175,7 +175,7 @@ def test_a_train_loss_that_overflows_is_printed_without_a_warning(losses, printe
 
 @pytest.mark.parametrize("first_epoch", [1, 2])
 def test_the_printed_train_loss_is_a_mean_over_examples(first_epoch, tmp_path, capsys):
-    """Of batches of 4, 4 and 2 examples; a resumed run begins with a later epoch."""
+    """The batches have 4, 4 and 2 examples; a resumed run begins with a later epoch."""
     console = Console(tmp_path, quiet=False)
     console.emit(RunStarted(Config(epochs=2, batch_size=4), FACTS))
     for event in epoch(first_epoch, losses=(20.0, 10.0, 5.0)):

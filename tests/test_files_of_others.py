@@ -193,7 +193,7 @@ def test_what_nobody_may_read_is_said_to_be_so():
 
 
 def test_a_run_without_a_checkpoint_names_its_weights(tmp_path, digits):
-    """As one leaves that began on a nearly full disk."""
+    """A run folder as a nearly full disk leaves it."""
     place = tmp_path / "it's mine"
     place.mkdir()
     folder = RunFolder(place, is_new=False, lock=None)

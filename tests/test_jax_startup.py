@@ -100,7 +100,7 @@ def test_other_errors_stay_as_they_are():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is set as Linux has it")
 def test_no_thread_more(tmp_path):
-    """Within a limit of processes that leaves none to start, for a user who is bound by it."""
+    """The limit of processes leaves none to start, and the user is bound by it."""
     code = (
         "import resource, os, threading\n"
         "from mlp_workload.command_line import one_line_errors\n"

@@ -117,7 +117,7 @@ def test_curves_stand_at_their_steps():
 
 
 def test_a_curve_of_many_steps_is_means_over_examples():
-    """Of batches of 4, 4 and 2 examples, three steps to a point."""
+    """The batches have 4, 4 and 2 examples; a point has three steps."""
     run = recorded(epochs=1, losses=[20.0, 10.0, 5.0] * 300, batch_size=4)
     axes = Figure().subplots()
     _draw_training(axes, dataclasses.replace(run, facts=FACTS | {"train_examples": 10}), {"color": "red"})
@@ -125,7 +125,7 @@ def test_a_curve_of_many_steps_is_means_over_examples():
 
 
 def test_recall_is_shown_by_class(tmp_path):
-    """Of a set with a class that is in neither part, and one that has no test example."""
+    """One class is in neither part, and one has no test example."""
     images, labels = np.zeros((4, 2, 2), np.uint8), np.array([1, 1, 2, 3], np.int32)
     dataset = Dataset("idx:x", Examples(images, labels), Examples(images[:3], labels[:3]), tuple("abcd"))
     config = dataclasses.replace(PRESETS["leaky"], dataset=write_idx_folder(tmp_path, dataset))

@@ -40,7 +40,7 @@ def test_a_long_curve_is_means_of_neighbours(count, limit, points):
 
 
 def test_a_long_curve_of_losses_is_means_over_examples():
-    """Of epochs of batches of 4, 4 and 2 examples, three steps to a point."""
+    """Each epoch has batches of 4, 4 and 2 examples; a point has three steps."""
     picture = Picture(None)
     picture.take(RunStarted(Config(batch_size=4), {"train_examples": 10}))
     for epoch in range(1, 5):

@@ -26,7 +26,7 @@ from mlp_workload.watching import Watching
 
 NETWORKS = {"jax": jax_mlp.network.Network, "torch": reference_torch.network.Network}
 AS_MANY = 97
-"""Of 100."""
+"""Pictures of 100 that must be right."""
 
 
 @pytest.fixture(scope="module")

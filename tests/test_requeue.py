@@ -148,7 +148,7 @@ LEFT = {
     "first checkpoint half written": {"config.json": CONFIG, "checkpoints/.step-00000000.safetensors.17.tmp": b"half"},
     "an empty folder": {},
 }
-"""What a process leaves that is killed before its first checkpoint."""
+"""Files of a process that was killed before its first checkpoint."""
 
 
 @pytest.mark.parametrize("name", LEFT)
@@ -221,10 +221,18 @@ def test_a_folder_that_can_not_be_claimed_is_not_locked(tmp_path):
 
 
 def no_locks_on_folders(descriptor: int) -> None:
-    """As on NFS, where an exclusive lock needs a descriptor that can be written to."""
+    """Locks as NFS does, where an exclusive lock needs a descriptor that can be written to."""
     if os.path.isdir(f"/proc/self/fd/{descriptor}"):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_lock_makes_no_file_where_a_link_leads(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlp_workload.run_folder.lock_file", no_locks_on_folders)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.lock").symlink_to(tmp_path / "outside")
+    with RunFolder.claim(tmp_path / "run", Config(), restart=True):
+        assert not (tmp_path / "outside").exists()
 
 
 @pytest.mark.parametrize("file_system", ["local", "NFS"])

@@ -115,6 +115,7 @@ def test_class_names(prefix, mapping, largest, expected, tmp_path):
         (b"0 32\n", "line 1"),
         (b"0 " + b"9" * 5000, "line 1"),
         (b"\xff\xfe", "no text"),
+        (b"0 48\n" * 20_000, "larger than 64 KiB"),
     ],
 )
 def test_a_bad_mapping_is_refused(content, message, stored):

@@ -1,4 +1,4 @@
-"""What stands in for the interpreter in other tests answers as the interpreter does."""
+"""The stand-in for the interpreter in other tests answers as the interpreter does."""
 
 import os
 import signal

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlp_workload.errors import UserError
+from mlp_workload.files import read_at_most
 
 TURNED = "EMNIST stores its images transposed: they are turned upright"
 _LONGEST_MAPPING = 2**16
@@ -45,10 +46,7 @@ def class_names(name: str, classes: int, mapping: Path | None = None) -> tuple[s
 def _read(path: Path) -> Mapping[int, str]:
     """Lines of a label and the code points of its characters, such as "1 65 97"."""
     try:
-        with path.open("rb") as file:
-            lines = file.read(_LONGEST_MAPPING).decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+        lines = read_at_most(path, _LONGEST_MAPPING).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a mapping of labels to characters, as it is no text") from error
     names: dict[int, str] = {}

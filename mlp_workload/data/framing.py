@@ -99,7 +99,7 @@ def _boxes(drawn: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What a run records of its training images, so that a picture can be made alike when the data set is gone.
+    """A run's record of its training images, so that a picture can be made alike when the data set is gone.
 
     `shape` (height, width) is that of an upright image; if `transposed`, the network takes it with its axes exchanged.
     """

@@ -39,9 +39,9 @@ _KINDS = (
     (rb"version https://git-lfs", "a pointer of Git LFS: git lfs pull fetches the file"),
     (rb"[\t\n\r -~]+$", "text"),
 )
-"""What a file is instead, by its first bytes."""
+"""Kinds of files that are not IDX, by their first bytes."""
 _LARGEST_LABEL = 255
-"""As in files of unsigned bytes: classes are counted up to the largest label."""
+"""Largest label, as in files of unsigned bytes: classes are counted up to it."""
 _SHOWN = 64
 """Bytes that this is told by."""
 _DEFLATE_LARGEST_RATIO = 1032  # zlib's technical notes: no stream of n bytes holds more than about 1032 n

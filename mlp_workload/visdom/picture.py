@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 SHOWN = 100
 """Test examples, the first of the set, ten to a row."""
 POINTS = 20_000
-"""Of a curve; more of them stop a browser. Longer runs show means over the examples of neighbouring steps."""
+"""Points of a curve; more of them stop a browser. Longer runs show means over the examples of neighbouring steps."""
 _ROW, _GAP = 10, 2
 
 

@@ -61,7 +61,7 @@ class VisdomServer:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     ignored: tuple[str, ...] = ()
-    """What is wrong with environment variables that were ignored, a sentence for each."""
+    """A sentence for each environment variable that was ignored, which says what is wrong with it."""
 
     @classmethod
     def from_flags(cls, prefix: str, **flags: str | int | None) -> "VisdomServer":

@@ -62,7 +62,7 @@ def _name_user_and_home(folder: Path) -> None:
 
 
 def _credential(server: VisdomServer) -> dict[str, str] | None:
-    """As Visdom wants it: its own hash of the hash that its page and client send."""
+    """The login in the form that Visdom takes: its hash of the hash that its page and client send."""
     if not server.username:
         return None
     from visdom.utils.server_utils import hash_password

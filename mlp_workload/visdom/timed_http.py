@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CONNECT_SECONDS, SEND_SECONDS, ANSWER_SECONDS = 3.0, 20.0, 5.0
-"""For a connection, then for sending a request, then for its whole answer, headers included."""
+"""Seconds for a connection, then for sending a request, then for its whole answer, headers included."""
 SEND_BUFFER = 2**16
 """Bytes that count as sent before the server has them. By default the system would keep megabytes of a slow upload."""
 LARGEST_ANSWER = 2**28
@@ -25,7 +25,7 @@ class NoConnection(OSError):
 
 
 class NotHttp(Exception):
-    """What answered does not speak HTTP."""
+    """The answer is not HTTP."""
 
 
 @dataclass(frozen=True)
