@@ -52,6 +52,17 @@ def as_small(digit):
     return encoded(Image.fromarray(255 - digit), "PNG")
 
 
+def on_grey_paper(digit):
+    """28x28, dark on paper that is not quite white."""
+    return encoded(Image.fromarray(np.rint((255.0 - digit) * 232 / 255).astype(np.uint8)), "PNG")
+
+
+def on_noisy_paper(digit):
+    """28x28, dark on paper of 232 to 255."""
+    noise = np.random.default_rng(int(digit.sum())).integers(0, 24, digit.shape)
+    return encoded(Image.fromarray(np.clip(255.0 - digit - noise, 0, 255).astype(np.uint8)), "PNG")
+
+
 def as_page(digit, kind="PNG"):
     """280x280, dark on light, off the middle."""
     page = Image.new("L", (280, 280), 255)
@@ -59,7 +70,13 @@ def as_page(digit, kind="PNG"):
     return encoded(page, kind)
 
 
-PICTURES = {"28x28 PNG": as_small, "280x280 PNG": as_page, "280x280 JPEG": partial(as_page, kind="JPEG")}
+PICTURES = {
+    "28x28 PNG": as_small,
+    "28x28 PNG on grey paper": on_grey_paper,
+    "28x28 PNG on noisy paper": on_noisy_paper,
+    "280x280 PNG": as_page,
+    "280x280 JPEG": partial(as_page, kind="JPEG"),
+}
 
 
 @pytest.fixture(scope="module", params=["the files by their folder", "TFDS", "EMNIST's layout", "dark on light"])
