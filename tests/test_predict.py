@@ -300,7 +300,7 @@ def test_the_command(module, trained, digits, run, tmp_path):
     errors = process.stderr.splitlines()
     assert [line.removeprefix(f"python -m {module}: error: ") for line in errors] == [
         "blank.png: no digit: the picture is blank",
-        "folder: not a file",
+        "folder: not a file but a folder",
         "~nobody-here/x.png: Could not determine home directory.",
         f"{trained.folder}/config.json: neither PNG nor JPEG",
     ]

@@ -159,6 +159,26 @@ def test_only_config_and_weights_are_enough(trained, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]\n", b'{"event": "run_started", "config": {}}\n'])
+def test_without_readable_events_a_run_has_no_record(content, trained, tmp_path, capsys):
+    run = Trained.load(write_run(tmp_path / "run", trained.config, trained.parameters))
+    (run.folder / "events.jsonl").write_bytes(content)
+    assert run.image_format == ImageFormat(SHAPE, False, MNIST)
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: {run.folder / 'events.jsonl'}")
+    assert warning.endswith("; the run is taken as one without a record\n")
+
+
+def test_only_the_starts_of_a_run_are_read(trained, tmp_path, capsys):
+    """What is damaged behind them does not matter."""
+    run = Trained.load(write_run(tmp_path / "run", trained.config, trained.parameters))
+    first, *_ = (trained.folder / "events.jsonl").read_text().splitlines()
+    (run.folder / "events.jsonl").write_text(f"{first}\nnot an event\n")
+    assert run.image_format == ImageFormat(SHAPE, False, MNIST)
+    assert run.class_names == tuple("0123456789")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
