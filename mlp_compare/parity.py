@@ -99,8 +99,7 @@ def run(options: Parity) -> bool:
 def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces: Path | None, console: Output) -> bool:
     config = options.run
     dataset = load_named(config)
-    for note in dataset.notes:
-        console.print(f"{config.dataset}: {note}")
+    console.tell_of(dataset)
     check = Lockstep(config, dataset, sides, options.steps)
     steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
     with console.progress() as progress:

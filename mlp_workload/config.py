@@ -4,9 +4,10 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import numpy as np
+from tyro.conf import DisallowNone  # so that the flag has the forms --transpose-images and --no-transpose-images
 
 from mlp_workload.data import check_source
 from mlp_workload.errors import UserError, refusal
@@ -31,9 +32,9 @@ class Config:
     LeakyReLU. Sets the defaults of the flags below; each can still be given."""
     dataset: str = "mnist"
     """mnist, shipped with the package; idx:DIR, a folder of four IDX files; tfds:NAME, through tensorflow-datasets."""
-    transpose_images: bool = False
-    """Exchanges the rows and columns of every image, for a data set that is stored transposed. EMNIST is turned upright
-    without it."""
+    transpose_images: Annotated[bool | None, DisallowNone] = None
+    """Whether the images are stored transposed and are turned upright, by exchanging rows and columns. By default
+    EMNIST's are, by its name; --no-transpose-images takes any set as it is stored."""
     epochs: int = 10
     """Passes over the training set; 0 evaluates and saves the initial weights."""
     batch_size: int = 200
@@ -98,6 +99,8 @@ class Config:
             check_source(self.dataset)
         except UserError as error:
             raise UserError(f"--dataset: {error}") from None
+        turned = self.transpose_images
+        self._require("transpose_images", turned is None or isinstance(turned, bool), "true, false or none")
         self._require("epochs", self.epochs >= 0, "at least 0")
         self._require("batch_size", self.batch_size >= 1, "at least 1")
         self._require("devices", self.devices >= 1, "at least 1")

@@ -57,9 +57,9 @@ def is_already(picture: Grey, shape: tuple[int, int] = SHAPE, framing: Framing =
     """Whether it is `shape` and by paper, size and centre drawn as `framing` says."""
     if picture.shape != shape:
         return False
+    frame = np.concatenate([picture[[0, -1]].ravel(), picture[:, [0, -1]].ravel()])
     coverage = framing.coverage(picture)
-    frame = np.concatenate([coverage[[0, -1]].ravel(), coverage[:, [0, -1]].ravel()])
-    if (np.abs(frame) <= FAINT).mean() < 0.5 or not 0.5 <= coverage.max() <= 1 + FAINT:
+    if (np.abs(frame - framing.paper) <= 1).mean() < 0.5 or not 0.5 <= coverage.max() <= 1 + FAINT:
         return False
     drawn = np.where(coverage > FAINT, coverage, 0)
     off_centre = np.abs(_centre(drawn, framing) - framing.centre).max()

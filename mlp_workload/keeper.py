@@ -10,6 +10,7 @@ from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import shell_quoted
 from mlp_workload.run_folder import RunFolder
+from mlp_workload.sinks.json_lines import last_fact, read_starts
 from mlp_workload.stopping import Stopped, StopSignals
 from mlp_workload.weights import parameter_shapes
 
@@ -141,7 +142,8 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> tuple[C
         ]
         if changed:
             raise UserError(f"a run goes on as it began: {'; '.join(changed)}")
-        if (trained_on := dataset.with_digest(at.dataset_digest)) is None:
+        images = last_fact((event.facts for event in read_starts(folder.events)), "images")
+        if (trained_on := dataset.as_trained(at.dataset_digest, images)) is None:
             raise UserError(f"--dataset {config.dataset} is not what the run was trained on")
         at.check(shapes, config.dtype)
         if (finished := folder.finished_epochs(len(dataset.train))) is not None and config.epochs <= finished:

@@ -17,7 +17,7 @@ from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.files import expand
 from mlp_workload.order import batch_sizes
-from mlp_workload.sinks.json_lines import read_events
+from mlp_workload.sinks.json_lines import last_fact, read_events
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def load_if_present(config: Config) -> Dataset | None:
 
 
 @lru_cache(maxsize=4)
-def _load(source: str, transpose: bool) -> Dataset | None:
+def _load(source: str, transpose: bool | None) -> Dataset | None:
     try:
         return data.load(source, transpose, prepare=False)
     except UserError:
@@ -120,4 +120,5 @@ class RecordedRun:
     def dataset(self) -> Dataset | None:
         """None where it is gone, or is not what the run was trained on."""
         dataset = load_if_present(self.config)
-        return None if dataset is None else dataset.with_digest(self.fact("dataset_digest"))
+        images = last_fact(self.all_facts, "images")
+        return None if dataset is None else dataset.as_trained(self.fact("dataset_digest"), images)

@@ -86,9 +86,6 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
         signals = stack.enter_context(StopSignals())
         make, dataset, initial = begin(stack, framework(config, seeds), config)
         ensemble = make(config, dataset, initial)
-        if not watching.quiet:  # else each seed's own warnings are printed
-            for message in dataset.warnings:
-                warn(message)
         _, compile_seconds = timed(ensemble.compile)
         folder = _claim(config, seeds, ensemble.framework)
         together = "one after another" if ensemble.at_once == 1 else f"{ensemble.at_once} at once"
@@ -96,8 +93,8 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
             f"{ensemble.framework} on {ensemble.device}, {config.preset} preset, {config.dataset}, {config.dtype}, "
             f"seeds {config.seed} to {config.seed + seeds - 1}, {together}"
         )
-        for note in dataset.notes:
-            console.say(f"{config.dataset}: {note}")
+        if not watching.quiet:  # if quiet, each run prints its own warnings
+            console.tell_of(dataset)
         console.say(f"folder {folder}")
         progress = stack.enter_context(console.progress())
         task = progress.add_task("", total=seeds * config.epochs)

@@ -21,8 +21,9 @@ from mlp_workload.errors import UserError, warn
 from mlp_workload.events import RunResumed, RunStarted
 from mlp_workload.files import expand, shell_quoted
 from mlp_workload.image_file import Grey
-from mlp_workload.recorded_run import RecordedRun, load_if_present
+from mlp_workload.recorded_run import load_if_present
 from mlp_workload.run_folder import read_config
+from mlp_workload.sinks.json_lines import read_starts
 from mlp_workload.weights import Parameters, check, parameter_shapes
 
 
@@ -96,7 +97,7 @@ class Trained:
 
     @cached_property
     def image_format(self) -> ImageFormat:
-        """The images that are `known_images`, or assumed; that, and transposed ones, are warned of.
+        """Returns `known_images`. If that is None, images are assumed, with a warning. Also warns of transposed ones.
 
         Raises `UserError` if there is no square of so many pixels to assume.
         """
@@ -124,23 +125,26 @@ class Trained:
         return f"rows of {width}x{height}{', transposed' if images.transposed else ''}{polarity}"
 
     @cached_property
-    def _run(self) -> RecordedRun | None:
-        """None if only the configuration and the weights are left."""
-        return RecordedRun.load(self.folder) if (self.folder / "events.jsonl").exists() else None
+    def _starts(self) -> list[RunStarted | RunResumed]:
+        """Empty if only the configuration and the weights are left, or, with a warning, if its events can't be read."""
+        path = self.folder / "events.jsonl"
+        try:
+            return read_starts(path) if os.path.lexists(path) else []
+        except UserError as error:
+            warn(f"{error}; the run is taken as one without a record")
+            return []
 
     @cached_property
     def _facts(self) -> Mapping[str, Any]:
         """Those of its start, and over them those of the last time that it went on."""
-        events = self._run.events if self._run else ()
-        starts = [event.facts for event in events if isinstance(event, RunStarted | RunResumed)]
-        return {name: value for facts in starts for name, value in facts.items()}
+        return {name: value for event in self._starts for name, value in event.facts.items()}
 
     @cached_property
     def _dataset(self) -> Dataset | None:
         """What it was trained on; None if that is gone."""
-        if self._run:
-            return self._run.dataset
-        dataset = load_if_present(self.config)
+        dataset = load_if_present(self._starts[-1].config if self._starts else self.config)
+        if dataset is not None and isinstance(digest := self._facts.get("dataset_digest"), str):
+            return dataset.as_trained(digest, self._facts.get("images"))
         fits = dataset is not None and (dataset.pixels, dataset.classes) == (self.widths[0], self.widths[-1])
         return dataset if fits else None
 

@@ -221,7 +221,7 @@ def check_processes_agree(
 ) -> None:
     """Raises `UserError` in each process of a run where one was told other things, found other data, goes on from
     another step or state, or has another version of the framework."""
-    alike = replace(config, dataset="mnist", transpose_images=False, run_dir=None, initial_weights=None).to_json()
+    alike = replace(config, dataset="mnist", transpose_images=None, run_dir=None, initial_weights=None).to_json()
     versions = describe_environment(trainer.packages)["versions"]
     told = f"{alike} {dataset.digest} {checkpoint_every} {step} {versions}"
     number = zlib.crc32(told.encode())

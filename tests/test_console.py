@@ -11,7 +11,7 @@ import pytest
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples
-from mlp_workload.events import Evaluated, RunStarted, TrainLosses
+from mlp_workload.events import Evaluated, RunFinished, RunStarted, TrainLosses
 from mlp_workload.metrics import Evaluation, Mistakes
 from mlp_workload.run_events import RunEvents
 from mlp_workload.sinks.console import Console, Output
@@ -171,6 +171,26 @@ def test_a_train_loss_that_overflows_is_printed_without_a_warning(losses, printe
         console.emit(event)
     assert f"train loss {printed} " in capsys.readouterr().out
     assert list(recwarn) == []
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(20, 20), (21, 10), (1000, 10)])
+def test_of_many_classes_the_worst_are_printed(classes, shown, tmp_path, capsys, digits, monkeypatch):
+    """Class k has k of 1,000 right; the last one has no example."""
+    monkeypatch.setenv("COLUMNS", "200")
+    events = RunEvents(Config(), digits, Trainer(Config(hidden=()), digits, None), 0.0, 0.0)
+    labels = digits.test.labels
+    list(events.trained(np.arange(3, dtype=np.int32), np.ones(1), 0.1))
+    events.evaluated(Evaluation(np.ones(len(labels)), labels, labels, np.ones(3, bool), np.ones(len(labels))), 0.1)
+    summary = next(event.summary for event in events.finished() if isinstance(event, RunFinished))
+    recalls = [{"name": f"c{k}", "correct": k, "examples": 1000} for k in range(classes - 1)]
+    recalls.append({"name": "none", "correct": 0, "examples": 0})
+    console = Console(tmp_path, quiet=False)
+    console.emit(RunFinished(summary | {"class_recall": recalls[::-1]}))
+    out = capsys.readouterr().out
+    assert len(re.findall(r"c\d+: \d+\.\d%|0 of 0", out)) == shown
+    if classes > shown:
+        assert f"recall, worst 10 of {classes}" in out
+        assert "c0: 0.0%, c1: 0.1%, c2: 0.2%" in out
 
 
 @pytest.mark.parametrize("first_epoch", [1, 2])

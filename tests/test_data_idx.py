@@ -164,9 +164,9 @@ def test_a_good_gz_stands_in_for_a_damaged_file_and_says_so(content, says, tmp_p
     path.write_bytes(content)
     dataset = load(f"idx:{tmp_path}")
     assert dataset.digest == digest
-    (note,) = dataset.notes
-    assert says in note
-    assert note.endswith("; train-images-idx3-ubyte.gz is read instead")
+    (warning,) = dataset.warnings
+    assert says in warning
+    assert warning.endswith("; train-images-idx3-ubyte.gz is read instead")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """How a data set draws its images, measured from them, and pictures that are made alike."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import make_digits
 from PIL import Image
+from tolerances import OFF_CENTRE
 
 from mlp_workload.data import load
 from mlp_workload.data.framing import MNIST, Framing, ImageFormat, measure
@@ -40,7 +42,7 @@ VARIANTS = {
 }
 
 
-NEAR = 20
+NEAR = 10
 """Digits."""
 
 
@@ -57,7 +59,19 @@ def test_the_framing_is_measured(variant, some):
         expected.paper, expected.ink, expected.box, expected.centred_by,
     )  # fmt: skip
     assert found.centre == expected.centre
-    assert found.off_centre == pytest.approx(expected.off_centre, abs=0.1)
+    OFF_CENTRE.assert_close(found.off_centre, expected.off_centre)
+
+
+def test_large_images_take_little_memory():
+    """A view on one image: what is counted is what measuring takes, 8 bytes for each pixel of a sample of 100."""
+    image = np.zeros((512, 512), np.uint8)
+    image[200:300, 220:290] = 255
+    tracemalloc.start()
+    found = measure(np.broadcast_to(image, (100, 512, 512)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (found.box, found.paper, found.ink) == (100, 0, 255)
+    assert peak < 200e6
 
 
 def test_mnists_own_is_exactly_the_constant(mnist):
@@ -95,19 +109,19 @@ def test_images_without_an_even_paper_have_none(images):
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "low"])
 def test_a_page_becomes_what_the_set_draws(variant, some):
-    """Digits dark on a white page, 280x280: of the set's own images each is then nearest to its own."""
+    """Digits dark on a white page, 112x112: of the set's own images each is then nearest to its own."""
     change = low if variant == "low" else VARIANTS[variant][0]
     own, framing = change(some).astype(float), measure(change(some))
     found = []
     for image, digit in zip(own[:NEAR], some[:NEAR], strict=True):
         assert is_already(image, image.shape, framing)
         np.testing.assert_array_equal(find_digit(image, image.shape, framing), image)
-        page = np.full((280, 280), 255.0)
-        page[30:226, 50:246] -= np.asarray(Image.fromarray(digit).resize((196, 196), Image.Resampling.BICUBIC))
+        page = np.full((112, 112), 255.0)
+        page[12:96, 20:104] -= np.asarray(Image.fromarray(digit).resize((84, 84), Image.Resampling.BICUBIC))
         found.append(find_digit(page, image.shape, framing).astype(float))
         assert is_already(found[-1], image.shape, framing)
     distances = np.abs(np.array(found)[:, None] - own[:NEAR]).sum(axis=(2, 3))
-    assert (distances.argmin(axis=1) == np.arange(NEAR)).sum() >= NEAR - 2, "a shift by a pixel confuses one or two"
+    assert (distances.argmin(axis=1) == np.arange(NEAR)).sum() >= NEAR - 1, "a shift by a pixel confuses one"
 
 
 GOOD = ImageFormat((28, 28), False, MNIST).to_json()

@@ -52,6 +52,17 @@ def as_small(digit):
     return encoded(Image.fromarray(255 - digit), "PNG")
 
 
+def on_grey_paper(digit):
+    """28x28, dark on paper that is not quite white."""
+    return encoded(Image.fromarray(np.rint((255.0 - digit) * 232 / 255).astype(np.uint8)), "PNG")
+
+
+def on_noisy_paper(digit):
+    """28x28, dark on paper of 232 to 255."""
+    noise = np.random.default_rng(int(digit.sum())).integers(0, 24, digit.shape)
+    return encoded(Image.fromarray(np.clip(255.0 - digit - noise, 0, 255).astype(np.uint8)), "PNG")
+
+
 def as_page(digit, kind="PNG"):
     """280x280, dark on light, off the middle."""
     page = Image.new("L", (280, 280), 255)
@@ -59,7 +70,13 @@ def as_page(digit, kind="PNG"):
     return encoded(page, kind)
 
 
-PICTURES = {"28x28 PNG": as_small, "280x280 PNG": as_page, "280x280 JPEG": partial(as_page, kind="JPEG")}
+PICTURES = {
+    "28x28 PNG": as_small,
+    "28x28 PNG on grey paper": on_grey_paper,
+    "28x28 PNG on noisy paper": on_noisy_paper,
+    "280x280 PNG": as_page,
+    "280x280 JPEG": partial(as_page, kind="JPEG"),
+}
 
 
 @pytest.fixture(scope="module", params=["the files by their folder", "TFDS", "EMNIST's layout", "dark on light"])
@@ -139,6 +156,26 @@ def test_only_config_and_weights_are_enough(trained, tmp_path, capsys):
     bare = Trained.load(write_run(tmp_path / "bare", trained.config, trained.parameters))
     assert bare.image_format == ImageFormat(SHAPE, False, MNIST)
     assert bare.class_names == tuple("0123456789")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]\n", b'{"event": "run_started", "config": {}}\n'])
+def test_without_readable_events_a_run_has_no_record(content, trained, tmp_path, capsys):
+    run = Trained.load(write_run(tmp_path / "run", trained.config, trained.parameters))
+    (run.folder / "events.jsonl").write_bytes(content)
+    assert run.image_format == ImageFormat(SHAPE, False, MNIST)
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: {run.folder / 'events.jsonl'}")
+    assert warning.endswith("; the run is taken as one without a record\n")
+
+
+def test_only_the_starts_of_a_run_are_read(trained, tmp_path, capsys):
+    """What is damaged behind them does not matter."""
+    run = Trained.load(write_run(tmp_path / "run", trained.config, trained.parameters))
+    first, *_ = (trained.folder / "events.jsonl").read_text().splitlines()
+    (run.folder / "events.jsonl").write_text(f"{first}\nnot an event\n")
+    assert run.image_format == ImageFormat(SHAPE, False, MNIST)
+    assert run.class_names == tuple("0123456789")
     assert capsys.readouterr().err == ""
 
 

@@ -24,6 +24,7 @@ from mlp_workload.watching import Watching
 
 QUIET = Watching(visdom="off", quiet=True)
 LINE = "EMNIST stores its images transposed: they are turned upright"
+EXCHANGED = "rows and columns are exchanged: the run was trained on"
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,48 @@ def test_others_are_turned_by_the_flag(upright, tmp_path):
     dataset = load(source, transpose=True)
     assert dataset.digest == upright.digest
     assert dataset.notes == ("--transpose-images: the images are turned upright",)
+
+
+def test_the_flag_can_take_emnist_as_it_is_stored(stored, upright):
+    dataset = load(stored, transpose=False)
+    assert (dataset.digest, dataset.transposed, dataset.notes) == (transposed(upright).digest, False, ())
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "recorded", "found", "expected", "notes"),
+    [
+        ("upright", False, "by name", False, (LINE,)),
+        ("upright", False, "stored", False, (f"{EXCHANGED} upright images",)),
+        ("upright", None, "by name", False, (LINE,)),
+        ("upright", None, "stored", "refused", ()),
+        ("transposed", None, "by name", True, (f"{EXCHANGED} transposed images",)),
+        ("transposed", None, "stored", False, ()),
+        ("transposed", True, "by name", True, (f"{EXCHANGED} transposed images",)),
+        ("transposed", True, "stored", True, ()),
+        ("transposed", False, "by name", False, (f"{EXCHANGED} upright images",)),
+    ],
+)
+def test_a_run_has_the_orientation_that_it_recorded(trained_on, recorded, found, expected, notes, stored, upright):
+    """Wherever its data are read from now, and by whatever flag."""
+    digest = (upright if trained_on == "upright" else transposed(upright)).digest
+    images = None if recorded is None else {"transposed": recorded}
+    dataset = load(stored, transpose=None if found == "by name" else False).as_trained(digest, images)
+    if expected == "refused":
+        assert dataset is None
+    else:
+        assert (dataset.digest, dataset.transposed, dataset.notes) == (digest, expected, notes)
+
+
+def test_a_run_by_the_flag_goes_on_without_it(upright, tmp_path, run_on):
+    """Upright, as it began."""
+    source = write_idx_folder(tmp_path, transposed(upright))
+    folder = run_on(source, transpose_images=True)
+    config = Config.from_json((folder / "config.json").read_text())
+    jax_mlp.train.train(replace(config, transpose_images=False, epochs=2), QUIET, resume=True)
+    assert RecordedRun.load(folder).events[-1].summary["data_notes"] == [f"{EXCHANGED} upright images"]
+    recorded_run._load.cache_clear()
+    assert not Trained.load(folder).image_format.transposed
+    assert not RecordedRun.load(folder).dataset.transposed
 
 
 @pytest.mark.parametrize("name", ["emnist", "emnist-letters", "EMNIST-byclass", "emnist/mnist:3.1.0", "emnist:3.*.*"])
@@ -204,7 +247,7 @@ def test_a_run_of_version_0_1_goes_on_with_its_transposed_images(old_run, tmp_pa
     config = Config.from_json((old_run / "config.json").read_text())
     jax_mlp.train.train(replace(config, epochs=2, run_dir=old_run), QUIET, resume=True)
     resumed = RecordedRun.load(old_run)
-    assert resumed.events[-1].summary["data_notes"][-1].startswith("trained on the images as they are stored")
+    assert resumed.events[-1].summary["data_notes"] == [f"{EXCHANGED} transposed images"]
     assert resumed.dataset.transposed
     whole = run_on(f"idx:{tmp_path / 'plain'}", epochs=2, run_dir=tmp_path / "whole")
     one, other = (load_file(folder / "weights.safetensors") for folder in (old_run, whole))

@@ -61,6 +61,8 @@ PERCENTAGES = 0.55
 """Of ten shares that are each rounded to a tenth of a percent, against 100: ten halves of that, and rounding."""
 GREY_LEVELS = {"PNG": 1e-9, "JPEG": 4.0}
 """Of 255, in the mean: an alpha's blend in float64; what JPEG's default quality takes from sharp edges."""
+OFF_CENTRE = Tolerance(0.0, 0.1)
+"""Pixels: the measured slack is a tenth, and what is largest moves with grey levels that are rounded or cut."""
 EXACT_FIT = 1e-6
 """Relative: costs from timings that the model made without noise, through least squares in float64."""
 NOISY_FIT = 0.2

@@ -19,10 +19,11 @@ def check_source(source: str) -> None:
         raise UserError(f"expected mnist, idx:DIR or tfds:NAME, got {source!r}")
 
 
-def load(source: str, transpose: bool = False, prepare: bool = True) -> Dataset:
+def load(source: str, transpose: bool | None = None, prepare: bool = True) -> Dataset:
     """The data set that `source` names: "mnist", "idx:DIR" or "tfds:NAME"; one of TFDS is made there, if `prepare`.
 
-    EMNIST, which is stored transposed, is turned upright; with `transpose` any other set is turned too.
+    `transpose` tells whether the images are stored transposed, and are turned upright. If None, EMNIST's are, by its
+    name.
 
     Raises `UserError` where there is no such set, it is damaged, or it is not made of grey images in classes.
     """
@@ -34,8 +35,8 @@ def load(source: str, transpose: bool = False, prepare: bool = True) -> Dataset:
         dataset = load_tfds(rest, prepare)
     else:
         dataset = load_mnist()
+    if transpose is False:
+        return replace(dataset, transposed=False)
     if dataset.transposed:
-        return dataset.turned(TURNED)
-    if transpose:
-        return replace(dataset, transposed=True).turned("--transpose-images: the images are turned upright")
-    return dataset
+        return dataset.exchanged(TURNED, False)
+    return dataset.exchanged("--transpose-images: the images are turned upright", False) if transpose else dataset

@@ -37,7 +37,8 @@ class Dataset:
     `source` is the specification that it was loaded from, such as "mnist" or "idx:/data/kmnist"; `class_names[k]`
     is the name of label k. A label without any example, such as 0 in EMNIST letters, keeps its place.
 
-    If `transposed`, the axes of each image are exchanged. `notes` are lines for the user about how the set was read.
+    If `transposed`, the axes of each image are exchanged. `remarks` tell the user how the set was read, `passed_over`
+    which files were left out and why, and `turned` why the axes were exchanged since then, if they were.
 
     Raises `UserError` where the two sets do not fit together: unlike image shapes, no examples, images and labels of
     unlike number, or a label outside the classes. A class that only one of the two sets contains is a warning.
@@ -48,7 +49,9 @@ class Dataset:
     test: Examples
     class_names: tuple[str, ...]
     transposed: bool = False
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
+    turned: str | None = None
 
     def __post_init__(self) -> None:
         for name, examples in (("training", self.train), ("test", self.test)):
@@ -85,19 +88,33 @@ class Dataset:
         """`images` (..., height, width) of this set, or what has their shape, as people read them."""
         return images.swapaxes(-2, -1) if self.transposed else images
 
-    def turned(self, note: str) -> "Dataset":
-        """This set with the axes of each image exchanged, and one more of the `notes`."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user about how the set was read."""
+        return self.remarks if self.turned is None else (*self.remarks, self.turned)
+
+    def exchanged(self, turned: str, transposed: bool) -> "Dataset":
+        """Returns this set with the axes of each image exchanged; they are `transposed` then, or upright."""
         train, test = (
             Examples(np.ascontiguousarray(part.images.swapaxes(1, 2)), part.labels) for part in (self.train, self.test)
         )
-        return replace(self, train=train, test=test, transposed=not self.transposed, notes=(*self.notes, note))
+        return replace(self, train=train, test=test, transposed=transposed, turned=turned)
 
-    def with_digest(self, digest: str) -> "Dataset | None":
-        """The set that has `digest`: this one, or its transposed images, on which version 0.1 trained. Else None."""
+    def as_trained(self, digest: str, images: Any) -> "Dataset | None":
+        """Returns the set that has `digest`: this one, or its images with their axes exchanged. Else None.
+
+        `images` is what the run recorded as `ImageFormat`, which says whether they are transposed. Version 0.1 recorded
+        nothing and turned nothing: where images were turned since they were read, it trained on transposed ones.
+        """
+        recorded = images.get("transposed") if isinstance(images, dict) else None
         if self.digest == digest:
-            return self
-        stored = self.turned("trained on the images as they are stored, transposed: the run keeps these")
-        return stored if stored.digest == digest else None
+            return self if recorded is None else replace(self, transposed=recorded is True)
+        if recorded is None and self.turned is None:
+            return None
+        transposed = recorded is not False
+        what = "transposed" if transposed else "upright"
+        other = self.exchanged(f"rows and columns are exchanged: the run was trained on {what} images", transposed)
+        return other if other.digest == digest else None
 
     def _check_examples(self, name: str, examples: Examples) -> None:
         images, labels = examples.images, examples.labels
@@ -116,13 +133,13 @@ class Dataset:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Classes that only one of the two sets contains, one warning for each set."""
+        """Files that were passed over, then for each set the classes that only it contains."""
         train, test = np.unique(self.train.labels), np.unique(self.test.labels)
         one_sided = [
             ("test", self.test, np.setdiff1d(test, train), "cannot be learned"),
             ("training", self.train, np.setdiff1d(train, test), "is never tested"),
         ]
-        return [
+        return [*self.passed_over] + [
             f"only the {name} set has class {self._names(labels)} (first at "
             f"{np.isin(examples.labels, labels).argmax()}), which {effect}; a stray label, or two files that do not "
             "belong together?"

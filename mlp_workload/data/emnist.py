@@ -25,7 +25,7 @@ _NAMES: Mapping[str, Mapping[int, str]] = {
 
 
 def is_emnist(name: str) -> bool:
-    """Whether the prefix of IDX files, such as "emnist-letters", or a name of TFDS, "emnist/letters:3.1.0", is its."""
+    """Returns whether a prefix of IDX files, "emnist-letters", or a TFDS name, "emnist/letters:3.1.0", is EMNIST's."""
     return name.lower().replace("/", "-").partition(":")[0].partition("-")[0] == "emnist"
 
 

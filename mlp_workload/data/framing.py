@@ -12,7 +12,9 @@ import numpy.typing as npt
 FAINT = 0.1
 """Share of the ink's contrast up to which a pixel counts as paper."""
 _SAMPLE = 1000
-"""Images, evenly spread over the set, that are measured."""
+"""Images, evenly spread over the set, that are measured at most."""
+_SAMPLE_PIXELS = 2**23
+"""Pixels of all of these together, at most: 32 MiB in float32."""
 _EVEN = 0.6
 """Share of the border's pixels that must be paper; in photographs it is about 0.2, in Fashion-MNIST 0.89."""
 _OUTLIERS = 0.001
@@ -52,15 +54,16 @@ MNIST = Framing(paper=0, ink=255, box=20, centred_by="mass", centre=(14.0, 14.0)
 
 def measure(images: npt.NDArray[np.uint8]) -> Framing | None:
     """The framing of `images` (n, height, width); None if they have no even paper, as photographs have none."""
-    sample = images[:: -(-len(images) // _SAMPLE)].astype(np.float64)
+    count = max(1, min(_SAMPLE, _SAMPLE_PIXELS // math.prod(images.shape[1:])))
+    sample = images[:: -(-len(images) // count)].astype(np.float32)
     border = np.concatenate([sample[:, [0, -1]].reshape(-1), sample[:, :, [0, -1]].reshape(-1)])
     paper = float(np.median(border))
-    departure = sample - paper
-    sign = 1 if departure.sum() >= 0 else -1
-    contrast = float(np.quantile((sign * departure).max(axis=(1, 2)), 0.99))
+    difference = sample - paper
+    sign = 1 if difference.sum() >= 0 else -1
+    contrast = float(np.quantile((sign * difference).max(axis=(1, 2)), 0.99))
     if contrast < 1 or (np.abs(border - paper) <= FAINT * contrast).mean() < _EVEN:
         return None
-    coverage = np.clip(sign * departure / contrast, 0, 1)
+    coverage = np.clip(sign * difference / contrast, 0, 1)
     coverage = coverage[coverage.max(axis=(1, 2)) > FAINT]
     box_centres, sides = _boxes(coverage > FAINT)
     off_centre = {}

@@ -134,16 +134,17 @@ def load_idx(directory: str) -> Dataset:
     except OSError as error:
         raise UserError(f"{source}: {error.strerror or error}") from error
     notes: list[str] = []
+    passed_over: list[str] = []
     train, test = (
         Examples(
-            _first_readable(files[split, "images"], lambda path: read_idx(path, 3), notes),
-            _first_readable(files[split, "labels"], lambda path: _labels(path, notes), notes),
+            _first_readable(files[split, "images"], lambda path: read_idx(path, 3), passed_over),
+            _first_readable(files[split, "labels"], lambda path: _labels(path, notes), passed_over),
         )
         for split in ("train", "test")
     )
     classes = 1 + max(int(examples.labels.max(initial=-1)) for examples in (train, test))
     names = class_names(prefix, classes, place / f"{prefix}-mapping.txt")
-    return Dataset(source, train, test, names, is_emnist(prefix), tuple(dict.fromkeys(notes)))
+    return Dataset(source, train, test, names, is_emnist(prefix), tuple(dict.fromkeys(notes)), tuple(passed_over))
 
 
 def _find(source: str, folder: Path, wanted: str | None) -> tuple[Path, str, dict[tuple[str, str], list[Path]]]:
@@ -176,8 +177,11 @@ def _find(source: str, folder: Path, wanted: str | None) -> tuple[Path, str, dic
     return place, prefix, {part: sorted(paths, key=lambda path: not path.is_file()) for part, paths in files.items()}
 
 
-def _first_readable(paths: Sequence[Path], read: Callable[[Path], T], notes: list[str]) -> T:
-    """The content of the first of `paths` that can be read; `notes` say why another is not. Raises `UserError`."""
+def _first_readable(paths: Sequence[Path], read: Callable[[Path], T], passed_over: list[str]) -> T:
+    """Returns the content of the first of `paths` that can be read; adds to `passed_over` why others can't be.
+
+    Raises `UserError` if none can be read.
+    """
     errors: list[UserError] = []
     for path in paths:
         try:
@@ -185,7 +189,7 @@ def _first_readable(paths: Sequence[Path], read: Callable[[Path], T], notes: lis
         except UserError as error:
             errors.append(error)
             continue
-        notes += [f"{error}; {path.name} is read instead" for error in errors]
+        passed_over += [f"{error}; {path.name} is read instead" for error in errors]
         return content
     raise errors[0]
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from mlp_workload.data import Dataset
 from mlp_workload.errors import escaped, one_line, warn
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Recall, weighted_means, worst
@@ -24,6 +25,9 @@ _BELOW = 8
 
 _CLASSES = 5
 """Classes per line of recalls."""
+_MOST_CLASSES = 20
+"""Number of classes up to which each recall is shown; of more classes, the worst `_WORST`."""
+_WORST = 10
 
 
 class Output(RichConsole):
@@ -58,6 +62,13 @@ class Output(RichConsole):
         except OSError as error:
             self.on_broken_pipe()
             warn(f"cannot print ({error.strerror}); the run goes on")
+
+    def tell_of(self, dataset: Dataset) -> None:
+        """Prints how the data were read, and warns of what is odd about them."""
+        for note in dataset.notes:
+            self.say(f"{dataset.source}: {note}")
+        for message in dataset.warnings:
+            warn(message)
 
 
 class _Epoch(NamedTuple):
@@ -164,11 +175,16 @@ class Console:
 
 def _closing_table(summary: Mapping[str, Any]) -> Table:
     classes = [Recall(one["name"], one["correct"], one["examples"]) for one in summary["class_recall"]]
-    lowest, shares = worst(classes), [f"{one.name}: {one.brief}" for one in classes]
+    lowest, shown, title = worst(classes), classes, "recall by class"
+    if len(classes) > _MOST_CLASSES:
+        tested = [one for one in classes if one.examples]
+        shown = sorted(tested, key=lambda one: one.correct / one.examples)[:_WORST]
+        title = f"recall, worst {len(shown)} of {len(classes)}"
+    shares = [f"{one.name}: {one.brief}" for one in shown]
     rows = {
         "test accuracy": f"{summary['test_correct']} of {summary['test_examples']} = {summary['test_accuracy']:.2%}",
         "worst class": f"{lowest.name}: {lowest}",
-        "recall by class": ",\n".join(", ".join(shares[i : i + _CLASSES]) for i in range(0, len(shares), _CLASSES)),
+        title: ",\n".join(", ".join(shares[i : i + _CLASSES]) for i in range(0, len(shares), _CLASSES)),
         "test loss": f"{summary['test_loss']:.4f} nats per example",
         "the article's test loss": f"{summary['article_test_loss']:.6f} (sum of batch means / examples)",
         "steps": str(summary["steps"]),

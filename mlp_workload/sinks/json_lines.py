@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,6 +24,8 @@ _LARGEST_COUNT = 2**53
 """Up to which float64, which curves are drawn in, has every whole number."""
 _LARGEST_LINE = 2**28
 """Bytes; the losses of an epoch of ten million steps."""
+
+_START = re.compile(rb'\{"event": ?"run_(started|resumed)"')
 
 
 class JsonLines:
@@ -53,6 +55,22 @@ def read_events(path: Path) -> Iterator[Event]:
     A null among numbers is nan. Raises `UserError`, naming the line, where it is none of these.
     """
     return (event for event, _ in _read(path))
+
+
+def read_starts(path: Path) -> list[RunStarted | RunResumed]:
+    """Returns the run's start, and each time that it was resumed. Other lines are not parsed, and may be damaged.
+
+    Raises `UserError`, naming the line, if one of these is damaged, or if there is none.
+    """
+    starts = [event for event, _ in _read(path, _START) if isinstance(event, RunStarted | RunResumed)]
+    if not starts:
+        raise UserError(f"{path}: the run's start is missing")
+    return starts
+
+
+def last_fact(facts: Iterable[Mapping[str, Any]], name: str) -> Any:
+    """Returns the fact as the run recorded it last, with `facts` in order of time; None if it did not."""
+    return next((each[name] for each in reversed([*facts]) if name in each), None)
 
 
 def events_until(path: Path, step: int, epochs_end: int) -> tuple[list[Event], int]:
@@ -108,11 +126,13 @@ def cut_events(path: Path, end: int) -> None:
         os.fsync(file.fileno())
 
 
-def _read(path: Path) -> Iterator[tuple[Event, int]]:
-    """Each event, and where its line ends."""
+def _read(path: Path, only: re.Pattern[bytes] | None = None) -> Iterator[tuple[Event, int]]:
+    """Each event, and where its line ends; `only` is how the lines begin that are read."""
     end = 0
     for number, line in enumerate(_lines(path), start=1):
         end += len(line)
+        if only and not only.match(line):
+            continue
         try:
             yield _event(json.loads(line)), end
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, UserError) as error:
