@@ -30,10 +30,13 @@ def started_jax() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if "FloatingPointError" not in type(error).__name__:
+            raise
         import jax
 
-        checks = [f"JAX_DEBUG_{what}" for what in ("NANS", "INFS") if jax.config.values[f"jax_debug_{what.lower()}"]]
-        if not checks or "FloatingPointError" not in type(error).__name__:
+        values = jax.config.values
+        checks = [f"JAX_DEBUG_{what}" for what in ("NANS", "INFS") if values.get(f"jax_debug_{what.lower()}")]
+        if not checks:
             raise
         said = " in ".join(map(str, reversed(error.args))) or "nan"
         raise BadVariable(checks[0], f"JAX found {said}; without the variable the run goes on and says it") from error

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mlp_compare.rungs import MANY, MODELS, PARAMETERS_APART, RUNGS
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load
-from mlp_workload.environment import describe_trainer_environment
+from mlp_workload.environment import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
@@ -82,7 +82,9 @@ def measure(
         "peak_megabytes": _peak_megabytes(),
         "device": trainer.device,
         "precision": settings.precision,
-        "environment": describe_trainer_environment(trainer),
+        "environment": describe_environment(
+            ("numpy", *trainer.packages), getattr(trainer, "gpu_versions", None), getattr(trainer, "threads", None)
+        ),
     }
 
 

@@ -13,6 +13,9 @@ from mlp_workload.trace import Trace
 
 Array = npt.NDArray[Any]
 
+_CAN_BE_ROUNDING = 10
+"""Times the bound: a mistake can also be as small."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -20,7 +23,7 @@ class Difference:
 
     `relative` is to the largest magnitude of b's tensor, `ulps` counts spacings of floating-point numbers at the larger
     of the two values. A nan or an infinity on either side, or on both, is an infinite distance. Where even the shapes
-    differ, `index` is empty and `note` says so.
+    differ, `index` is empty and `note` says so. `scale` is the largest magnitude of b's tensor, 0 of whole numbers.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Difference:
     ulps: float
     bound: float
     note: str = ""
+    scale: float = 0.0
 
     @property
     def within(self) -> bool:
@@ -61,8 +65,8 @@ class Difference:
 class Comparison:
     """The differences of all tensors in causal order.
 
-    `resolution` is the largest relative bound of a floating-point tensor: mistakes with smaller effects are not seen.
-    `rounded` tells whether such a tensor is in less than float64.
+    `resolution` is the most that any floating-point tensor was allowed to differ by, relative to its largest value:
+    mistakes with smaller effects may not be seen. `rounded` tells whether such a tensor is in less than float64.
     """
 
     differences: tuple[Difference, ...]
@@ -79,14 +83,18 @@ class Comparison:
         return self.first is None
 
     def __str__(self) -> str:
-        """The first difference, or how far the two are the same."""
+        """The first difference, or how far the two are the same; and what to do if that is not enough."""
         if self.first is not None:
-            return str(self.first)
-        closer = "; float64 would show smaller ones" if self.rounded else ""
-        return (
-            f"the same in all {len(self.differences)} tensors; mistakes that change a tensor by less than "
-            f"{self.resolution:.1e} of its largest value are not seen{closer}"
-        )
+            longer = "allow longer sums, as by terms= of uniform"
+            cure = f"compare in float64, or {longer}" if self.rounded else longer
+            return f"{self.first}" + (
+                f"; if this can be rounding, {cure}" if self.first.share < _CAN_BE_ROUNDING else ""
+            )
+        said = f"the same in all {len(self.differences)} tensors"
+        if self.resolution:
+            said += f"; mistakes of up to {self.resolution:.1e} of a tensor's largest value may not be seen"
+            said += "; float64 would show smaller ones" if self.rounded else ""
+        return said
 
 
 def compare(trace_a: Trace, trace_b: Trace, bounds: Bounds, explained: Mapping[str, Array] | None = None) -> Comparison:
@@ -110,17 +118,21 @@ def compare(trace_a: Trace, trace_b: Trace, bounds: Bounds, explained: Mapping[s
             raise UserError(f"{name} is {a.dtype} in the trace of {names_a} and {b.dtype} in that of {names_b}")
         if a.dtype.kind not in "biuf":
             raise UserError(f"{name} is {a.dtype}, expected whole numbers or float16, float32 or float64")
-    floating = {name: array for name, array in trace_a.tensors.items() if array.dtype.kind == "f"}
+    differences = tuple(_differences(trace_a, trace_b, bounds, explained or {}))
+    floating = {name: array for name, array in trace_b.tensors.items() if array.dtype.kind == "f"}
     return Comparison(
-        tuple(_differences(trace_a, trace_b, bounds, explained or {})),
-        max((bounds(name).relative for name in floating), default=0.0),
+        differences,
+        max((found.bound / found.scale for found in differences if found.scale), default=0.0),
         any(array.dtype != np.float64 for array in floating.values()),
     )
 
 
 def _differences(a: Trace, b: Trace, bounds: Bounds, explained: Mapping[str, Array]) -> Iterator[Difference]:
+    differing = 0
     for name, array in a.tensors.items():
-        yield difference(name, array, b.tensors[name], bounds(name), explained.get(name))
+        found = difference(name, array, b.tensors[name], bounds(name).after(differing), explained.get(name))
+        differing += found.absolute > 0
+        yield found
 
 
 def difference(name: str, a: Array, b: Array, bound: Bound, explained: Array | None = None) -> Difference:
@@ -150,4 +162,4 @@ def difference(name: str, a: Array, b: Array, bound: Bound, explained: Array | N
     spacing = float(np.spacing(max(abs(a[index]), abs(b[index]))))
     allowed = max(bound.absolute, bound.relative * scale)
     relative = absolute / scale if scale else (0.0 if absolute == 0 else np.inf)
-    return Difference(name, index, one, other, absolute, relative, absolute / spacing, allowed)
+    return Difference(name, index, one, other, absolute, relative, absolute / spacing, allowed, scale=scale)

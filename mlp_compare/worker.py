@@ -15,9 +15,9 @@ from mlp_compare.side import framework_of
 from mlp_workload import data, initial, order
 from mlp_workload.command_line import INSTALL
 from mlp_workload.config import Config
-from mlp_workload.environment import describe_trainer_environment
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
+from mlp_workload.run_events import describe_trainer_environment
 from mlp_workload.trace import Array, Trace, pre_activation
 from mlp_workload.training import Trainer, check_batch_size
 from mlp_workload.weights import Parameters, load_weights, parameter_shapes

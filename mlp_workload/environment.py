@@ -42,12 +42,6 @@ def describe_environment(
     }
 
 
-def describe_trainer_environment(trainer: Any) -> dict[str, Any]:
-    """`describe_environment` for the packages of `trainer`, with its `gpu_versions` and `threads` if it has them."""
-    gpu, threads = getattr(trainer, "gpu_versions", None), getattr(trainer, "threads", None)
-    return describe_environment(("numpy", *trainer.packages), gpu, threads)
-
-
 def numeric_settings(environment: object) -> dict[str, Any]:
     """Returns what may change the numbers of a run, from the `environment` that was recorded with it: the CPU threads,
     if known, and environment variables."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.environment import VARIABLES_OF_0_1, describe_trainer_environment, numeric_settings
+from mlp_workload.environment import VARIABLES_OF_0_1, describe_environment, numeric_settings
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Evaluation, recalls, worst
 
@@ -34,8 +34,17 @@ class Implementation(Protocol):
         """Of the libraries that it computes with on a GPU; empty on a CPU."""
 
     @property
+    def threads(self) -> int | None:
+        """CPU threads that share each product; None if unknown, and on a GPU."""
+
+    @property
     def peak_gpu_bytes(self) -> int | None:
         """The most of a GPU's memory that the framework's allocator had given out; None on a CPU."""
+
+
+def describe_trainer_environment(trainer: Implementation) -> dict[str, Any]:
+    """Returns `describe_environment` for the packages of `trainer`."""
+    return describe_environment(("numpy", *trainer.packages), trainer.gpu_versions, trainer.threads)
 
 
 class RunEvents:

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 from mlp_workload import data
 from mlp_workload.config import Config
 from reference_torch.device import find_device
+from reference_torch.loss import IGNORED
 from reference_torch.model import MLP, HandWritten, build_model
 from reference_torch.optimizer import sgd
 from reference_torch.trainer import normalize
@@ -54,7 +55,7 @@ def train(
     seen = 0
     for number, (images, labels) in enumerate(loader):
         images, labels = images.flatten(start_dim=1).to(device), labels.to(device)
-        loss = F.cross_entropy(model(images), labels)
+        loss = F.cross_entropy(model(images), labels, ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -71,7 +72,7 @@ def test(model: HandWritten | MLP, loader: Loader, device: torch.device, epoch: 
     for images, labels in loader:
         logits = model(images.flatten(start_dim=1).to(device))
         labels = labels.to(device)
-        mean = F.cross_entropy(logits, labels).item()
+        mean = F.cross_entropy(logits, labels, ignore_index=IGNORED).item()
         sum_of_means += mean
         loss_sum += mean * len(labels)
         correct += int((logits.argmax(dim=1) == labels).sum())

@@ -23,6 +23,7 @@ from mlp_workload.metrics import Evaluation
 from mlp_workload.stopping import Stopped
 from mlp_workload.training import MakeTrainer
 from mlp_workload.weights import Parameters
+from reference_torch.loss import IGNORED
 from reference_torch.model import HandWritten
 from reference_torch.rank import Rank
 from reference_torch.trainer import Trainer, gather
@@ -93,7 +94,7 @@ class RankTrainer(Trainer):
         own = self._slice(batch)
         logits = self._logits(gather(self._images, own))
         labels, smoothing = gather(self._labels, own), self._config.label_smoothing
-        total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing, ignore_index=IGNORED)
         return total * (self._rank.world / len(batch))
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:

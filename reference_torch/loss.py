@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-_IGNORED = torch.iinfo(torch.int64).min
+IGNORED = torch.iinfo(torch.int64).min
 """The label that torch's `cross_entropy` skips, by default -100. No label becomes this one."""
 
 
@@ -36,6 +36,6 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: f
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.dtype == torch.bool or labels.is_floating_point():
         raise ValueError(f"labels {tuple(labels.shape)}, {labels.dtype}, of logits {tuple(logits.shape)}")
-    labels = labels.long().clamp(min=_IGNORED + 1)
-    losses = F.cross_entropy(logits, labels, ignore_index=_IGNORED, reduction="none", label_smoothing=label_smoothing)
+    labels = labels.long().clamp(min=IGNORED + 1)
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none", label_smoothing=label_smoothing)
     return Loss(losses)

@@ -17,6 +17,7 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.environment import usable_cores
 from mlp_workload.weights import Parameters
+from reference_torch.loss import IGNORED
 from reference_torch.model import MLP
 from reference_torch.rungs import ByHand
 from reference_torch.trainer import Trainer, gather, normalize
@@ -58,7 +59,7 @@ class Vmapped(Trainer):
         }
 
         def loss(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return F.cross_entropy(torch.func.functional_call(model, parameters, (x,)), y)
+            return F.cross_entropy(torch.func.functional_call(model, parameters, (x,)), y, ignore_index=IGNORED)
 
         self._gradients_and_losses = torch.func.vmap(torch.func.grad_and_value(loss))
 

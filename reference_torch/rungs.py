@@ -16,6 +16,7 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.weights import Parameters
 from reference_torch.article_loop import Images
+from reference_torch.loss import IGNORED
 from reference_torch.optimizer import sgd
 from reference_torch.trainer import Trainer, gather, normalize
 
@@ -31,7 +32,7 @@ class Article(Trainer):
         losses = []
         for images, labels in DataLoader(self._each_image, self._config.batch_size, sampler=order.tolist()):
             x, y = images.flatten(start_dim=1).to(self._labels.device), labels.to(self._labels.device)
-            loss = F.cross_entropy(self._model(x), y)
+            loss = F.cross_entropy(self._model(x), y, ignore_index=IGNORED)
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()

@@ -13,7 +13,7 @@ from mlp_workload.metrics import Evaluation
 from mlp_workload.trace import Trace, mlp_trace
 from mlp_workload.weights import Parameters
 from reference_torch.device import device_name, find_device, peak_bytes, product_threads, versions
-from reference_torch.loss import cross_entropy
+from reference_torch.loss import IGNORED, cross_entropy
 from reference_torch.model import MLP, HandWritten, build_model
 from reference_torch.optimizer import sgd
 from reference_torch.weights import load_neutral, neutral_names, to_neutral
@@ -83,7 +83,9 @@ class Trainer:
 
     def _loss(self, batch: torch.Tensor) -> torch.Tensor:
         logits = self._logits(gather(self._images, batch))
-        return F.cross_entropy(logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing)
+        return F.cross_entropy(
+            logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing, ignore_index=IGNORED
+        )
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         """Of images (b, pixels), uint8."""

@@ -129,6 +129,65 @@ def test_bounds_of_float32_grow_with_steps_and_terms_and_those_of_float64_hardly
 
 
 @pytest.mark.parametrize(
+    ("spellings", "sums"),
+    [
+        (["float64", np.float64, np.dtype("<f8"), "d"], 1000),
+        (["float32", np.float32, np.dtype("f4"), "single"], 16),
+        (["float16", np.float16, np.dtype("e")], 16),
+    ],
+)
+def test_the_default_of_uniform_is_by_precision_however_it_is_written(spellings, sums):
+    found = {uniform(spelling)("anything").relative for spelling in spellings}
+    assert found == {16 * sums**0.5 * float(np.finfo(spellings[0]).eps)}
+
+
+def test_a_bound_that_grows_does_so_with_the_tensors_that_differ():
+    names = [f"x{i}" for i in range(17)]
+    one = Trace({"same": np.ones(1)} | {name: np.ones(1) for name in names})
+    other = Trace({"same": np.ones(1)} | {name: np.full(1, 1 + 2e-6) for name in names})
+    for grows, last in ((False, 4e-6), (True, 12e-6)):
+        bound = Bound(4e-6, grows=grows)
+        found = compare(one, other, lambda name, bound=bound: bound).differences
+        assert [found[i].bound for i in (0, 1, 17)] == pytest.approx([4e-6, 4e-6, last], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [
+        (Bound(1e-6), "; mistakes of up to 1.0e-06 of a tensor's largest value may not be seen"),
+        (Bound(1e-6, 1e-5), "; mistakes of up to 2.0e-05 of a tensor's largest value may not be seen"),
+        (Bound(absolute=2e-3), "; mistakes of up to 4.0e-03 of a tensor's largest value may not be seen"),
+        (Bound(), ""),
+    ],
+)
+def test_what_may_not_be_seen_is_the_widest_bound_that_held(bound, said):
+    """The largest values of `traces` are 4 and 0.5."""
+    one, other = traces()
+    zeros = {"zeros": np.zeros(2)}  # relative to which nothing is
+    one, other = Trace(one.tensors | zeros, one.facts), Trace(other.tensors | zeros, other.facts)
+    assert str(compare(one, other, lambda name: bound)) == f"the same in all 4 tensors{said}"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "change", "cure"),
+    [
+        ("float64", 5e-6, "; if this can be rounding, allow longer sums, as by terms= of uniform"),
+        (
+            "float32",
+            5e-6,
+            "; if this can be rounding, compare in float64, or allow longer sums, as by terms= of uniform",
+        ),
+        ("float32", 5e-4, ""),
+        ("float32", np.nan, ""),
+    ],
+)
+def test_a_small_mismatch_says_what_to_do_if_it_can_be_rounding(dtype, change, cure):
+    one, other = (Trace({"x": np.array([1 + added], dtype)}) for added in (0, change))
+    found = compare(one, other, bounds)
+    assert str(found) == f"{found.first}{cure}"
+
+
+@pytest.mark.parametrize(
     ("name", "row"),
     [
         ("batch.digest", "batch"),

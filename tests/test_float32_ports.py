@@ -1,5 +1,7 @@
 """Ports in float32 by the default bound: right ones pass, and a small mistake is found."""
 
+import re
+
 import jax.numpy as jnp
 import optax
 import pytest
@@ -60,19 +62,23 @@ def ported(width, layers, epsilon):
     return one, rename(other, {name: flax_name(name) for name in other.tensors})
 
 
-@pytest.mark.parametrize(("width", "layers"), [(16, 1), (16, 4), (64, 2), (1024, 3)])
-def test_a_right_port_is_the_same_and_the_result_says_how_far(width, layers, capsys):
+@pytest.mark.parametrize(("width", "layers", "resolution"), [(16, 4, "3.[0-9]e-05"), (32, 24, "1.9e-04")])
+def test_a_right_port_is_the_same_and_the_result_says_how_far(width, layers, resolution, capsys):
     found = compare(*ported(width, layers, epsilon=1e-5), uniform("float32"))
     assert found.within, found.first
-    assert str(found).endswith("less than 7.6e-06 of its largest value are not seen; float64 would show smaller ones")
+    assert re.search(
+        f"mistakes of up to {resolution} of a tensor's largest value may not be seen; float64 would show smaller ones$",
+        str(found),
+    )
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2, "one for each side"
     assert all(line.startswith("warning: recorded in float32, whose rounding hides") for line in warnings)
 
 
-@pytest.mark.parametrize("width", [16, 64, 1024])
-def test_a_layer_norms_epsilon_is_found(width):
+@pytest.mark.parametrize("width", [16, 64])
+def test_a_layer_norms_epsilon_is_found_and_the_result_says_what_to_do(width):
     found = compare(*ported(width, 1, epsilon=1e-6), uniform("float32"))
     assert found.first is not None
     assert found.first.name == "norms.0.output"
-    assert str(found) == str(found.first)
+    cure = "; if this can be rounding, compare in float64, or allow longer sums, as by terms= of uniform"
+    assert str(found) == f"{found.first}{cure}"

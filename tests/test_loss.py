@@ -1,5 +1,7 @@
 """Cross-entropy of logits in both frameworks, and what the tutorial makes of it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,9 @@ import examples.numpy_side.mlp
 import jax_mlp.loss
 import reference_torch.loss
 from examples.numpy_side.mlp import forward_backward, one_hot
+from mlp_workload.config import PRESETS
 from mlp_workload.metrics import Evaluation
+from reference_torch.trainer import Trainer
 
 SIDES = {"jax": (jax_mlp.loss.cross_entropy, jnp.asarray), "torch": (reference_torch.loss.cross_entropy, torch.tensor)}
 side = pytest.mark.parametrize("side", SIDES)
@@ -114,3 +118,11 @@ def test_labels_that_jit_closes_over_are_known():
     PRINTED.assert_close(loss(jnp.arange(4))(jnp.zeros((4, 10))), 2.302585)
     with pytest.raises(ValueError, match="label 10, expected 0 to 9"):
         loss(jnp.array([3, 10, 0, 0]))(jnp.zeros((4, 10)))
+
+
+def test_torchs_trainer_skips_no_label(digits):
+    config = dataclasses.replace(PRESETS["leaky"], hidden=(5,), batch_size=50, device="cpu")
+    trainer = Trainer(config, digits, None)
+    trainer._labels[0] = -100  # torch's default for ignore_index; no `Dataset` holds such a label
+    with pytest.raises(IndexError):
+        trainer.run_epoch(np.arange(50, dtype=np.int32))

@@ -141,7 +141,8 @@ PACKAGES = {
 import contextlib
 class Trainer:
     def __init__(self, *_): pass
-    framework, packages, device, gpu_versions, peak_gpu_bytes = "lacking", ("numpy",), "cpu", {}, None
+    framework, packages, device = "lacking", ("numpy",), "cpu"
+    gpu_versions, threads, peak_gpu_bytes = {}, None, None
     compile = compile_steps = run_epoch = evaluate = parameters = state = load_state = largest = None
 framework = contextlib.contextmanager(lambda config: (yield Trainer))
 """,

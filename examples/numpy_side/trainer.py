@@ -26,6 +26,7 @@ class Trainer:
     packages = ("numpy",)
     device = "cpu"
     gpu_versions: Mapping[str, str] = {}
+    threads = None
     peak_gpu_bytes = None
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
