@@ -1,9 +1,10 @@
 """How a data set's images are drawn, measured from their pixels, so that a user's picture can be made alike."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -111,7 +112,7 @@ class ImageFormat:
     framing: Framing | None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return cast(dict[str, Any], json.loads(json.dumps(asdict(self))))  # with lists, as it is read back
 
     @classmethod
     def from_json(cls, value: Any) -> "ImageFormat":
