@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from jax_mlp.startup import backend_has_begun
 from mlp_workload.config import FIRST_WITH_TF32, Config, check_precision
 from mlp_workload.environment import quota_cores, usable_cores
 from mlp_workload.errors import UserError
@@ -53,7 +54,7 @@ def _prepare(config: Config) -> None:
         return
     if said or (flags and not flags[0].startswith("-")):  # else it names a file
         raise UserError(f"--deterministic: XLA_FLAGS says {(said or flags)[-1]}")
-    if _has_begun() and jax.default_backend() != "cpu":
+    if backend_has_begun() and jax.default_backend() != "cpu":
         raise UserError(f"--deterministic: JAX has begun without XLA_FLAGS={_DETERMINISTIC}=true")
     os.environ["XLA_FLAGS"] = " ".join([*flags, f"{_DETERMINISTIC}=true"])
 
@@ -86,12 +87,6 @@ def _wanted_threads() -> int | None:
         with contextlib.suppress(ValueError):
             return max(1, int(os.environ.get(name, "")))
     return None
-
-
-def _has_begun() -> bool:
-    from jax._src import xla_bridge  # nothing public tells without beginning
-
-    return bool(xla_bridge.backends_are_initialized())
 
 
 def device_name(device: jax.Device) -> str:

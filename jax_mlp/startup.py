@@ -45,8 +45,9 @@ def started_jax() -> Iterator[None]:
 def import_jax() -> None:
     """Raises `BadVariable` if the environment has a value that JAX or XLA refuses, or that forbids what is done here,
     and `UserError` if there can't be as many threads as XLA needs."""
-    check_threads()
-    check_xla_flags()
+    if not backend_has_begun():
+        check_threads()
+        check_xla_flags()
     if (guard := os.environ.get("JAX_TRANSFER_GUARD", "")).startswith("disallow"):
         raise BadVariable("JAX_TRANSFER_GUARD", f"{guard} refuses transfers that are needed here; unset it")
     try:
@@ -55,6 +56,12 @@ def import_jax() -> None:
         if (variable := _named_in(str(error))) is None:
             raise
         raise BadVariable(variable, str(error)) from error
+
+
+def backend_has_begun() -> bool:
+    """Whether JAX has started a backend in this process; from then on it reads no more flags and starts no threads."""
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return bridge is not None and bool(bridge.backends_are_initialized())
 
 
 def check_threads() -> None:

@@ -93,14 +93,19 @@ def _view(run: RecordedRun, name: str, number: int) -> dict[str, Any]:
     }
 
 
+NOT_RECORDED = "not recorded"
+"""The threads of a run of version 0.1; no difference to any number."""
+
+
 def _settings(run: RecordedRun) -> dict[str, str]:
     """The configuration, and all else that may change the numbers: with each value of a run that was resumed."""
-    stretches = [
+    stretches: list[dict[str, Any]] = [
         {"framework": facts.get("framework")} | numeric_settings(facts.get("environment")) for facts in run.all_facts
     ]
     settings = {}
-    for name in dict.fromkeys(name for stretch in stretches for name in stretch):
-        values = (_text(stretch.get(name, "unset")) for stretch in stretches)
+    for name in dict.fromkeys(name for stretch in ({"threads": 0}, *stretches) for name in stretch):
+        missing = NOT_RECORDED if name == "threads" else "unset"
+        values = (_text(stretch.get(name, missing)) for stretch in stretches)
         settings[name] = ", then ".join(value for value, _ in itertools.groupby(values))
     config = {name.replace("_", " "): _text(value) for name, value in vars(run.config).items() if name != "run_dir"}
     return settings | config
@@ -133,8 +138,8 @@ def _rows(columns: Sequence[Mapping[str, str]]) -> dict[str, list[tuple[str, lis
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [(name, [column.get(name, "") for column in columns]) for name in names]
     return {
-        "different": [row for row in rows if len(set(row[1])) > 1],
-        "same": [row for row in rows if len(set(row[1])) == 1],
+        "different": [row for row in rows if len({*row[1]} - {NOT_RECORDED}) > 1],
+        "same": [row for row in rows if len({*row[1]} - {NOT_RECORDED}) <= 1],
     }
 
 

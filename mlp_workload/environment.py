@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlp_workload.cgroup import ROOT, cpu_quota
-from mlp_workload.variables import effect, set_variables
+from mlp_workload.variables import THREAD_COUNTS, effect, set_variables
 
 VARIABLES_OF_0_1 = (
     "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS",
@@ -49,7 +49,9 @@ def numeric_settings(environment: object) -> dict[str, Any]:
     variables, threads = recorded.get("variables"), recorded.get("threads")
     named = variables if isinstance(variables, Mapping) else {}
     found = {name: value for name, value in named.items() if effect(name) == "numbers"}
-    return ({} if threads is None else {"threads": threads}) | found
+    if threads is None:
+        return found
+    return {"threads": threads} | {name: value for name, value in found.items() if name not in THREAD_COUNTS}
 
 
 def usable_cores(system: Path = ROOT) -> int:

@@ -118,6 +118,7 @@ class RunEvents:
         recorded = before.get("environment")
         now, then = map(numeric_settings, (self._facts["environment"], recorded))
         if isinstance(recorded, Mapping) and "threads" not in recorded:  # version 0.1, which knew fewer settings
+            now = numeric_settings(self._facts["environment"] | {"threads": None})
             now = {name: value for name, value in now.items() if name in VARIABLES_OF_0_1}
         changed = [
             f"{name} {now.get(name, 'unset')}, before {then.get(name, 'unset')}"

@@ -1,6 +1,7 @@
 """Environment variables that steer the frameworks and the libraries below them: one table for all who ask."""
 
 import os
+import re
 from typing import Literal
 
 Effect = Literal["numbers", "memory", "speed", "devices", "paths", "processes", "none"]
@@ -11,7 +12,7 @@ _EFFECTS: dict[str, Effect] = {
             "ATEN_", "BLIS_", "CUBLASLT_", "CUBLAS_", "CUDNN_", "DNNL_", "EAGER_CONSTANT_FOLDING", "FLAX_", "GOMP_",
             "GOTO_NUM_THREADS", "JAX_", "KERAS_", "KMP_", "MKL_", "NCCL_ALGO", "NCCL_PROTO", "NPROC",
             "NVIDIA_TF32_OVERRIDE", "OMP_", "ONEDNN_", "OPENBLAS_", "PJRT_", "PYTORCH_", "TORCHDYNAMO_",
-            "TORCHINDUCTOR_", "TORCH_", "VECLIB_MAXIMUM_THREADS", "XLA_",
+            "TF_", "TORCHINDUCTOR_", "TORCH_", "VECLIB_MAXIMUM_THREADS", "XLA_",
         ),
         "numbers",
     ),
@@ -40,7 +41,11 @@ _EFFECTS: dict[str, Effect] = {
     **dict.fromkeys(("LD_LIBRARY_PATH", "PYTHONPATH"), "paths"),
     # Set by torchrun and cluster launchers to tell a process its rank and how many there are.
     **dict.fromkeys(
-        ("GROUP_", "LOCAL_", "MASTER_", "OMPI_", "PMIX_", "PMI_", "RANK", "ROLE_", "SLURM_", "WORLD_SIZE"), "processes"
+        (
+            "GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMPI_",
+            "PMIX_", "PMI_", "RANK", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE", "SLURM_", "WORLD_SIZE",
+        ),
+        "processes",
     ),
     # Logs, caches, and how processes find each other.
     **dict.fromkeys(
@@ -57,11 +62,23 @@ _EFFECTS: dict[str, Effect] = {
 """By name; one that ends in "_" stands for all names that begin so, and the longest that fits holds."""
 
 
+_LOGGING = re.compile(r"_(VERBOSE|LOG\w*|DEBUG|DBG|SETTINGS|HOME)$")
+"""Ends of names of variables that say what a library logs, or where its files are."""
+THREAD_COUNTS = frozenset({"MKL_NUM_THREADS", "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PJRT_NPROC"})
+"""Variables that change numbers by the number of CPU threads alone."""
+
+
 def effect(name: str) -> Effect | None:
     """What the environment variable `name` may change; None if none of the libraries reads it."""
     exact = _EFFECTS.get(name)
+    if exact is None and _LOGGING.search(name) and _family(name):
+        return "none"
+    return exact or _family(name)
+
+
+def _family(name: str) -> Effect | None:
     families = (known for known in _EFFECTS if known.endswith("_") and name.startswith(known))
-    return exact or _EFFECTS.get(max(families, key=len, default=""))
+    return _EFFECTS.get(max(families, key=len, default=""))
 
 
 def set_variables(*effects: Effect) -> dict[str, str]:

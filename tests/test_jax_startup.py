@@ -34,8 +34,8 @@ BAD_FLAGS = [
 @pytest.mark.parametrize(("flags", "message"), BAD_FLAGS)
 def test_what_xla_would_end_by_or_ignore_is_named(flags, message, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", flags)
-    with pytest.raises(BadVariable, match=f"^XLA_FLAGS: {message}"), jax_mlp.train.framework(Config()):
-        pass
+    with pytest.raises(BadVariable, match=f"^XLA_FLAGS: {message}"):
+        startup.check_xla_flags()
 
 
 @pytest.mark.parametrize("flags", ["", "  ", GOOD, f'{GOOD} --xla_dump_to="a folder"', "file"])
@@ -99,16 +99,18 @@ def test_other_errors_stay_as_they_are():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is set as Linux has it")
-def test_no_thread_more(tmp_path):
+@pytest.mark.parametrize("start", ["threading.Thread(target=input).start()", "import_jax()"])
+def test_no_thread_more(start, tmp_path):
     """The limit of processes leaves none to start, and the user is bound by it."""
     code = (
         "import resource, os, threading\n"
+        "from jax_mlp.startup import import_jax\n"
         "from mlp_workload.command_line import one_line_errors\n"
         "resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))\n"
         "os.geteuid() or os.setuid(54321)\n"
         "with one_line_errors('trainer'):\n"
-        "    threading.Thread(target=input).start()\n"
-        "    threading.Thread(target=input).start()\n"
+        f"    {start}\n"
+        f"    {start}\n"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert process.returncode == 2
