@@ -156,6 +156,24 @@ def test_wrong_arguments_end_in_one_line(arguments, message, run, tmp_path):
     assert message in line
 
 
+@pytest.mark.parametrize("kind", ["folder", "no UTF-8", "link out"])
+def test_a_bad_style_sheet_is_a_warning(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    style = tmp_path / ("envs" if kind == "link out" else "visdom") / "style.css"
+    style.parent.mkdir()
+    if kind == "folder":
+        style.mkdir()
+    elif kind == "no UTF-8":
+        style.write_bytes(b"\xff")
+    else:
+        style.symlink_to("/etc/passwd")
+    with dashboard(tmp_path) as server:
+        assert server.ask("GET", "/user/style.css") == (200, "")
+        assert server.ask("GET", "/")[0] == 200
+    (line,) = (tmp_path / "errors").read_text().splitlines()
+    assert line.startswith("warning: going on without the style sheets, style.css: ")
+
+
 def test_a_port_that_is_taken(run):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -156,8 +156,8 @@ def test_links_lead_to_pages_alone_and_frames_nowhere(server, paths):
     link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     answers = {path: server.ask("GET", path, **link)[0] for path in [*paths, "/env/", "/env/a%2Fb", "//env/main"]}
     pages = {"/", "/env/main", "/compare/main", "/env/", "/env/a%2Fb"}
-    assert {path for path, status in answers.items() if status == 200} == pages
-    assert {status for path, status in answers.items() if path not in pages} == {403}
+    assert {path for path, status in answers.items() if status != 403} == pages
+    assert answers["/env/main"] == 200
     assert server.ask("POST", "/env/main", {}, **link)[0] == 403
     status, text = server.ask("GET", "/", **link | {"Sec_Fetch_Dest": "iframe", "Sec_Fetch_Site": "same-site"})
     advice = "open its page in a tab of its own, not in a frame"

@@ -18,11 +18,13 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 LOGIN = ["--username", "ada", "--password", "lovelace"]
 WINDOW = {"data": [{"type": "text", "content": "secret"}], "layout": {}, "win": "w"}
 ATTACK = """async ({server, paths, sockets, bodies, messages}) => {
-    const successes = [];
-    const patience = new Promise(resolve => setTimeout(resolve, 20000));
+    const outcomes = {successes: [], unanswered: []};
     const tried = async (what, attempt) => {
+        let timer;
+        const patience = new Promise(resolve => { timer = setTimeout(() => resolve("no answer"), 60000); });
         const gain = await Promise.race([attempt.catch(() => undefined), patience]);
-        if (gain !== undefined) successes.push([what, gain]);
+        clearTimeout(timer);
+        if (gain !== undefined) outcomes[gain === "no answer" ? "unanswered" : "successes"].push(what);
     };
     const opened = address => new Promise((resolve, reject) => {
         const socket = new WebSocket(address);
@@ -32,11 +34,10 @@ ATTACK = """async ({server, paths, sockets, bodies, messages}) => {
     });
     const loaded = (tag, address, property) => new Promise((resolve, reject) => {
         const element = document.createElement(tag);
-        element.onload = () => tag === "iframe" ? reject() : resolve("loaded");
+        element.onload = () => tag === "iframe" && !element.contentDocument ? reject() : resolve("loaded");
         element.onerror = reject;
         Object.assign(element, {rel: "stylesheet", [property]: address});
         document.body.append(element);
-        setTimeout(reject, 2000);
     });
     const posted = (address, name, value, type) => new Promise(resolve => {
         const frame = document.createElement("iframe");
@@ -49,7 +50,6 @@ ATTACK = """async ({server, paths, sockets, bodies, messages}) => {
         document.body.append(frame, form);
         frame.onload = () => resolve(undefined);
         form.submit();
-        setTimeout(resolve, 2000);
     });
     for (const path of paths) {
         const address = server + path;
@@ -76,7 +76,7 @@ ATTACK = """async ({server, paths, sockets, bodies, messages}) => {
         attempts.push(tried(["frame", path], loaded("iframe", address, "src")));
         await Promise.all(attempts);
     }
-    return successes;
+    return outcomes;
 }"""
 
 
@@ -151,23 +151,27 @@ def test_a_page_of_another_origin_reads_writes_and_deletes_nothing(site, page, s
     messages = [{"cmd": "delete_env", "eid": "kept"}, {"cmd": "delete_env", "eid": "../victim"},
                 {"cmd": "save_layouts", "data": "theirs"}, {"cmd": "close", "eid": "kept", "data": "w"}]  # fmt: skip
     paths = routes(tmp_path)
+    attack = {
+        "server": server.address,
+        "paths": [*paths, "/user/style.css"],
+        "sockets": [path for path, is_socket in paths.items() if is_socket],
+        "bodies": [json.dumps(body) for body in requests],
+        "messages": [json.dumps(message) for message in messages],
+    }
     theirs = page.context.new_page()
     theirs.goto(f"http://{site}:{foreign}/")
-    successes = theirs.evaluate(
-        ATTACK,
-        {
-            "server": server.address,
-            "paths": list(paths),
-            "sockets": [path for path, is_socket in paths.items() if is_socket],
-            "bodies": [json.dumps(body) for body in requests],
-            "messages": [json.dumps(message) for message in messages],
-        },
-    )
-    assert successes == []
+    assert theirs.evaluate(ATTACK, attack) == {"successes": [], "unanswered": []}
     assert len(theirs.frames) > 20
     assert all("visdom" not in frame.title().lower() for frame in theirs.frames)
     theirs.close()
     assert held(server, page) == before
+    own = page.context.new_page()
+    own.goto(f"{server.address}/user/style.css")
+    answered = [path for path in attack["paths"] if path != "/error/main"]  # which Visdom 0.2 never answers
+    outcomes = own.evaluate(ATTACK, attack | {"paths": answered})
+    assert {what[0] for what in outcomes["successes"]} >= {"fetch", "get", "websocket", "script", "style", "frame"}
+    assert held(server, own) != before
+    own.close()
 
 
 def test_a_name_that_leads_to_this_machine_shows_nothing(page, server):

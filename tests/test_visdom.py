@@ -424,7 +424,7 @@ assert "torch" not in sys.modules
             "--visdom-host must be a name or an address, got 'http://localh",
         ),
         (["--visdom-host", ""], {}, "--visdom-host must be a name or an address, got ''"),
-        (["--visdom-port", "65536"], {}, "--visdom-port must be from 1 to 65535, got '65536'"),
+        (["--visdom-port", "65536"], {}, "--visdom-port must be from 1 to 65535, got 65536"),
         (["--visdom", "required"], {"VISDOM_PORT": "70000"}, "VISDOM_PORT must be from 1 to 65535, got '70000'"),
         (["--visdom-base-url", "curves"], {}, "--visdom-base-url must be a path of ASCII characters that starts"),
         (["--visdom-username", "ada"], {}, "--visdom-username needs --visdom-password"),
