@@ -20,6 +20,9 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     )
     os.sched_setaffinity(0, cores[first::workers] or cores)
 
+# As JAX's trainer sets it in this process too: commands that start later have the environment of earlier ones.
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+
 import jax
 import numpy as np
 import pytest

@@ -178,7 +178,7 @@ def test_what_is_no_side_is_named(side, message, digits, tmp_path, monkeypatch):
         (["jax", "../torch"], "--sides must be two different ones of"),
         (["torch", NUMPY, "--teeth"], "--teeth takes no flag of a run"),
         ([NUMPY, "nonsense", "--dtype", "float64"], "--sides nonsense: there is no module nonsense"),
-        ([NUMPY, "nonsense"], "--dtype must be float64 in NumPy, got float32"),
+        ([NUMPY, "torch"], "--dtype must be float64 in NumPy, got float32"),
     ],
 )
 def test_a_wrong_pair_ends_in_one_line_and_status_2(arguments, message, run):

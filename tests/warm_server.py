@@ -118,9 +118,10 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         old, new = getattr(sys, name), None
         with contextlib.suppress(OSError):  # closed: as in the interpreter, None
-            binary = open(number, "rb" if name == "stdin" else "wb", closefd=False)  # noqa: SIM115
+            buffering = 0 if old.write_through and name != "stdin" else -1  # as PYTHONUNBUFFERED says
+            binary = open(number, "rb" if name == "stdin" else "wb", buffering, closefd=False)  # noqa: SIM115
             lines = name == "stderr" or binary.isatty()
-            new = io.TextIOWrapper(binary, old.encoding, old.errors, line_buffering=lines)
+            new = io.TextIOWrapper(binary, old.encoding, old.errors, line_buffering=lines, write_through=not buffering)
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
 
