@@ -66,7 +66,7 @@ class Trained:
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """As the run recorded them, else as the data set has them; numbers if it is gone.
+        """Names of the classes as the run recorded them, else as the data set has them; numbers if it is gone.
 
         Raises `UserError` if they are recorded, but not for each class.
         """
@@ -141,7 +141,7 @@ class Trained:
 
     @cached_property
     def _dataset(self) -> Dataset | None:
-        """What it was trained on; None if that is gone."""
+        """The training and test set of the run; None if they are gone."""
         dataset = load_if_present(self._starts[-1].config if self._starts else self.config)
         if dataset is not None and isinstance(digest := self._facts.get("dataset_digest"), str):
             return dataset.as_trained(digest, self._facts.get("images"))

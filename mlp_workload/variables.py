@@ -69,7 +69,7 @@ THREAD_COUNTS = frozenset({"MKL_NUM_THREADS", "NPROC", "OMP_NUM_THREADS", "OPENB
 
 
 def effect(name: str) -> Effect | None:
-    """What the environment variable `name` may change; None if none of the libraries reads it."""
+    """Returns what the environment variable `name` may change; None if none of the libraries reads it."""
     exact = _EFFECTS.get(name)
     if exact is None and _LOGGING.search(name) and _family(name):
         return "none"

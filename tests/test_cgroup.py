@@ -171,7 +171,7 @@ print(seen, product_threads(device))
 """
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a quota below the number of cores needs two")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a second device: another core")
 @pytest.mark.parametrize(
     ("side", "quota", "variables", "threads"),
     [
@@ -192,7 +192,7 @@ def test_frameworks_take_as_many_threads_as_a_quota_allows(side, quota, variable
     assert result.stdout.split() == [str(expected)] * 2
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a quota below the number of cores needs two")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a second device: another core")
 def test_a_run_records_its_quota_and_threads(in_cgroup, run, digits, tmp_path):
     flags = ["--dataset", write_idx_folder(tmp_path, digits), "--batch-size", "20", "--epochs", "1", "--quiet"]
     result = run("jax_mlp.train", *flags, "--seeds", "2", "--run-dir", "many", prefix=in_cgroup(150_000))
