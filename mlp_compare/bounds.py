@@ -103,7 +103,7 @@ def table(dtype: str, terms: int, steps: float = 1) -> Table:
 
 
 _TERMS, _TERMS_BELOW_FLOAT64 = 1000, 16
-"""Default `terms` and growth of `uniform`. Rounding leaves float32 little room: docs/porting.md has the measurements."""
+"""Default `terms` of `uniform`. Rounding leaves float32 little room: docs/porting.md has the measurements."""
 
 
 def uniform(dtype: npt.DTypeLike, terms: int | None = None) -> Bounds:
