@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
@@ -20,12 +20,10 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     )
     os.sched_setaffinity(0, cores[first::workers] or cores)
 
-# As JAX's trainer sets it in this process too: commands that start later have the environment of earlier ones.
-os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-
 import jax
 import numpy as np
 import pytest
+import warm
 from hypothesis import settings
 from warm import python
 
@@ -50,8 +48,18 @@ settings.load_profile("compiling")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it, its children too
 
 ROOT = Path(__file__).parent.parent
+warm.ENVIRONMENT |= os.environ
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def restored_environment() -> Iterator[None]:
+    """Takes back what a test, or a trainer in this process, left in the environment, of which commands have a copy."""
+    yield
+    for name in [name for name in os.environ if name not in warm.ENVIRONMENT and name != "PYTEST_CURRENT_TEST"]:
+        del os.environ[name]
+    os.environ.update(warm.ENVIRONMENT)
 
 
 @pytest.fixture(scope="session")

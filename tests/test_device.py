@@ -199,13 +199,13 @@ def test_it_is_said_before_jax_begins(monkeypatch):
     """Its backend reads them once."""
     began_with = {}
     monkeypatch.setattr(jax, "devices", lambda platform=None: began_with.update(os.environ) or [Card(0, "NVIDIA H100")])
-    monkeypatch.setattr(jax_mlp.device, "_has_begun", lambda: False)
+    monkeypatch.setattr(jax_mlp.device, "backend_has_begun", lambda: False)
     for name in ("XLA_FLAGS", *set_variables("memory")):
         monkeypatch.delenv(name, raising=False)
     jax_mlp.device.find_device(Config(deterministic=True))
     assert began_with["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert began_with["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
-    monkeypatch.setattr(jax_mlp.device, "_has_begun", lambda: True)
+    monkeypatch.setattr(jax_mlp.device, "backend_has_begun", lambda: True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.delenv("XLA_FLAGS")
     with pytest.raises(UserError, match="JAX has begun without XLA_FLAGS=--xla_gpu_deterministic_ops=true"):

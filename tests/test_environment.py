@@ -133,9 +133,11 @@ def test_resuming_with_other_threads_warns(config, threads):
 def test_resuming_with_other_variables_warns_unless_the_framework_is_another(config, monkeypatch):
     TRAIN["jax"](config, Watching(visdom="off", quiet=True))
     monkeypatch.setenv("NPROC", "7")
+    monkeypatch.setenv("JAX_RANDOM_SEED_OFFSET", "3")
     (said,) = resume("jax", config)
-    assert said.endswith(f"NPROC 7, before unset; threads 7, before {environment.usable_cores()}")
+    assert said.endswith(f": JAX_RANDOM_SEED_OFFSET 3, before unset; threads 7, before {environment.usable_cores()}")
     monkeypatch.delenv("NPROC")
+    monkeypatch.delenv("JAX_RANDOM_SEED_OFFSET")
     assert resume("torch", dataclasses.replace(config, epochs=2)) == []
 
 

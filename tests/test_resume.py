@@ -276,7 +276,7 @@ REFUSED = {
     ),
     "none": (lambda stopped: [path.unlink() for path in newest(stopped).parent.iterdir()], "it has no checkpoint"),
     "no folder": (no_folder, r"checkpoints cannot be read \(Not a directory\)"),
-    "events gone": (lambda stopped: os.truncate(stopped.run_dir / "events.jsonl", 0), "ends after step 0"),
+    "events gone": (lambda stopped: os.truncate(stopped.run_dir / "events.jsonl", 0), "the run's start is missing"),
     "events short": (
         lambda stopped: (stopped.run_dir / "events.jsonl").write_bytes(
             b"".join((stopped.run_dir / "events.jsonl").read_bytes().splitlines(keepends=True)[:1])

@@ -2,7 +2,6 @@
 
 import atexit
 import functools
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ENVIRONMENT: dict[str, str] = {}
+"""Environment of the session, without what single tests change."""
 
 
 @functools.cache
@@ -27,7 +28,7 @@ def python() -> str:
     program.chmod(0o755)
     server = subprocess.Popen(
         [sys.executable, str(HERE / "warm_server.py"), address, str(program)], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+        stdout=subprocess.PIPE, env=ENVIRONMENT | {"PYTHONPATH": str(HERE.parent)},
     )  # fmt: skip
     assert server.stdin is not None
     assert server.stdout is not None
