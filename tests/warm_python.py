@@ -1,8 +1,8 @@
 """Stands in for the interpreter: `python -m MODULE ...` and `python -c CODE ...` become forks of `warm_server.py`.
 
-The real interpreter runs what a fork cannot: a command with options of Python, as another user, with limits, namespaces
-or a session of its own, with other values of variables that libraries read at import, or beside other copies of the
-packages.
+The real interpreter runs what a fork cannot: a command with options of Python, as another user, with limits, cgroups,
+namespaces or a session of its own, with other values of variables that libraries read at import, or beside other copies
+of the packages.
 """
 
 import array
@@ -25,8 +25,11 @@ def context() -> dict[str, object]:
     """What a fork of another process can't take over from this one."""
     with open("/proc/self/status") as file:
         status = [line for line in file if line.partition(":")[0] in KEPT]
+    with open("/proc/self/cgroup") as file:
+        cgroups = file.readlines()
     return {
         "status": status,
+        "cgroups": cgroups,
         "session": os.getsid(0),
         "nice": os.nice(0),
         "namespaces": [os.readlink(f"/proc/self/ns/{kind}") for kind in ("mnt", "net", "pid", "user")],
