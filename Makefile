@@ -7,8 +7,8 @@ VENV_TENSORFLOW ?= .venv-tensorflow
 PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare examples fuzz website
 FULL_EXTRAS := [dev,bench,compare,export,tensorboard,visdom]
 TENSORFLOW_EXTRAS := [test,tfds]
-# Two files of tests at a time. Threads that wait by spinning would take the cores from the other one's.
-TESTS_AT_ONCE := --numprocesses 2 --dist loadfile
+# Threads that wait by spinning would take the cores from the other worker's.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 # Of each reader.
 FUZZ_SECONDS ?= 600
@@ -36,7 +36,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help setup train test knocks gpu-check test-tensorflow package fuzz check site clean
+.PHONY: help setup train test test-all test-long test-tensorflow package knocks gpu-check fuzz check site clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -46,12 +46,16 @@ setup: $(FULL)  ## make the full environment in .venv/: JAX, PyTorch, Visdom, th
 train: $(BASE)  ## train with JAX, setting up what that needs (ARGS='--preset leaky --epochs 3')
 	$(VENV)/bin/python -m jax_mlp.train $(ARGS)
 
-test: $(FULL)  ## run every test but those that need TensorFlow (PYTEST_ARGS='-k parity')
-	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest $(TESTS_AT_ONCE) $(PYTEST_ARGS)
+test: $(FULL)  ## run the tests, a few minutes (PYTEST_ARGS='-k parity')
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-all: test test-long test-tensorflow package site  ## run every test: also whole runs, TensorFlow, the wheel, the lessons
+
+test-long: $(FULL)  ## run the tests that `make test` leaves out
+	$(PYTEST) -m "long" $(PYTEST_ARGS)
 
 knocks: $(FULL)  ## kill 200 runs at random moments, 80 at random steps, and resume them; takes half an hour
-	OMP_WAIT_POLICY=PASSIVE KILLS=100 STOPS=20 $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --timeout 0 -rP \
-		tests/test_knocks.py -k 'kills or step_of_a_whole'
+	KILLS=100 STOPS=20 $(PYTEST) --timeout 0 -rP tests/test_knocks.py -k 'kills or step_of_a_whole'
 
 gpu-check: $(FULL)  ## check all on this machine's GPU, or what a CPU can (CUDA=cuda13 installs JAX for it; ARGS='--quick')
 	$(if $(CUDA),$(call PIP_INSTALL,$(VENV)) --editable '.[$(CUDA)]')

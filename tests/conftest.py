@@ -47,6 +47,8 @@ settings.load_profile("compiling")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it, its children too
 
+pytest_plugins = ["tiers"]
+
 ROOT = Path(__file__).parent.parent
 warm.ENVIRONMENT |= os.environ
 
