@@ -116,10 +116,9 @@ class Checkpoints:
         raise NoCheckpoint("; ".join(damaged) or "it has no checkpoint")
 
     def _newest_first(self) -> list[Path]:
-        """Paths of checkpoints, newest first; folders and copies are left out. Raises `UserError` if the folder can't
-        be read."""
+        """Paths of checkpoints, newest first; copies are left out. Raises `UserError` if the folder can't be read."""
         try:
-            paths = [path for path in self._folder.iterdir() if not path.is_dir()]
+            paths = list(self._folder.iterdir())
         except FileNotFoundError:
             paths = []
         except OSError as error:

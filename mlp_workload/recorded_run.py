@@ -67,7 +67,7 @@ class RecordedRun:
             many = os.path.lexists(folder / "seeds.json") and not os.path.lexists(folder / "events.jsonl")
             seeds = sorted(folder.glob("seed-*"), key=lambda path: (len(path.name), path.name)) if many else []
             if many and not seeds:
-                raise UserError(f"{folder}: it has a seeds.json, and the run of no seed has begun")
+                raise UserError(f"{folder}: a seeds.json without the run of any seed")
             runs += [cls.load(one) for one in seeds or [folder]]
         return runs
 

@@ -40,7 +40,7 @@ def read(
             tensors = {}
             for name, tensor in about.items():  # not through a map of the file, of which an I/O error ends the process
                 if tensor["dtype"] not in _TYPES:
-                    raise UserError(f"{path}: {name} is {tensor['dtype']}, which NumPy lacks")
+                    raise UserError(f"{path}: {name} is {tensor['dtype']}, which NumPy lacks: save it in float32")
                 tensors[name] = np.empty(tensor["shape"], _TYPES[tensor["dtype"]])
                 file.seek(start + tensor["data_offsets"][0])
                 if file.readinto(tensors[name].reshape(-1).view(np.uint8).data) < tensors[name].nbytes:

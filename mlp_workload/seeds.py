@@ -176,6 +176,11 @@ def _train_together(
             evaluations, seconds = timed(ensemble.evaluate)
             tell([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
 
+        def stop_if_asked(epoch: int) -> None:
+            if signals.received is not None:
+                said = f"stopped after epoch {epoch}; the weights of then are kept, and --seeds can't be resumed"
+                raise Stopped(said, signals.received)
+
         try:
             tell([one.started() for one in events])
             for epoch in range(1, configs[0].epochs + 1):
@@ -185,11 +190,10 @@ def _train_together(
                 tell([one.trained(order, each, seconds) for one, order, each in own])
                 evaluate()
                 advance()
-                if signals.received is not None:
-                    said = f"stopped after epoch {epoch}; the weights of then are kept, and --seeds can't be resumed"
-                    raise Stopped(said, signals.received)
+                stop_if_asked(epoch)
             if configs[0].epochs == 0:
                 evaluate()
+                stop_if_asked(0)
             tell([one.finished() for one in events])
         except (UserError, KeyboardInterrupt):
             for record in records:

@@ -249,10 +249,10 @@ def begin(
     Imports and reads side by side where the data are files: TFDS imports much itself. Raises `UserError`.
     """
     if config.dataset.startswith("tfds:"):
-        make, dataset = stack.enter_context(framework), load_named(config)
+        make, dataset = stack.enter_context(framework), load_named(config, resume)
     else:
         with ThreadPoolExecutor(1) as reader:
-            loading = reader.submit(load_named, config)
+            loading = reader.submit(load_named, config, resume)
             make, dataset = stack.enter_context(framework), loading.result()
     check_batch_size(config, dataset)
     initial: Parameters | None = None
@@ -263,12 +263,14 @@ def begin(
     return make, dataset, initial
 
 
-def load_named(config: Config) -> Dataset:
+def load_named(config: Config, resume: bool) -> Dataset:
     """Loads a run's data. Raises `UserError` that names the flag: a run that is resumed may have its data elsewhere."""
     try:
         return load(config.dataset, config.transpose_images)
     except UserError as error:
-        raise UserError(f"--dataset {error}") from error
+        hint = "; if the run's data are elsewhere now, name the folder: --dataset idx:DIR"
+        is_folder = config.dataset.startswith("idx:")
+        raise UserError(f"--dataset {error}{hint if resume and is_folder else ''}") from error
 
 
 class Record:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 
+_ALONE = "; unset WORLD_SIZE to train in one process"
+
 
 @dataclass(frozen=True)
 class Rank:
@@ -35,7 +37,8 @@ class Rank:
             raise UserError(f"--split-hidden must be 1 in torch, got {config.split_hidden}; jax_mlp.train splits")
         if config.devices != world:
             command = f"torchrun --nproc-per-node {config.devices} -m reference_torch.train"
-            how = f"start it as {command}" if world == 1 else f"torchrun started {world} processes, as WORLD_SIZE says"
+            started = f"torchrun started {world} processes, as WORLD_SIZE says{_ALONE}"
+            how = f"start it as {command}" if world == 1 else started
             raise UserError(f"--devices {config.devices}: torch takes a process for each; {how}")
         return cls.here()
 
@@ -51,5 +54,6 @@ def _world() -> int:
 def _number(name: str) -> int:
     said = os.environ.get(name, "nothing")
     if not said.isdecimal():
-        raise UserError(f"{name}, which torchrun sets, must be a whole number, got {said}")
+        alone = "" if name == "WORLD_SIZE" else _ALONE
+        raise UserError(f"{name}, which torchrun sets, must be a whole number, got {said}{alone}")
     return int(said)

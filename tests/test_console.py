@@ -150,7 +150,7 @@ def test_recall_is_printed_by_class_and_the_worst_is_named(tmp_path, capsys, dig
     for event in events.finished():
         console.emit(event)
     out = capsys.readouterr().out
-    assert "warning: only the test set has class b (first at 2), which cannot be learned" in out
+    assert "warning: only the test set has class b (example 2), which cannot be learned" in out
     assert "lost" not in out, "what was never trained was not lost"
     assert re.search(r"worst class +│ b: 0 of 1 = 0.00% ", out)
     assert "a: 50.0%, b: 0.0%, c: 100.0%, d: 0 of 0 " in out

@@ -233,7 +233,7 @@ LEFT_BY_DOWNLOADS = {
     "html": (b"<!DOCTYPE html><html>Not found</html>", "an HTML page, as a failed download leaves"),
     "html after a mark": (b"\xef\xbb\xbf\r\n <html>", "an HTML page"),
     "short html": (b"<a>", "an HTML page, .*3 bytes, too short"),
-    "text": (b'{"message": "Access denied"}', "text, and starts with"),
+    "text": (b'{"message": "Access denied"}', "text; starts with"),
     "zip": (b"PK\3\4" + bytes(40), "a zip archive: unpack it"),
     "xz": (b"\xfd7zXZ" + bytes(40), "an xz file: unpack it"),
     "bzip2": (b"BZh9" + bytes(40), "a bzip2 file: unpack it"),
@@ -279,10 +279,10 @@ def test_labels_from_1_keep_their_numbers(tmp_path):
     ("part", "labels", "classes", "warning"),
     [
         ("t10k", np.arange(30) % 10, 10, None),
-        ("t10k", np.r_[np.arange(29) % 10, 12], 13, r"only the test set has class 12 \(first at 29\), which cannot be"),
-        ("t10k", np.arange(30) % 9, 10, r"only the training set has class 9 \(first at 9\), which is never tested"),
-        ("train", np.arange(60) % 9, 10, r"only the test set has class 9 \(first at 9\), which cannot be learned"),
-        ("train", np.arange(60) % 26, 26, r"only the training set has class 10, 11, .*, 19 and 6 more \(first at 10\)"),
+        ("t10k", np.r_[np.arange(29) % 10, 12], 13, r"only the test set has class 12 \(example 29\), which cannot be"),
+        ("t10k", np.arange(30) % 9, 10, r"only the training set has class 9 \(example 9\), which is never tested"),
+        ("train", np.arange(60) % 9, 10, r"only the test set has class 9 \(example 9\), which cannot be learned"),
+        ("train", np.arange(60) % 26, 26, r"only the training set has class 10, 11, .*, 19 and 6 more \(example 10\)"),
     ],
 )
 def test_a_class_in_one_set_alone_is_a_warning(part, labels, classes, warning, tmp_path):

@@ -116,7 +116,7 @@ def test_a_run_beside_a_seeds_json_is_itself(folder):
 
 def test_seeds_of_which_no_run_has_begun_are_one_error(tmp_path):
     (tmp_path / "seeds.json").write_text("{}\n")
-    with pytest.raises(UserError, match="the run of no seed has begun"):
+    with pytest.raises(UserError, match=r"a seeds\.json without the run of any seed"):
         RecordedRun.load_all([tmp_path])
 
 

@@ -140,7 +140,7 @@ class Dataset:
             ("training", self.train, np.setdiff1d(train, test), "is never tested"),
         ]
         return [*self.passed_over] + [
-            f"only the {name} set has class {self._names(labels)} (first at "
+            f"only the {name} set has class {self._names(labels)} (example "
             f"{np.isin(examples.labels, labels).argmax()}), which {effect}; a stray label, or two files that do not "
             "belong together?"
             for name, examples, labels, effect in one_sided

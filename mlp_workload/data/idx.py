@@ -83,7 +83,7 @@ def _read(
     magic = struct.pack(">HBB", 0, _TYPES[dtype], ndim)
     if len(header) < 4 + 4 * ndim or not header.startswith(magic):
         start = header + stream.read(_SHOWN)
-        what = next((f"{what}, and " for pattern, what in _KINDS if re.match(pattern, start)), "")
+        what = next((f"{what}; " for pattern, what in _KINDS if re.match(pattern, start)), "")
         if len(header) < 4 + 4 * ndim:
             raise UserError(f"{path}: {what}{len(header)} bytes, too short for an IDX header")
         raise UserError(
