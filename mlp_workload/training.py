@@ -263,7 +263,7 @@ def begin(
     return make, dataset, initial
 
 
-def load_named(config: Config, resume: bool) -> Dataset:
+def load_named(config: Config, resume: bool = False) -> Dataset:
     """Loads a run's data. Raises `UserError` that names the flag: a run that is resumed may have its data elsewhere."""
     try:
         return load(config.dataset, config.transpose_images)
