@@ -116,7 +116,8 @@ def test_its_users_see_its_types(python, tmp_path):
         "from mlp_workload.config import PRESETS\nfrom reference_torch.rank import Rank\n"
         "reveal_type(train(PRESETS['relu']))\nreveal_type(compare)\nreveal_type(Rank.here())\n"
     )
-    (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-flax.*,jax.*,optax.*,scipy.*]\nfollow_imports = skip\n")  # a minute
+    # Reading the types of these takes a minute.
+    (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-flax.*,jax.*,optax.*,scipy.*]\nfollow_imports = skip\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python.interpreter, "theirs.py"]
     process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert process.returncode == 0, process.stdout
