@@ -1,13 +1,18 @@
-"""A side of the lockstep in this process."""
+"""Sides of the lockstep in this process: what costs a command of two processes seconds to start."""
 
+import sys
+
+import pytest
+
+from mlp_compare import parity
 from mlp_compare.worker import Worker
 
 
 class InProcess:
     """`Side` without the process."""
 
-    def __init__(self, name):
-        self.name, self._worker, self._answers = name, Worker(name), []
+    def __init__(self, name, worker=Worker):
+        self.name, self._worker, self._answers = name, worker(name), []
 
     def ask(self, method, *arguments):
         self._answers.append(getattr(self._worker, method)(*arguments))
@@ -18,3 +23,18 @@ class InProcess:
     def do(self, method, *arguments):
         self.ask(method, *arguments)
         return self.answer()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._worker._around.close()
+
+
+def run_parity(monkeypatch, *arguments):
+    """`python -m mlp_compare.parity` in this process; its exit status."""
+    monkeypatch.setattr(parity, "Side", InProcess)
+    monkeypatch.setattr(sys, "argv", ["parity", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        parity.main()
+    return stop.value.code

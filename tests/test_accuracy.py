@@ -19,6 +19,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.long("trains ten epochs four times")
 @pytest.mark.parametrize("side", TRAIN)
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_final_accuracy(side, preset, tmp_path):
@@ -27,6 +28,7 @@ def test_final_accuracy(side, preset, tmp_path):
     assert lowest <= TRAIN[side](config, Watching(visdom="off"))["test_correct"] <= highest
 
 
+@pytest.mark.long("trains two epochs twice")
 def test_fashion_mnist_trains_without_a_change(tmp_path):
     from test_data_idx import FASHION
 

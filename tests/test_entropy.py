@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tolerances import ENTROPY
@@ -76,6 +76,7 @@ def test_float32_distributions_of_many_classes_pass_the_check(side):
 @pytest.mark.parametrize("side", ["jax", "torch"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("base", ["bits", "nats"])
+@settings(max_examples=40)
 @given(pair=pairs())
 def test_frameworks_agree_with_numpy(side, dtype, base, pair):
     module, array = SIDES[side]

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -13,6 +12,7 @@ from conftest import ROOT
 from safetensors.numpy import save_file
 from test_commands import assert_one_line
 from tolerances import EXPORTED, MODEL_FLOAT64
+from warm import python
 
 import jax_mlp.trainer
 import reference_torch.train
@@ -53,9 +53,9 @@ def write_run(folder, config, parameters):
     ("preset", "last_activation", "dtype"),
     [
         ("relu", "same", "float64"),
-        ("leaky", "same", "float64"),
-        ("relu", "none", "float32"),
         ("leaky", "same", "float32"),
+        pytest.param("leaky", "same", "float64", marks=pytest.mark.long("another pair of the same")),
+        pytest.param("relu", "none", "float32", marks=pytest.mark.long("another pair of the same")),
     ],
 )
 def test_the_logits_are_those_of_both_trainers(preset, last_activation, dtype, mnist, tmp_path):
@@ -187,7 +187,7 @@ sys.argv = ["export_onnx", "good", "b.onnx"]
 runpy.run_module("mlp_workload.export_onnx", run_name="__main__")
 """
     process = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path,
+        [python(), "-c", script], capture_output=True, text=True, cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=240,
     )  # fmt: skip
     assert_one_line(process, r"onnx is not installed: make setup, or pip install '.\[export\]'")

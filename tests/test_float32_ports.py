@@ -62,7 +62,10 @@ def ported(width, layers, epsilon):
     return one, rename(other, {name: flax_name(name) for name in other.tensors})
 
 
-@pytest.mark.parametrize(("width", "layers", "resolution"), [(16, 4, "3.[0-9]e-05"), (32, 24, "1.9e-04")])
+@pytest.mark.parametrize(
+    ("width", "layers", "resolution"),
+    [(16, 4, "3.[0-9]e-05"), pytest.param(32, 24, "1.9e-04", marks=pytest.mark.long("24 layers"))],
+)
 def test_a_right_port_is_the_same_and_the_result_says_how_far(width, layers, resolution, capsys):
     found = compare(*ported(width, layers, epsilon=1e-5), uniform("float32"))
     assert found.within, found.first
@@ -75,7 +78,7 @@ def test_a_right_port_is_the_same_and_the_result_says_how_far(width, layers, res
     assert all(line.startswith("warning: recorded in float32, whose rounding hides") for line in warnings)
 
 
-@pytest.mark.parametrize("width", [16, 64])
+@pytest.mark.parametrize("width", [16, pytest.param(64, marks=pytest.mark.long("another width"))])
 def test_a_layer_norms_epsilon_is_found_and_the_result_says_what_to_do(width):
     found = compare(*ported(width, 1, epsilon=1e-6), uniform("float32"))
     assert found.first is not None

@@ -1,9 +1,11 @@
 """The command for owners of a GPU, on this machine's CPU: what it tries, what it leaves out, and that it can fail."""
 
 import json
+import sys
 
 import pytest
 from conftest import write_idx_folder
+from warm import python
 
 from mlp_compare import gpu_check, machine_checks
 from mlp_compare.machine_checks import CHECKS, Machine
@@ -17,6 +19,16 @@ def machine(tmp_path, digits):
     return Machine(tmp_path / "check", ["--device", "cpu", "--dataset", dataset, "--batch-size", "20"], quick=True)
 
 
+def test_what_is_quick_on_a_cpu(machine, monkeypatch):
+    """By commands that start warm."""
+    monkeypatch.setattr(sys, "executable", python())
+    names = ("devices", "GPU against CPU", "memory", "captured loops")
+    found = {name: machine.tried(name, CHECKS[name]).outcome for name in names}
+    assert machine.device == "cpu"
+    assert found == {"devices": "passed"} | dict.fromkeys(names[1:], "left out")
+
+
+@pytest.mark.long("starts both frameworks a dozen times")
 def test_what_a_cpu_can_show_and_what_it_leaves_out(machine, monkeypatch):
     """With one preset, two runs of JAX alone, and not the doctor and the benchmark, which have tests of their own."""
     monkeypatch.setattr(machine_checks, "PRESETS", {"leaky": machine_checks.PRESETS["leaky"]})
@@ -42,6 +54,26 @@ def test_what_a_cpu_can_show_and_what_it_leaves_out(machine, monkeypatch):
     assert found["same bytes"].said == "two runs of each framework have the same bytes"
 
 
+@pytest.mark.parametrize(
+    ("differs", "outcome", "said"),
+    [
+        ("none", "passed", "two runs of each framework have the same bytes"),
+        ("jax-default", "passed", "two runs of each framework have the same bytes, but not of jax"),
+        ("torch", "failed", "two runs differ: torch --deterministic, torch"),
+    ],
+)
+def test_runs_that_end_otherwise_are_found(differs, outcome, said, machine, monkeypatch):
+    def train(framework, name, *flags, **options):
+        (machine.folder / name).mkdir()
+        content = name if name.startswith(differs) else framework
+        (machine.folder / name / "weights.safetensors").write_text(content)
+
+    monkeypatch.setattr(machine, "train", train)
+    found = machine.tried("same bytes", machine_checks.same_bytes)
+    assert (found.outcome, found.said) == (outcome, said)
+
+
+@pytest.mark.long("starts a broken copy four times")
 def test_a_trainer_that_ends_otherwise_each_time_is_found(machine, packages, monkeypatch):
     """With the clock in its first weights."""
     file = packages / "reference_torch/trainer.py"

@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 import numpy as np
+import optax
 import pytest
 from conftest import ROOT, write_idx_folder
+from in_process import InProcess, run_parity
 from warm import python
 
 from mlp_compare import bounds
@@ -32,55 +34,48 @@ from mlp_workload.weights import save_weights
 PARITY = "mlp_compare.parity"
 
 
-@pytest.fixture(scope="module")
-def sides():
-    """A process of each framework, for checks of which the command itself is not the point."""
-    with Side("jax", Worker) as one, Side("torch", Worker) as other:
-        yield one, other
-
-
-@pytest.fixture
-def check(sides):
+def check(steps, preset="leaky", **settings):
     """What the command finds of so many steps."""
-
-    def check(steps, preset="leaky", **settings):
-        config = dataclasses.replace(PRESETS[preset], device="cpu", **settings)
-        lockstep = Lockstep(config, load(config.dataset), sides, steps)
+    config = dataclasses.replace(PRESETS[preset], device="cpu", **settings)
+    with InProcess("jax") as one, InProcess("torch") as other:
+        lockstep = Lockstep(config, load(config.dataset), (one, other), steps)
         for _ in lockstep.run({*TRACED, steps}):
             pass
-        return lockstep.report
-
-    return check
+    return lockstep.report
 
 
 def figures(folder):
     return json.loads((folder / "parity.json").read_text())
 
 
-@pytest.mark.parametrize("preset", ["leaky"])
-def test_float64_agrees_over_all_3000_steps(preset, run, tmp_path):
-    """Relu's first 300 steps are one of the README's commands; all of them take another minute and a half."""
-    process = run(PARITY, "--preset", preset, "--dtype", "float64", "--json", "parity.json", timeout=280)
+@pytest.mark.parametrize(
+    ("steps", "least"), [(100, 2000), pytest.param(3000, 7000, marks=pytest.mark.long("takes two minutes"))]
+)
+def test_float64_agrees_over_all_steps(steps, least, run, tmp_path):
+    """Relu's first 300 steps are one of the README's commands; all 3,000 of them take another minute and a half."""
+    process = run(
+        PARITY, "--preset", "leaky", "--dtype", "float64", "--steps", str(steps), "--json", "parity.json", timeout=280
+    )
     assert process.returncode == 0, process.stdout + process.stderr
     assert process.stderr == ""
-    assert "parity holds: 3000 steps within bounds" in process.stdout
+    assert f"parity holds: {steps} steps within bounds" in process.stdout
     found = figures(tmp_path)
     assert found["within_bounds"]
     assert found["first_departure"] is None
-    assert found["steps_compared"] == 3000
+    assert found["steps_compared"] == steps
     assert found["crossings"] == []
     for kind in ("parameters", "epochs.parameters"):
         assert found["quantities"][kind]["bound"] == 1e-13
         assert 0 < found["quantities"][kind]["absolute"] < 1e-13
-    assert set(found["test_correct"]) == {str(step) for step in range(0, 3001, 300)}
+    assert set(found["test_correct"]) == {*map(str, range(0, steps, 300)), str(steps)}
     for correct in found["test_correct"].values():
         assert correct["jax"] == correct["torch"]
     ends = {side: run["test_correct"] for side, run in found["free_runs"].items()}
-    assert ends == found["test_correct"]["3000"]
-    assert ends["jax"] > 7000
+    assert ends == found["test_correct"][str(steps)]
+    assert ends["jax"] > least
 
 
-def test_the_optimizers_of_both_agree(digits, check, tmp_path):
+def test_the_optimizers_of_both_agree(digits, tmp_path):
     """Over more than two epochs, whose last batches are smaller."""
     rule = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "label_smoothing": 0.1}
     dataset = write_idx_folder(tmp_path, digits)
@@ -89,12 +84,11 @@ def test_the_optimizers_of_both_agree(digits, check, tmp_path):
     assert "momentums" in report.worst
 
 
-def test_float32_explains_forced_kink_crossings(run, tmp_path):
+def test_float32_explains_forced_kink_crossings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     save_weights(tmp_path / "start.safetensors", near_kinks(initial_parameters("torch_linear", (784, 200, 200, 10), 0)))
-    process = run(
-        PARITY, "--initial-weights", "start.safetensors", "--steps", "20", "--json", "parity.json", "--traces", "traces"
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
+    flags = ["--initial-weights", "start.safetensors", "--json", "parity.json", "--traces", "traces"]
+    assert run_parity(monkeypatch, "--steps", "20", *flags) == 0
     found = figures(tmp_path)
     crossings = [crossing for crossing in found["crossings"] if crossing["step"] == 1]
     assert len(crossings) >= 20
@@ -103,7 +97,9 @@ def test_float32_explains_forced_kink_crossings(run, tmp_path):
         assert crossing["example"] == crossing["unit"]
         assert (crossing["a"] > 0) != (crossing["b"] > 0)
         assert 0 < max(abs(crossing["a"]), abs(crossing["b"])) <= crossing["rounding"] < 1e-5
-    assert re.search(r"kink crossings: \d+, all within rounding of 0 .*after step 1 each step began", process.stdout)
+    assert re.search(
+        r"kink crossings: \d+, all within rounding of 0 .*after step 1 each step began", capsys.readouterr().out
+    )
 
     names = {f"step-{step:06d}-{side}.safetensors" for step in (1, 2, 10, 20) for side in ("jax", "torch")}
     assert {path.name for path in (tmp_path / "traces").iterdir()} == names
@@ -116,17 +112,18 @@ def test_float32_explains_forced_kink_crossings(run, tmp_path):
 LARGE_STEPS = {"preset": "relu", "last_activation": "none", "batch_size": 32, "learning_rate": 0.1, "momentum": 0.9}
 
 
-def test_float64_tells_amplified_rounding_from_a_fault(run, tmp_path):
+def test_float64_tells_amplified_rounding_from_a_fault(tmp_path, monkeypatch, capsys):
     """Steps this large amplify rounding by orders of magnitude; each of them still agrees from common parameters."""
     flags = [word for name, value in LARGE_STEPS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    process = run(PARITY, *flags, "--steps", "80", "--dtype", "float64", "--json", "parity.json")
-    assert process.returncode == 0, process.stdout + process.stderr
+    json_file = str(tmp_path / "parity.json")
+    assert run_parity(monkeypatch, *flags, "--steps", "80", "--dtype", "float64", "--json", json_file) == 0
     drifts = figures(tmp_path)["drifts"]
     assert drifts
-    assert re.search(r"drift: step \d+, .*; from common parameters the step agrees", process.stdout)
+    assert re.search(r"drift: step \d+, .*; from common parameters the step agrees", capsys.readouterr().out)
 
 
-def test_float32_says_that_a_difference_has_built_up(check):
+@pytest.mark.long("the words alone differ from those of float64")
+def test_float32_says_that_a_difference_has_built_up():
     report = check(80, **LARGE_STEPS)
     if report.departure is None:  # a kink crossing can come first
         assert report.crossings
@@ -134,9 +131,16 @@ def test_float32_says_that_a_difference_has_built_up(check):
         assert "the difference has built up over the steps before" in report.departure.note
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("settings", [{"momentum": 0.9, "learning_rate": 0.1}, {"label_smoothing": 1.0}])
-def test_what_is_learned_by_heart_agrees(dtype, settings, digits, check, tmp_path):
+@pytest.mark.parametrize(
+    ("dtype", "settings"),
+    [
+        ("float32", {"momentum": 0.9, "learning_rate": 0.1}),
+        ("float64", {"label_smoothing": 1.0}),
+        pytest.param("float64", {"momentum": 0.9, "learning_rate": 0.1}, marks=pytest.mark.long("once more")),
+        pytest.param("float32", {"label_smoothing": 1.0}, marks=pytest.mark.long("once more")),
+    ],
+)
+def test_what_is_learned_by_heart_agrees(dtype, settings, digits, tmp_path):
     """Gradients next to nothing, of which rounding is all that is left."""
     source = {"dataset": write_idx_folder(tmp_path, digits), "hidden": (8, 8), "batch_size": 20}
     report = check(400, dtype=dtype, last_activation="none", **source, **settings)
@@ -144,8 +148,10 @@ def test_what_is_learned_by_heart_agrees(dtype, settings, digits, check, tmp_pat
     assert report.steps_compared == 400
 
 
-@pytest.mark.parametrize("settings", [{"hidden": ()}, {"batch_size": 1}, {"batch_size": 7001}])
-def test_other_shapes_agree(settings, check):
+@pytest.mark.parametrize(
+    "settings", [{"hidden": ()}, {"hidden": (8, 8), "batch_size": 1}, {"hidden": (8, 8), "batch_size": 7001}]
+)
+def test_other_shapes_agree(settings):
     report = check(3, last_activation="none", **settings)
     assert report.departure is None, str(report.departure)
     assert report.steps_compared == 3
@@ -163,25 +169,21 @@ def test_near_ties_are_settled_and_wide_margins_are_not():
     assert list(near_ties(a, b, table)) == [1], "0 is an exact tie, which has a rule; 2 is too far; 3 agrees"
 
 
-def test_a_nan_on_both_sides_fails(run):
-    process = run(PARITY, "--learning-rate", "1e30", "--steps", "10", "--dtype", "float32")
-    assert process.returncode == 1, process.stdout + process.stderr
-    assert re.search(r"first departure: step \d", process.stdout)
-    assert "parity holds" not in process.stdout
+def test_a_nan_on_both_sides_fails(monkeypatch, capsys):
+    assert run_parity(monkeypatch, "--learning-rate", "1e30", "--steps", "10", "--dtype", "float32") == 1
+    said = capsys.readouterr().out
+    assert re.search(r"first departure: step \d", said)
+    assert "parity holds" not in said
 
 
-def test_a_real_departure_ends_with_status_1_and_names_it(packages):
+def test_a_real_departure_ends_with_status_1_and_names_it(tmp_path, monkeypatch, capsys):
     """A port that forgot torch's rule of weight decay: the trainer itself is wrong, no fault is planted."""
-    file = packages / "jax_mlp/optimizer.py"
-    source = file.read_text()
-    changed = source.replace("optax.add_decayed_weights(weight_decay)", "optax.add_decayed_weights(2 * weight_decay)")
-    assert changed != source
-    file.write_text(changed)
-    command = [sys.executable, "-m", PARITY, "--steps", "5", "--weight-decay", "1e-3", "--json", "parity.json"]
-    process = subprocess.run(command, cwd=packages, capture_output=True, text=True, timeout=240)
-    assert process.returncode == 1, process.stdout + process.stderr
-    assert "first departure: step 1, update, layers.0.weight[" in process.stdout
-    departure = figures(packages)["first_departure"]
+    decayed = optax.add_decayed_weights
+    monkeypatch.setattr(optax, "add_decayed_weights", lambda weight_decay: decayed(2 * weight_decay))
+    json_file = str(tmp_path / "parity.json")
+    assert run_parity(monkeypatch, "--steps", "5", "--weight-decay", "1e-3", "--json", json_file) == 1
+    assert "first departure: step 1, update, layers.0.weight[" in capsys.readouterr().out
+    departure = figures(tmp_path)["first_departure"]
     assert (departure["step"], departure["phase"], departure["tensor"]) == (1, "update", "layers.0.weight")
     one, other = departure["values"]
     assert departure["absolute"] == pytest.approx(abs(one - other))
@@ -194,7 +196,6 @@ def test_a_real_departure_ends_with_status_1_and_names_it(packages):
     [
         (["--steps", "0"], "--steps must be from 1 to 10000000, got 0"),
         (["--steps", "100000000000000000000000"], "--steps must be from 1 to 10000000, got 1000000000"),
-        (["--hidden", "1000000", "1000000"], "not enough memory"),
         (["--teeth", "another seed", "--hidden", "3"], "--teeth takes no flag of a run"),
         (["--epochs", "3"], "Unrecognized options: --epochs, 3"),
         (["--teeth", "learning rate"], "there is no fault 'learning rate'; the nearest is 'learning rate 1 % off'"),
@@ -211,18 +212,25 @@ def test_a_real_departure_ends_with_status_1_and_names_it(packages):
         (["--sides", "torch", "nonsense"], "--sides nonsense: there is no module nonsense.train"),
     ],
 )
-def test_bad_arguments_end_in_one_line_and_status_2(arguments, message, run, tmp_path):
+def test_bad_arguments_end_in_one_line_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.json").write_text("kept")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").write_text("kept")
-    process = run(PARITY, *([] if "--teeth" in arguments else ["--steps", "2"]), *arguments)
-    assert process.returncode == 2, process.stdout + process.stderr
-    assert process.stdout == ""
-    assert process.stderr.count("\n") == 1
-    assert process.stderr.startswith("python -m mlp_compare.parity: error: ")
-    assert message in process.stderr
+    assert run_parity(monkeypatch, *([] if "--teeth" in arguments else ["--steps", "2"]), *arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("python -m mlp_compare.parity: error: ")
+    assert message in said.err
     assert (tmp_path / "taken.json").read_text() == (tmp_path / "taken/file").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "taken.json"]
+
+
+def test_too_little_memory_on_a_side_is_one_line(run):
+    process = run(PARITY, "--hidden", "1000000", "1000000", "--steps", "2")
+    assert (process.returncode, process.stdout) == (2, "")
+    assert re.fullmatch(r"python -m mlp_compare.parity: error: .*not enough memory.*\n", process.stderr)
 
 
 def test_an_output_that_cannot_be_written_costs_no_figures(run, tmp_path):

@@ -60,6 +60,7 @@ def test_the_mended_batch_norm_keeps_its_statistics_in_evaluation():
     assert (layer.var.get_value() == 5).all()
 
 
+@pytest.mark.long("starts both frameworks")
 def test_the_command_passes_the_mended_pair(run):
     result = run("examples.port_your_model.compare_models", python=("-W", "error"))
     assert (result.returncode, result.stderr) == (0, "")

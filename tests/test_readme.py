@@ -2,9 +2,8 @@
 
 import os
 import re
-import shutil
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,9 +12,13 @@ import pytest
 import torch
 from conftest import ROOT
 from flax import nnx
+from warm import python
 
 import jax_mlp.trace
+import jax_mlp.train
 import reference_torch.trace
+from mlp_compare.parity import Parity
+from mlp_workload.command_line import Training, parse_config
 
 PAGES = {
     path: path.read_text()
@@ -25,23 +28,37 @@ BLOCKS = [block for text in PAGES.values() for block in re.findall(r"^```sh\n(.*
 SCRIPTS = [block for block in dict.fromkeys(BLOCKS) if not block.startswith("make ")]
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    """The project's folders alone, so that what the commands write lands elsewhere."""
-    folder = tmp_path_factory.mktemp("checkout")
+def first_line(script):
+    return script.partition("\n")[0]
+
+
+@pytest.mark.long("trains on MNIST some thirty times")
+@pytest.mark.parametrize("script", SCRIPTS, ids=first_line)
+def test_the_readmes_commands_run_as_written(script, tmp_path):
+    """Beside links to the project's folders, so that what the commands write lands elsewhere."""
     for name in ("mlp_workload", "jax_mlp", "reference_torch", "mlp_compare", "examples"):
-        shutil.copytree(ROOT / name, folder / name)
-    return folder
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=[script.partition("\n")[0] for script in SCRIPTS])
-def test_the_readmes_commands_run_as_written(script, checkout):
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = os.environ | {"PATH": f"{Path(python()).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
-        ["bash", "-eu", "-c", script], capture_output=True, text=True, cwd=checkout, env=environment, timeout=280
+        ["bash", "-eu", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=280
     )
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
+
+
+OPTIONS = {
+    "examples.numpy_side.train": Training,
+    "jax_mlp.train": jax_mlp.train.Options,
+    "mlp_compare.parity": Parity,
+    "reference_torch.train": Training,
+}
+COMMANDS = [words[2:] for words in map(shlex.split, "".join(SCRIPTS).splitlines()) if words[2] in OPTIONS]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "--resume" not in command], ids=shlex.join)
+def test_their_flags_are_there(command):
+    module, *flags = command
+    parse_config(flags, OPTIONS[module])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])

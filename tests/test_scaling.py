@@ -280,7 +280,15 @@ def test_other_files_are_refused(content, message, tmp_path):
         scaling_report.read(tmp_path / "scaling.json")
 
 
-@pytest.mark.parametrize("run", [Run("jax", 4, 2, 2, 8, 40), Run("torch", 2, 2, 1, 8, 40)], ids=str)
+@pytest.mark.parametrize(
+    "run",
+    [
+        Run("torch", 1, 1, 1, 8, 40),
+        pytest.param(Run("torch", 2, 2, 1, 8, 40), marks=pytest.mark.long("starts two processes")),
+        pytest.param(Run("jax", 4, 2, 2, 8, 40), marks=pytest.mark.long("starts two processes")),
+    ],
+    ids=str,
+)
 def test_a_run_is_timed_by_its_own_events(run, mnist, tmp_path, monkeypatch):
     """By the commands that are documented, as small as they can be."""
     monkeypatch.setattr(scaling_runs, "_MOST_STEPS", 5)

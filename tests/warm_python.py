@@ -39,8 +39,9 @@ def context() -> dict[str, object]:
 
 
 def has_packages_of_its_own(root: str) -> bool:
-    folder = os.getcwd()
-    return folder != root and any(os.path.exists(os.path.join(folder, name)) for name in PACKAGES)
+    """Whether there are copies of the packages in the current folder; links to those at `root` are none."""
+    places = [(os.path.realpath(name), os.path.realpath(os.path.join(root, name))) for name in PACKAGES]
+    return any(here != there and os.path.exists(here) for here, there in places)
 
 
 def open_files() -> list[int]:

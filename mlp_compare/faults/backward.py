@@ -104,7 +104,7 @@ def _with(value: float, *index: int) -> Callable[[Any], Any]:
     return edit
 
 
-_LARGE = {"batch_size": 7000}
+_LARGE = {"batch_size": 7000, "hidden": (8, 8)}
 """Nine steps an epoch, the last of 4,000 examples."""
 
 FAULTS = [

@@ -53,7 +53,7 @@ def _invert(images: Any, labels: Any) -> None:
     np.subtract(255, images, out=images)
 
 
-_LARGE = {"batch_size": 7000}
+_LARGE = {"batch_size": 7000, "hidden": (8, 8)}
 """Nine steps an epoch, the last of 4,000 examples."""
 
 FAULTS = [
