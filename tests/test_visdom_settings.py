@@ -77,7 +77,8 @@ def test_bad_values_are_ignored_with_a_line(variables, reason, environment):
 
 def test_a_run_trains_whatever_the_environment_says(run, digits, tmp_path):
     variables = {"VISDOM_PORT": "http", "VISDOM_HOST": "a/b", "VISDOM_BASE_URL": "x"}
-    flags = ["--dataset", write_idx_folder(tmp_path, digits), "--epochs", "1", "--hidden", "16", "--run-dir", "run"]
+    flags = ["--dataset", write_idx_folder(tmp_path, digits), "--epochs", "1", "--batch-size", "20", "--hidden", "16",
+             "--run-dir", "run"]  # fmt: skip
     process = run("reference_torch.train", *flags, env=variables)
     assert process.returncode == 0
     lines = [line for line in process.stderr.splitlines() if "VISDOM_" in line]
