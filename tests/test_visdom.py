@@ -333,6 +333,14 @@ def test_what_is_closed_or_lost_between_two_updates_is_drawn_again(server, tmp_p
         assert {"x", "pred"} <= server.windows(environment_name(folder)).keys()
 
 
+def test_what_a_server_lost_unnoticed_is_there_at_the_end(server, live, tmp_path):
+    live.train()
+    until(lambda: live.is_drawn)
+    server.connect().delete_env(environment_name(tmp_path / "runs/run"))
+    live.finish()
+    assert_shows(server, tmp_path / "runs/run", "jax")
+
+
 def test_a_server_restarted_as_the_run_ends_gets_everything(server, live, tmp_path, monkeypatch):
     monkeypatch.setattr("mlp_workload.sinks.visdom.LAST_SECONDS", 60.0)  # a server takes its time to start
     live.train()
