@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -106,10 +107,11 @@ def serve(server: VisdomServer, allowed: set[str], env_path: Path | None, runs: 
     print(one_line(f"Visdom at {server.address}, curves kept in {folder}; Ctrl-C stops it"), flush=True)
     if runs:
         threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
-    try:
-        IOLoop.current().start()
-    except KeyboardInterrupt:
-        print("stopped")
+    loop = IOLoop.current()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # whose KeyboardInterrupt a finalizer may swallow
+        signal.signal(signal.SIGINT, lambda *_: loop.add_callback_from_signal(loop.stop))
+    loop.start()
+    print("stopped")
 
 
 def _replay_here(runs: list[RecordedRun], server: VisdomServer) -> None:

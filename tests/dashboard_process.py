@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +14,16 @@ from pathlib import Path
 import websocket
 from conftest import ROOT
 from visdom_process import free_port
+from warm import python
 
 from mlp_workload.visdom.server import only_visdom
+
+_SERVE = """
+import os
+from mlp_workload import dashboard
+os.nice = lambda _: 0  # beside other tests a nice server waits for long
+dashboard.main()
+"""
 
 
 class DashboardProcess:
@@ -25,7 +32,7 @@ class DashboardProcess:
     def __init__(self, folder: Path, *flags: str, env_path: str | None = "envs", base_url: str = "", prefix=()) -> None:
         self.folder, self.port, self.base_url = folder, free_port(), base_url
         self.errors = folder / "errors"
-        command = [*prefix, sys.executable, "-m", "mlp_workload.dashboard", "--port", str(self.port), *flags]
+        command = [*prefix, python(), "-c", _SERVE, "--port", str(self.port), *flags]
         if env_path:
             command += ["--env-path", env_path]
         if base_url:

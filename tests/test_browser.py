@@ -2,32 +2,39 @@
 
 import base64
 import contextlib
+import dataclasses
 import io
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 
 import numpy as np
 import pytest
 from browser import CHROMIUM, chromium
-from conftest import ROOT
+from conftest import ROOT, write_idx_folder
+from dashboard_process import dashboard
 from PIL import Image
-from test_dashboard import start, until_ready
 from tolerances import DRAWN
-from visdom_process import free_port
 from warm import python
 
+from mlp_compare import bounds, findings, verdict
+from mlp_compare import report as report_command
+from mlp_compare.comparison import Difference
+from mlp_compare.page import render
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.data import Dataset, Examples
+from mlp_workload.events import RunStarted
 from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.visdom.drawing import environment_name
+from mlp_workload.sinks.json_lines import JsonLines
+from mlp_workload.visdom.drawing import comparison_name, environment_name
 from mlp_workload.visdom.picture import SHOWN
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-    pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm, for what Visdom's page is made of"),
-]
+TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
+chrome = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm, for what Visdom's page is made of")
+repeated = pytest.mark.long("repeats a page in a browser")
 
 
 @pytest.fixture(scope="module")
@@ -37,29 +44,29 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
+def shown(mnist, tmp_path_factory):
     """A run of each framework with a dashboard running, and one more, interrupted, replayed into it."""
     folder = tmp_path_factory.mktemp("shown")
-    port = free_port()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "VISDOM_PORT": str(port)}
+    (folder / "data").mkdir()
+    parts = (Examples(part.images[:1000], part.labels[:1000]) for part in (mnist.train, mnist.test))
+    dataset = write_idx_folder(folder / "data", Dataset("part of MNIST", *parts, mnist.class_names))
+    with dashboard(folder) as server:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "VISDOM_PORT": str(server.port)}
 
-    def run(*arguments):
-        command = [python(), "-m", *arguments]
-        process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-        assert (process.returncode, process.stderr) == (0, "")
+        def run(*arguments):
+            command = [python(), "-m", *arguments]
+            process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+            assert (process.returncode, process.stderr) == (0, "")
 
-    with start(folder, "--port", str(port)) as dashboard:
-        until_ready(dashboard)
-        run("jax_mlp.train", "--epochs", "3", "--run-dir", "runs/jax")
-        run("reference_torch.train", "--epochs", "3", "--run-dir", "runs/torch")
+        flags = ["--dataset", dataset, "--batch-size", "50", "--learning-rate", "0.1", "--last-activation", "none"]
+        for name, module in TRAINERS.items():
+            run(module, *flags, "--epochs", "3", "--run-dir", f"runs/{name}")
         shutil.copytree(folder / "runs/jax", folder / "runs/interrupted")
         (folder / "runs/interrupted/summary.json").unlink()
         events = (folder / "runs/jax/events.jsonl").read_bytes()
         (folder / "runs/interrupted/events.jsonl").write_bytes(events[: events.rindex(b'"evaluated"') + 50])
         run("mlp_workload.dashboard", "--replay", "runs/interrupted")
-        yield folder, f"http://localhost:{port}"
-        dashboard.send_signal(signal.SIGINT)
-        dashboard.communicate(timeout=20)
+        yield folder, server.address
 
 
 @contextlib.contextmanager
@@ -90,7 +97,12 @@ def curves(page, title):
     )
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("jax", 3), ("torch", 3), ("interrupted", 2)])
+@chrome
+@needs_npm
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [pytest.param("jax", 3, marks=repeated), pytest.param("torch", 3, marks=repeated), ("interrupted", 2)],
+)
 def test_the_page_shows_the_four_windows(name, epochs, browser, shown):
     folder, server = shown
     recorded = RecordedRun.load(folder / "runs" / name)
@@ -122,34 +134,53 @@ def _labels(recorded):
     return [str(label) for label in evaluated.mistakes.predicted(dataset.test.labels, dataset.classes)[:SHOWN]]
 
 
+@chrome
+@needs_npm
 def test_the_comparison_shows_both_frameworks_in_the_same_windows(browser, shown):
-    _, server = shown
-    with opened(browser, f"{server}/env/compare_leaky_mnist_seed0") as page:
+    folder, server = shown
+    recorded = RecordedRun.load(folder / "runs/jax")
+    comparison = comparison_name(recorded.config, recorded.fact("dataset_digest"))
+    settings = "epochs 3, batch_size 50, learning_rate 0.1, last_activation none"
+    with opened(browser, f"{server}/env/{comparison}") as page:
         page.wait_for_selector(".js-plotly-plot .lines")
         page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 3")
         # What was replayed last is the trace of its name.
-        for title, jax, torch in (("train loss", 450, 450), ("test loss", 2, 3), ("test accuracy", 2, 3)):
+        for title, jax, torch in (("train loss", 60, 60), ("test loss", 2, 3), ("test accuracy", 2, 3)):
             found = {name: len(steps) for name, steps, _ in curves(page, title)}
-            assert found == {"jax, epochs 3": jax, "torch, epochs 3": torch}
+            assert found == {f"jax, {settings}": jax, f"torch, {settings}": torch}
         assert page.trouble == []
+
+
+def write_report(folder, output, *arguments):
+    process = subprocess.run(
+        [python(), "-m", "mlp_compare.report", *arguments, "--output", str(output)], cwd=folder, capture_output=True,
+        text=True, timeout=240, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, "")
+    return output
 
 
 @pytest.fixture(scope="module")
 def report(shown, tmp_path_factory):
     folder, _ = shown
     output = tmp_path_factory.mktemp("report") / "report.html"
-    parity = output.with_name("parity.json")
-    for arguments in (
-        ["mlp_compare.parity", "--steps", "2", "--dtype", "float64", "--json", str(parity)],
-        ["mlp_compare.report", "runs/jax", "runs/torch", "runs/interrupted", "--results", str(parity), "--output",
-         str(output)],
-    ):  # fmt: skip
-        process = subprocess.run(
-            [python(), "-m", *arguments], cwd=folder, capture_output=True, text=True, timeout=240,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        assert (process.returncode, process.stderr) == (0, "")
-    return output
+    parity, facts = output.with_name("parity.json"), {side: {"environment": {}, "device": "cpu"} for side in TRAINERS}
+    found = findings.Report(steps_compared=2)
+    found.worst["parameters"] = findings.Worst(2, Difference("layers.0.bias", (3,), 0.5, 0.5, 0.0, 0.0, 0.0, 1e-13))
+    config = dataclasses.replace(PRESETS["leaky"], dtype="float64")
+    parity.write_text(json.dumps(verdict.as_json(config, 2, found, facts, bounds.table("float64", 784))))
+    runs = [f"runs/{name}" for name in ("jax", "torch", "interrupted")]
+    return write_report(folder, output, *runs, "--results", str(parity))
+
+
+@pytest.mark.long("a parity check in two processes")
+def test_the_report_shows_a_parity_check(shown, run, tmp_path):
+    folder, _ = shown
+    parity = tmp_path / "parity.json"
+    process = run("mlp_compare.parity", "--dataset", f"idx:{folder}/data", "--steps", "2", "--json", str(parity))
+    assert (process.returncode, process.stderr) == (0, "")
+    text = write_report(folder, tmp_path / "report.html", "runs/jax", "--results", str(parity)).read_text()
+    assert "Parity: leaky, float32, seed 0" in text
 
 
 def test_the_report_names_no_other_host(report):
@@ -159,8 +190,15 @@ def test_the_report_names_no_other_host(report):
     assert not re.findall(r"\bwww\.", without_images)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 360])
+@chrome
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 1200),
+        ("dark", 360),
+        *(pytest.param(*other, marks=repeated) for other in (("dark", 1200), ("light", 360))),
+    ],
+)
 def test_the_report_shows_everything(scheme, width, browser, report, shown):
     folder, _ = shown
     with opened(browser, report.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
@@ -191,7 +229,7 @@ def test_the_report_shows_everything(scheme, width, browser, report, shown):
             )"""
         )
         assert np.trace(rows) == recorded.evaluations[-1].test_correct
-        assert np.sum(rows, axis=1).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+        assert np.sum(rows, axis=1).tolist() == np.bincount(recorded.dataset.test.labels).tolist()
         first = page.query_selector(".mistakes li")
         example, predicted = (sequence[0] for sequence in vars(recorded.evaluations[-1].mistakes).values())
         label = recorded.dataset.test.labels[example]
@@ -199,6 +237,7 @@ def test_the_report_shows_everything(scheme, width, browser, report, shown):
         assert first.query_selector("img").get_attribute("alt") == f"test image {example}"
 
 
+@chrome
 def test_the_report_in_print_is_dark_on_white(browser, report):
     with opened(browser, report.as_uri(), color_scheme="dark") as page:
         page.emulate_media(media="print", color_scheme="dark")
@@ -214,13 +253,9 @@ def test_a_picture_in_the_report_is_the_test_image(report, mnist):
     np.testing.assert_array_equal(picture, mnist.test.images[int(example)])
 
 
-def test_a_page_of_one_run_needs_no_comparison(shown, tmp_path):
+def test_a_page_of_one_run_needs_no_comparison(shown):
     folder, _ = shown
-    command = [python(), "-m", "mlp_compare.report", "runs/torch", "--output", str(tmp_path / "one.html")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, env=environment)
-    assert (process.returncode, process.stderr) == (0, "")
-    text = (tmp_path / "one.html").read_text()
+    text = render([RecordedRun.load(folder / "runs/torch")], [])
     assert "How the settings differ" not in text
     assert "<title>torch</title>" in text
 
@@ -237,16 +272,21 @@ def test_a_page_of_one_run_needs_no_comparison(shown, tmp_path):
         (["runs/jax", "--results", "nothing.json"], "nothing.json: no such file"),
     ],
 )
-def test_wrong_arguments_end_in_one_line(arguments, message, shown):
-    folder, _ = shown
-    (folder / "taken.html").write_text("mine")
-    (folder / "cells.json").write_text('{"cells": []}')
-    command = [python(), "-m", "mlp_compare.report", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, env=environment)
-    assert (process.returncode, process.stdout) == (2, "")
-    (line,) = process.stderr.splitlines()
+def test_wrong_arguments_end_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs/jax").mkdir(parents=True)
+    (tmp_path / "runs/jax/config.json").write_text(Config().to_json())
+    with contextlib.closing(JsonLines(tmp_path / "runs/jax/events.jsonl")) as events:
+        facts = {"framework": "jax", "framework_version": "1", "device": "cpu", "dataset_digest": "0"}
+        events.emit(RunStarted(Config(), facts | {"environment": {}}))
+    (tmp_path / "taken.html").write_text("mine")
+    (tmp_path / "cells.json").write_text('{"cells": []}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["report", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        report_command.main()
+    output, error = capsys.readouterr()
+    assert output == ""
+    (line,) = error.splitlines()
     assert message in line
-    assert (folder / "taken.html").read_text() == "mine"
-    assert not (folder / "report.html").exists()
-    assert json.loads((folder / "runs/jax/config.json").read_text())
+    assert (tmp_path / "taken.html").read_text() == "mine"
+    assert not (tmp_path / "report.html").exists()

@@ -138,6 +138,7 @@ def held(server, page):
     return windows, {path: path.read_bytes() for path in paths}
 
 
+@pytest.mark.long("a browser sends 1,000 requests")
 @pytest.mark.parametrize("site", ["evil.example", "localhost"])
 def test_a_page_of_another_origin_reads_writes_and_deletes_nothing(site, page, server, foreign, tmp_path):
     """localhost at another port is the same site: the browser sends the cookie along."""
@@ -193,7 +194,7 @@ def test_its_own_page_draws_replays_and_deletes(page, server, run, tmp_path):
     place = ["--port", str(server.port), "--base-url", "/curves", *LOGIN]
     live = [f"--visdom-{flag.removeprefix('--')}" if flag.startswith("--") else flag for flag in place]
     dataset = write_idx_folder(tmp_path / "digits", make_digits())
-    flags = ["--dataset", dataset, "--epochs", "2", "--batch-size", "20", "--run-dir", "runs/a"]
+    flags = ["--dataset", dataset, "--epochs", "2", "--batch-size", "20", "--hidden", "16", "--run-dir", "runs/a"]
     training = run("jax_mlp.train", *flags, "--visdom", "required", *live)
     assert (training.returncode, training.stderr) == (0, "")
     name = environment_name(tmp_path / "runs/a")

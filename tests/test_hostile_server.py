@@ -93,8 +93,8 @@ def test_a_request_that_nobody_reads_has_a_limit(monkeypatch):
 
 
 def test_a_slow_upload_is_not_the_time_of_the_answer(monkeypatch):
-    """The server takes some 3 s for the request."""
-    monkeypatch.setattr(timed_http, "ANSWER_SECONDS", 1.0)
+    """The server takes some 1.3 s for the request."""
+    monkeypatch.setattr(timed_http, "ANSWER_SECONDS", 0.5)
 
     def serve():
         connection, _ = listener.accept()
@@ -102,7 +102,7 @@ def test_a_slow_upload_is_not_the_time_of_the_answer(monkeypatch):
             left = 2**22
             while left > 0 and (part := connection.recv(2**16)):
                 left -= len(part)
-                time.sleep(0.05)
+                time.sleep(0.02)
             connection.sendall(whole(b"taken"))
 
     with socket.socket() as listener:
@@ -129,10 +129,10 @@ def half_dead():
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's queue of connections, and 127.0.0.2")
 def test_a_dead_address_and_a_slow_look_up_leave_time_for_the_others(monkeypatch):
     def look_up(*_, **__):
-        time.sleep(1.5)
+        time.sleep(0.6)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
 
-    monkeypatch.setattr(timed_http, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(timed_http, "CONNECT_SECONDS", 0.4)
     with half_dead() as port:
         with pytest.raises(NothingThere, match="timed out"):
             VisdomServer(host="127.0.0.2", port=port).connect()

@@ -51,10 +51,20 @@ def recorded(
     return RecordedRun(Path(folder), config, facts, tuple(events))
 
 
+@pytest.fixture
+def without_curves(monkeypatch):
+    """For tests of the words: most of the time goes into the pictures."""
+    monkeypatch.setattr("mlp_compare.page._curves", lambda runs: [])
+
+
+words_only = pytest.mark.usefixtures("without_curves")
+
+
 def facts_with(framework="jax", **environment):
     return FACTS | {"framework": framework, "environment": FACTS["environment"] | environment}
 
 
+@words_only
 @pytest.mark.parametrize(
     ("run", "said"),
     [
@@ -74,6 +84,7 @@ def test_settings_are_the_same_only_if_nothing_differs_that_changes_numbers(run,
     assert said is None or said in page.partition("How the settings differ")[2].partition("<details>")[0]
 
 
+@words_only
 @pytest.mark.parametrize(
     ("other", "words"),
     [
@@ -124,6 +135,7 @@ def test_a_curve_of_many_steps_is_means_over_examples():
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [13] * 300)
 
 
+@words_only
 def test_recall_is_shown_by_class(tmp_path):
     """One class is in neither part, and one has no test example."""
     images, labels = np.zeros((4, 2, 2), np.uint8), np.array([1, 1, 2, 3], np.int32)
@@ -146,6 +158,7 @@ def test_names_and_warnings_are_text():
     assert "<script" not in page
 
 
+@words_only
 def test_what_differs_comes_first_and_what_does_not_is_apart():
     page = render([recorded(), recorded("runs/b", learning_rate=0.5, hidden=())], [])
     different, same = re.search(r"How the settings differ(.*?)<details>(.*?)</details>", page, re.S).groups()
@@ -155,6 +168,7 @@ def test_what_differs_comes_first_and_what_does_not_is_apart():
     assert "batch size" in same
 
 
+@words_only
 def test_the_times_add_up():
     page = render([recorded()], [])
     shares = [float(share) for share in re.findall(r'<span style="background:#\w+;width:([\d.]+)%', page)]
@@ -175,6 +189,7 @@ def test_a_run_that_diverged_hides_no_other():
     assert 8 <= max(tick for tick in ticks if tick != 18) <= 10
 
 
+@words_only
 @pytest.mark.parametrize("content", ["damaged", "nan"])
 def test_why_there_are_no_weights_is_said(content, mnist, tmp_path):
     run = recorded(tmp_path)
@@ -194,6 +209,7 @@ def through_a_file(content):
     return json.loads(strict_json.dumps(content))
 
 
+@words_only
 def test_accuracies_over_seeds_are_shown():
     counts = {"jax": [9000, 9010, 9020], "torch": [9001, 9009, 9021]}
     cell = Cell(PRESETS["leaky"], "paired", counts, equivalence(*counts.values(), paired=True, two_humps=False))
@@ -204,6 +220,7 @@ def test_accuracies_over_seeds_are_shown():
     assert f"<td>{cell.equivalence.verdict}</td>" in page
 
 
+@words_only
 @pytest.mark.parametrize("departed", [True, False])
 def test_a_parity_check_is_shown(departed):
     found = Difference("layers.1.weight", (3, 4), 0.5, 0.25, 0.25, 0.5, 10.0, 1e-13)
@@ -231,6 +248,7 @@ def test_an_inline_figure_has_ids_of_its_own_and_names_no_host():
         assert "xlink" not in text
 
 
+@words_only
 def test_a_benchmark_is_shown_with_its_picture():
     result = json.loads((Path(__file__).parent.parent / "docs/benchmark.json").read_text())
     page = render([recorded()], [result])

@@ -451,6 +451,7 @@ def test_a_drawn_one_and_a_drawn_zero_are_told_by_both_frameworks(port, browser)
         assert is_already(np.array(seen, float).reshape(28, 28, 4)[..., 0])
 
 
+@pytest.mark.long("repeats a page in a browser")
 def test_the_page_by_touch_and_by_keys_on_a_small_screen(port, browser):
     with opened(browser, port, viewport={"width": 400, "height": 800}, has_touch=True, color_scheme="dark") as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 400

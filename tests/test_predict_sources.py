@@ -79,7 +79,12 @@ PICTURES = {
 }
 
 
-@pytest.fixture(scope="module", params=["the files by their folder", "TFDS", "EMNIST's layout", "dark on light"])
+SOURCES = ("the files by their folder", "TFDS", "EMNIST's layout", "dark on light")
+LARGE = {("EMNIST's layout", "280x280 PNG"), ("dark on light", "280x280 JPEG")}
+"""Corners of the slow ones that `make test` has."""
+
+
+@pytest.fixture(scope="module")
 def elsewhere(request, mnist, trained, tmp_path_factory):
     """A run on MNIST's first images from another source, with the weights of `trained`; and whether they are dark."""
     folder = tmp_path_factory.mktemp("elsewhere")
@@ -117,7 +122,20 @@ def write_tfds(folder, dataset):
     write_prepared(folder, "emnist", parts, {"image": tfds.features.Image(shape=(28, 28, 1))}, config="digits")
 
 
-@pytest.mark.parametrize("form", PICTURES)
+@pytest.mark.parametrize(
+    ("elsewhere", "form"),
+    [
+        pytest.param(
+            source,
+            form,
+            marks=[pytest.mark.long("100 large pictures")] * ("280" in form and (source, form) not in LARGE),
+        )
+        for source in SOURCES
+        for form in PICTURES
+    ],
+    indirect=["elsewhere"],
+    scope="module",
+)
 def test_digits_are_read_wherever_the_training_images_came_from(form, elsewhere, digits, networks):
     """Of ten of each class, at least 97 are taken for the same as from the array, in either framework."""
     there, is_dark = elsewhere
@@ -131,6 +149,7 @@ def test_digits_are_read_wherever_the_training_images_came_from(form, elsewhere,
         np.testing.assert_array_equal(images, digits)
 
 
+@pytest.mark.parametrize("elsewhere", SOURCES, indirect=True)
 def test_a_run_without_a_record_takes_it_from_its_data(trained, elsewhere, tmp_path, capsys):
     """As version 0.1 left it: MNIST is known by its digest, others are measured again; then the data are gone."""
     there, _ = elsewhere

@@ -24,7 +24,6 @@ from mlp_workload.run_folder import RunFolder
 from mlp_workload.stopping import Stopped
 
 TRAINERS = {"jax": (Options, jax_mlp.train.start), "torch": (Training, reference_torch.train.start)}
-trainer = pytest.mark.parametrize("trainer", TRAINERS)
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def signalled(monkeypatch):
     return signalled
 
 
-@trainer
+@pytest.mark.parametrize("trainer", ["torch", pytest.param("jax", marks=pytest.mark.long("compiles four runs"))])
 def test_the_same_command_begins_resumes_and_then_does_nothing(trainer, start, signalled, tmp_path, capsys):
     run, command = tmp_path / "run", (trainer, "--resume-or-start", "run", "--seed", "3", "--checkpoint-every", "2")
     start(trainer, "--run-dir", "whole", "--seed", "3")
@@ -104,6 +103,18 @@ def test_the_same_command_begins_resumes_and_then_does_nothing(trainer, start, s
     start(trainer, "--resume-or-start", "run", "--seed", "3", "--epochs", "3")
 
 
+def test_jax_resumes_what_torch_began_and_then_does_nothing(start, signalled, tmp_path, capsys):
+    signalled(signal.SIGUSR1)
+    with pytest.raises(Stopped, match="after step 2; --resume run goes on from step 2"):
+        start("torch", "--resume-or-start", "run", "--checkpoint-every", "2")
+    start("jax", "--resume-or-start", "run", "--checkpoint-every", "2")
+    before = content(tmp_path / "run")
+    capsys.readouterr()
+    start("jax", "--resume-or-start", "run", "--checkpoint-every", "2")
+    assert capsys.readouterr().out == "the run in run is finished after 2 epochs: there is nothing to do\n"
+    assert content(tmp_path / "run") == before
+
+
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGXCPU"])
 def test_what_batch_systems_send_stops_a_run_with_a_checkpoint(name, start, signalled, tmp_path, capsys):
     number = getattr(signal, name)
@@ -115,6 +126,7 @@ def test_what_batch_systems_send_stops_a_run_with_a_checkpoint(name, start, sign
     signal.signal(number, signal.SIG_DFL)
 
 
+@pytest.mark.long("takes four seconds of CPU time")
 def test_a_limit_of_cpu_time_leaves_time_for_a_checkpoint(tmp_path):
     """The kernel sends SIGXCPU for each second above it; the program that runs then takes some."""
     code = """

@@ -1,6 +1,7 @@
 """VISDOM_HOST and so on: good values are taken, bad ones never stop a run that can do without a server."""
 
 import pytest
+from conftest import write_idx_folder
 
 from mlp_workload import dashboard
 from mlp_workload.errors import UserError
@@ -74,9 +75,10 @@ def test_bad_values_are_ignored_with_a_line(variables, reason, environment):
     assert str(error.value).startswith(reason)
 
 
-def test_a_run_trains_whatever_the_environment_says(run):
+def test_a_run_trains_whatever_the_environment_says(run, digits, tmp_path):
     variables = {"VISDOM_PORT": "http", "VISDOM_HOST": "a/b", "VISDOM_BASE_URL": "x"}
-    flags = ["--epochs", "1", "--batch-size", "6000", "--hidden", "4", "--run-dir", "run"]
+    flags = ["--dataset", write_idx_folder(tmp_path, digits), "--epochs", "1", "--batch-size", "20", "--hidden", "16",
+             "--run-dir", "run"]  # fmt: skip
     process = run("reference_torch.train", *flags, env=variables)
     assert process.returncode == 0
     lines = [line for line in process.stderr.splitlines() if "VISDOM_" in line]
