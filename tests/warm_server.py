@@ -27,7 +27,7 @@ from warm_python import context
 
 PRELOADED = (
     "PIL.Image", "flax.nnx", "jax", "jinja2", "numpy.random", "optax", "requests", "rich.live", "rich.table",
-    "safetensors.numpy", "tornado.web", "tornado.websocket", "torch", "tyro", "urllib.request",
+    "safetensors.numpy", "tornado.web", "tornado.websocket", "torch", "torch._dynamo", "tyro", "urllib.request",
     "jax_mlp.trace", "jax_mlp.trainer", "mlp_workload.training", "mlp_workload.sinks.console", "reference_torch.trace",
     "reference_torch.trainer",
 )  # fmt: skip
