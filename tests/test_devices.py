@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, make_digits, write_idx_folder
+from conftest import ROOT
 from on_devices import DEVICES, MESHES, TESTED, UNEVEN
 from safetensors.numpy import load_file
 from test_commands import assert_one_line
@@ -23,21 +23,30 @@ from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.watching import Watching
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder that `on_devices.py` fills: one process for all that is trained on several."""
-    folder, data = (tmp_path_factory.mktemp(name) for name in ("trained", "digits"))
+def train_on_devices(folder, data):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "8"}
-    command = [sys.executable, str(ROOT / "tests/on_devices.py"), str(folder), write_idx_folder(data, make_digits())]
+    command = [sys.executable, str(ROOT / "tests/on_devices.py"), str(folder), data]
     process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert (process.returncode, process.stderr) == (0, "")
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, small):
+    """The folder that `on_devices.py` fills: one process for all that is trained on several."""
+    return train_on_devices(tmp_path_factory.mktemp("trained"), small[1])
+
+
+@pytest.fixture(scope="module")
+def trained_on_mnist(tmp_path_factory):
+    return train_on_devices(tmp_path_factory.mktemp("trained"), "mnist")
+
+
+@pytest.mark.long("trains 300 steps of MNIST eight times")
 @pytest.mark.parametrize("devices", DEVICES[1:])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_300_steps_end_as_on_one_device(preset, devices, trained):
-    one, many = (np.load(trained / f"{preset}-{number}.npz") for number in (1, devices))
+def test_300_steps_end_as_on_one_device(preset, devices, trained_on_mnist):
+    one, many = (np.load(trained_on_mnist / f"{preset}-{number}.npz") for number in (1, devices))
     assert one["train.losses"].shape == (300,)
     assert_same(one, many)
     assert np.array_equal(one["test.labels"], many["test.labels"])
