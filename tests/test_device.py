@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from conftest import ROOT
 from flax import nnx
 from test_commands import assert_one_line, trainer
 from tolerances import PRODUCTS_FLOAT32
+from warm import python
 
 import jax_mlp.device
 import jax_mlp.model
@@ -168,7 +168,7 @@ def begun(package, deterministic, more="", **variables):
     script = BEGIN.format(package=package, deterministic=deterministic, more=more)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("XLA_")}
     return subprocess.run(
-        [sys.executable, "-c", script], env=environment | {"PYTHONPATH": str(ROOT)} | variables,
+        [python(), "-c", script], env=environment | {"PYTHONPATH": str(ROOT)} | variables,
         capture_output=True, text=True,
     )  # fmt: skip
 

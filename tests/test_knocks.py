@@ -201,8 +201,8 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_the_usual_status(trainer, num
 
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_a_second_signal_ends_a_run_at_once(number, tmp_path):
-    """With an epoch of a wide network, which takes long enough for both to come within it; what was kept stays."""
-    process = start("jax_mlp.train", tmp_path, "--hidden", "2000", "2000", "--run-dir", "run")
+    """With an epoch of 60,000 steps, which takes long enough for both to come within it; what was kept stays."""
+    process = start("jax_mlp.train", tmp_path, "--batch-size", "1", "--run-dir", "run")
     wait_for(process, tmp_path / "run")
     time.sleep(0.3)
     process.send_signal(number)
@@ -215,7 +215,7 @@ def test_a_second_signal_ends_a_run_at_once(number, tmp_path):
 
 def test_ctrl_c_before_a_pipe_that_ends_keeps_the_run(small, tmp_path):
     """As with `2>&1 | tee`, which ends at once by the same Ctrl-C: nobody to tell, and a checkpoint all the same."""
-    process = start("jax_mlp.train", tmp_path, *small, "--run-dir", "run", epochs=FOREVER)
+    process = start("reference_torch.train", tmp_path, *small, "--run-dir", "run", epochs=FOREVER)
     wait_for(process, tmp_path / "run")
     process.stderr.close()
     process.send_signal(signal.SIGINT)
@@ -225,7 +225,7 @@ def test_ctrl_c_before_a_pipe_that_ends_keeps_the_run(small, tmp_path):
 
 
 def test_two_processes_are_never_at_one_run(small, tmp_path):
-    process = start("jax_mlp.train", tmp_path, *small, "--run-dir", "run", epochs=FOREVER)
+    process = start("reference_torch.train", tmp_path, *small, "--run-dir", "run", epochs=FOREVER)
     wait_for(process, tmp_path / "run")
     for other in ("jax_mlp.train", "reference_torch.train"):
         ended, error = finish(start(other, tmp_path, "--resume", "run"))
@@ -235,7 +235,7 @@ def test_two_processes_are_never_at_one_run(small, tmp_path):
     assert finish(process)[0] == 143
 
 
-@pytest.mark.parametrize("trainer", ["jax_mlp.train"])
+@pytest.mark.parametrize("trainer", ["reference_torch.train"])
 def test_a_relative_path_after_a_change_of_directory(trainer, small, tmp_path):
     (tmp_path / "data").symlink_to(small[1].removeprefix("idx:"))
     (tmp_path / "deeper").mkdir()
@@ -248,7 +248,7 @@ def test_a_relative_path_after_a_change_of_directory(trainer, small, tmp_path):
     assert finish(start(trainer, tmp_path / "deeper", *again, "--dataset", "idx:../data")) == (0, "")
 
 
-@pytest.mark.parametrize("trainer", ["jax_mlp.train"])
+@pytest.mark.parametrize("trainer", ["reference_torch.train"])
 def test_resume_refuses_what_makes_no_sense(trainer, run, small, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
@@ -332,8 +332,8 @@ def test_a_run_in_a_folder_that_became_read_only(trainer, small, tmp_path):
 def test_a_resumed_run_tells_its_steps_once(small, tmp_path):
     """After kills and resumes by both trainers in turn the events have each step once, in order."""
     flags, run = [*small, "--run-dir", "run"], tmp_path / "run"
-    for number, trainer in enumerate(("jax_mlp.train", "reference_torch.train"), 1):
-        process = start(trainer, tmp_path, *flags, "--checkpoint-every", "4", epochs=FOREVER)
+    for number, side in enumerate(("jax_mlp.train", "reference_torch.train"), 1):
+        process = start(side, tmp_path, *flags, "--checkpoint-every", "4", epochs=FOREVER)
         wait_for(process, run, 10 * number)
         process.kill()
         finish(process)

@@ -83,16 +83,16 @@ def test_a_model_for_each_core_and_float64_all_through(run, small, tmp_path):
 
 def test_warnings_are_told_with_their_seed_and_a_full_output_stops_nothing(run, small, tmp_path):
     flags = [*small, "--seeds", "2", "--epochs", "1", "--learning-rate", "1e6", "--preset", "relu"]
-    quiet = run("jax_mlp.train", *flags, "--quiet", "--run-dir", "quiet")
+    quiet = run("reference_torch.train", *flags, "--quiet", "--run-dir", "quiet")
     assert quiet.returncode == 0
     for seed in (0, 1):
         assert f"warning: seed {seed}: the loss is" in quiet.stderr
-    loud = run("jax_mlp.train", *flags, "--run-dir", "loud")
+    loud = run("reference_torch.train", *flags, "--run-dir", "loud")
     assert loud.stdout.count("diverged: try a lower --learning-rate") == 2
     assert json.loads((tmp_path / "loud/seeds.json").read_text())["seeds"][0]["test_loss"] is None
     with open("/dev/full", "w") as output:
         full = subprocess.run(
-            [python(), "-m", "jax_mlp.train", *small, "--seeds", "2", "--epochs", "1", "--run-dir", "full"],
+            [python(), "-m", "reference_torch.train", *small, "--seeds", "2", "--epochs", "1", "--run-dir", "full"],
             cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=output, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert full.returncode == 0, full.stderr
@@ -100,7 +100,10 @@ def test_warnings_are_told_with_their_seed_and_a_full_output_stops_nothing(run, 
     assert len(json.loads((tmp_path / "full/seeds.json").read_text())["seeds"]) == 2
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long("one more signal"))],
+)
 def test_a_signal_keeps_the_weights_so_far_of_all_models(number, status, small, tmp_path):
     """Of those that train together: two where there are two cores."""
     flags = [*small, "--epochs", "100000", "--seeds", "2", "--quiet", "--run-dir", "runs"]
@@ -123,7 +126,8 @@ def test_a_signal_keeps_the_weights_so_far_of_all_models(number, status, small, 
 
 
 def test_runs_of_many_seeds_are_replayed_and_reported_one_by_one(run, small, tmp_path):
-    assert run("jax_mlp.train", *small, "--seeds", "2", "--epochs", "1", "--run-dir", "many", "--quiet").returncode == 0
+    flags = [*small, "--seeds", "2", "--epochs", "1", "--run-dir", "many", "--quiet"]
+    assert run("reference_torch.train", *flags).returncode == 0
     assert [each.config.seed for each in RecordedRun.load_all([tmp_path / "many"])] == [0, 1]
     result = run("mlp_compare.report", "many")
     assert result.returncode == 0, result.stderr
