@@ -1,13 +1,14 @@
 """What `test_devices.py` looks at, trained in a process whose CPU counts as eight devices.
 
-Into the folder that it is told go npz files and run folders: with "mnist" `PRESET-DEVICES.npz` of 300 steps; with the
-`--dataset` of digits `split-MESH.npz` of a step whose hidden layers are divided, `digits-MESH.npz` of batches that
-can't be shared evenly, and the runs.
+Into the folder that it is told go `split-MESH.npz` of a step whose hidden layers are divided, and `digits-MESH.npz` of
+batches that can't be shared evenly. With "some", of the meshes in `SOME`, and run folders beside them; with "all", of
+each, and `PRESET-DEVICES.npz` of 300 steps of MNIST.
 """
 
 import dataclasses
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -25,6 +26,7 @@ DEVICES = (1, 2, 4, 8)
 MESHES = {"1": (1, 1), "2": (2, 2), "4": (4, 4), "2x2": (4, 2)}
 """Devices, and how many of them share a hidden layer."""
 UNEVEN = {"1": (1, 1), "3": (3, 1), "8": (8, 1), "4x2": (8, 2)}
+SOME = ("1", "2x2", "4x2")
 
 
 BATCH, TRAINED, TESTED = 40, 12_000, 2_001
@@ -64,20 +66,25 @@ def on_mnist(out: Path) -> None:
             np.savez(out / f"{preset}-{devices}.npz", **epochs(config, mnist))
 
 
-def on_digits(out: Path, digits: str) -> None:
+def on_digits(out: Path, digits: str, meshes: Collection[str]) -> None:
     small = load(digits)
-    for name, (devices, split) in MESHES.items():
+    for name in MESHES.keys() & meshes:
+        devices, split = MESHES[name]
         config = dataclasses.replace(
             PRESETS["relu"], dtype="float64", devices=devices, split_hidden=split, hidden=(8, 4), batch_size=20
         )
         trainer = Trainer(config, small, start(config, small))
         np.savez(out / f"split-{name}.npz", **trainer.trace_step(epoch_order(0, 1, len(small.train))[:20]).tensors)
-    for name, (devices, split) in UNEVEN.items():
+    for name in UNEVEN.keys() & meshes:
+        devices, split = UNEVEN[name]
         config = dataclasses.replace(
             PRESETS["leaky"], dtype="float64", devices=devices, split_hidden=split, pad_batches=True, hidden=(8, 6),
             batch_size=20, momentum=0.9, learning_rate=0.1,
         )  # fmt: skip
         np.savez(out / f"digits-{name}.npz", **epochs(config, small, 3))
+
+
+def run_folders(out: Path, digits: str) -> None:
     eight = dataclasses.replace(
         PRESETS["leaky"], dataset=digits, dtype="float64", devices=8, hidden=(8, 6), batch_size=16, momentum=0.9,
         learning_rate=0.1, last_activation="none",
@@ -96,5 +103,6 @@ def train(config: Config, resume: bool = False) -> None:
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    folder, data = Path(sys.argv[1]), sys.argv[2]
-    on_mnist(folder) if data == "mnist" else on_digits(folder, data)
+    folder, data, amount = Path(sys.argv[1]), *sys.argv[2:]
+    on_digits(folder, data, SOME if amount == "some" else MESHES | UNEVEN)
+    run_folders(folder, data) if amount == "some" else on_mnist(folder)

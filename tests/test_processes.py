@@ -43,7 +43,7 @@ UNWATCHED = Watching(visdom="off", quiet=True)
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
 TRAINER = {"jax": jax_mlp.trainer.Trainer, "torch": reference_torch.trainer.Trainer}
 side = pytest.mark.parametrize("side", TRAINERS)
-FOREVER = ("--epochs", "100000", "--run-dir", "run", "--checkpoint-every", "9")
+FOREVER = ("--epochs", "100000", "--run-dir", "run")
 STEPS = 6
 """Of an epoch."""
 DEADLINE = 60
@@ -197,10 +197,13 @@ def assert_ended_as_alone(side: str, config: Config, folder: Path) -> None:
         RUN_FLOAT64.assert_close(load_file(folder / "weights.safetensors")[name], array, name)
 
 
-@pytest.mark.parametrize(("side", "killed"), [("jax", 1), ("jax", 0), ("torch", 1)])
+@pytest.mark.parametrize(
+    ("side", "killed"),
+    [("jax", 1), ("torch", 1), pytest.param("jax", 0, marks=pytest.mark.long("as the others, by the other process"))],
+)
 def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, killed, flags, tmp_path):
-    """By the other framework."""
-    with processes(side, tmp_path, *flags, *FOREVER) as started:
+    """By the other framework, from the midst of an epoch."""
+    with processes(side, tmp_path, *flags, *FOREVER, "--checkpoint-every", "9") as started:
         wait_until_trained(started, tmp_path / "run", 20)
         started[killed].kill()
         status, _, error = ends([started[1 - killed]], DEADLINE)[0]

@@ -169,27 +169,31 @@ def test_a_model_that_diverges_spoils_no_other(digits):
     config = dataclasses.replace(PRESETS["leaky"], hidden=(6,), batch_size=10)
     ensemble = jax_mlp.ensemble.Ensemble(config, digits, None, jax.devices("cpu")[:1], at_once=2)
     ensemble.start([0, 1])
-    ensemble.state = jax.tree.map(lambda leaf: leaf.at[0].set(np.nan), ensemble.state)
+    ensemble.state = jax.tree.map(lambda leaf: np.stack([np.full_like(leaf[0], np.nan), leaf[1]]), ensemble.state)
     losses = ensemble.run_epoch(np.stack([epoch_order(seed, 1, 103) for seed in (0, 1)]))
     assert np.isnan(losses[0]).all()
     assert np.isfinite(losses[1]).all()
 
 
-@pytest.mark.parametrize(("preset", "given"), [("relu", False), ("leaky", True)], ids=["relu-drawn", "leaky-given"])
+@pytest.mark.parametrize(
+    ("preset", "given"),
+    [("relu", False), pytest.param("leaky", True, marks=pytest.mark.long("compiles all once more"))],
+    ids=["relu-drawn", "leaky-given"],
+)
 def test_a_vmapped_program_trains_each_model_as_alone(preset, given, digits):
     """In float64, with a smaller last batch, momentum and the framework's initialiser or given weights."""
     config = dataclasses.replace(
         PRESETS[preset], dtype="float64", hidden=(8, 6), batch_size=20, momentum=0.9, learning_rate=0.1
     )
     initial = initial_parameters("torch_linear", config.widths(30, 3), 7) if given else None
-    seeds = (3, 4, 5)
-    ensemble = jax_mlp.ensemble.Ensemble(config, digits, initial, jax.devices("cpu")[:1], at_once=4)
+    seeds = (3, 4)
+    ensemble = jax_mlp.ensemble.Ensemble(config, digits, initial, jax.devices("cpu")[:1], at_once=3)
     ensemble.compile()
     ensemble.start(seeds)
     orders = [np.stack([epoch_order(seed, epoch, 103) for seed in seeds]) for epoch in (1, 2)]
     losses = [ensemble.run_epoch(each) for each in orders]
     evaluations, parameters = ensemble.evaluate(), ensemble.parameters()
-    assert len(evaluations) == len(parameters) == len(losses[0]) == 3
+    assert len(evaluations) == len(parameters) == len(losses[0]) == 2
     for model, seed in enumerate(seeds):
         alone = jax_mlp.trainer.Trainer(dataclasses.replace(config, seed=seed), digits, initial)
         alone.compile()
