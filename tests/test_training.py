@@ -111,8 +111,9 @@ def test_a_run_folder_tells_the_whole_run(side, digits, on_data, tmp_path):
 
 
 @side
-@preset
-@pytest.mark.parametrize("optimizer", [{}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}])
+@pytest.mark.parametrize(
+    ("preset", "optimizer"), [("relu", {}), ("leaky", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01})]
+)
 def test_an_epoch_is_what_numpy_says(side, preset, optimizer, digits):
     """Batch order, the smaller last batch, normalisation, label smoothing, gradients, updates, evaluation."""
     config = Config(
