@@ -50,8 +50,8 @@ def test_what_the_machine_does_not_have_is_one_line(trainer, flags, message, run
 
 
 @pytest.mark.parametrize("framework", ["jax_mlp.train", "reference_torch.train"])
-def test_the_device_and_the_precision_are_in_the_summary(framework, run, tmp_path):
-    flags = ["--epochs", "0", "--device", "cpu", "--visdom", "off", "--quiet", "--run-dir", "run"]
+def test_the_device_and_the_precision_are_in_the_summary(framework, run, small, tmp_path):
+    flags = [*small, "--epochs", "0", "--device", "cpu", "--visdom", "off", "--quiet", "--run-dir", "run"]
     assert run(framework, *flags).returncode == 0
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["device"], summary["precision"], summary["peak_gpu_bytes"]) == ("cpu", "IEEE float32", None)
@@ -271,12 +271,15 @@ def test_unlike_rows_are_not_compared():
         require_alike({"jax": row("cpu", "TF32"), "torch": row("cpu")})
 
 
+STARTS = pytest.mark.long("starts the frameworks in processes of their own first")
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
         ("mlp_compare.parity", "--matmul-precision bf16", "parity is checked with highest"),
-        ("mlp_compare.parity", "--gpu 0 --steps 1", "--gpu 0: (JAX|torch) sees none"),
-        ("mlp_compare.accuracy", "--device gpu --seeds 2", "--device gpu: JAX sees none"),
+        pytest.param("mlp_compare.parity", "--gpu 0 --steps 1", "--gpu 0: (JAX|torch) sees none", marks=STARTS),
+        pytest.param("mlp_compare.accuracy", "--device gpu --seeds 2", "--device gpu: JAX sees none", marks=STARTS),
         ("mlp_compare.bench", "--gpu -1", "--gpu must be a number from 0 on, got -1"),
         ("reference_torch.article", "module --gpu 0", "--gpu 0: torch sees none"),
     ],

@@ -177,9 +177,9 @@ def test_two_runs_with_one_seed_are_byte_identical(side, preset, data, on_data, 
 
 
 @side
-@preset
-def test_float64_is_float64_everywhere(side, preset, digits):
-    config = dataclasses.replace(PRESETS[preset], dtype="float64", hidden=(4,), batch_size=10)
+def test_float64_is_float64_everywhere(side, digits):
+    """With the preset that standardises."""
+    config = dataclasses.replace(PRESETS["relu"], dtype="float64", hidden=(4,), batch_size=10)
     trainer = TRAINER[side](config, digits, None)
     trainer.compile()
     assert trainer.run_epoch(epoch_order(0, 1, 103)).dtype == np.float64
