@@ -244,7 +244,7 @@ def test_however_a_framework_ends_it_is_one_finding(source, seen, mend, tmp_path
 
 def test_a_framework_that_hangs_is_one_finding():
     (finding,) = frameworks.findings(JAX, Answer({"doing": "import jax"}, None, 2, ""), Cards())
-    assert (finding.state, finding.seen) == ("wrong", "import jax hangs, no answer within 2 s")
+    assert (finding.state, finding.seen) == ("wrong", f"{JAX_RELEASE}, import jax hangs, no answer within 2 s")
 
 
 def test_a_torch_that_is_not_there_is_no_fault(tmp_path, monkeypatch):
