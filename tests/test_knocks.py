@@ -286,7 +286,7 @@ def in_a_small_file_system(script: str, folder: Path, size: str) -> subprocess.C
     )
 
 
-@pytest.mark.parametrize("trainer", ["jax_mlp.train", pytest.param("reference_torch.train", marks=COLD)])
+@pytest.mark.parametrize("trainer", ["reference_torch.train", pytest.param("jax_mlp.train", marks=COLD)])
 def test_a_disk_too_full_for_checkpoints_costs_only_them(trainer, small, tmp_path):
     """Room for the weights, the events, and two checkpoints and a half: the run ends as if nothing had been."""
     flags = [*small, "--hidden", "200", "200", "--quiet", "--checkpoint-every", "5"]
