@@ -166,23 +166,14 @@ def test_a_line_for_each_seed_and_one_for_all(trainer, run, small, tmp_path):
     assert lines[-1] == "a run folder for each seed, and seeds.json, are in many"
 
 
-def test_a_model_that_diverges_spoils_no_other(digits):
-    config = dataclasses.replace(PRESETS["leaky"], hidden=(6,), batch_size=10)
-    ensemble = jax_mlp.ensemble.Ensemble(config, digits, None, jax.devices("cpu")[:1], at_once=2)
-    ensemble.start([0, 1])
-    ensemble.state = jax.tree.map(lambda leaf: np.stack([np.full_like(leaf[0], np.nan), leaf[1]]), ensemble.state)
-    losses = ensemble.run_epoch(np.stack([epoch_order(seed, 1, 103) for seed in (0, 1)]))
-    assert np.isnan(losses[0]).all()
-    assert np.isfinite(losses[1]).all()
-
-
 @pytest.mark.parametrize(
     ("preset", "given"),
     [("relu", False), pytest.param("leaky", True, marks=pytest.mark.long("compiles all once more"))],
     ids=["relu-drawn", "leaky-given"],
 )
 def test_a_vmapped_program_trains_each_model_as_alone(preset, given, digits):
-    """In float64, with a smaller last batch, momentum and the framework's initialiser or given weights."""
+    """In float64, with a smaller last batch, momentum and the framework's initialiser or given weights. One that
+    diverges spoils no other."""
     config = dataclasses.replace(
         PRESETS[preset], dtype="float64", hidden=(8, 6), batch_size=20, momentum=0.9, learning_rate=0.1
     )
@@ -205,6 +196,16 @@ def test_a_vmapped_program_trains_each_model_as_alone(preset, given, digits):
         expected = alone.evaluate()
         assert evaluations[model].correct == expected.correct
         RUN_FLOAT64.assert_close(evaluations[model].losses, expected.losses)
+
+    def diverged(leaf: jax.Array) -> jax.Array:
+        """In the first model."""
+        first, *others = np.asarray(leaf)
+        return jax.device_put(np.stack([np.full_like(first, np.nan), *others]), leaf.sharding)
+
+    ensemble.state = jax.tree.map(diverged, ensemble.state)
+    spoilt, sound = ensemble.run_epoch(orders[0])
+    assert np.isnan(spoilt).all()
+    assert np.isfinite(sound).all()
 
 
 MANY = {
