@@ -110,6 +110,13 @@ def write_idx_folder(folder: Path, dataset: Dataset, prefix: str = "") -> str:
 
 
 @pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of a run on `digits`, whose epochs are five batches of 20 and one of 3."""
+    data = write_idx_folder(tmp_path_factory.mktemp("digits"), make_digits())
+    return ["--dataset", data, "--hidden", "8", "6", "--batch-size", "20"]
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A run of an epoch, at about 95 % of the test set."""
     folder = tmp_path_factory.mktemp("trained") / "run"

@@ -1,12 +1,14 @@
-"""What `test_devices.py` looks at, trained in one process whose CPU counts as eight devices.
+"""What `test_devices.py` looks at, trained in a process whose CPU counts as eight devices.
 
-Into the folder that it is told go run folders and npz files: `PRESET-DEVICES.npz` of 300 steps, `split-MESH.npz` of a
-step whose hidden layers are divided, `digits-MESH.npz` of batches that can't be shared evenly.
+Into the folder that it is told go `split-MESH.npz` of a step whose hidden layers are divided, and `digits-MESH.npz` of
+batches that can't be shared evenly. With "some", of the meshes in `SOME`, and run folders beside them; with "all", of
+each, and `PRESET-DEVICES.npz` of 300 steps of MNIST.
 """
 
 import dataclasses
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -24,6 +26,7 @@ DEVICES = (1, 2, 4, 8)
 MESHES = {"1": (1, 1), "2": (2, 2), "4": (4, 4), "2x2": (4, 2)}
 """Devices, and how many of them share a hidden layer."""
 UNEVEN = {"1": (1, 1), "3": (3, 1), "8": (8, 1), "4x2": (8, 2)}
+SOME = ("1", "2x2", "4x2")
 
 
 BATCH, TRAINED, TESTED = 40, 12_000, 2_001
@@ -55,36 +58,37 @@ def epochs(config: Config, dataset: Dataset, number: int = 1) -> dict[str, np.nd
     return {"train.losses": np.concatenate(losses)} | evaluated(trainer) | trainer.state()
 
 
-def main(out: Path, digits: str) -> None:
-    jax.config.update("jax_enable_x64", True)
+def on_mnist(out: Path) -> None:
     mnist = part_of_mnist()
     for preset in PRESETS:
         for devices in DEVICES:
             config = dataclasses.replace(PRESETS[preset], dtype="float64", devices=devices, batch_size=BATCH)
             np.savez(out / f"{preset}-{devices}.npz", **epochs(config, mnist))
-    for name, (devices, split) in MESHES.items():
-        config = dataclasses.replace(PRESETS["relu"], dtype="float64", devices=devices, split_hidden=split)
-        trainer = Trainer(config, mnist, start(config, mnist))
-        batch = epoch_order(0, 1, len(mnist.train))[: config.batch_size]
-        np.savez(out / f"split-{name}.npz", **trainer.trace_step(batch).tensors)
+
+
+def on_digits(out: Path, digits: str, meshes: Collection[str]) -> None:
     small = load(digits)
-    for name, (devices, split) in UNEVEN.items():
+    for name in MESHES.keys() & meshes:
+        devices, split = MESHES[name]
+        config = dataclasses.replace(
+            PRESETS["relu"], dtype="float64", devices=devices, split_hidden=split, hidden=(8, 4), batch_size=20
+        )
+        trainer = Trainer(config, small, start(config, small))
+        np.savez(out / f"split-{name}.npz", **trainer.trace_step(epoch_order(0, 1, len(small.train))[:20]).tensors)
+    for name in UNEVEN.keys() & meshes:
+        devices, split = UNEVEN[name]
         config = dataclasses.replace(
             PRESETS["leaky"], dtype="float64", devices=devices, split_hidden=split, pad_batches=True, hidden=(8, 6),
             batch_size=20, momentum=0.9, learning_rate=0.1,
         )  # fmt: skip
         np.savez(out / f"digits-{name}.npz", **epochs(config, small, 3))
+
+
+def run_folders(out: Path, digits: str) -> None:
     eight = dataclasses.replace(
-        PRESETS["leaky"],
-        dataset=digits,
-        dtype="float64",
-        devices=8,
-        hidden=(8, 6),
-        batch_size=16,
-        momentum=0.9,
-        learning_rate=0.1,
-        last_activation="none",
-    )
+        PRESETS["leaky"], dataset=digits, dtype="float64", devices=8, hidden=(8, 6), batch_size=16, momentum=0.9,
+        learning_rate=0.1, last_activation="none",
+    )  # fmt: skip
     for name, number in {"whole": 2, "again": 1}.items():
         train(dataclasses.replace(eight, run_dir=out / name, epochs=number))
     for name in ("on-one", "on-two"):
@@ -98,4 +102,7 @@ def train(config: Config, resume: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    jax.config.update("jax_enable_x64", True)
+    folder, data, amount = Path(sys.argv[1]), *sys.argv[2:]
+    on_digits(folder, data, SOME if amount == "some" else MESHES | UNEVEN)
+    run_folders(folder, data) if amount == "some" else on_mnist(folder)

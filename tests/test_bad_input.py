@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from warm import python
 
 from fuzz.targets import TARGETS
 from mlp_compare import report
@@ -30,8 +31,11 @@ from mlp_workload.trace import FORMAT, Trace
 from mlp_workload.visdom.drawing import Drawing
 from mlp_workload.visdom.picture import Picture
 
-FEW, MANY = settings(max_examples=60), settings(max_examples=200)
-"""Parsing a command line takes some milliseconds."""
+SLOW = ("arguments", "config")
+"""Targets that parse a command line, which takes a tenth of a second."""
+some_or_many = pytest.mark.parametrize(
+    "examples", [25, pytest.param(200, marks=pytest.mark.long("many examples of each target"))]
+)
 DEEP = b"[" * 100_000
 
 each_target = pytest.mark.parametrize("name", TARGETS)
@@ -67,9 +71,10 @@ def damaged(draw, whole):
     return bytes(content)
 
 
+@some_or_many
 @each_target
-def test_damaged_bytes(name):
-    @(FEW if name in ("arguments", "config") else MANY)
+def test_damaged_bytes(name, examples):
+    @settings(max_examples=examples // 3 if name in SLOW else examples)
     @given(st.sampled_from(TARGETS[name].seeds).flatmap(damaged))
     def check(content):
         hold(name, content)
@@ -122,9 +127,10 @@ def lying(draw, whole):
 JSON_SEEDS = {name: [seed for seed in target.seeds if any(json_spans(seed))] for name, target in TARGETS.items()}
 
 
+@some_or_many
 @pytest.mark.parametrize("name", [name for name, seeds in JSON_SEEDS.items() if seeds])
-def test_lying_json(name):
-    @(FEW if name == "config" else MANY)
+def test_lying_json(name, examples):
+    @settings(max_examples=examples // 3 if name in SLOW else examples)
     @given(st.sampled_from(JSON_SEEDS[name]).flatmap(lying))
     def check(content):
         hold(name, content)
@@ -135,17 +141,27 @@ def test_lying_json(name):
 sizes = st.integers(0, 6) | st.integers(0, 2**32 - 1) | st.sampled_from([2**16, 2**31, 2**32 - 1])
 
 
-@MANY
-@given(st.integers(0, 1), st.sampled_from([1, 3]), st.data(), st.binary(max_size=200))
-def test_lying_idx_headers(way, ndim, data, rest):
-    shape = data.draw(st.lists(sizes, min_size=ndim, max_size=ndim))
-    hold("idx", bytes([way]) + struct.pack(f">HBB{ndim}I", 0, 8, ndim, *shape) + rest)
+@some_or_many
+def test_lying_idx_headers(examples):
+    @settings(max_examples=examples)
+    @given(st.integers(0, 1), st.sampled_from([1, 3]), st.data(), st.binary(max_size=200))
+    def check(way, ndim, data, rest):
+        shape = data.draw(st.lists(sizes, min_size=ndim, max_size=ndim))
+        hold("idx", bytes([way]) + struct.pack(f">HBB{ndim}I", 0, 8, ndim, *shape) + rest)
+
+    check()
 
 
-@MANY
-@given(st.lists(st.sampled_from([*TARGETS["arguments"].words, "1", "-1", ""]) | st.text(max_size=5), max_size=6))
-def test_any_arguments(arguments):
-    hold("arguments", "\0".join(arguments).encode(errors="replace"))
+@some_or_many
+def test_any_arguments(examples):
+    words = st.sampled_from([*TARGETS["arguments"].words, "1", "-1", ""])
+
+    @settings(max_examples=examples)
+    @given(st.lists(words | st.text(max_size=5), max_size=6))
+    def check(arguments):
+        hold("arguments", "\0".join(arguments).encode(errors="replace"))
+
+    check()
 
 
 def about(**lies):
@@ -281,7 +297,7 @@ def test_nothing_is_allocated_by_the_word_of_a_file(kind, content, words, tmp_pa
     path = tmp_path / "events.jsonl"
     path.write_bytes(content())
     process = subprocess.run(
-        [sys.executable, "-c", CEILING, kind, str(path), str(96 * MIB)],
+        [python(), "-c", CEILING, kind, str(path), str(96 * MIB)],
         cwd=ROOT, capture_output=True, text=True, timeout=30,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -310,8 +326,10 @@ def test_names_that_the_system_refuses(tmp_path):
             parse_config(["--resume", name], Training)
 
 
+DRAWN = pytest.mark.long("draws the whole report first, as for others here")
 LOST = [
-    {"quantities": 3}, {"quantities": {"loss": 1}}, {"cells": [1]}, {"cells": {"a": 1}, "sides": 3, "epochs": []},
+    {"quantities": 3}, pytest.param({"quantities": {"loss": 1}}, marks=DRAWN),
+    {"cells": [1]}, pytest.param({"cells": {"a": 1}, "sides": 3, "epochs": []}, marks=DRAWN),
     {"kind": "benchmark"}, {"kind": "benchmark", "format": 1},
 ]  # fmt: skip
 

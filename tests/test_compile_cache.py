@@ -8,6 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+COLD = pytest.mark.long("starts JAX several times, without its compiled programs")
 _TRAIN = """
 import collections, json, sys
 from jax_mlp.train import main
@@ -16,7 +17,7 @@ keep_compiled_programs()  # as main does, before JAX is imported
 import jax
 counts = collections.Counter()
 jax.monitoring.register_event_listener(lambda name, **_: counts.update([name.rpartition("/")[2]]))
-flags = "--visdom off --quiet --epochs 1 --hidden 50 --last-activation none"
+flags = "--visdom off --epochs 1 --last-activation none"
 sys.argv = ["train", *flags.split(), *sys.argv[1:]]
 main()
 print(json.dumps(counts))
@@ -24,33 +25,40 @@ print(json.dumps(counts))
 
 
 @pytest.fixture
-def train(tmp_path):
+def train(small, tmp_path):
     """Trains in a process of its own and returns how often the cache was asked, and did have a program."""
 
     def train(name, *flags, **variables):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
         environment |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")} | variables
-        command = [sys.executable, "-c", _TRAIN, "--run-dir", name, *flags]
+        command = [sys.executable, "-c", _TRAIN, "--run-dir", name, *small, *flags]
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         assert (result.returncode, result.stderr) == (0, "")
-        counts = json.loads(result.stdout)
+        counts = json.loads(result.stdout.splitlines()[-1])
         return counts.get("compile_requests_use_cache", 0), counts.get("cache_hits", 0)
 
     return train
 
 
-@pytest.mark.parametrize("flags", [[], ["--dtype", "float64"]], ids=["float32", "float64"])
-def test_a_second_run_compiles_nothing(train, tmp_path, flags):
-    asked, hits = train("first", *flags)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=COLD)])
+def test_a_second_run_compiles_nothing(train, tmp_path, dtype):
+    asked, hits = train("first", "--dtype", dtype)
     assert asked >= 3, "initial weights, epoch, evaluation"
     assert hits == 0
-    assert train("second", *flags) == (asked, asked)
+    assert train("second", "--dtype", dtype) == (asked, asked)
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("first", "second")]
     assert weights[0] == weights[1]
+
+
+@COLD
+@pytest.mark.parametrize("flags", [[], ["--dtype", "float64"]], ids=["float32", "float64"])
+def test_another_seed_compiles_nothing(train, flags):
+    asked, _ = train("first", *flags)
     assert train("other seed", *flags, "--seed", "5") == (asked, asked)
-    assert train("other batches", *flags, "--batch-size", "100")[1] < asked, "another program is compiled"
+    assert train("other batches", *flags, "--batch-size", "10")[1] < asked, "another program is compiled"
 
 
+@COLD
 def test_a_place_of_the_users_own_stands(train, tmp_path):
     own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     train("first", **own)
@@ -59,12 +67,14 @@ def test_a_place_of_the_users_own_stands(train, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@COLD
 def test_without_a_place_to_write_it_trains_all_the_same(train, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert train("run")[1] == 0
     assert (tmp_path / "cache").is_file()
 
 
+@COLD
 def test_a_damaged_program_is_compiled_anew(train, tmp_path):
     asked, _ = train("first")
     for file in (tmp_path / "cache/jax-mlp").glob("*-cache"):
@@ -74,7 +84,7 @@ def test_a_damaged_program_is_compiled_anew(train, tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o707], ids=["the group", "everybody"])
+@pytest.mark.parametrize("mode", [pytest.param(0o770, id="the group"), pytest.param(0o707, marks=COLD, id="everybody")])
 def test_a_folder_that_others_can_write_to_is_not_used(train, tmp_path, mode):
     """What lies there is run."""
     folder = tmp_path / "cache/jax-mlp"

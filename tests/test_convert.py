@@ -204,19 +204,22 @@ def test_torchs_advice_to_run_the_code_in_a_file_is_not_passed_on(content, tmp_p
         convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("stride", "flips"), [(149, 60), pytest.param(37, 200, marks=pytest.mark.long("damages a file in many places"))]
+)
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_a_damaged_file_is_refused(as_zip, tmp_path):
+def test_a_damaged_file_is_refused(as_zip, stride, flips, tmp_path):
     """Cut off anywhere, and with any byte wrong, which can leave it readable but must not raise anything else."""
     source, target = tmp_path / "a.pt", tmp_path / "b.safetensors"
     torch.save(state(), source, _use_new_zipfile_serialization=as_zip)
     whole = source.read_bytes()
-    for length in [*range(0, len(whole), 37), len(whole) - 1]:
+    for length in [*range(0, len(whole), stride), len(whole) - 1]:
         source.write_bytes(whole[:length])
         with pytest.raises(UserError, match=f"^{source}: (not a readable state_dict|holds )"):
             convert(source, target)
     draw = random.Random(0)
     refused = 0
-    for _ in range(200):
+    for _ in range(flips):
         position = draw.randrange(len(whole))
         source.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << draw.randrange(8)]) + whole[position + 1 :])
         try:
@@ -224,7 +227,7 @@ def test_a_damaged_file_is_refused(as_zip, tmp_path):
             target.unlink()
         except UserError:
             refused += 1
-    assert refused > 20
+    assert refused > flips / 10
     assert list(tmp_path.iterdir()) == [source]
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from conftest import ROOT
 from flax import nnx
 from test_commands import assert_one_line, trainer
 from tolerances import PRODUCTS_FLOAT32
+from warm import python
 
 import jax_mlp.device
 import jax_mlp.model
@@ -50,8 +50,8 @@ def test_what_the_machine_does_not_have_is_one_line(trainer, flags, message, run
 
 
 @pytest.mark.parametrize("framework", ["jax_mlp.train", "reference_torch.train"])
-def test_the_device_and_the_precision_are_in_the_summary(framework, run, tmp_path):
-    flags = ["--epochs", "0", "--device", "cpu", "--visdom", "off", "--quiet", "--run-dir", "run"]
+def test_the_device_and_the_precision_are_in_the_summary(framework, run, small, tmp_path):
+    flags = [*small, "--epochs", "0", "--device", "cpu", "--visdom", "off", "--quiet", "--run-dir", "run"]
     assert run(framework, *flags).returncode == 0
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["device"], summary["precision"], summary["peak_gpu_bytes"]) == ("cpu", "IEEE float32", None)
@@ -168,7 +168,7 @@ def begun(package, deterministic, more="", **variables):
     script = BEGIN.format(package=package, deterministic=deterministic, more=more)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("XLA_")}
     return subprocess.run(
-        [sys.executable, "-c", script], env=environment | {"PYTHONPATH": str(ROOT)} | variables,
+        [python(), "-c", script], env=environment | {"PYTHONPATH": str(ROOT)} | variables,
         capture_output=True, text=True,
     )  # fmt: skip
 
@@ -271,12 +271,15 @@ def test_unlike_rows_are_not_compared():
         require_alike({"jax": row("cpu", "TF32"), "torch": row("cpu")})
 
 
+STARTS = pytest.mark.long("starts the frameworks in processes of their own first")
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
         ("mlp_compare.parity", "--matmul-precision bf16", "parity is checked with highest"),
-        ("mlp_compare.parity", "--gpu 0 --steps 1", "--gpu 0: (JAX|torch) sees none"),
-        ("mlp_compare.accuracy", "--device gpu --seeds 2", "--device gpu: JAX sees none"),
+        pytest.param("mlp_compare.parity", "--gpu 0 --steps 1", "--gpu 0: (JAX|torch) sees none", marks=STARTS),
+        pytest.param("mlp_compare.accuracy", "--device gpu --seeds 2", "--device gpu: JAX sees none", marks=STARTS),
         ("mlp_compare.bench", "--gpu -1", "--gpu must be a number from 0 on, got -1"),
         ("reference_torch.article", "module --gpu 0", "--gpu 0: torch sees none"),
     ],

@@ -9,8 +9,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, make_digits, write_idx_folder
-from on_devices import DEVICES, MESHES, TESTED, UNEVEN
+from conftest import ROOT
+from on_devices import DEVICES, MESHES, SOME, TESTED, UNEVEN
 from safetensors.numpy import load_file
 from test_commands import assert_one_line
 from test_processes import ends, processes
@@ -22,22 +22,45 @@ from mlp_workload.errors import UserError
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.watching import Watching
 
+MANY = pytest.mark.long("trains on each number of devices, and 300 steps of MNIST")
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder that `on_devices.py` fills: one process for all that is trained on several."""
-    folder, data = (tmp_path_factory.mktemp(name) for name in ("trained", "digits"))
+
+def train_on_devices(folder, data, amount):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "8"}
-    command = [sys.executable, str(ROOT / "tests/on_devices.py"), str(folder), write_idx_folder(data, make_digits())]
+    command = [sys.executable, str(ROOT / "tests/on_devices.py"), str(folder), data, amount]
     process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert (process.returncode, process.stderr) == (0, "")
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, small):
+    """The folder that `on_devices.py` fills: one process for all that is trained on several."""
+    return train_on_devices(tmp_path_factory.mktemp("trained"), small[1], "some")
+
+
+@pytest.fixture(scope="module")
+def all_trained(tmp_path_factory, small):
+    return train_on_devices(tmp_path_factory.mktemp("trained"), small[1], "all")
+
+
+@pytest.fixture
+def meshes(request, mesh):
+    """The folder that has this mesh."""
+    return request.getfixturevalue("trained" if mesh in SOME else "all_trained")
+
+
+def each(meshes):
+    """A test of each mesh but the one that it is held against."""
+    marked = {mesh: () if mesh in SOME else MANY for mesh in meshes if mesh != "1"}
+    return pytest.mark.parametrize("mesh", [pytest.param(mesh, marks=marks) for mesh, marks in marked.items()])
+
+
+@MANY
 @pytest.mark.parametrize("devices", DEVICES[1:])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_300_steps_end_as_on_one_device(preset, devices, trained):
-    one, many = (np.load(trained / f"{preset}-{number}.npz") for number in (1, devices))
+def test_300_steps_end_as_on_one_device(preset, devices, all_trained):
+    one, many = (np.load(all_trained / f"{preset}-{number}.npz") for number in (1, devices))
     assert one["train.losses"].shape == (300,)
     assert_same(one, many)
     assert np.array_equal(one["test.labels"], many["test.labels"])
@@ -45,17 +68,17 @@ def test_300_steps_end_as_on_one_device(preset, devices, trained):
     assert len(many["test.losses"]) == TESTED
 
 
-@pytest.mark.parametrize("mesh", [mesh for mesh in MESHES if mesh != "1"])
-def test_divided_hidden_layers_have_the_same_logits_and_gradients(mesh, trained):
-    one, split = (np.load(trained / f"split-{name}.npz") for name in ("1", mesh))
+@each(MESHES)
+def test_divided_hidden_layers_have_the_same_logits_and_gradients(mesh, meshes):
+    one, split = (np.load(meshes / f"split-{name}.npz") for name in ("1", mesh))
     assert {"logits", "layers.0.weight.grad", "layers.1.weight.grad", "layers.2.bias.grad"} <= set(one.files)
     assert_same(one, split)
 
 
-@pytest.mark.parametrize("mesh", [mesh for mesh in UNEVEN if mesh != "1"])
-def test_batches_that_cant_be_shared_evenly_have_exact_means(mesh, trained):
+@each(UNEVEN)
+def test_batches_that_cant_be_shared_evenly_have_exact_means(mesh, meshes):
     """Batches of 20, and of 3 at the end of an epoch; 31 test examples. With momentum, whose state is divided too."""
-    one, many = (np.load(trained / f"digits-{name}.npz") for name in ("1", mesh))
+    one, many = (np.load(meshes / f"digits-{name}.npz") for name in ("1", mesh))
     assert one["train.losses"].shape == (18,)
     assert_same(one, many)
     assert len(many["test.losses"]) == 31
@@ -81,7 +104,9 @@ def test_a_run_on_eight_devices_goes_on_with_its_bytes_or_on_one(trained):
     assert RecordedRun.load(trained / "whole").summary["devices"] == 8
 
 
-@pytest.mark.parametrize(("side", "tolerance"), [("jax", DEVICES_FLOAT64), ("torch", RUN_FLOAT64)])
+@pytest.mark.parametrize(
+    ("side", "tolerance"), [pytest.param("jax", DEVICES_FLOAT64, marks=MANY), ("torch", RUN_FLOAT64)]
+)
 def test_a_run_on_eight_devices_goes_on_by_two_processes(side, tolerance, trained, tmp_path):
     """In JAX by two that SLURM started, with four devices each, of which two share a hidden layer."""
     shutil.copytree(trained / "on-two", tmp_path / "run")

@@ -16,6 +16,7 @@ from mlp_workload.doctor.cards import Cards
 from mlp_workload.doctor.frameworks import JAX, findings
 from mlp_workload.errors import NO_THREADS, BadVariable
 
+ONE_MORE = pytest.mark.long("starts JAX for one more variable")
 GOOD = "--xla_cpu_enable_fast_math=false"
 BAD_FLAGS = [
     ("—xla_cpu_enable_fast_math=true", "'—xla_cpu_enable_fast_math=true' is no flag, as .* and no file either"),
@@ -57,11 +58,18 @@ def test_without_flags_no_process_is_started(monkeypatch):
     ("name", "value", "message"),
     [
         ("JAX_DISABLE_JIT", "1", "JAX_DISABLE_JIT: the training programs have to be compiled and run"),
-        ("JAX_NO_TRACING", "1", "JAX_NO_TRACING: the training programs have to be compiled and run"),
-        ("JAX_DISABLE_JIT", "maybe", "JAX_DISABLE_JIT: invalid truth value 'maybe'"),
-        ("JAX_TRANSFER_GUARD", "disallow", "JAX_TRANSFER_GUARD: disallow refuses transfers that are needed here"),
+        pytest.param(
+            "JAX_NO_TRACING", "1", "JAX_NO_TRACING: the training programs have to be compiled and run", marks=ONE_MORE
+        ),
+        pytest.param("JAX_DISABLE_JIT", "maybe", "JAX_DISABLE_JIT: invalid truth value 'maybe'", marks=ONE_MORE),
+        pytest.param(
+            "JAX_TRANSFER_GUARD",
+            "disallow",
+            "JAX_TRANSFER_GUARD: disallow refuses transfers that are needed here",
+            marks=ONE_MORE,
+        ),
         ("JAX_TRANSFER_GUARD", "nonsense", 'JAX_TRANSFER_GUARD: Invalid value "nonsense"'),
-        ("JAX_DEFAULT_DEVICE", "nonsense", "JAX_DEFAULT_DEVICE: .* got: 'nonsense'"),
+        pytest.param("JAX_DEFAULT_DEVICE", "nonsense", "JAX_DEFAULT_DEVICE: .* got: 'nonsense'", marks=ONE_MORE),
         ("XLA_FLAGS", "--xla_nonsense", "XLA_FLAGS: XLA has no flag --xla_nonsense"),
     ],
 )

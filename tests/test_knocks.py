@@ -1,7 +1,7 @@
-"""Real processes that are really stopped, on real MNIST.
+"""Real processes that are really stopped, on a small set, and on real MNIST.
 
-KILLS of each trainer are killed at random moments, and STOPS of each trainer and preset at random steps: `make knocks`
-kills 200 and stops 80.
+On MNIST KILLS of each trainer are killed at random moments, and STOPS of each trainer and preset at random steps:
+`make knocks` kills 200 and stops 80.
 """
 
 import json
@@ -11,27 +11,30 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from safetensors.numpy import load_file
-from test_commands import SHIPPED, TRAINERS, assert_one_line, trainer
+from test_commands import TRAINERS, assert_one_line, trainer
+from warm import python
 
 from mlp_workload.config import PRESETS
 from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.sinks.json_lines import read_events
 
 KILLS, STOPS = (int(os.environ.get(name, "1")) for name in ("KILLS", "STOPS"))
-EPOCHS = 2
+EPOCHS, FOREVER = 2, 100_000
+STEPS = 6
+"""Of an epoch of the small set."""
+COLD = pytest.mark.long("starts the real interpreter in a file system of its own")
 RULE = ("--momentum", "0.9", "--nesterov", "--weight-decay", "0.01")
 
 
 def start(trainer: str, folder: Path, *flags: str, epochs: int = EPOCHS) -> subprocess.Popen:
     rule = () if "--resume" in flags else RULE
-    command = [sys.executable, "-m", trainer, "--epochs", str(epochs), "--visdom", "off", *rule, *flags]
+    command = [python(), "-m", trainer, "--epochs", str(epochs), "--visdom", "off", *rule, *flags]
     return subprocess.Popen(
         command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
@@ -39,8 +42,16 @@ def start(trainer: str, folder: Path, *flags: str, epochs: int = EPOCHS) -> subp
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
+    """Its status, and its errors, which end when it lets go of all files."""
     error = process.communicate(timeout=240)[1]
     return process.returncode, error
+
+
+def wait_for(process: subprocess.Popen, run: Path, step: int = 0) -> None:
+    """Until a checkpoint of this step or a later one is there."""
+    while not list(run.glob("checkpoints/step*")) or newest_step(run) < step:
+        time.sleep(0.01)
+        assert process.poll() is None, finish(process)
 
 
 def numbers(folder: Path) -> tuple[bytes, list]:
@@ -51,9 +62,31 @@ def numbers(folder: Path) -> tuple[bytes, list]:
     return (folder / "weights.safetensors").read_bytes(), told
 
 
+@trainer
+def test_a_killed_run_goes_on_to_the_same_bytes(trainer, small, tmp_path):
+    flags = [*small, "--checkpoint-every", "4"]
+    process = start(trainer, tmp_path, *flags, "--run-dir", "run", epochs=FOREVER)
+    wait_for(process, tmp_path / "run", 10)
+    process.kill()
+    assert finish(process)[0] == -signal.SIGKILL
+    assert_goes_on_to_the_same_bytes(trainer, flags, tmp_path)
+
+
+def assert_goes_on_to_the_same_bytes(trainer: str, flags: list[str], folder: Path) -> None:
+    """For an epoch or two."""
+    epochs = newest_step(folder / "run") // STEPS + 2
+    assert finish(start(trainer, folder, "--resume", "run", epochs=epochs)) == (0, "")
+    assert finish(start(trainer, folder, *flags, "--run-dir", "whole", epochs=epochs)) == (0, "")
+    assert numbers(folder / "run") == numbers(folder / "whole")
+
+
+def newest_step(run: Path) -> int:
+    return max(int(path.stem.partition("-")[2]) for path in run.glob("checkpoints/step*"))
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """Each trainer's run that nothing happens to, and how long it took."""
+    """Each trainer's run of MNIST that nothing happens to, and how long it took."""
     known = {}
 
     def run(trainer: str) -> tuple[Path, float]:
@@ -69,6 +102,7 @@ def unbroken(tmp_path_factory):
     return run
 
 
+@pytest.mark.long("trains two epochs of MNIST four times")
 @trainer
 def test_nothing_is_lost_by_kills_at_random_moments(trainer, unbroken, tmp_path):
     """SIGKILL somewhere in the life of a process that spends much of it writing: a checkpoint every two steps.
@@ -83,8 +117,7 @@ def test_nothing_is_lost_by_kills_at_random_moments(trainer, unbroken, tmp_path)
         process = start(trainer, tmp_path, "--checkpoint-every", "2", "--run-dir", run.name)
         moment = moments.uniform(0.1, 0.9) * seconds
         if number % 2 == 0:  # half of them in the midst of training
-            while not (run / "checkpoints").exists():
-                time.sleep(0.01)
+            wait_for(process, run)
             moment = moments.uniform(0.0, 0.4)
         time.sleep(moment)
         process.kill()
@@ -114,6 +147,7 @@ def test_nothing_is_lost_by_kills_at_random_moments(trainer, unbroken, tmp_path)
 BOTH_PRESETS = [(trainer, preset) for trainer in TRAINERS.values() for preset in PRESETS]
 
 
+@pytest.mark.long("trains ten epochs of MNIST three times")
 @pytest.mark.parametrize(("trainer", "preset"), BOTH_PRESETS if STOPS > 1 else BOTH_PRESETS[2:3])
 def test_a_run_that_ends_at_a_random_step_of_a_whole_run_goes_on_from_it(trainer, preset, tmp_path):
     """SIGKILL once the checkpoint of that step is there, from 1,000 to 2,999 of 3,000, mostly within an epoch."""
@@ -126,11 +160,8 @@ def test_a_run_that_ends_at_a_random_step_of_a_whole_run_goes_on_from_it(trainer
     for number in range(STOPS):
         run, every = tmp_path / f"run-{number}", steps.randrange(50, 300)
         step = every * steps.randrange(-(-1000 // every), -(-3000 // every))
-        process, newest = begin(run.name, "--checkpoint-every", str(every)), ""
-        while newest < f"step-{step:08d}.safetensors":
-            time.sleep(0.01)
-            assert process.poll() is None
-            newest = max((path.name for path in (run / "checkpoints").glob("step*")), default="")
+        process = begin(run.name, "--checkpoint-every", str(every))
+        wait_for(process, run, step)
         process.kill()
         finish(process)
         newest = max(path.name for path in (run / "checkpoints").glob("step*"))
@@ -154,45 +185,38 @@ def assert_refused(trainer: str, run: Path) -> None:
     ("trainer", "number", "status"),
     [("jax_mlp.train", signal.SIGTERM, 143), ("reference_torch.train", signal.SIGINT, 130)],
 )
-def test_a_signal_ends_a_run_with_a_checkpoint_and_the_usual_status(trainer, number, status, unbroken, tmp_path):
-    whole, _ = unbroken(trainer)
-    process = start(trainer, tmp_path, "--checkpoint-every", "7", "--run-dir", "run")
-    while not (tmp_path / "run/checkpoints").exists():
-        time.sleep(0.01)
-        assert process.poll() is None
+def test_a_signal_ends_a_run_with_a_checkpoint_and_the_usual_status(trainer, number, status, small, tmp_path):
+    process = start(trainer, tmp_path, *small, "--checkpoint-every", "7", "--run-dir", "run", epochs=FOREVER)
+    wait_for(process, tmp_path / "run", 1)
     process.send_signal(number)
     ended, error = finish(process)
     assert ended == status
     said, stopped = error.splitlines()
     assert said.startswith(f"{number.name}: stops when the running program ends")
     step = int(re.search(r"stopped after step (\d+); --resume run goes on from step \1$", stopped)[1])
-    assert 0 < step < EPOCHS * 300
+    assert step > 0
     assert (tmp_path / f"run/checkpoints/step-{step:08d}.safetensors").exists()
-    assert finish(start(trainer, tmp_path, "--resume", "run")) == (0, "")
-    assert numbers(tmp_path / "run") == numbers(whole)
+    assert_goes_on_to_the_same_bytes(trainer, small, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_a_second_signal_ends_a_run_at_once(number, tmp_path):
-    """With an epoch of a wide network, which takes long enough for both to come within it; what was kept stays."""
-    process = start("jax_mlp.train", tmp_path, "--hidden", "2000", "2000", "--run-dir", "run")
-    while not list((tmp_path / "run/checkpoints").glob("step*")):
-        time.sleep(0.01)
-        assert process.poll() is None
+    """With an epoch of 60,000 steps, which takes long enough for both to come within it; what was kept stays."""
+    process = start("jax_mlp.train", tmp_path, "--batch-size", "1", "--run-dir", "run")
+    wait_for(process, tmp_path / "run")
     time.sleep(0.3)
     process.send_signal(number)
-    time.sleep(0.2)
+    assert process.stderr.readline().startswith(f"{number.name}: stops when the running program ends")
     process.send_signal(number)
     ended, error = finish(process)
     assert ended == -number, error
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000000.safetensors"]
 
 
-def test_ctrl_c_before_a_pipe_that_ends_keeps_the_run(tmp_path):
+def test_ctrl_c_before_a_pipe_that_ends_keeps_the_run(small, tmp_path):
     """As with `2>&1 | tee`, which ends at once by the same Ctrl-C: nobody to tell, and a checkpoint all the same."""
-    process = start("jax_mlp.train", tmp_path, "--epochs", "200", "--run-dir", "run")
-    while not list((tmp_path / "run/checkpoints").glob("step*")):
-        time.sleep(0.01)
+    process = start("reference_torch.train", tmp_path, *small, "--run-dir", "run", epochs=FOREVER)
+    wait_for(process, tmp_path / "run")
     process.stderr.close()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=120) == 130
@@ -200,11 +224,9 @@ def test_ctrl_c_before_a_pipe_that_ends_keeps_the_run(tmp_path):
     assert last > "step-00000000.safetensors"
 
 
-def test_two_processes_are_never_at_one_run(tmp_path):
-    process = start("jax_mlp.train", tmp_path, "--epochs", "60", "--checkpoint-every", "300", "--run-dir", "run")
-    while not (tmp_path / "run/checkpoints").exists():
-        time.sleep(0.01)
-        assert process.poll() is None
+def test_two_processes_are_never_at_one_run(small, tmp_path):
+    process = start("reference_torch.train", tmp_path, *small, "--run-dir", "run", epochs=FOREVER)
+    wait_for(process, tmp_path / "run")
     for other in ("jax_mlp.train", "reference_torch.train"):
         ended, error = finish(start(other, tmp_path, "--resume", "run"))
         assert ended == 2
@@ -213,11 +235,11 @@ def test_two_processes_are_never_at_one_run(tmp_path):
     assert finish(process)[0] == 143
 
 
-@pytest.mark.parametrize("trainer", ["jax_mlp.train"])
-def test_a_relative_path_after_a_change_of_directory(trainer, tmp_path):
-    (tmp_path / "data").symlink_to(SHIPPED)
+@pytest.mark.parametrize("trainer", ["reference_torch.train"])
+def test_a_relative_path_after_a_change_of_directory(trainer, small, tmp_path):
+    (tmp_path / "data").symlink_to(small[1].removeprefix("idx:"))
     (tmp_path / "deeper").mkdir()
-    flags = ["--dataset", "idx:data", "--run-dir", "run", "--epochs", "1"]
+    flags = [*small[2:], "--dataset", "idx:data", "--run-dir", "run", "--epochs", "1"]
     assert finish(start(trainer, tmp_path, *flags)) == (0, "")
     again = ["--resume", "../run", "--epochs", "2"]
     ended, error = finish(start(trainer, tmp_path / "deeper", *again))
@@ -226,8 +248,8 @@ def test_a_relative_path_after_a_change_of_directory(trainer, tmp_path):
     assert finish(start(trainer, tmp_path / "deeper", *again, "--dataset", "idx:../data")) == (0, "")
 
 
-@pytest.mark.parametrize("trainer", ["jax_mlp.train"])
-def test_resume_refuses_what_makes_no_sense(trainer, run, tmp_path):
+@pytest.mark.parametrize("trainer", ["reference_torch.train"])
+def test_resume_refuses_what_makes_no_sense(trainer, run, small, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/config.json").write_text('{"preset": "leaky"')
@@ -239,7 +261,7 @@ def test_resume_refuses_what_makes_no_sense(trainer, run, tmp_path):
         "--checkpoint-every 0": "--checkpoint-every must be at least 1, got 0",
     }.items():
         assert_one_line(run(trainer, *flags.split()), message)
-    assert run(trainer, "--epochs", "1", "--run-dir", "done", "--quiet", "--visdom", "off").returncode == 0
+    assert run(trainer, *small, "--epochs", "1", "--run-dir", "done", "--quiet", "--visdom", "off").returncode == 0
     before = {path: path.read_bytes() for path in (tmp_path / "done").rglob("*") if path.is_file()}
     for flags, message in {
         "--resume done": "--resume done: the run is finished after 1 epochs; a higher --epochs goes on",
@@ -264,40 +286,43 @@ def in_a_small_file_system(script: str, folder: Path, size: str) -> subprocess.C
     )
 
 
-@trainer
-def test_a_disk_too_full_for_checkpoints_costs_only_them(trainer, unbroken, tmp_path):
+@pytest.mark.parametrize("trainer", ["reference_torch.train", pytest.param("jax_mlp.train", marks=COLD)])
+def test_a_disk_too_full_for_checkpoints_costs_only_them(trainer, small, tmp_path):
     """Room for the weights, the events, and two checkpoints and a half: the run ends as if nothing had been."""
+    flags = [*small, "--hidden", "200", "200", "--quiet", "--checkpoint-every", "5"]
+    rescued, whole, mounted = (tmp_path / name for name in ("rescued", "whole", "mounted"))
+    assert finish(start(trainer, tmp_path, *flags, "--run-dir", "whole"))[0] == 0
+    mounted.mkdir()
     process = in_a_small_file_system(
         f"""
-        {sys.executable} -m {trainer} --epochs {EPOCHS} {" ".join(RULE)} --visdom off --quiet --run-dir run \\
-            --checkpoint-every 250
-        echo $?; ls run/checkpoints; cp run/weights.safetensors {tempfile.gettempdir()}/{tmp_path.name}.weights
+        {sys.executable} -m {trainer} --epochs {EPOCHS} {" ".join([*RULE, *flags])} --visdom off --run-dir run
+        echo $?; ls run/checkpoints; cp run/weights.safetensors {rescued}
         """,
-        tmp_path,
-        "5000k",
+        mounted,
+        "1170k",
     )
     status, *checkpoints = process.stdout.split()
     assert status == "0", process.stderr
-    assert checkpoints == ["step-00000000.safetensors", "step-00000250.safetensors"]
+    assert checkpoints == ["step-00000000.safetensors", "step-00000005.safetensors"]
     (warning,) = [line for line in process.stderr.splitlines() if "checkpoint" in line]
     assert re.search(
-        r"warning: no checkpoint of step 500: cannot write .* No space left on device; the run goes on", warning
+        r"warning: no checkpoint of step 10: cannot write .* No space left on device; the run goes on", warning
     )
-    rescued = Path(tempfile.gettempdir(), f"{tmp_path.name}.weights")
-    assert rescued.read_bytes() == (unbroken(trainer)[0] / "weights.safetensors").read_bytes()
-    rescued.unlink()
+    assert rescued.read_bytes() == (whole / "weights.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("trainer", ["jax_mlp.train"])
-def test_a_run_in_a_folder_that_became_read_only(trainer, tmp_path):
+def test_a_run_in_a_folder_that_became_read_only(small, tmp_path):
+    assert finish(start("reference_torch.train", tmp_path, *small, "--run-dir", "run"))[0] == 0
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
     process = in_a_small_file_system(
         f"""
-        {sys.executable} -m {trainer} --epochs 1 --visdom off --quiet --run-dir run || exit 98
-        mount -o remount,ro {tmp_path}
-        {sys.executable} -m {trainer} --epochs 2 --visdom off --quiet --resume run
+        cp -r ../run run
+        mount -o remount,ro {mounted}
+        {sys.executable} -m jax_mlp.train --epochs 4 --visdom off --quiet --resume run
         echo $?
         """,
-        tmp_path,
+        mounted,
         "20000k",
     )
     assert process.stdout.split() == ["2"], process.stderr
@@ -306,18 +331,17 @@ def test_a_run_in_a_folder_that_became_read_only(trainer, tmp_path):
     assert "Traceback" not in process.stderr
 
 
-def test_a_resumed_run_tells_its_steps_once(tmp_path):
+def test_a_resumed_run_tells_its_steps_once(small, tmp_path):
     """After kills and resumes by both trainers in turn the events have each step once, in order."""
-    process = start("jax_mlp.train", tmp_path, "--checkpoint-every", "50", "--run-dir", "run")
-    for other in ("reference_torch.train", "jax_mlp.train"):
-        before = len(list((tmp_path / "run/checkpoints").glob("*")))
-        while len(list((tmp_path / "run/checkpoints").glob("step*"))) <= min(before, 1):
-            time.sleep(0.01)
+    flags, run = [*small, "--run-dir", "run"], tmp_path / "run"
+    for number, side in enumerate(("jax_mlp.train", "reference_torch.train"), 1):
+        process = start(side, tmp_path, *flags, "--checkpoint-every", "4", epochs=FOREVER)
+        wait_for(process, run, 10 * number)
         process.kill()
         finish(process)
-        process = start(other, tmp_path, "--resume", "run", "--checkpoint-every", "50")
-    assert finish(process)[0] == 0
+        flags, epochs = ["--resume", "run"], newest_step(run) // STEPS + 2
+    assert finish(start("jax_mlp.train", tmp_path, *flags, epochs=epochs))[0] == 0
     losses = [event for event in read_events(tmp_path / "run/events.jsonl") if hasattr(event, "losses")]
     assert [(event.epoch, event.first_step, len(event.losses)) for event in losses] == [
-        (epoch, 300 * (epoch - 1) + 1, 300) for epoch in range(1, EPOCHS + 1)
+        (epoch, STEPS * (epoch - 1) + 1, STEPS) for epoch in range(1, epochs + 1)
     ]

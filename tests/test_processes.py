@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_digits, write_idx_folder
-from on_devices import BATCH, TESTED, TRAINED, part_of_mnist
+from conftest import ROOT, write_idx_folder
+from on_devices import BATCH, part_of_mnist
 from safetensors.numpy import load_file
 from test_commands import TRAINERS, assert_one_line
 from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
@@ -43,7 +43,7 @@ UNWATCHED = Watching(visdom="off", quiet=True)
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
 TRAINER = {"jax": jax_mlp.trainer.Trainer, "torch": reference_torch.trainer.Trainer}
 side = pytest.mark.parametrize("side", TRAINERS)
-FOREVER = ("--epochs", "100000", "--run-dir", "run", "--checkpoint-every", "9")
+FOREVER = ("--epochs", "100000", "--run-dir", "run")
 STEPS = 6
 """Of an epoch."""
 DEADLINE = 60
@@ -87,7 +87,7 @@ def processes(side: str, folder: Path, *flags: str, second: Sequence[str] = (), 
     for process in (0, 1):
         told = [flag.format(process=process) for flag in (*flags, *(second if process else ()))]
         command = [python(), "-m", TRAINERS[side], "--visdom", "off", *told]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
         if slurm:
             environment |= variables_of_slurm(port, process)
         elif side == "torch":
@@ -104,9 +104,9 @@ def processes(side: str, folder: Path, *flags: str, second: Sequence[str] = (), 
             process.communicate()
 
 
-def ends(started) -> list[tuple[int, str, str]]:
+def ends(started, seconds: float = 240) -> list[tuple[int, str, str]]:
     """Each one's exit status, output and errors, without what JAX's gloo prints when processes find each other."""
-    texts = [process.communicate(timeout=240) for process in started]
+    texts = [process.communicate(timeout=seconds) for process in started]
     return [
         (process.returncode, re.sub(r"^\[Gloo\] .*\n", "", out, flags=re.M), error)
         for process, (out, error) in zip(started, texts, strict=True)
@@ -123,56 +123,58 @@ def wait_until_trained(started, folder: Path, step: int = 1) -> None:
         assert [process.poll() for process in started] == [None] * len(started), ends(started)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> str:
-    return write_idx_folder(tmp_path_factory.mktemp("digits"), make_digits())
-
-
 @pytest.fixture
-def small(data) -> list[str]:
-    """Flags of a run of many short epochs, the last batch of which two devices can't share evenly."""
-    flags = f"--dataset {data} --dtype float64 --hidden 8 6 --batch-size 20 --momentum 0.9 --devices 2"
-    return flags.split()
+def flags(small) -> list[str]:
+    """Flags of a run by two processes, of many short epochs, the last batch of which they can't share evenly."""
+    return [*small, "--dtype", "float64", "--momentum", "0.9", "--devices", "2"]
 
 
-@pytest.fixture(scope="module")
-def mnist(tmp_path_factory) -> tuple[Dataset, str]:
-    """A part of it, and the `--dataset` that reads it."""
-    part = part_of_mnist()
-    return part, write_idx_folder(tmp_path_factory.mktemp("mnist"), part)
+@pytest.mark.long("starts eight processes, for 300 steps of MNIST each")
+@side
+@pytest.mark.parametrize("preset", PRESETS)
+def test_two_processes_end_300_steps_of_mnist_as_one(side, preset, run, tmp_path):
+    """Once by torchrun, which takes its time."""
+    config = dataclasses.replace(PRESETS[preset], dtype="float64", batch_size=BATCH)
+    assert_end_as_one(side, config, part_of_mnist(), tmp_path, run if (side, preset) == ("torch", "leaky") else None)
 
 
 @side
-@pytest.mark.parametrize("preset", PRESETS)
-def test_two_processes_end_as_one(side, preset, mnist, run, tmp_path):
-    """After 300 steps; the first alone prints and writes. Once by torchrun, which takes its time."""
-    dataset, source = mnist
-    config = dataclasses.replace(PRESETS[preset], dtype="float64", batch_size=BATCH)
-    initial = initial_parameters(config.initialization, (784, 200, 200, 10), 3)
+def test_two_processes_end_as_one(side, digits, tmp_path):
+    small = {"hidden": (8, 6), "batch_size": 20, "learning_rate": 0.1, "momentum": 0.9}
+    config = dataclasses.replace(PRESETS[{"jax": "relu", "torch": "leaky"}[side]], dtype="float64", **small)
+    assert_end_as_one(side, config, digits, tmp_path)
+
+
+def assert_end_as_one(side: str, config: Config, dataset: Dataset, tmp_path: Path, torchrun=None) -> None:
+    """After an epoch from given weights; the first process alone prints and writes."""
+    initial = initial_parameters(config.initialization, config.widths(dataset.pixels, dataset.classes), 3)
     save_weights(tmp_path / "start.safetensors", initial)
-    flags = ["--preset", preset, "--dtype", "float64", "--epochs", "1", "--devices", "2", "--run-dir", "run"]
-    flags += ["--dataset", source, "--batch-size", str(BATCH)]
-    flags += ["--initial-weights", "start.safetensors", "--visdom", "off"]
-    if (side, preset) != ("torch", "leaky"):
+    steps, data = -(-len(dataset.train) // config.batch_size), tmp_path / "data"
+    data.mkdir()
+    flags = ["--preset", config.preset, "--dtype", "float64", "--epochs", "1", "--devices", "2", "--run-dir", "run"]
+    flags += ["--dataset", write_idx_folder(data, dataset), "--batch-size", str(config.batch_size), "--hidden"]
+    flags += [*map(str, config.hidden), "--learning-rate", str(config.learning_rate), "--momentum"]
+    flags += [str(config.momentum), "--initial-weights", "start.safetensors", "--visdom", "off"]
+    if torchrun is None:
         with processes(side, tmp_path, *flags) as started:
             (first, told, warned), other = ends(started)
         assert (first, warned, other) == (0, "", (0, "", ""))
     else:
-        torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m"]
-        process = run(*torchrun, "reference_torch.train", *flags, env={"OMP_NUM_THREADS": "1"})
+        command = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m"]
+        process = torchrun(*command, "reference_torch.train", *flags)
         told = process.stdout
         assert process.returncode == 0, process.stderr
-    assert re.findall(r"^epoch +(\d+) +step +(\d+)", told, re.M) == [("1", "300")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "start.safetensors"]
+    assert re.findall(r"^epoch +(\d+) +step +(\d+)", told, re.M) == [("1", str(steps))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run", "start.safetensors"]
 
     alone = TRAINER[side](config, dataset, initial)
-    losses = alone.run_epoch(epoch_order(0, 1, TRAINED))
+    losses = alone.run_epoch(epoch_order(0, 1, len(dataset.train)))
     expected, found = alone.evaluate(), RecordedRun.load(tmp_path / "run")
     for name, array in load_file(tmp_path / "run/weights.safetensors").items():
         DEVICES_FLOAT64.assert_close(array, alone.parameters()[name], name)
     DEVICES_FLOAT64.assert_close(found.train_losses, losses)
     DEVICES_FLOAT64.assert_close(found.summary["test_loss"], expected.loss)
-    assert (found.summary["test_correct"], found.summary["test_examples"]) == (expected.correct, TESTED)
+    assert (found.summary["test_correct"], found.summary["test_examples"]) == (expected.correct, len(dataset.test))
     assert found.evaluations[0].mistakes == expected.mistakes
     assert found.summary["devices"] == 2
 
@@ -195,15 +197,16 @@ def assert_ended_as_alone(side: str, config: Config, folder: Path) -> None:
         RUN_FLOAT64.assert_close(load_file(folder / "weights.safetensors")[name], array, name)
 
 
-@pytest.mark.parametrize(("side", "killed"), [("jax", 1), ("jax", 0), ("torch", 1)])
-def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, killed, small, tmp_path):
-    """By the other framework."""
-    with processes(side, tmp_path, *small, *FOREVER) as started:
+@pytest.mark.parametrize(
+    ("side", "killed"),
+    [("jax", 1), ("torch", 1), pytest.param("jax", 0, marks=pytest.mark.long("as the others, by the other process"))],
+)
+def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, killed, flags, tmp_path):
+    """By the other framework, from the midst of an epoch."""
+    with processes(side, tmp_path, *flags, *FOREVER, "--checkpoint-every", "9") as started:
         wait_until_trained(started, tmp_path / "run", 20)
         started[killed].kill()
-        since = time.monotonic()
-        status, _, error = ends([started[1 - killed]])[0]
-        assert time.monotonic() - since < DEADLINE
+        status, _, error = ends([started[1 - killed]], DEADLINE)[0]
     assert status == 2, error
     (said,) = re.findall(r"error: another process of this run ended.*; --resume run goes on.*", error)
     assert not (tmp_path / "run/summary.json").exists()
@@ -212,8 +215,8 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, kill
 
 
 @side
-def test_a_signal_to_one_process_stops_both_with_a_checkpoint(side, small, tmp_path):
-    with processes(side, tmp_path, *small, *FOREVER) as started:
+def test_a_signal_to_one_process_stops_both_with_a_checkpoint(side, flags, tmp_path):
+    with processes(side, tmp_path, *flags, *FOREVER) as started:
         wait_until_trained(started, tmp_path / "run", 20)
         started[1].send_signal(signal.SIGTERM)
         (first, _, said), (other, _, noted) = ends(started)
@@ -231,22 +234,22 @@ def test_a_signal_to_one_process_stops_both_with_a_checkpoint(side, small, tmp_p
     [([], ["--hidden", "8", "7"]), (["--initial-weights", "{process}.safetensors"], [])],
     ids=["shapes", "weights"],
 )
-def test_processes_that_were_told_different_things_say_so(both, second, small, tmp_path):
+def test_processes_that_were_told_different_things_say_so(both, second, flags, tmp_path):
     """By itself torch would take the first process's weights, and end in its own words where shapes differ."""
     for process in (0, 1):
         weights = initial_parameters("torch_linear", (30, 8, 6, 3), process)
         save_weights(tmp_path / f"{process}.safetensors", weights)
-    with processes("torch", tmp_path, *small, "--run-dir", "run", *both, second=second) as started:
+    with processes("torch", tmp_path, *flags, "--run-dir", "run", *both, second=second) as started:
         for status, told, error in ends(started):
             assert (status, told) == (2, "")
             assert error.splitlines()[-1].endswith("differ in their flags, data, versions or first weights")
     assert not (tmp_path / "run").exists()
 
 
-def test_where_the_first_process_cant_begin_the_other_says_that_nothing_was_trained(small, tmp_path):
+def test_where_the_first_process_cant_begin_the_other_says_that_nothing_was_trained(flags, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/notes").touch()
-    with processes("jax", tmp_path, *small, "--run-dir", "run") as started:
+    with processes("jax", tmp_path, *flags, "--run-dir", "run") as started:
         (first, _, said), (other, _, noted) = ends(started)
     assert (first, other) == (2, 2), (said, noted)
     assert said.splitlines()[-1].endswith("--run-dir run is not empty (notes); name a new or empty folder")

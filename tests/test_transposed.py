@@ -9,7 +9,7 @@ import pytest
 from conftest import write_idx_folder
 from safetensors.numpy import load_file
 
-import jax_mlp.train
+import reference_torch.train
 from mlp_compare import page
 from mlp_workload import recorded_run
 from mlp_workload.config import Config
@@ -103,7 +103,7 @@ def test_a_run_by_the_flag_goes_on_without_it(upright, tmp_path, run_on):
     source = write_idx_folder(tmp_path, transposed(upright))
     folder = run_on(source, transpose_images=True)
     config = Config.from_json((folder / "config.json").read_text())
-    jax_mlp.train.train(replace(config, transpose_images=False, epochs=2), QUIET, resume=True)
+    reference_torch.train.train(replace(config, transpose_images=False, epochs=2), QUIET, resume=True)
     assert RecordedRun.load(folder).events[-1].summary["data_notes"] == [f"{EXCHANGED} upright images"]
     recorded_run._load.cache_clear()
     assert not Trained.load(folder).image_format.transposed
@@ -169,11 +169,11 @@ def test_a_bad_mapping_is_refused(content, message, stored):
 
 @pytest.fixture
 def run_on(tmp_path):
-    """Trains by JAX, in folder "run", on a specification."""
+    """Trains by torch, in folder "run", on a specification."""
 
     def train(dataset, **options):
         settings = {"hidden": (8,), "batch_size": 100, "epochs": 1, "run_dir": tmp_path / "run"} | options
-        jax_mlp.train.train(Config(dataset=dataset, **settings), QUIET)
+        reference_torch.train.train(Config(dataset=dataset, **settings), QUIET)
         recorded_run._load.cache_clear()
         return settings["run_dir"]
 
@@ -202,7 +202,7 @@ def old_run(stored, upright, run_on, tmp_path):
 
 def test_the_console_says_it_and_the_run_records_it(stored, upright, tmp_path, capsys):
     config = Config(dataset=stored, hidden=(8,), batch_size=100, epochs=0, run_dir=tmp_path / "run")
-    jax_mlp.train.train(config, Watching(visdom="off"))
+    reference_torch.train.train(config, Watching(visdom="off"))
     assert f"{stored}: {LINE}\n" in capsys.readouterr().out
     facts = RecordedRun.load(tmp_path / "run").facts
     assert facts["data_notes"] == [LINE]
@@ -245,7 +245,7 @@ def test_a_run_of_version_0_1_predicts_from_transposed_pictures(old_run, upright
 def test_a_run_of_version_0_1_goes_on_with_its_transposed_images(old_run, tmp_path, run_on):
     """To the same bytes as a run of two epochs on these."""
     config = Config.from_json((old_run / "config.json").read_text())
-    jax_mlp.train.train(replace(config, epochs=2, run_dir=old_run), QUIET, resume=True)
+    reference_torch.train.train(replace(config, epochs=2, run_dir=old_run), QUIET, resume=True)
     resumed = RecordedRun.load(old_run)
     assert resumed.events[-1].summary["data_notes"] == [f"{EXCHANGED} transposed images"]
     assert resumed.dataset.transposed
@@ -264,7 +264,7 @@ def test_other_data_are_refused_when_a_run_goes_on(old_run, stored):
     labels.write_bytes(content)
     config = Config.from_json((old_run / "config.json").read_text())
     with pytest.raises(UserError, match="is not what the run was trained on"):
-        jax_mlp.train.train(replace(config, epochs=2, run_dir=old_run), QUIET, resume=True)
+        reference_torch.train.train(replace(config, epochs=2, run_dir=old_run), QUIET, resume=True)
 
 
 def test_a_run_by_the_flag_goes_on_where_the_data_have_emnists_name(upright, stored, tmp_path, run_on):
@@ -275,7 +275,7 @@ def test_a_run_by_the_flag_goes_on_where_the_data_have_emnists_name(upright, sto
     config = Config.from_json((folder / "config.json").read_text())
     assert config.transpose_images
     moved = replace(config, dataset=stored, transpose_images=False, epochs=2, run_dir=folder)
-    jax_mlp.train.train(moved, QUIET, resume=True)
+    reference_torch.train.train(moved, QUIET, resume=True)
     run = RecordedRun.load(folder)
     assert [event.config.transpose_images for event in run.events if hasattr(event, "config")] == [True, False]
     assert not run.dataset.transposed
