@@ -20,6 +20,12 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     )
     os.sched_setaffinity(0, cores[first::workers] or cores)
 
+if "PYTEST_XDIST_WORKER" not in os.environ:  # whose workers inherit this
+    # All commands of a session keep their compiled programs for one another, and apart from the user's own.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
 import jax
 import numpy as np
 import pytest
@@ -33,12 +39,6 @@ from mlp_workload.data import Dataset, Examples, load
 from mlp_workload.trained import Trained
 from mlp_workload.watching import Watching
 from mlp_workload.weights import Parameters, save_weights
-
-if "PYTEST_XDIST_WORKER" not in os.environ:  # whose workers inherit this
-    # All commands of a session keep their compiled programs for one another, and apart from the user's own.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
