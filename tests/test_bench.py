@@ -155,8 +155,14 @@ def test_a_rung_answers_from_a_process_of_its_own():
         (["--epochs", "-1"], "--epochs must be from 1 to 1000, got -1"),
         (["--batch-size", "0"], "--batch-size must be"),
         (["--batch-size", "70000"], "--batch-size must be at most 60000, the training examples, got 70000"),
-        (["--batch-size", "7000", "--rungs", "floor-numpy"], "batches of 7000 do not divide the set"),
-        (["--device", "gpu", "--rungs", "torch"], "torch sees none"),
+        pytest.param(
+            ["--batch-size", "7000", "--rungs", "floor-numpy"],
+            "batches of 7000 do not divide the set",
+            marks=pytest.mark.long("starts a process"),
+        ),
+        pytest.param(
+            ["--device", "gpu", "--rungs", "torch"], "torch sees none", marks=pytest.mark.long("starts a process")
+        ),
         (["--json", "taken"], "--json taken exists"),
         (["--plot", "nowhere/plot.svg"], "cannot write nowhere/plot.svg"),
     ],
@@ -322,6 +328,7 @@ def test_other_files_are_refused(tmp_path, content, message):
         bench_report.read(tmp_path / "file.json")
 
 
+@pytest.mark.long("compiles ten models")
 def test_the_sweep_and_several_models_at_once(asked_here, monkeypatch):
     few = {name: MANY[name] for name in ("torch-in-turn", "jax-many")}
     small = {"BATCH_SIZES": (), "WIDTHS": (50,), "MANY_ROUNDS": 1, "MANY_EPOCHS": 1, "MANY": few}
@@ -342,6 +349,7 @@ def test_the_rest_of_a_benchmark_runs(monkeypatch):
     check_whole_commands(monkeypatch, "JAX_FIRST", "JAX_LATER", "TORCH_GIVEN", "ARTICLE", "JAX_WATCHED")
 
 
+@pytest.mark.long("starts four commands")
 def test_a_whole_command_is_timed(monkeypatch, tmp_path, mnist):
     """To an accuracy, where Visdom is not installed."""
     monkeypatch.setattr(whole_commands, "find_spec", lambda _: None)

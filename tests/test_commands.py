@@ -240,7 +240,7 @@ def test_a_folder_without_write_permission(trainer, target, run, small, tmp_path
     [
         pytest.param("jax_mlp.train", 0, "config.json", marks=COLD),
         ("jax_mlp.train", 100, "weights.safetensors"),
-        ("jax_mlp.train --tensorboard", 260, "events.jsonl"),
+        pytest.param("jax_mlp.train --tensorboard", 260, "events.jsonl", marks=COLD),
         pytest.param("reference_torch.train", 260, "events.jsonl", marks=COLD),
     ],
 )
@@ -443,6 +443,7 @@ def test_nobody_reading_ends_the_articles_program_quietly(tmp_path):
         assert process.wait(timeout=240) == 1
 
 
+@pytest.mark.long("starts the interpreter and JAX")
 def test_float64_from_the_command_line(small, tmp_path):
     """Where x64 is not on already, as it is in this test session, and with every warning an error."""
     command = [sys.executable, "-W", "error", "-m", "jax_mlp.train", *small, "--dtype", "float64", "--epochs", "1"]

@@ -84,7 +84,8 @@ def test_a_damaged_program_is_compiled_anew(train, tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("mode", [pytest.param(0o770, id="the group"), pytest.param(0o707, marks=COLD, id="everybody")])
+@COLD
+@pytest.mark.parametrize("mode", [0o770, 0o707], ids=["the group", "everybody"])
 def test_a_folder_that_others_can_write_to_is_not_used(train, tmp_path, mode):
     """What lies there is run."""
     folder = tmp_path / "cache/jax-mlp"

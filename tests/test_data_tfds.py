@@ -77,6 +77,7 @@ def written_digits(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long("writes 70,000 images")
 def test_mnist_comes_back_byte_for_byte(mnist, tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("tensorflow_datasets")
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder))

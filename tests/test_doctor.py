@@ -1,11 +1,13 @@
 """What the doctor finds in a healthy installation, in one that is broken in every way, and in each check alone."""
 
 import gzip
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -518,6 +520,15 @@ def test_where_compiled_programs_are_kept(file, tmp_path, monkeypatch):
     assert cache()[0].startswith("ok ")
     (tmp_path / "jax-mlp").chmod(0o777)
     assert cache()[0].startswith(f"wrong {tmp_path}/jax-mlp keeps nothing (it is not ours alone to write to, ")
+
+
+def test_a_port_that_something_else_holds(monkeypatch):
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.handle_request, daemon=True).start()
+        monkeypatch.setenv("VISDOM_PORT", str(other.server_port))
+        finding = dashboard.server()
+    assert "answers 501" in finding.seen
+    assert finding.mend == f"stop what listens at port {other.server_port}, or name another port by VISDOM_PORT"
 
 
 def test_a_server_that_answers(tmp_path, monkeypatch):

@@ -25,7 +25,9 @@ def test_wrong_arguments_end_in_one_line(arguments, message, run):
 
 
 @pytest.mark.skipif(find_spec("atheris") is None, reason="needs atheris, which make fuzz installs")
-@pytest.mark.parametrize("planted", ["raise KeyError", "while True: pass"])
+@pytest.mark.parametrize(
+    "planted", ["raise KeyError", pytest.param("while True: pass", marks=pytest.mark.long("waits for a time-out"))]
+)
 def test_it_finds_a_planted_crash_and_a_planted_hang(planted, packages):
     """Each behind a number of images that neither a seed nor MNIST has."""
     shutil.copytree(ROOT / "fuzz", packages / "fuzz", ignore=shutil.ignore_patterns("__pycache__"))

@@ -62,7 +62,11 @@ def numbers(folder: Path) -> tuple[bytes, list]:
     return (folder / "weights.safetensors").read_bytes(), told
 
 
-@trainer
+@pytest.mark.parametrize(
+    "trainer",
+    [pytest.param("jax_mlp.train", marks=pytest.mark.long("compiles JAX's programs anew")), "reference_torch.train"],
+    ids=["jax", "torch"],
+)
 def test_a_killed_run_goes_on_to_the_same_bytes(trainer, small, tmp_path):
     flags = [*small, "--checkpoint-every", "4"]
     process = start(trainer, tmp_path, *flags, "--run-dir", "run", epochs=FOREVER)
@@ -202,9 +206,9 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_the_usual_status(trainer, num
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_a_second_signal_ends_a_run_at_once(number, tmp_path):
     """With an epoch of 60,000 steps, which takes long enough for both to come within it; what was kept stays."""
-    process = start("jax_mlp.train", tmp_path, "--batch-size", "1", "--run-dir", "run")
+    flags = ["--batch-size", "1", "--checkpoint-every", "60000"]
+    process = start("jax_mlp.train", tmp_path, *flags, "--run-dir", "run")
     wait_for(process, tmp_path / "run")
-    time.sleep(0.3)
     process.send_signal(number)
     assert process.stderr.readline().startswith(f"{number.name}: stops when the running program ends")
     process.send_signal(number)
@@ -286,7 +290,8 @@ def in_a_small_file_system(script: str, folder: Path, size: str) -> subprocess.C
     )
 
 
-@pytest.mark.parametrize("trainer", ["reference_torch.train", pytest.param("jax_mlp.train", marks=COLD)])
+@COLD
+@trainer
 def test_a_disk_too_full_for_checkpoints_costs_only_them(trainer, small, tmp_path):
     """Room for the weights, the events, and two checkpoints and a half: the run ends as if nothing had been."""
     flags = [*small, "--hidden", "200", "200", "--quiet", "--checkpoint-every", "5"]

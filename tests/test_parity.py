@@ -112,6 +112,7 @@ def test_float32_explains_forced_kink_crossings(tmp_path, monkeypatch, capsys):
 LARGE_STEPS = {"preset": "relu", "last_activation": "none", "batch_size": 32, "learning_rate": 0.1, "momentum": 0.9}
 
 
+@pytest.mark.long("80 steps")
 def test_float64_tells_amplified_rounding_from_a_fault(tmp_path, monkeypatch, capsys):
     """Steps this large amplify rounding by orders of magnitude; each of them still agrees from common parameters."""
     flags = [word for name, value in LARGE_STEPS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -131,13 +132,14 @@ def test_float32_says_that_a_difference_has_built_up():
         assert "the difference has built up over the steps before" in report.departure.note
 
 
+@pytest.mark.long("400 steps")
 @pytest.mark.parametrize(
     ("dtype", "settings"),
     [
         ("float32", {"momentum": 0.9, "learning_rate": 0.1}),
         ("float64", {"label_smoothing": 1.0}),
-        pytest.param("float64", {"momentum": 0.9, "learning_rate": 0.1}, marks=pytest.mark.long("once more")),
-        pytest.param("float32", {"label_smoothing": 1.0}, marks=pytest.mark.long("once more")),
+        ("float64", {"momentum": 0.9, "learning_rate": 0.1}),
+        ("float32", {"label_smoothing": 1.0}),
     ],
 )
 def test_what_is_learned_by_heart_agrees(dtype, settings, digits, tmp_path):
@@ -227,12 +229,14 @@ def test_bad_arguments_end_in_one_line_and_status_2(arguments, message, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "taken.json"]
 
 
+@pytest.mark.long("starts both frameworks")
 def test_too_little_memory_on_a_side_is_one_line(run):
     process = run(PARITY, "--hidden", "1000000", "1000000", "--steps", "2")
     assert (process.returncode, process.stdout) == (2, "")
     assert re.fullmatch(r"python -m mlp_compare.parity: error: .*not enough memory.*\n", process.stderr)
 
 
+@pytest.mark.long("starts both frameworks")
 def test_an_output_that_cannot_be_written_costs_no_figures(run, tmp_path):
     with open("/dev/full", "w") as full:
         command = [python(), "-m", PARITY, "--steps", "2", "--json", str(tmp_path / "parity.json")]

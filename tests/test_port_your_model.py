@@ -22,6 +22,7 @@ def first(original, folder, mistake="none"):
     return compare_models.comparison(Trace.load(original.trace), Trace.load(arguments.trace)).first
 
 
+@pytest.mark.long("trains the port of a model")
 def test_the_mended_port_passes(original, tmp_path):
     assert first(original, tmp_path) is None
 

@@ -501,6 +501,7 @@ def test_a_port_in_use_is_said(port, trained, monkeypatch, capsys):
     )
 
 
+@pytest.mark.long("starts a page and both frameworks")
 def test_where_a_framework_is_missing_the_page_says_so_and_shows_the_other(trained, browser, tmp_path, monkeypatch):
     (tmp_path / "jax.py").write_text("raise ModuleNotFoundError(\"No module named 'jax'\", name='jax')")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))

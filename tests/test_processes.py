@@ -43,6 +43,7 @@ UNWATCHED = Watching(visdom="off", quiet=True)
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
 TRAINER = {"jax": jax_mlp.trainer.Trainer, "torch": reference_torch.trainer.Trainer}
 side = pytest.mark.parametrize("side", TRAINERS)
+SLOW_JAX = pytest.mark.long("compiles JAX's programs in two processes")
 FOREVER = ("--epochs", "100000", "--run-dir", "run")
 STEPS = 6
 """Of an epoch."""
@@ -199,7 +200,7 @@ def assert_ended_as_alone(side: str, config: Config, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("side", "killed"),
-    [("jax", 1), ("torch", 1), pytest.param("jax", 0, marks=pytest.mark.long("as the others, by the other process"))],
+    [("torch", 1), pytest.param("jax", 1, marks=SLOW_JAX), pytest.param("jax", 0, marks=SLOW_JAX)],
 )
 def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, killed, flags, tmp_path):
     """By the other framework, from the midst of an epoch."""
@@ -214,7 +215,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, kill
     assert killed == 0 or said.endswith(f"--resume run goes on from step {step}")
 
 
-@side
+@pytest.mark.parametrize("side", ["torch", pytest.param("jax", marks=SLOW_JAX)])
 def test_a_signal_to_one_process_stops_both_with_a_checkpoint(side, flags, tmp_path):
     with processes(side, tmp_path, *flags, *FOREVER) as started:
         wait_until_trained(started, tmp_path / "run", 20)
@@ -246,6 +247,7 @@ def test_processes_that_were_told_different_things_say_so(both, second, flags, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long("starts JAX twice")
 def test_where_the_first_process_cant_begin_the_other_says_that_nothing_was_trained(flags, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/notes").touch()
@@ -328,12 +330,12 @@ def test_processes_without_a_place_to_meet(run):
     ("flags", "variables", "message"),
     [
         ("--devices 2", "WORLD_SIZE=1", "start it as torchrun --nproc-per-node 2 -m reference_torch.train"),
-        ("--devices 1", "WORLD_SIZE=2", "--devices 1: torch takes a process for each; torchrun started 2 processes"),
+        ("--devices 1", "WORLD_SIZE=2", "as WORLD_SIZE says; unset WORLD_SIZE to train in one process"),
         ("--devices 2 --split-hidden 2", "WORLD_SIZE=2", "--split-hidden must be 1 in torch, got 2"),
         ("--seeds 2", "WORLD_SIZE=2", "--devices 1: torch takes a process for each; torchrun started 2 processes"),
         ("--devices 2", "WORLD_SIZE=two", "WORLD_SIZE, which torchrun sets, must be a whole number, got two"),
         ("--devices 2", "WORLD_SIZE=2", "RANK, which torchrun sets, must be a whole number, got nothing"),
-        ("--devices 2", "WORLD_SIZE=2 RANK=1", "LOCAL_RANK, which torchrun sets, must be a whole number, got nothing"),
+        ("--devices 2", "WORLD_SIZE=2 RANK=1", "LOCAL_RANK, which .*, got nothing; unset WORLD_SIZE to train in one"),
         ("--devices 2", "WORLD_SIZE=2 RANK=2 LOCAL_RANK=0", "RANK must be below WORLD_SIZE 2, got 2"),
     ],
 )

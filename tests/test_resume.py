@@ -293,6 +293,10 @@ REFUSED = {
         "step-00000008.safetensors: .*; .*step-00000007.safetensors: ",
     ),
     "none": (lambda stopped: [path.unlink() for path in newest(stopped).parent.iterdir()], "it has no checkpoint"),
+    "a folder": (
+        lambda stopped: newest(stopped).with_name("step-00000099.safetensors").mkdir(),
+        "step-00000099.safetensors: not a file but a folder; this checkpoint is neither skipped nor removed",
+    ),
     "no folder": (no_folder, r"checkpoints cannot be read \(Not a directory\)"),
     "events gone": (lambda stopped: os.truncate(stopped.run_dir / "events.jsonl", 0), "the run's start is missing"),
     "events short": (
@@ -340,7 +344,6 @@ def test_files_of_others_are_neither_taken_nor_removed(stopped):
     names = ("step-00000008.backup.safetensors", "step-00000008 (1).safetensors", "step-best.safetensors", ".notes.tmp")
     for name in names:
         (folder / name).write_bytes(newest(stopped).read_bytes())
-    (folder / "step-00000099.safetensors").mkdir()
     (stopped.run_dir / ".notes.tmp").write_text("mine")
     half_written = folder / ".step-00000009.safetensors.12345.tmp"
     half_written.write_bytes(b"half")
@@ -348,7 +351,7 @@ def test_files_of_others_are_neither_taken_nor_removed(stopped):
     assert not half_written.exists()
     assert (stopped.run_dir / ".notes.tmp").read_text() == "mine"
     own = {"step-00000011.safetensors", "step-00000012.safetensors"}
-    assert {path.name for path in folder.iterdir()} == {*names, "step-00000099.safetensors"} | own
+    assert {path.name for path in folder.iterdir()} == {*names} | own
 
 
 def test_events_that_nobody_may_write_change_nothing(stopped, monkeypatch):
@@ -416,6 +419,8 @@ def test_data_and_run_may_have_moved(stopped, tmp_path):
     train("torch", dataclasses.replace(stopped, run_dir=tmp_path / "whole"))
     (tmp_path / "digits").rename(tmp_path / "moved")
     stopped.run_dir.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="if the run's data are elsewhere now, name the folder: --dataset idx:DIR"):
+        train("torch", dataclasses.replace(stopped, run_dir=tmp_path / "elsewhere"), resume=True)
     moved = dataclasses.replace(stopped, run_dir=tmp_path / "elsewhere", dataset=f"idx:{tmp_path / 'moved'}")
     train("torch", moved, resume=True)
     assert bytes_of(moved.run_dir) == bytes_of(tmp_path / "whole")

@@ -280,12 +280,13 @@ def test_other_files_are_refused(content, message, tmp_path):
         scaling_report.read(tmp_path / "scaling.json")
 
 
+@pytest.mark.long("starts both frameworks")
 @pytest.mark.parametrize(
     "run",
     [
         Run("torch", 1, 1, 1, 8, 40),
-        pytest.param(Run("torch", 2, 2, 1, 8, 40), marks=pytest.mark.long("starts two processes")),
-        pytest.param(Run("jax", 4, 2, 2, 8, 40), marks=pytest.mark.long("starts two processes")),
+        Run("torch", 2, 2, 1, 8, 40),
+        Run("jax", 4, 2, 2, 8, 40),
     ],
     ids=str,
 )

@@ -32,7 +32,11 @@ from mlp_workload.recorded_run import RecordedRun
 from mlp_workload.weights import save_weights
 
 
-@trainer
+@pytest.mark.parametrize(
+    "trainer",
+    [pytest.param("jax_mlp.train", marks=pytest.mark.long("starts JAX four times")), "reference_torch.train"],
+    ids=["jax", "torch"],
+)
 def test_each_seed_ends_as_alone(trainer, run, small, tmp_path):
     """Three seeds, in JAX on two devices, so that one trains for nobody in the second group: the same bytes."""
     flags = [*small, "--preset", "relu", "--momentum", "0.9", "--epochs", "2", "--quiet"]
@@ -125,6 +129,20 @@ def test_a_signal_keeps_the_weights_so_far_of_all_models(number, status, small, 
     assert len({(folder / "weights.safetensors").read_bytes() for folder in begun}) == len(begun)
 
 
+def test_a_signal_ends_seeds_of_no_epochs(small, tmp_path):
+    flags = [*small, "--epochs", "0", "--seeds", "100000", "--quiet", "--run-dir", "runs"]
+    process = subprocess.Popen(
+        [python(), "-m", "reference_torch.train", *flags], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "runs/seed-1").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert ": stopped after epoch 0; the weights" in process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+
+
 def test_runs_of_many_seeds_are_replayed_and_reported_one_by_one(run, small, tmp_path):
     flags = [*small, "--seeds", "2", "--epochs", "1", "--run-dir", "many", "--quiet"]
     assert run("reference_torch.train", *flags).returncode == 0
@@ -133,6 +151,7 @@ def test_runs_of_many_seeds_are_replayed_and_reported_one_by_one(run, small, tmp
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.long("trains until a disk is full")
 def test_a_full_disk_costs_no_models_weights(small, tmp_path):
     """Of two that train together the one fails to write an event; both keep their weights."""
     process = in_a_small_file_system(

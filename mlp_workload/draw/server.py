@@ -79,13 +79,13 @@ def serve(trained: Trained, port: int) -> None:
     """
     import PIL  # noqa: F401, which drawings will be read by, may be missing
 
-    for number in END_SIGNALS:
-        signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         try:
             server = stack.enter_context(_Server((HOST, port), _Handler))
         except OSError as error:
             raise UserError(f"--port {port}: cannot listen at {HOST} ({error.strerror or error})") from None
+        for number in END_SIGNALS:
+            signal.signal(number, signal.default_int_handler)
         sides = [stack.enter_context(Side(framework, trained.folder)) for framework in FRAMEWORKS]
         try:
             for side in sides:
