@@ -330,7 +330,7 @@ def test_other_files_are_refused(tmp_path, content, message):
 
 @pytest.mark.long("compiles ten models")
 def test_the_sweep_and_several_models_at_once(asked_here, monkeypatch):
-    few = {name: MANY[name] for name in ("torch-in-turn", "jax-many")}
+    few = {name: MANY[name] for name in ("torch-in-turn", "torch-processes", "jax-many")}
     small = {"BATCH_SIZES": (), "WIDTHS": (50,), "MANY_ROUNDS": 1, "MANY_EPOCHS": 1, "MANY": few}
     for name, value in small.items():
         monkeypatch.setattr(benchmark, name, value)
@@ -338,14 +338,8 @@ def test_the_sweep_and_several_models_at_once(asked_here, monkeypatch):
     check_sweep_and_many(few)
 
 
-@pytest.mark.long("trains on MNIST thirty times")
-def test_the_rest_of_a_benchmark_runs(monkeypatch):
-    """The sweep, several models at once and whole commands of each kind, as small as they can be."""
-    few = {name: MANY[name] for name in ("jax-many", "torch-processes")}
-    small = {"BATCH_SIZES": (), "WIDTHS": (50,), "MANY_ROUNDS": 1, "MANY_EPOCHS": 1, "MANY": few}
-    for name, value in small.items():
-        monkeypatch.setattr(benchmark, name, value)
-    check_sweep_and_many(few)
+@pytest.mark.long("trains an epoch of MNIST five times")
+def test_whole_commands_of_each_kind_are_timed(monkeypatch):
     check_whole_commands(monkeypatch, "JAX_FIRST", "JAX_LATER", "TORCH_GIVEN", "ARTICLE", "JAX_WATCHED")
 
 
