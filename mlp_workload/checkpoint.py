@@ -88,9 +88,8 @@ class Checkpoints:
                 self._folder.mkdir()
                 sync_folder(self._folder.parent)
             write_atomically(path, save(tensors, {"checkpoint": text, "digest": _digest(text, tensors)}))
-            for old in self._newest_first()[KEPT:]:
-                if old.is_file():
-                    old.unlink()
+            for old in [path for path in self._newest_first() if path.is_file()][KEPT:]:
+                old.unlink()
 
     def newest(self) -> Checkpoint:
         """The newest one that is whole; warns of newer ones that are damaged.

@@ -104,12 +104,17 @@ def serve(server: VisdomServer, allowed: set[str], env_path: Path | None, runs: 
         raise UserError(f"cannot listen at {server.host}, port {server.port}: {error.strerror or error}") from None
     if hasattr(os, "nice"):
         os.nice(19)  # drawing takes next to no time from training
+    loop = IOLoop.current()
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # for a loop that is blocked
+        loop.asyncio_loop.call_soon_threadsafe(loop.stop)  # type: ignore[attr-defined]
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # whose KeyboardInterrupt a finalizer may swallow
+        signal.signal(signal.SIGINT, stop)
     print(one_line(f"Visdom at {server.address}, curves kept in {folder}; Ctrl-C stops it"), flush=True)
     if runs:
         threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
-    loop = IOLoop.current()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # whose KeyboardInterrupt a finalizer may swallow
-        signal.signal(signal.SIGINT, lambda *_: loop.add_callback_from_signal(loop.stop))
     loop.start()
     print("stopped")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 
-_ALONE = "; unset WORLD_SIZE to train in one process"
+_ALONE = "unset WORLD_SIZE to train in one process"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Rank:
             raise UserError(f"--split-hidden must be 1 in torch, got {config.split_hidden}; jax_mlp.train splits")
         if config.devices != world:
             command = f"torchrun --nproc-per-node {config.devices} -m reference_torch.train"
-            started = f"torchrun started {world} processes, as WORLD_SIZE says{_ALONE}"
+            started = f"torchrun started {world} processes, as WORLD_SIZE says: give --devices {world}, or {_ALONE}"
             how = f"start it as {command}" if world == 1 else started
             raise UserError(f"--devices {config.devices}: torch takes a process for each; {how}")
         return cls.here()
@@ -54,6 +54,5 @@ def _world() -> int:
 def _number(name: str) -> int:
     said = os.environ.get(name, "nothing")
     if not said.isdecimal():
-        alone = "" if name == "WORLD_SIZE" else _ALONE
-        raise UserError(f"{name}, which torchrun sets, must be a whole number, got {said}{alone}")
+        raise UserError(f"{name}, which torchrun sets, must be a whole number, got {said}; {_ALONE}")
     return int(said)

@@ -80,7 +80,11 @@ class DashboardProcess:
     def close(self) -> str:
         """Text that it wrote to standard error."""
         self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=20)
+        try:
+            self.process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
         return self.errors.read_text()
 
 

@@ -73,11 +73,22 @@ def test_every_module_imports_without_the_other_framework(package, blocked):
     assert len(result.stdout.split()) == len(files)
 
 
-def test_an_import_of_what_is_blocked_is_found_in_the_last_of_the_modules(copy):
-    plant(sorted((copy / "mlp_workload").rglob("*.py"))[-1], "import jax")
-    result = import_all("mlp_workload", JAX, copy)
+OTHER = pytest.mark.long("the same for another package")
+
+
+@pytest.mark.parametrize(
+    ("package", "blocked"),
+    [
+        ("mlp_workload", JAX),
+        pytest.param("jax_mlp", TORCH, marks=OTHER),
+        pytest.param("reference_torch", JAX, marks=OTHER),
+    ],
+)
+def test_an_import_of_what_is_blocked_is_found_in_the_last_of_the_modules(package, blocked, copy):
+    plant(sorted((copy / package).rglob("*.py"))[-1], f"import {blocked[0]}")
+    result = import_all(package, blocked, copy)
     assert result.returncode == 1
-    assert "No module named 'jax' (blocked by the test)" in result.stderr
+    assert f"No module named '{blocked[0]}' (blocked by the test)" in result.stderr
 
 
 def test_lint_imports_accepts_the_packages(copy):

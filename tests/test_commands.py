@@ -195,7 +195,7 @@ def test_nobody_reading_does_not_stop_the_run(trainer, small, tmp_path):
     command = [python(), "-m", trainer, *small, "--epochs", "200", "--visdom", "off", "--run-dir", "run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment, pipesize=4096
     ) as process:
         process.stdout.readline()
         process.stdout.close()

@@ -81,7 +81,7 @@ dashboard.main()
 
 
 def test_ctrl_c_is_not_lost_where_python_ignores_exceptions(tmp_path):
-    """As in the finalizers that may run at any moment."""
+    """Finalizers do, and may run at any moment."""
     command = [python(), "-c", INTERRUPTED, "--port", str(free_port()), "--env-path", "envs"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60)
@@ -300,7 +300,7 @@ JQUERY = """echo '[{"name": "jquery", "version": "3.1.1", "filename": "x.tgz"}]'
 @pytest.mark.parametrize(
     "script",
     [
-        "echo not JSON", "echo '[]'", "echo '[{}]'", "exit 1", "sleep 600",
+        "echo not JSON", "echo '[]'", "echo '[{}]'", "exit 1", "exec sleep 600",
         JQUERY, f"{JQUERY}; {DESTINATION}; echo no archive > $folder/x.tgz",
     ],
 )  # fmt: skip
@@ -308,7 +308,7 @@ def test_an_npm_that_does_something_else_is_no_error(script, tmp_path, monkeypat
     write_npm(tmp_path, monkeypatch, script)
     monkeypatch.setattr(assets, "_from_visdom", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    assets.place(tmp_path / "visdom/static", 0.5)
+    assets.place(tmp_path / "visdom/static", 0.5 if "sleep" in script else 60)
     assert "everything" in assets.features(assets.missing(tmp_path / "visdom/static"))
 
 

@@ -19,8 +19,9 @@ def check(digits, folder, steps, **settings):
     source = write_idx_folder(folder, digits)
     small = {"dataset": source, "hidden": (8, 8), "batch_size": 20, "device": "cpu"}
     config = dataclasses.replace(PRESETS["leaky"], **small | settings)
-    lockstep = Lockstep(config, digits, [InProcess("jax"), InProcess("torch")], steps)
-    assert list(lockstep.run((), evaluate=False, free_runs=False))
+    with InProcess("jax") as one, InProcess("torch") as other:
+        lockstep = Lockstep(config, digits, [one, other], steps)
+        assert list(lockstep.run((), evaluate=False, free_runs=False))
     return lockstep.report
 
 

@@ -57,6 +57,8 @@ side = pytest.mark.parametrize("side", SIDES)
         ("leaky", "same", "float32", 0.0),
         ("leaky", "none", "float64", 0.0),
         ("relu", "none", "float32", 0.1),
+        ("relu", "same", "float64", 0.0),
+        ("leaky", "none", "float32", 0.1),
     ],
 )
 def test_forward_and_backward_match_numpy(side, preset, last_activation, dtype, label_smoothing, mnist):

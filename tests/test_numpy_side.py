@@ -31,7 +31,7 @@ ALL = pytest.mark.long("takes all 300 steps four times")
 def test_steps_agree_with_both_frameworks(preset, other, steps, least, mnist):
     with InProcess(other) as one, InProcess(NUMPY) as numpy:
         check = Lockstep(FLOAT64[preset], mnist, [one, numpy], steps)
-        # Of a free run NumPy's epochs are the same ones beside JAX.
+        # NumPy's own epochs are the same beside JAX.
         assert len(list(check.run((1, 2, 100, steps), free_runs=other == "torch"))) == steps
     report = check.report
     assert report.departure is None, str(report.departure)
@@ -54,8 +54,9 @@ OPTIMIZER = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "label_smo
 @pytest.mark.parametrize("settings", [{"momentum": 0.9}, OPTIMIZER | {"activation": "relu", "last_activation": "none"}])
 def test_the_optimizer_agrees_and_the_smaller_last_batch(settings, digits, tmp_path):
     config = small(digits, tmp_path, **settings)
-    check = Lockstep(config, digits, [InProcess("torch"), InProcess(NUMPY)], 14)
-    assert len(list(check.run((1, 2, 6, 14)))) == 14
+    with InProcess("torch") as one, InProcess(NUMPY) as numpy:
+        check = Lockstep(config, digits, [one, numpy], 14)
+        assert len(list(check.run((1, 2, 6, 14)))) == 14
     assert check.report.departure is None, str(check.report.departure)
     assert "momentums" in check.report.worst
 
@@ -83,8 +84,9 @@ def test_a_mistake_in_a_copy_is_named(tensor, digits, tmp_path, monkeypatch):
     (copy / "mlp.py").write_text(source.replace(right, wrong))
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "data").mkdir()
-    check = Lockstep(small(digits, tmp_path / "data"), digits, [InProcess("torch"), InProcess(copy.name)], 3)
-    list(check.run((1,), evaluate=False, free_runs=False))
+    with InProcess("torch") as one, InProcess(copy.name) as mistaken:
+        check = Lockstep(small(digits, tmp_path / "data"), digits, [one, mistaken], 3)
+        list(check.run((1,), evaluate=False, free_runs=False))
     departure = check.report.departure
     assert departure is not None
     assert (departure.step, departure.difference.name) == (1, tensor)

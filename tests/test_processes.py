@@ -330,12 +330,20 @@ def test_processes_without_a_place_to_meet(run):
     ("flags", "variables", "message"),
     [
         ("--devices 2", "WORLD_SIZE=1", "start it as torchrun --nproc-per-node 2 -m reference_torch.train"),
-        ("--devices 1", "WORLD_SIZE=2", "as WORLD_SIZE says; unset WORLD_SIZE to train in one process"),
+        (
+            "--devices 1",
+            "WORLD_SIZE=2",
+            ": give --devices 2, or unset WORLD_SIZE to train in one process",
+        ),
         ("--devices 2 --split-hidden 2", "WORLD_SIZE=2", "--split-hidden must be 1 in torch, got 2"),
         ("--seeds 2", "WORLD_SIZE=2", "--devices 1: torch takes a process for each; torchrun started 2 processes"),
         ("--devices 2", "WORLD_SIZE=two", "WORLD_SIZE, which torchrun sets, must be a whole number, got two"),
         ("--devices 2", "WORLD_SIZE=2", "RANK, which torchrun sets, must be a whole number, got nothing"),
-        ("--devices 2", "WORLD_SIZE=2 RANK=1", "LOCAL_RANK, which .*, got nothing; unset WORLD_SIZE to train in one"),
+        (
+            "--devices 2",
+            "WORLD_SIZE=2 RANK=1",
+            "LOCAL_RANK, which .* got nothing; unset WORLD_SIZE to train in one",
+        ),
         ("--devices 2", "WORLD_SIZE=2 RANK=2 LOCAL_RANK=0", "RANK must be below WORLD_SIZE 2, got 2"),
     ],
 )

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,7 +13,6 @@ import pytest
 import torch
 from conftest import ROOT
 from flax import nnx
-from warm import python
 
 import jax_mlp.trace
 import jax_mlp.train
@@ -32,13 +32,13 @@ def first_line(script):
     return script.partition("\n")[0]
 
 
-@pytest.mark.long("trains on MNIST some thirty times")
+@pytest.mark.long("starts the interpreter and trains on MNIST")
 @pytest.mark.parametrize("script", SCRIPTS, ids=first_line)
 def test_the_readmes_commands_run_as_written(script, tmp_path):
     """Beside links to the project's folders, so that what the commands write lands elsewhere."""
     for name in ("mlp_workload", "jax_mlp", "reference_torch", "mlp_compare", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
-    environment = os.environ | {"PATH": f"{Path(python()).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
         ["bash", "-eu", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=280
     )
@@ -52,7 +52,9 @@ OPTIONS = {
     "mlp_compare.parity": Parity,
     "reference_torch.train": Training,
 }
-COMMANDS = [words[2:] for words in map(shlex.split, "".join(SCRIPTS).splitlines()) if words[2] in OPTIONS]
+LINES = map(shlex.split, "".join(SCRIPTS).splitlines())
+COMMANDS = [words[2:] for words in LINES if len(words) > 2 and words[2] in OPTIONS]
+assert COMMANDS
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "--resume" not in command], ids=shlex.join)

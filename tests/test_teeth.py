@@ -40,6 +40,11 @@ def test_each_fault_is_caught_where_it_was_planted(name, sides, mnist, monkeypat
     assert bite.placed, f"planted at step {bite.fault.step}, {bite.fault.tensor}: {bite.departure}"
 
 
+def test_the_first_are_among_them():
+    assert set(FIRST) <= set(FAULTS)
+    assert {FAULTS[name].side for name in FIRST} == {"jax", "torch"}
+
+
 def test_there_are_faults_of_all_kinds_on_both_sides():
     assert len(FAULTS) >= 40
     for side in ("jax", "torch"):

@@ -32,7 +32,7 @@ def test_make_test_all_and_ci_run_all_tiers():
     assert re.findall(r' -m "(.*)"', MAKEFILE) == ["not long", "long"], "what the one leaves out the other runs"
 
 
-@pytest.mark.parametrize(("mark", "status"), [("long", 4), ('long("large data")', 0)])
+@pytest.mark.parametrize(("mark", "status"), [("long", 4), ('long(" ")', 4), ('long("large data")', 0)])
 def test_a_long_test_without_a_reason_is_refused(mark, status, tmp_path):
     file = tmp_path / "test_file.py"
     file.write_text(f"import pytest\n\n@pytest.mark.{mark}\ndef test_it():\n    pass\n")

@@ -21,9 +21,12 @@ TRAINER = {
 }
 side = pytest.mark.parametrize("side", ["jax", "torch"])
 each_side = pytest.mark.parametrize("side", TRAINER)  # in float64, which is all that NumPy's has
+OTHER = pytest.mark.long("the other pairs of the same settings")
 NESTEROV = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
 preset_and_optimizer = pytest.mark.parametrize(
-    ("preset", "optimizer"), [("leaky", {}), ("leaky", {"momentum": 0.9}), ("relu", NESTEROV)]
+    ("preset", "optimizer"),
+    [("leaky", {}), ("leaky", {"momentum": 0.9}), ("relu", NESTEROV)]
+    + [pytest.param(*pair, marks=OTHER) for pair in (("relu", {}), ("relu", {"momentum": 0.9}), ("leaky", NESTEROV))],
 )
 
 
@@ -38,7 +41,11 @@ def trainer_of(side, config, digits):
 
 
 @side
-@pytest.mark.parametrize(("preset", "dtype"), [("relu", "float32"), ("leaky", "float64")])
+@pytest.mark.parametrize(
+    ("preset", "dtype"),
+    [("relu", "float32"), ("leaky", "float64")]
+    + [pytest.param(*pair, marks=OTHER) for pair in (("relu", "float64"), ("leaky", "float32"))],
+)
 def test_a_traced_step_is_what_numpy_says(side, preset, dtype, digits):
     config = config_of(preset, {"momentum": 0.9}, dtype)
     trainer = trainer_of(side, config, digits)

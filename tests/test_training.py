@@ -36,6 +36,8 @@ TRAIN = {
 }
 TRAINER = {"jax": jax_mlp.trainer.Trainer, "torch": reference_torch.trainer.Trainer}
 side = pytest.mark.parametrize("side", TRAIN)
+OTHER = pytest.mark.long("the other pairs of the same settings")
+NESTEROV = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
 preset = pytest.mark.parametrize("preset", PRESETS)
 data = pytest.mark.parametrize("data", ["digits", pytest.param("mnist", marks=pytest.mark.long("epochs of MNIST"))])
 
@@ -112,7 +114,9 @@ def test_a_run_folder_tells_the_whole_run(side, digits, on_data, tmp_path):
 
 @side
 @pytest.mark.parametrize(
-    ("preset", "optimizer"), [("relu", {}), ("leaky", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01})]
+    ("preset", "optimizer"),
+    [("relu", {}), ("leaky", NESTEROV)]
+    + [pytest.param(*pair, marks=OTHER) for pair in (("relu", NESTEROV), ("leaky", {}))],
 )
 def test_an_epoch_is_what_numpy_says(side, preset, optimizer, digits):
     """Batch order, the smaller last batch, normalisation, label smoothing, gradients, updates, evaluation."""
@@ -177,9 +181,9 @@ def test_two_runs_with_one_seed_are_byte_identical(side, preset, data, on_data, 
 
 
 @side
-def test_float64_is_float64_everywhere(side, digits):
-    """With the preset that standardises."""
-    config = dataclasses.replace(PRESETS["relu"], dtype="float64", hidden=(4,), batch_size=10)
+@pytest.mark.parametrize("preset", ["relu", pytest.param("leaky", marks=OTHER)])
+def test_float64_is_float64_everywhere(side, preset, digits):
+    config = dataclasses.replace(PRESETS[preset], dtype="float64", hidden=(4,), batch_size=10)
     trainer = TRAINER[side](config, digits, None)
     trainer.compile()
     assert trainer.run_epoch(epoch_order(0, 1, 103)).dtype == np.float64

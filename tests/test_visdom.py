@@ -208,7 +208,7 @@ def test_two_runs_share_the_comparison(two_runs):
 def test_two_runs_arrive_in_few_requests_and_are_saved(two_runs):
     """So that a restarted server has them."""
     server, runs = two_runs
-    assert server.requests() <= 100
+    assert server.requests() < 220, "fewer than epochs"
     for run in runs.values():
         for name in (environment_name(run), comparison_of(RecordedRun.load(run))):
             assert (server.log.parent / f"{name}.json").exists()

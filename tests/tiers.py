@@ -4,11 +4,11 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long(reason): not in `make test`, but in `make test-all`, and why")
+    config.addinivalue_line("markers", "long(reason): left out of `make test`; `make test-long` runs it")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in item.iter_markers("long"):
-            if [type(argument) for argument in mark.args] != [str] or mark.kwargs:
+            if [type(argument) for argument in mark.args] != [str] or not mark.args[0].strip() or mark.kwargs:
                 raise pytest.UsageError(f"{item.nodeid}: long takes one argument, the reason")

@@ -8,7 +8,7 @@ from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.packages import release
 from mlp_workload.doctor.probe import Facts
-from mlp_workload.visdom.server import PORT, NothingThere, Unreachable
+from mlp_workload.visdom.server import PORT, NothingThere, NotVisdom, ServerError, Unreachable
 from mlp_workload.watching import Watching
 
 _START = "python -m mlp_workload.dashboard"
@@ -56,7 +56,9 @@ def server() -> Finding:
     except NothingThere as reason:
         port = "" if wanted.port == PORT else f" --port {wanted.port}"
         return Finding("note", "Visdom server", f"{reason}; runs begin all the same", f"{_START}{port}")
-    except Unreachable as reason:
+    except (NotVisdom, ServerError) as reason:
         fix = f"stop what listens at port {wanted.port}, or name another port by VISDOM_PORT"
         return Finding("note", "Visdom server", f"{reason}; runs begin all the same", fix)
+    except Unreachable as reason:
+        return Finding("note", "Visdom server", f"{reason}; runs begin all the same")
     return Finding("ok", "Visdom server", f"one answers at {wanted.address}")

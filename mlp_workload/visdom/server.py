@@ -27,6 +27,10 @@ class NothingThere(Unreachable):
     """Nothing accepts a connection at the server's address."""
 
 
+class NotVisdom(Unreachable):
+    """Something else answers at the server's address."""
+
+
 class ServerError(Unreachable):
     """It answers with `status`, and could not do what it was asked."""
 
@@ -109,7 +113,7 @@ class VisdomServer:
         except (ValueError, RecursionError):
             environments = None
         if not isinstance(environments, list | dict):  # before and since Visdom 0.3
-            raise Unreachable(f"what answers at {self.address} is not a Visdom server")
+            raise NotVisdom(f"what answers at {self.address} is not a Visdom server")
         try:
             return _client_class()(self, cookie)
         except ModuleNotFoundError as error:
@@ -146,9 +150,9 @@ class VisdomServer:
         except OSError as error:
             raise Unreachable(f"no Visdom server at {self.address} ({error.strerror or error})") from error
         except timed_http.Endless:
-            raise Unreachable(f"what is at {self.address} does not come to an end") from None
+            raise NotVisdom(f"what is at {self.address} does not come to an end") from None
         except timed_http.NotHttp:
-            raise Unreachable(f"what answers at {self.address} is not a Visdom server") from None
+            raise NotVisdom(f"what answers at {self.address} is not a Visdom server") from None
         # Visdom before 0.3 refuses by an empty 400; one with a text is a request that makes no sense.
         if answer.status == 401 or (answer.status == 400 and not answer.text):
             raise Unreachable(f"the Visdom server at {self.address}: {refusal}")
