@@ -105,8 +105,8 @@ def until_registered(socket: websocket.WebSocket) -> str:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Returns when `condition` is true; fails after 20 s."""
-    deadline = time.monotonic() + 20
+    """Returns when `condition` is true; fails after a minute."""
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

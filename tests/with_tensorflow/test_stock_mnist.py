@@ -174,17 +174,17 @@ def test_a_slow_download_goes_on(few, tmp_path, monkeypatch):
         def log_message(self, *args):
             pass
 
+    fill_download_cache(tmp_path / "cached")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "cached"))
+    cached = load_tfds("mnist")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(mlp_workload.data.tfds, "_PATIENCE", 1.0)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(tfds.builder_cls("mnist"), "URL", f"http://127.0.0.1:{server.server_port}/")
-        slow = load_tfds("mnist")
+        assert load_tfds("mnist").digest == cached.digest
         server.shutdown()
-    fill_download_cache(tmp_path / "cached")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "cached"))
-    assert slow.digest == load_tfds("mnist").digest
 
 
 def test_a_server_without_the_file_is_refused_in_one_line(tmp_path, monkeypatch):
