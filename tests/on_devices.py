@@ -1,4 +1,4 @@
-"""What `test_devices.py` looks at, trained in a process whose CPU counts as eight devices.
+"""Runs that `test_devices.py` compares, trained in a process whose CPU counts as eight devices.
 
 Into the folder that it is told go `split-MESH.npz` of a step whose hidden layers are divided, and `digits-MESH.npz` of
 batches that can't be shared evenly. With "some", of the meshes in `SOME`, and run folders beside them; with "all", of

@@ -20,7 +20,7 @@ def machine(tmp_path, digits):
 
 
 def test_what_is_quick_on_a_cpu(machine, monkeypatch):
-    """By commands that start warm."""
+    """Commands are forks here, which start at once."""
     monkeypatch.setattr(sys, "executable", python())
     names = ("devices", "GPU against CPU", "memory", "captured loops")
     found = {name: machine.tried(name, CHECKS[name]).outcome for name in names}

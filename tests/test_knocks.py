@@ -27,7 +27,7 @@ from mlp_workload.sinks.json_lines import read_events
 KILLS, STOPS = (int(os.environ.get(name, "1")) for name in ("KILLS", "STOPS"))
 EPOCHS, FOREVER = 2, 100_000
 STEPS = 6
-"""Of an epoch of the small set."""
+"""Steps of an epoch of the small set."""
 COLD = pytest.mark.long("starts the real interpreter in a file system of its own")
 RULE = ("--momentum", "0.9", "--nesterov", "--weight-decay", "0.01")
 
@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(trainer, small, tmp_path):
 
 
 def assert_goes_on_to_the_same_bytes(trainer: str, flags: list[str], folder: Path) -> None:
-    """For an epoch or two."""
+    """Resumes it, and trains the same in one go, for an epoch or two more."""
     epochs = newest_step(folder / "run") // STEPS + 2
     assert finish(start(trainer, folder, "--resume", "run", epochs=epochs)) == (0, "")
     assert finish(start(trainer, folder, *flags, "--run-dir", "whole", epochs=epochs)) == (0, "")

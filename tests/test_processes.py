@@ -203,7 +203,7 @@ def assert_ended_as_alone(side: str, config: Config, folder: Path) -> None:
     [("torch", 1), pytest.param("jax", 1, marks=SLOW_JAX), pytest.param("jax", 0, marks=SLOW_JAX)],
 )
 def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, killed, flags, tmp_path):
-    """By the other framework, from the midst of an epoch."""
+    """The other framework resumes it, in the middle of an epoch."""
     with processes(side, tmp_path, *flags, *FOREVER, "--checkpoint-every", "9") as started:
         wait_until_trained(started, tmp_path / "run", 20)
         started[killed].kill()

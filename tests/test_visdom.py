@@ -35,7 +35,7 @@ from mlp_workload.visdom.server import VisdomServer
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 trainer = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
 SETTINGS = "batch_size 20, hidden (16,)"
-"""By which short runs differ from the preset."""
+"""Settings of short runs that differ from the preset, as a trace's name has them."""
 HURRIED = {
     "mlp_workload.sinks.visdom.PAUSE_SECONDS": 0.1,
     "mlp_workload.sinks.visdom.COMPARE_SECONDS": 0.3,
@@ -177,7 +177,7 @@ def test_all_3000_steps_arrive_in_few_requests(server, run, tmp_path):
 
 @pytest.fixture(scope="module")
 def two_runs(mnist, tmp_path_factory):
-    """Of both frameworks at once, with more steps than a comparison has points: the server, and both folders."""
+    """A server and the folders of a run of each framework, at once, with more steps than a comparison has points."""
     folder = tmp_path_factory.mktemp("two")
     parts = (Examples(part.images[:100], part.labels[:100]) for part in (mnist.train, mnist.test))
     dataset = write_idx_folder(folder, Dataset("some", *parts, mnist.class_names))
@@ -206,7 +206,7 @@ def test_two_runs_share_the_comparison(two_runs):
 
 
 def test_two_runs_arrive_in_few_requests_and_are_saved(two_runs):
-    """So that a restarted server has them."""
+    """A restarted server has what was saved."""
     server, runs = two_runs
     assert server.requests() < 220, "fewer than epochs"
     for run in runs.values():
