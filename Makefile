@@ -46,7 +46,7 @@ setup: $(FULL)  ## make the full environment in .venv/: JAX, PyTorch, Visdom, th
 train: $(BASE)  ## train with JAX, setting up what that needs (ARGS='--preset leaky --epochs 3')
 	$(VENV)/bin/python -m jax_mlp.train $(ARGS)
 
-test: $(FULL)  ## run the tests, a few minutes (PYTEST_ARGS='-k parity')
+test: $(FULL)  ## run the tests but the long ones (PYTEST_ARGS='-k parity')
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
 test-all: test test-long test-tensorflow package site  ## run every test: also whole runs, TensorFlow, the wheel, the lessons

@@ -291,11 +291,16 @@ def test_a_restarted_server_gets_what_it_missed(lost, server, live, tmp_path, ca
     live.train()
     until(lambda: capsys.readouterr().err.startswith("warning: no Visdom server at "))
     server.start()
+    assert_catches_up(live, server, tmp_path / "runs/run", capsys)
+
+
+def assert_catches_up(live, server, folder, capsys):
+    """All is drawn after one more epoch, and no further warning is printed."""
     live.train()
     until(lambda: live.is_drawn)
     live.finish()
     assert capsys.readouterr() == ("", "")
-    assert_shows(server, tmp_path / "runs/run", "jax")
+    assert_shows(server, folder, "jax")
 
 
 def test_a_server_that_comes_later_gets_everything(tmp_path, digits, monkeypatch, capsys):
@@ -378,11 +383,7 @@ def test_a_suspended_server_that_goes_on_gets_everything(server, live, tmp_path,
     until(lambda: capsys.readouterr().err.startswith(warning))
     server.resume()
     monkeypatch.setattr("mlp_workload.visdom.timed_http.ANSWER_SECONDS", 60.0)
-    live.train()
-    until(lambda: live.is_drawn)
-    live.finish()
-    assert capsys.readouterr() == ("", "")
-    assert_shows(server, tmp_path / "runs/run", "jax")
+    assert_catches_up(live, server, tmp_path / "runs/run", capsys)
 
 
 def test_a_slow_server_gets_everything(server, live, tmp_path, capsys):

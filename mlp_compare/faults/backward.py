@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from mlp_compare.faults.fault import Fault, replaced
+from mlp_compare.faults.fault import LARGE_BATCHES, Fault, replaced
 from mlp_compare.faults.start import near_kinks
 from mlp_workload.data import load
 from mlp_workload.order import epoch_order
@@ -104,13 +104,10 @@ def _with(value: float, *index: int) -> Callable[[Any], Any]:
     return edit
 
 
-_LARGE = {"batch_size": 7000, "hidden": (8, 8)}
-"""Nine steps an epoch, the last of 4,000 examples."""
-
 FAULTS = [
     Fault(name="sum for mean", side="jax", step=1, tensor="loss", plant=_mean("jax_mlp", lambda loss: loss.sum)),
     Fault(name="mean over the full batch size in a smaller batch", side="torch", step=9, tensor="loss",
-          config=_LARGE, plant=_mean("reference_torch", lambda loss: loss.sum / 7000)),
+          config=LARGE_BATCHES, plant=_mean("reference_torch", lambda loss: loss.sum / 7000)),
     Fault(name="mean in float32 in a float64 run", side="jax", step=1, tensor="loss",
           plant=_mean("jax_mlp", _in_float32)),
     Fault(name="epsilon added in the logarithm", side="torch", step=1, tensor="loss",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_compare.faults.fault import Fault, replaced
+from mlp_compare.faults.fault import LARGE_BATCHES, Fault, replaced
 from mlp_workload.data import Dataset
 from mlp_workload.order import epoch_order
 
@@ -53,9 +53,6 @@ def _invert(images: Any, labels: Any) -> None:
     np.subtract(255, images, out=images)
 
 
-_LARGE = {"batch_size": 7000, "hidden": (8, 8)}
-"""Nine steps an epoch, the last of 4,000 examples."""
-
 FAULTS = [
     Fault(
         name="two examples swapped between batches", side="torch", step=4, tensor="batch.images",
@@ -76,12 +73,12 @@ FAULTS = [
                        lambda original: lambda config, images: original(config, images) * 255 / 256),
     ),
     Fault(
-        name="another order from the second epoch on", side="jax", step=10, tensor="batch.images", config=_LARGE,
+        name="another order from the second epoch on", side="jax", step=10, tensor="batch.images", config=LARGE_BATCHES,
         plant=replaced("mlp_workload.order:epoch_order",
                        lambda original: lambda seed, epoch, n: original(seed + (epoch > 1), epoch, n)),
     ),
     Fault(
-        name="the same order every epoch", side="torch", step=10, tensor="batch.images", config=_LARGE,
+        name="the same order every epoch", side="torch", step=10, tensor="batch.images", config=LARGE_BATCHES,
         plant=replaced("mlp_workload.order:epoch_order", lambda original: lambda seed, epoch, n: original(seed, 1, n)),
     ),
     Fault(
@@ -90,13 +87,13 @@ FAULTS = [
                        lambda original: lambda seed, epoch, n: original(seed, epoch - 1, n)),
     ),
     Fault(
-        name="last, smaller batch dropped", side="jax", step=9, tensor="batch.images", config=_LARGE,
+        name="last, smaller batch dropped", side="jax", step=9, tensor="batch.images", config=LARGE_BATCHES,
         plant=replaced("mlp_workload.order:steps_per_epoch",
                        lambda original: lambda examples, batch_size: examples // batch_size),
     ),
     Fault(
         name="last, smaller batch dropped by the compiled epoch alone", side="jax", step=9,
-        tensor="epochs.loss", config=_LARGE, runs_freely=True,
+        tensor="epochs.loss", config=LARGE_BATCHES, runs_freely=True,
         plant=replaced("jax_mlp.trainer:Trainer.run_epoch",
                        lambda original: lambda self, order: original(self, order[: len(order) // 7000 * 7000])),
     ),

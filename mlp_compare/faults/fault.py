@@ -10,6 +10,9 @@ from unittest.mock import patch
 
 from mlp_workload.weights import Parameters
 
+LARGE_BATCHES = {"batch_size": 7000, "hidden": (8, 8)}
+"""Settings of a run on MNIST with nine steps an epoch, the last of 4,000 examples."""
+
 
 def _nothing() -> AbstractContextManager[Any]:
     return contextlib.nullcontext()

@@ -53,12 +53,11 @@ def server() -> Finding:
         return Finding("wrong", "Visdom server", "; ".join(wanted.ignored), "correct the variable, or unset it")
     try:
         wanted.connect()
-    except NothingThere as reason:
-        port = "" if wanted.port == PORT else f" --port {wanted.port}"
-        return Finding("note", "Visdom server", f"{reason}; runs begin all the same", f"{_START}{port}")
-    except (NotVisdom, ServerError) as reason:
-        fix = f"stop what listens at port {wanted.port}, or name another port by VISDOM_PORT"
-        return Finding("note", "Visdom server", f"{reason}; runs begin all the same", fix)
     except Unreachable as reason:
-        return Finding("note", "Visdom server", f"{reason}; runs begin all the same")
+        fix = None
+        if isinstance(reason, NothingThere):
+            fix = _START if wanted.port == PORT else f"{_START} --port {wanted.port}"
+        elif isinstance(reason, NotVisdom | ServerError):
+            fix = f"stop what listens at port {wanted.port}, or name another port by VISDOM_PORT"
+        return Finding("note", "Visdom server", f"{reason}; runs begin all the same", fix)
     return Finding("ok", "Visdom server", f"one answers at {wanted.address}")
