@@ -1,8 +1,8 @@
 """Runs that `test_devices.py` compares, trained in a process whose CPU counts as eight devices.
 
-Into the folder that it is told go `split-MESH.npz` of a step whose hidden layers are divided, and `digits-MESH.npz` of
-batches that can't be shared evenly. With "some", of the meshes in `SOME`, and run folders beside them; with "all", of
-each, and `PRESET-DEVICES.npz` of 300 steps of MNIST.
+Into the folder that it is told go `digits-MESH.npz` of batches that can't be shared evenly, of the meshes in `SOME` if
+it is told "some". With "all", of each mesh, and also `split-MESH.npz` of a step whose hidden layers are divided,
+`PRESET-DEVICES.npz` of 300 steps of MNIST, and run folders.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ DEVICES = (1, 2, 4, 8)
 MESHES = {"1": (1, 1), "2": (2, 2), "4": (4, 4), "2x2": (4, 2)}
 """Devices, and how many of them share a hidden layer."""
 UNEVEN = {"1": (1, 1), "3": (3, 1), "8": (8, 1), "4x2": (8, 2)}
-SOME = ("1", "2x2", "4x2")
+SOME = ("1", "4x2")
 
 
 BATCH, TRAINED, TESTED = 40, 12_000, 2_001
@@ -66,16 +66,17 @@ def on_mnist(out: Path) -> None:
             np.savez(out / f"{preset}-{devices}.npz", **epochs(config, mnist))
 
 
-def on_digits(out: Path, digits: str, meshes: Collection[str]) -> None:
-    small = load(digits)
-    for name in MESHES.keys() & meshes:
-        devices, split = MESHES[name]
+def divided(out: Path, small: Dataset) -> None:
+    for name, (devices, split) in MESHES.items():
         config = dataclasses.replace(
             PRESETS["relu"], dtype="float64", devices=devices, split_hidden=split, hidden=(8, 4), batch_size=20
         )
         trainer = Trainer(config, small, start(config, small))
         np.savez(out / f"split-{name}.npz", **trainer.trace_step(epoch_order(0, 1, len(small.train))[:20]).tensors)
-    for name in UNEVEN.keys() & meshes:
+
+
+def uneven(out: Path, small: Dataset, meshes: Collection[str]) -> None:
+    for name in meshes:
         devices, split = UNEVEN[name]
         config = dataclasses.replace(
             PRESETS["leaky"], dtype="float64", devices=devices, split_hidden=split, pad_batches=True, hidden=(8, 6),
@@ -104,5 +105,9 @@ def train(config: Config, resume: bool = False) -> None:
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     folder, data, amount = Path(sys.argv[1]), *sys.argv[2:]
-    on_digits(folder, data, SOME if amount == "some" else MESHES | UNEVEN)
-    run_folders(folder, data) if amount == "some" else on_mnist(folder)
+    digits = load(data)
+    uneven(folder, digits, SOME if amount == "some" else UNEVEN)
+    if amount == "all":
+        divided(folder, digits)
+        on_mnist(folder)
+        run_folders(folder, data)

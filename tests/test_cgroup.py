@@ -12,6 +12,8 @@ from mlp_workload.environment import quota_cores, runnable_cores, usable_cores
 from mlp_workload.errors import UserError
 from mlp_workload.files import check_fits_memory
 
+COLD = pytest.mark.long("imports a framework within a cgroup")
+
 V2 = "24 1 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "33 25 0:28 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct"
 V1_MEMORY = "34 25 0:29 / /sys/fs/cgroup/memory rw,relatime shared:10 - cgroup cgroup rw,memory"
@@ -176,9 +178,9 @@ print(seen, product_threads(device))
     ("side", "quota", "variables", "threads"),
     [
         ("torch", 100_000, {}, 1),
-        ("torch", 150_000, {"MKL_NUM_THREADS": "2"}, 2),
-        ("torch", 10**6, {}, None),
-        ("jax", 100_000, {}, 1),
+        pytest.param("torch", 150_000, {"MKL_NUM_THREADS": "2"}, 2, marks=COLD),
+        pytest.param("torch", 10**6, {}, None, marks=COLD),
+        pytest.param("jax", 100_000, {}, 1, marks=COLD),
         ("jax", 100_000, {"NPROC": "1", "PJRT_NPROC": "2"}, 2),
     ],
 )
@@ -192,6 +194,7 @@ def test_frameworks_take_as_many_threads_as_a_quota_allows(side, quota, variable
     assert result.stdout.split() == [str(expected)] * 2
 
 
+@COLD
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a second device: another core")
 def test_a_run_records_its_quota_and_threads(in_cgroup, run, digits, tmp_path):
     flags = ["--dataset", write_idx_folder(tmp_path, digits), "--batch-size", "20", "--epochs", "1", "--quiet"]

@@ -39,7 +39,7 @@ def assert_one_line(process, message: str) -> None:
     assert re.search(message, lines[0]), lines[0]
 
 
-COLD = pytest.mark.long("starts the real interpreter, as another test does")
+COLD = pytest.mark.long("starts the real interpreter, which imports a framework")
 SMALL = "--dataset idx:small --batch-size 20 --hidden 8 6 "
 WRONG = [
     ("--preset tanh", "error: invalid choice 'tanh' for argument '--preset'"),
@@ -239,9 +239,9 @@ def test_a_folder_without_write_permission(trainer, target, run, small, tmp_path
     ("trainer", "free", "full"),
     [
         pytest.param("jax_mlp.train", 0, "config.json", marks=COLD),
-        ("jax_mlp.train", 100, "weights.safetensors"),
+        pytest.param("jax_mlp.train", 100, "weights.safetensors", marks=COLD),
         pytest.param("jax_mlp.train --tensorboard", 260, "events.jsonl", marks=COLD),
-        pytest.param("reference_torch.train", 260, "events.jsonl", marks=COLD),
+        ("reference_torch.train", 260, "events.jsonl"),
     ],
 )
 def test_a_full_disk(trainer, free, full, small, tmp_path):
@@ -286,6 +286,7 @@ def test_a_full_disk(trainer, free, full, small, tmp_path):
         assert isinstance(events[-1], RunStarted | TrainLosses | Evaluated), "readable up to the last whole line"
 
 
+@COLD
 @trainer
 def test_warnings_and_forks(trainer, tmp_path):
     """A full epoch with every warning an error; JAX warns of a fork of its threads, so torch's side is watched too."""
@@ -404,6 +405,7 @@ def test_a_terminal_gets_a_live_table(trainer, small, tmp_path):
     assert text.rstrip().endswith("weights, losses and summary are in a[bold]b[/x]")
 
 
+@COLD
 def test_an_encoding_without_the_paths_letters(run, small, tmp_path):
     environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     flags = [*small, "--epochs", "0", "--visdom", "off", "--run-dir", "rünning"]

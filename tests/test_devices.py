@@ -34,33 +34,21 @@ def train_on_devices(folder, data, amount):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, small):
-    """The folder that `on_devices.py` fills: one process for all that is trained on several."""
-    return train_on_devices(tmp_path_factory.mktemp("trained"), small[1], "some")
+def some(tmp_path_factory, small):
+    return train_on_devices(tmp_path_factory.mktemp("some"), small[1], "some")
 
 
 @pytest.fixture(scope="module")
-def all_trained(tmp_path_factory, small):
+def trained(tmp_path_factory, small):
+    """The folder that `on_devices.py` fills: one process for all that is trained on several."""
     return train_on_devices(tmp_path_factory.mktemp("trained"), small[1], "all")
-
-
-@pytest.fixture
-def meshes(request, mesh):
-    """The folder that has this mesh."""
-    return request.getfixturevalue("trained" if mesh in SOME else "all_trained")
-
-
-def each(meshes):
-    """A test of each mesh but the one that it is held against."""
-    marked = {mesh: () if mesh in SOME else MANY for mesh in meshes if mesh != "1"}
-    return pytest.mark.parametrize("mesh", [pytest.param(mesh, marks=marks) for mesh, marks in marked.items()])
 
 
 @MANY
 @pytest.mark.parametrize("devices", DEVICES[1:])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_300_steps_end_as_on_one_device(preset, devices, all_trained):
-    one, many = (np.load(all_trained / f"{preset}-{number}.npz") for number in (1, devices))
+def test_300_steps_end_as_on_one_device(preset, devices, trained):
+    one, many = (np.load(trained / f"{preset}-{number}.npz") for number in (1, devices))
     assert one["train.losses"].shape == (300,)
     assert_same(one, many)
     assert np.array_equal(one["test.labels"], many["test.labels"])
@@ -68,17 +56,21 @@ def test_300_steps_end_as_on_one_device(preset, devices, all_trained):
     assert len(many["test.losses"]) == TESTED
 
 
-@each(MESHES)
-def test_divided_hidden_layers_have_the_same_logits_and_gradients(mesh, meshes):
-    one, split = (np.load(meshes / f"split-{name}.npz") for name in ("1", mesh))
+@MANY
+@pytest.mark.parametrize("mesh", [mesh for mesh in MESHES if mesh != "1"])
+def test_divided_hidden_layers_have_the_same_logits_and_gradients(mesh, trained):
+    one, split = (np.load(trained / f"split-{name}.npz") for name in ("1", mesh))
     assert {"logits", "layers.0.weight.grad", "layers.1.weight.grad", "layers.2.bias.grad"} <= set(one.files)
     assert_same(one, split)
 
 
-@each(UNEVEN)
-def test_batches_that_cant_be_shared_evenly_have_exact_means(mesh, meshes):
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(mesh, marks=() if mesh in SOME else MANY) for mesh in UNEVEN if mesh != "1"]
+)
+def test_batches_that_cant_be_shared_evenly_have_exact_means(mesh, request):
     """Batches of 20, and of 3 at the end of an epoch; 31 test examples. With momentum, whose state is divided too."""
-    one, many = (np.load(meshes / f"digits-{name}.npz") for name in ("1", mesh))
+    folder = request.getfixturevalue("some" if mesh in SOME else "trained")
+    one, many = (np.load(folder / f"digits-{name}.npz") for name in ("1", mesh))
     assert one["train.losses"].shape == (18,)
     assert_same(one, many)
     assert len(many["test.losses"]) == 31
@@ -94,6 +86,7 @@ def assert_same(expected, actual):
             np.testing.assert_array_equal(actual[name], expected[name], name)
 
 
+@MANY
 def test_a_run_on_eight_devices_goes_on_with_its_bytes_or_on_one(trained):
     whole, again, on_one = (load_file(trained / name / "weights.safetensors") for name in ("whole", "again", "on-one"))
     for name, array in whole.items():
@@ -104,9 +97,8 @@ def test_a_run_on_eight_devices_goes_on_with_its_bytes_or_on_one(trained):
     assert RecordedRun.load(trained / "whole").summary["devices"] == 8
 
 
-@pytest.mark.parametrize(
-    ("side", "tolerance"), [pytest.param("jax", DEVICES_FLOAT64, marks=MANY), ("torch", RUN_FLOAT64)]
-)
+@MANY
+@pytest.mark.parametrize(("side", "tolerance"), [("jax", DEVICES_FLOAT64), ("torch", RUN_FLOAT64)])
 def test_a_run_on_eight_devices_goes_on_by_two_processes(side, tolerance, trained, tmp_path):
     """In JAX by two that SLURM started, with four devices each, of which two share a hidden layer."""
     shutil.copytree(trained / "on-two", tmp_path / "run")

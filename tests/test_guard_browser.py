@@ -189,6 +189,7 @@ def test_a_name_that_leads_to_this_machine_shows_nothing(page, server):
     assert theirs.evaluate(opened) is False
 
 
+@pytest.mark.long("draws a live run and a replay in a browser")
 def test_its_own_page_draws_replays_and_deletes(page, server, run, tmp_path):
     (tmp_path / "digits").mkdir()
     place = ["--port", str(server.port), "--base-url", "/curves", *LOGIN]

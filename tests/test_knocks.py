@@ -187,7 +187,10 @@ def assert_refused(trainer: str, run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("trainer", "number", "status"),
-    [("jax_mlp.train", signal.SIGTERM, 143), ("reference_torch.train", signal.SIGINT, 130)],
+    [
+        pytest.param("jax_mlp.train", signal.SIGTERM, 143, marks=pytest.mark.long("compiles four programs")),
+        ("reference_torch.train", signal.SIGINT, 130),
+    ],
 )
 def test_a_signal_ends_a_run_with_a_checkpoint_and_the_usual_status(trainer, number, status, small, tmp_path):
     process = start(trainer, tmp_path, *small, "--checkpoint-every", "7", "--run-dir", "run", epochs=FOREVER)
@@ -203,6 +206,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_the_usual_status(trainer, num
     assert_goes_on_to_the_same_bytes(trainer, small, tmp_path)
 
 
+@pytest.mark.long("compiles two programs, and trains with MNIST's 60,000 batches of one example")
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_a_second_signal_ends_a_run_at_once(number, tmp_path):
     """With an epoch of 60,000 steps, which takes long enough for both to come within it; what was kept stays."""
@@ -316,6 +320,7 @@ def test_a_disk_too_full_for_checkpoints_costs_only_them(trainer, small, tmp_pat
     assert rescued.read_bytes() == (whole / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.long("imports a framework within a file system of its own")
 def test_a_run_in_a_folder_that_became_read_only(small, tmp_path):
     assert finish(start("reference_torch.train", tmp_path, *small, "--run-dir", "run"))[0] == 0
     mounted = tmp_path / "mounted"

@@ -32,6 +32,7 @@ from mlp_workload.trace import Trace
 from mlp_workload.weights import save_weights
 
 PARITY = "mlp_compare.parity"
+COMPILES = pytest.mark.long("compiles a network of another shape")
 
 
 def check(steps, preset="leaky", **settings):
@@ -49,7 +50,7 @@ def figures(folder):
 
 
 @pytest.mark.parametrize(
-    ("steps", "least"), [(100, 2000), pytest.param(3000, 7000, marks=pytest.mark.long("takes two minutes"))]
+    ("steps", "least"), [(20, 100), pytest.param(3000, 7000, marks=pytest.mark.long("takes two minutes"))]
 )
 def test_float64_agrees_over_all_steps(steps, least, run, tmp_path):
     """Relu's first 300 steps are one of the README's commands; all 3,000 of them take another minute and a half."""
@@ -151,7 +152,12 @@ def test_what_is_learned_by_heart_agrees(dtype, settings, digits, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"hidden": ()}, {"hidden": (8, 8), "batch_size": 1}, {"hidden": (8, 8), "batch_size": 7001}]
+    "settings",
+    [
+        {"hidden": ()},
+        pytest.param({"hidden": (8, 8), "batch_size": 1}, marks=COMPILES),
+        pytest.param({"hidden": (8, 8), "batch_size": 7001}, marks=COMPILES),
+    ],
 )
 def test_other_shapes_agree(settings):
     report = check(3, last_activation="none", **settings)

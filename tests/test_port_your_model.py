@@ -7,6 +7,8 @@ from examples.port_your_model import compare_models, flax_model, torch_model
 from examples.port_your_model.common import Arguments
 from mlp_workload.trace import Trace
 
+COMPILES = pytest.mark.long("compiles the model operation by operation; the command is tried in the other tier")
+
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
@@ -22,11 +24,12 @@ def first(original, folder, mistake="none"):
     return compare_models.comparison(Trace.load(original.trace), Trace.load(arguments.trace)).first
 
 
-@pytest.mark.long("trains the port of a model")
+@COMPILES
 def test_the_mended_port_passes(original, tmp_path):
     assert first(original, tmp_path) is None
 
 
+@COMPILES
 @pytest.mark.parametrize(
     ("mistake", "tensor"),
     [
@@ -44,11 +47,13 @@ def test_every_mistake_is_in_the_table_above():
     assert len(flax_model.MISTAKES) == 1 + 4
 
 
+@COMPILES
 def test_flaxs_own_batch_norm_is_named_at_the_running_variance(original, tmp_path, monkeypatch):
     monkeypatch.setattr(flax_model, "BatchNorm", nnx.BatchNorm)
     assert first(original, tmp_path).name == "batch_norm.running_var"
 
 
+@COMPILES
 def test_a_wrong_load_is_named_at_the_parameter(original, tmp_path, monkeypatch):
     monkeypatch.setitem(flax_model.PARAMETERS, "layer_norm.scale", ("layer_norm.bias", (0,)))
     assert first(original, tmp_path).name == "layer_norm.weight"

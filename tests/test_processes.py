@@ -139,7 +139,7 @@ def test_two_processes_end_300_steps_of_mnist_as_one(side, preset, run, tmp_path
     assert_end_as_one(side, config, part_of_mnist(), tmp_path, run if (side, preset) == ("torch", "leaky") else None)
 
 
-@side
+@pytest.mark.parametrize("side", ["torch", pytest.param("jax", marks=SLOW_JAX)])
 def test_two_processes_end_as_one(side, digits, tmp_path):
     small = {"hidden": (8, 6), "batch_size": 20, "learning_rate": 0.1, "momentum": 0.9}
     config = dataclasses.replace(PRESETS[{"jax": "relu", "torch": "leaky"}[side]], dtype="float64", **small)
@@ -215,7 +215,8 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on_with_one(side, kill
     assert killed == 0 or said.endswith(f"--resume run goes on from step {step}")
 
 
-@pytest.mark.parametrize("side", ["torch", pytest.param("jax", marks=SLOW_JAX)])
+@pytest.mark.long("starts four processes, and kills of one process are in the other tier")
+@side
 def test_a_signal_to_one_process_stops_both_with_a_checkpoint(side, flags, tmp_path):
     with processes(side, tmp_path, *flags, *FOREVER) as started:
         wait_until_trained(started, tmp_path / "run", 20)

@@ -68,6 +68,7 @@ def test_each_seed_ends_as_alone(trainer, run, small, tmp_path):
         assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()} - {"checkpoints"}
 
 
+@pytest.mark.long("compiles for two devices in float64")
 def test_a_model_for_each_core_and_float64_all_through(run, small, tmp_path):
     """Without a word about devices; from given weights, in groups of one size."""
     if (cores := os.cpu_count() or 1) < 2:
@@ -185,9 +186,10 @@ def test_a_line_for_each_seed_and_one_for_all(trainer, run, small, tmp_path):
     assert lines[-1] == "a run folder for each seed, and seeds.json, are in many"
 
 
+@pytest.mark.long("compiles the vmapped programs and those of single models")
 @pytest.mark.parametrize(
     ("preset", "given"),
-    [("relu", False), pytest.param("leaky", True, marks=pytest.mark.long("compiles all once more"))],
+    [("relu", False), ("leaky", True)],
     ids=["relu-drawn", "leaky-given"],
 )
 def test_a_vmapped_program_trains_each_model_as_alone(preset, given, digits):

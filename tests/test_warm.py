@@ -44,13 +44,30 @@ def test_a_fork_answers_as_the_interpreter(code, tmp_path):
 
 def test_it_is_a_fork(tmp_path):
     code = "import sys; print('torch' in sys.modules and 'jax' in sys.modules)"
-    for flags, environment, warm in (([], {}, True), (["-B"], {}, False), ([], {"JAX_PLATFORMS": "cpu"}, False)):
+    for flags, environment, warm in (([], {}, True), (["-O"], {}, False), ([], {"JAX_PLATFORMS": "cpu"}, False)):
         command = [python(), *flags, "-c", code]
         output = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT | environment, capture_output=True, text=True)
         assert output.stdout == f"{warm}\n", output.stderr
     (tmp_path / "jax_mlp").mkdir()
     output = subprocess.run([python(), "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert output.stdout == "False\n", "a copy of the packages"
+
+
+def test_a_process_that_it_spawns_is_a_fork(tmp_path):
+    (tmp_path / "asks.py").write_text("import sys\n\n\ndef ask():\n    print('torch' in sys.modules)\n")
+    code = (
+        "import asks, multiprocessing, signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "process = multiprocessing.get_context('spawn').Process(target=asks.ask); process.start(); process.join()"
+    )
+    output = subprocess.run([python(), "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert output.stdout == "True\n", output.stderr
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    code = "import signal; print([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)])"
+    shell = ["sh", "-c", 'trap "" INT HUP; exec "$0" -c "$1"', python(), code]
+    output = subprocess.run(shell, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert output.stdout.count("SIG_IGN") == 2, output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,8 +1,8 @@
 """Stands in for the interpreter: `python -m MODULE ...` and `python -c CODE ...` become forks of `warm_server.py`.
 
-The real interpreter runs what a fork cannot: a command with options of Python, as another user, with limits, cgroups,
-namespaces or a session of its own, with other values of variables that libraries read at import, or beside other copies
-of the packages.
+The real interpreter runs what a fork cannot: a command with other options of Python, as another user, with limits,
+cgroups, namespaces or a session of its own, with other values of variables that libraries read at import, or beside
+other copies of the packages.
 """
 
 import array
@@ -18,7 +18,7 @@ READ_AT_IMPORT = (
     "NVIDIA", "OMP", "OPENBLAS", "PJRT", "PYTHON", "PYTORCH", "TF_", "TORCH", "XLA",
 )  # fmt: skip
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-KEPT = ("Uid", "Gid", "Groups", "CapBnd", "CapEff", "NoNewPrivs", "Seccomp", "SigIgn")
+KEPT = ("Uid", "Gid", "Groups", "CapBnd", "CapEff", "NoNewPrivs", "Seccomp")
 
 
 def context() -> dict[str, object]:
@@ -57,22 +57,26 @@ def main(address: str, python: str, arguments: list[str]) -> None:
             server = json.load(file)
     except OSError:
         server = {}
+    options = server.pop("options", [])
+    command = arguments[len(options) :] if arguments[: len(options)] == options else arguments
     here = context()
     paths = here["environment"].pop("PYTHONPATH", os.getcwd())  # type: ignore[attr-defined]
     root = server.get("environment", {}).pop("PYTHONPATH", "")
-    can_fork = arguments[1:] and arguments[0] in ("-m", "-c") and here == server and paths == root
+    can_fork = command[1:] and command[0] in ("-m", "-c") and here == server and paths == root
     if not can_fork or has_packages_of_its_own(root):
         os.execv(python, [python, *arguments])
     files = open_files()
+    ignored = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         request = {
-            "run": arguments[:2],
-            "arguments": [arguments[0], *arguments[2:]],
+            "run": command[:2],
+            "arguments": [command[0], *command[2:]],
             "environment": dict(os.environ),
             "folder": os.getcwd(),
             "cores": sorted(os.sched_getaffinity(0)),
             "files": files,
+            "ignored": ignored,
         }
         content = json.dumps(request).encode()
         header = f"{len(content):10}".encode()
@@ -80,7 +84,7 @@ def main(address: str, python: str, arguments: list[str]) -> None:
         connection.sendall(content)
         with connection.makefile() as answers:
             process = int(answers.readline())
-            for number in SIGNALS:
+            for number in set(SIGNALS) - set(ignored):
                 signal.signal(number, lambda number, _: os.kill(process, number))
             status = int(answers.readline())
     if status < 0:

@@ -12,11 +12,13 @@ import gc
 import importlib
 import io
 import json
+import multiprocessing
 import os
 import runpy
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import types
@@ -103,6 +105,8 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     """Makes this process what the client was started as."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in request["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
     numbers = request["files"]
     above = max([*numbers, *files]) + 1
     for index, file in enumerate(files):  # out of the way of all numbers first
@@ -155,7 +159,7 @@ def status_of(kind: str, what: str, folder: str) -> int:
         print(status, file=sys.stderr)
         status = 1
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        if stream is not None and not stream.closed:
             try:
                 stream.flush()
             except OSError:
@@ -167,7 +171,7 @@ def status_of(kind: str, what: str, folder: str) -> int:
 
 
 def main(address: str, executable: str) -> None:
-    here = context()
+    here = context() | {"options": subprocess._args_from_interpreter_flags()}
     for module in PRELOADED:
         importlib.import_module(module)
     gc.collect()
@@ -179,6 +183,8 @@ def main(address: str, executable: str) -> None:
         request, files = asked
         become(request, files)
         sys.executable, sys.argv = executable, request["arguments"]
+        multiprocessing.set_executable(executable)
+        multiprocessing.process.ORIGINAL_DIR = request["folder"]
         os._exit(status_of(*request["run"], request["folder"]))
 
 
