@@ -1,5 +1,6 @@
 """What the whole test session shares: strict numerics, the data, and the commands as users run them."""
 
+import gc
 import json
 import os
 import shutil
@@ -62,6 +63,14 @@ def restored_environment() -> Iterator[None]:
     for name in [name for name in os.environ if name not in warm.ENVIRONMENT and name != "PYTEST_CURRENT_TEST"]:
         del os.environ[name]
     os.environ.update(warm.ENVIRONMENT)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory() -> Iterator[None]:
+    """Frees compiled programs, which would take gigabytes by the end of a session."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
