@@ -23,10 +23,10 @@ from lessons.figure import figure, say
 from mlp_compare import bounds
 from mlp_compare.comparison import compare
 from mlp_compare.figures import COLOURS, INK
-from mlp_compare.floors import gradient_floors
-from mlp_compare.kinks import effect, find_crossings
+from mlp_compare.parity.gradient_noise import gradient_floors
+from mlp_compare.parity.sign_flips import effect, find_crossings
+from mlp_compare.parity.worker import Worker
 from mlp_compare.side import Side, both
-from mlp_compare.worker import Worker
 from mlp_workload.config import PRESETS
 
 config = dataclasses.replace(PRESETS["relu"], batch_size=500)

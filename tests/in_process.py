@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from mlp_compare import parity
-from mlp_compare.worker import Worker
+import mlp_compare.parity.__main__ as parity
+from mlp_compare.parity.worker import Worker
 
 
 class InProcess:

@@ -20,9 +20,10 @@ from conftest import ROOT
 from in_process import InProcess
 from warm import python
 
-from mlp_compare import accuracy, equivalence, measurement, seeds
-from mlp_compare.accuracy import Accuracy
-from mlp_compare.seeds import OWN_ORDERS
+import mlp_compare.accuracy.__main__ as accuracy
+from mlp_compare.accuracy import runner
+from mlp_compare.accuracy.__main__ import Accuracy, equivalence, measurement
+from mlp_compare.accuracy.runner import OWN_ORDERS
 from mlp_compare.side import PACKAGES
 from mlp_workload.config import LARGEST_SEED, PRESETS
 from mlp_workload.errors import UserError
@@ -83,7 +84,7 @@ def measured(request, tmp_path_factory, mnist):
         redirect_stdout(StringIO()) as output,
         redirect_stderr(StringIO()) as errors,
     ):
-        patch.setattr(seeds, "load", lambda *_: few)
+        patch.setattr(runner, "load", lambda *_: few)
         patch.setattr(measurement, "Side", InProcess)
         patch.setattr(sys, "argv", ["accuracy", *arguments])
         patch.setenv("COLUMNS", "60")
@@ -139,8 +140,8 @@ def test_the_picture_is_an_svg_with_a_dot_for_each_run(measured):
 
 
 def test_the_picture_is_the_same_whenever_the_counts_are():
-    from mlp_compare import distributions
-    from mlp_compare.measurement import Cell
+    from mlp_compare.accuracy import distributions
+    from mlp_compare.accuracy.measurement import Cell
 
     counts = {"jax": [9553, 9556], "torch": [9568, 9539]}
     found = equivalence.equivalence(*counts.values(), paired=True, two_humps=False)
@@ -189,9 +190,9 @@ def test_own_orders_are_permutations_that_differ_by_epoch_and_seed_and_come_agai
 
 @pytest.mark.parametrize("framework", PACKAGES)
 def test_pairs_start_from_the_shared_weights_and_others_from_the_frameworks_own(framework, digits, monkeypatch):
-    monkeypatch.setattr(seeds, "load", lambda *_: digits)
+    monkeypatch.setattr(runner, "load", lambda *_: digits)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    runs = seeds.Runs(framework)
+    runs = runner.Runs(framework)
     for seed in (3, 4):
         config = replace(PRESETS["relu"], epochs=0, hidden=(5,), seed=seed)
         trainer = importlib.import_module(f"{PACKAGES[framework]}.trainer").Trainer(config, digits, None)
@@ -255,4 +256,4 @@ def test_a_variable_in_the_way_is_named(framework, variable, value, monkeypatch)
     for name, number in {"RANK": "2", "LOCAL_RANK": "2", variable: value}.items():
         monkeypatch.setenv(name, number)
     with pytest.raises(UserError, match=variable):
-        seeds.Runs(framework).compiled(PRESETS["leaky"])
+        runner.Runs(framework).compiled(PRESETS["leaky"])

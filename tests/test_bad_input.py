@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from warm import python
 
+import mlp_compare.report.__main__ as report
 from fuzz.targets import TARGETS
-from mlp_compare import report
-from mlp_compare.page import render
+from mlp_compare.report.page import render
 from mlp_workload.command_line import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.data.idx import read_idx

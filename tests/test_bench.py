@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.progress import Progress
 from tolerances import MODEL_FLOAT64
 
-from mlp_compare import bench, bench_report, bench_worker, benchmark, floor, whole_commands
-from mlp_compare.processes import ProcessFailed, ask
-from mlp_compare.rungs import CONTROL, MANY, RUNGS
-from mlp_compare.timings import break_even, ratio
+import mlp_compare.bench.__main__ as bench
+from mlp_compare.bench import benchmark, lower_bound, tables, timing_worker, whole_commands
+from mlp_compare.bench.processes import ProcessFailed, ask
+from mlp_compare.bench.timings import break_even, ratio
+from mlp_compare.bench.variants import CONTROL, MANY, RUNGS
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples
 from mlp_workload.errors import UserError
@@ -68,7 +69,7 @@ def ask_here(rung, config, **options):
     content = json.loads(config.to_json())
     options = {"examples": 2000, "spawned_at": time.monotonic()} | options
     with jax.enable_x64(config.dtype == "float64"):
-        return json.loads(json.dumps(bench_worker.measure(rung, content, **options)))
+        return json.loads(json.dumps(timing_worker.measure(rung, content, **options)))
 
 
 @pytest.fixture
@@ -191,19 +192,19 @@ class Dispatched:
 def test_the_benchmarks_clock_waits_for_the_result(digits, monkeypatch):
     trainer, arrived = Dispatched(), []
 
-    class Clock(bench_worker.Clock):
+    class Clock(timing_worker.Clock):
         def lap(self):
             arrived.append(trainer.result.is_ready())
             return super().lap()
 
-    monkeypatch.setattr(bench_worker, "Clock", Clock)
-    bench_worker.epoch_seconds(trainer, Config(), digits, 3)
+    monkeypatch.setattr(timing_worker, "Clock", Clock)
+    timing_worker.epoch_seconds(trainer, Config(), digits, 3)
     assert arrived == [True] * 3
 
 
 def test_the_floor_counts_the_operations_of_a_step():
-    assert floor.operations((784, 200, 200, 10), 1) == 879_200
-    assert floor.operations((784, 200, 200, 10), 60_000) == 52_752_000_000
+    assert lower_bound.operations((784, 200, 200, 10), 1) == 879_200
+    assert lower_bound.operations((784, 200, 200, 10), 60_000) == 52_752_000_000
 
 
 def test_ratios_are_taken_within_rounds():
@@ -236,15 +237,13 @@ def test_break_even(ready, epoch, expected):
 
 @pytest.fixture
 def result():
-    return bench_report.read(ROOT / "docs/benchmark.json")
+    return tables.read(ROOT / "docs/benchmark.json")
 
 
 def test_the_readmes_table_is_the_benchmarks():
     text = (ROOT / "README.md").read_text()
-    shown = text.partition("<!-- python -m mlp_compare.bench_report docs/benchmark.json -->\n")[2]
-    assert shown.partition("\n<!-- end -->")[0] == bench_report.markdown(
-        bench_report.read(ROOT / "docs/benchmark.json")
-    )
+    shown = text.partition("<!-- python -m mlp_compare.bench.tables docs/benchmark.json -->\n")[2]
+    assert shown.partition("\n<!-- end -->")[0] == tables.markdown(tables.read(ROOT / "docs/benchmark.json"))
 
 
 def test_the_readmes_benchmark_is_whole_and_controlled(result):
@@ -254,7 +253,7 @@ def test_the_readmes_benchmark_is_whole_and_controlled(result):
     assert not [name for name in MANY if name not in result["many"]["rungs"]]
     assert {point["batch_size"] for point in result["sweep"]} == set(benchmark.BATCH_SIZES)
     assert {tuple(point["hidden"]) for point in result["sweep"]} == {(width, width) for width in benchmark.WIDTHS}
-    assert abs(bench_report.Figures(result).ratio(CONTROL, "jax").ratio - 1) < 0.03
+    assert abs(tables.Figures(result).ratio(CONTROL, "jax").ratio - 1) < 0.03
 
 
 @pytest.mark.parametrize("left", [["jax", "torch"], ["jax", "torch", "floor-torch"], ["torch", "floor-jax"], ["jax"]])
@@ -266,9 +265,9 @@ def test_any_choice_of_rungs_is_shown(result, left):
         "whole": {},
         "sweep": [],
     }
-    assert bench_report.View.of(result).remarks
-    assert b"<svg" in bench_report.draw(result)
-    assert result["rungs"][left[0]]["name"] in bench_report.markdown(result)
+    assert tables.View.of(result).remarks
+    assert b"<svg" in tables.draw(result)
+    assert result["rungs"][left[0]]["name"] in tables.markdown(result)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +282,7 @@ def test_any_choice_of_rungs_is_shown(result, left):
 )
 def test_under_a_cpu_quota_it_says_what_its_seconds_mean(quota, cores, words, result):
     changed = result | {"cores": cores, "environment": result["environment"] | {"cpu_quota": quota}}
-    view = bench_report.View.of(changed)
+    view = tables.View.of(changed)
     assert (f"{cores} cores under a CPU quota of" in view.setting) == (quota is not None)
     remarks = [remark for remark in view.remarks if "quota" in remark]
     ending = "ratios hold for processes under this quota"
@@ -307,7 +306,7 @@ def test_where_pytorch_wins_follows_from_the_samples(result):
         changed = copy.deepcopy(result)
         for sample in changed["rungs"]["torch"]["samples"]:
             sample["epoch_seconds"] = [factor * seconds for seconds in sample["epoch_seconds"]]
-        return [line for line in bench_report.View.of(changed).torch_wins if line.startswith("PyTorch, eager trains")]
+        return [line for line in tables.View.of(changed).torch_wins if line.startswith("PyTorch, eager trains")]
 
     assert wins(0.1)
     assert not wins(10)
@@ -325,7 +324,7 @@ def test_where_pytorch_wins_follows_from_the_samples(result):
 def test_other_files_are_refused(tmp_path, content, message):
     (tmp_path / "file.json").write_text(content)
     with pytest.raises(UserError, match=re.escape(message)):
-        bench_report.read(tmp_path / "file.json")
+        tables.read(tmp_path / "file.json")
 
 
 @pytest.mark.long("compiles ten models")
@@ -388,17 +387,17 @@ def test_what_is_measured_is_kept_where_the_rest_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "measure", measure)
     with pytest.raises(UserError, match="SIGKILL"):
         bench.run(bench.Bench(json=tmp_path / "bench.json"))
-    assert bench_report.read(tmp_path / "bench.json")["kind"] == "benchmark"
+    assert tables.read(tmp_path / "bench.json")["kind"] == "benchmark"
 
 
 def test_jax_computes_all_products_of_the_floor():
     """None is left out or cut down to the number that is looked at, and the operands are not copied."""
     layers = tuple(
-        floor.Layer(*(np.ones(shape, np.float32) for shape in ((32, a), (b, a), (32, b))))
+        lower_bound.Layer(*(np.ones(shape, np.float32) for shape in ((32, a), (b, a), (32, b))))
         for a, b in ((64, 48), (48, 16))
     )
     program = (
-        jax.jit(floor.jax_products, static_argnums=(1, 2))
+        jax.jit(lower_bound.jax_products, static_argnums=(1, 2))
         .lower(layers, 10, jax.lax.Precision.HIGHEST)
         .compile()
         .as_text()

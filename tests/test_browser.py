@@ -19,10 +19,12 @@ from PIL import Image
 from tolerances import DRAWN
 from warm import python
 
-from mlp_compare import bounds, findings, verdict
-from mlp_compare import report as report_command
+import mlp_compare.report.__main__ as report_command
+from mlp_compare import bounds
 from mlp_compare.comparison import Difference
-from mlp_compare.page import render
+from mlp_compare.parity import output as parity_output
+from mlp_compare.parity.result import Report, Worst
+from mlp_compare.report.page import render
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples
 from mlp_workload.events import RunStarted
@@ -165,10 +167,10 @@ def report(shown, tmp_path_factory):
     folder, _ = shown
     output = tmp_path_factory.mktemp("report") / "report.html"
     parity, facts = output.with_name("parity.json"), {side: {"environment": {}, "device": "cpu"} for side in TRAINERS}
-    found = findings.Report(steps_compared=2)
-    found.worst["parameters"] = findings.Worst(2, Difference("layers.0.bias", (3,), 0.5, 0.5, 0.0, 0.0, 0.0, 1e-13))
+    found = Report(steps_compared=2)
+    found.worst["parameters"] = Worst(2, Difference("layers.0.bias", (3,), 0.5, 0.5, 0.0, 0.0, 0.0, 1e-13))
     config = dataclasses.replace(PRESETS["leaky"], dtype="float64")
-    parity.write_text(json.dumps(verdict.as_json(config, 2, found, facts, bounds.table("float64", 784))))
+    parity.write_text(json.dumps(parity_output.as_json(config, 2, found, facts, bounds.table("float64", 784))))
     runs = [f"runs/{name}" for name in ("jax", "torch", "interrupted")]
     return write_report(folder, output, *runs, "--results", str(parity))
 

@@ -19,7 +19,7 @@ import jax_mlp.device
 import jax_mlp.model
 import reference_torch.device
 import reference_torch.model
-from mlp_compare.alike import require_alike
+from mlp_compare.comparable import require_alike
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.environment import nvidia_driver
 from mlp_workload.errors import UserError

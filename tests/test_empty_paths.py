@@ -6,8 +6,13 @@ from typing import get_args, get_type_hints
 
 import pytest
 
+import experiments.scaling.__main__ as scaling
+import mlp_compare.accuracy.__main__ as accuracy
+import mlp_compare.bench.__main__ as bench
+import mlp_compare.gpu_check.__main__ as gpu_check
+import mlp_compare.parity.__main__ as parity
+import mlp_compare.report.__main__ as report
 from jax_mlp.train import Options
-from mlp_compare import accuracy, bench, gpu_check, parity, report, scaling
 from mlp_workload import dashboard, export_onnx, predicting
 from mlp_workload.command_line import Training, parse
 from mlp_workload.doctor import examination

@@ -11,8 +11,8 @@ from conftest import write_idx_folder
 
 import jax_mlp.train
 import reference_torch.train
-from mlp_compare import processes
-from mlp_compare.processes import ProcessFailed
+from mlp_compare.bench import processes
+from mlp_compare.bench.processes import ProcessFailed
 from mlp_workload import environment
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import BadVariable, PeerLost, why_ended

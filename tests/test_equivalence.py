@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlp_compare.equivalence import MARGIN, TWO_HUMP_SEEDS, equivalence, seeds_needed, tost_power
+from mlp_compare.accuracy.equivalence import MARGIN, TWO_HUMP_SEEDS, equivalence, seeds_needed, tost_power
 
 A = [9553, 9555, 9556, 9548, 9558]
 B = [9568, 9553, 9573, 9539, 9564]

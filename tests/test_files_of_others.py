@@ -17,9 +17,10 @@ import pytest
 import torch
 from conftest import write_idx_folder
 
+import mlp_compare.report.__main__ as report_page
 from examples.numpy_side.train import framework as numpy_framework
+from experiments.scaling.report import marked
 from jax_mlp.layout import find_devices
-from mlp_compare import report, scaling_report
 from mlp_workload import chain, image_file, safetensors_file
 from mlp_workload.checkpoint import Checkpoint, Checkpoints
 from mlp_workload.config import PRESETS, Config
@@ -94,7 +95,7 @@ READERS = {
     "train-images-idx3-ubyte": lambda path: read_idx(path, 3),
     "digit.png": image_file.read,
     "result.json": read_json,
-    "scaling.md": scaling_report.marked,
+    "scaling.md": marked,
 }
 
 
@@ -310,7 +311,7 @@ def test_a_run_below_a_folder_whose_name_is_no_text(no_text, digits, monkeypatch
     train(config, numpy_framework, watching)
     train(dataclasses.replace(config, epochs=2, run_dir=no_text / "run"), numpy_framework, watching, resume=True)
     assert RecordedRun.load(no_text / "run").summary["steps"] == 12
-    report.run(report.Report(runs=(Path("run"),), output=no_text / "report.html"))
+    report_page.run(report_page.Report(runs=(Path("run"),), output=no_text / "report.html"))
     assert environment_name(no_text / "run").startswith("b_d_run_")
 
 

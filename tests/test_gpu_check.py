@@ -7,8 +7,9 @@ import pytest
 from conftest import write_idx_folder
 from warm import python
 
-from mlp_compare import gpu_check, machine_checks
-from mlp_compare.machine_checks import CHECKS, Machine
+import mlp_compare.gpu_check.__main__ as gpu_check
+from mlp_compare.gpu_check import machine_checks
+from mlp_compare.gpu_check.machine_checks import CHECKS, Machine
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_trainer_that_ends_otherwise_each_time_is_found(machine, packages, mon
     source = file.read_text()
     assert "torch.manual_seed(config.seed)" in source
     file.write_text(source.replace("torch.manual_seed(config.seed)", "torch.manual_seed(__import__('time').time_ns())"))
-    monkeypatch.setattr(machine_checks, "__file__", str(packages / "mlp_compare/machine_checks.py"))
+    monkeypatch.setattr(machine_checks, "__file__", str(packages / "mlp_compare/gpu_check/machine_checks.py"))
     monkeypatch.setattr(machine_checks, "TRAINERS", {"torch": "reference_torch.train"})
     found = machine.tried("same bytes", machine_checks.same_bytes)
     assert (found.outcome, found.said) == ("failed", "two runs differ: torch --deterministic, torch")

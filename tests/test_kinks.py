@@ -7,7 +7,7 @@ import pytest
 from tolerances import CROSSING_EFFECT, FORWARD_BACKWARD
 
 from examples.numpy_side.mlp import forward_backward
-from mlp_compare.kinks import effect, find_crossings
+from mlp_compare.parity.sign_flips import effect, find_crossings
 from mlp_workload.config import PRESETS
 from mlp_workload.initial import initial_parameters
 from mlp_workload.trace import Trace

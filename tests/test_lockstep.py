@@ -9,8 +9,8 @@ from in_process import InProcess
 
 import reference_torch.trainer
 from mlp_compare import bounds
-from mlp_compare.faults import FAULTS
-from mlp_compare.lockstep import Lockstep
+from mlp_compare.parity.faults import FAULTS
+from mlp_compare.parity.lockstep import Lockstep
 from mlp_workload.config import PRESETS
 
 

@@ -10,8 +10,8 @@ from conftest import ROOT, write_idx_folder
 from in_process import InProcess
 
 from examples.numpy_side.trainer import Trainer
-from mlp_compare.lockstep import Lockstep
-from mlp_compare.worker import Worker
+from mlp_compare.parity.lockstep import Lockstep
+from mlp_compare.parity.worker import Worker
 from mlp_workload.config import PRESETS
 from mlp_workload.errors import UserError
 from mlp_workload.order import epoch_order

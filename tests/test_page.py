@@ -10,13 +10,15 @@ import pytest
 from conftest import write_idx_folder
 from matplotlib.figure import Figure
 
-from mlp_compare import bounds, measurement, verdict
+from mlp_compare import bounds
+from mlp_compare.accuracy import measurement
+from mlp_compare.accuracy.equivalence import equivalence
+from mlp_compare.accuracy.measurement import Cell, Measurement
 from mlp_compare.comparison import Difference
-from mlp_compare.equivalence import equivalence
 from mlp_compare.figures import inline, to_svg
-from mlp_compare.findings import Departure, Report, Worst
-from mlp_compare.measurement import Cell, Measurement
-from mlp_compare.page import _draw_training, render
+from mlp_compare.parity import output
+from mlp_compare.parity.result import Departure, Report, Worst
+from mlp_compare.report.page import _draw_training, render
 from mlp_workload import strict_json
 from mlp_workload.config import PRESETS
 from mlp_workload.data import Dataset, Examples
@@ -54,7 +56,7 @@ def recorded(
 @pytest.fixture
 def without_curves(monkeypatch):
     """For tests of the words: most of the time goes into the pictures."""
-    monkeypatch.setattr("mlp_compare.page._curves", lambda runs: [])
+    monkeypatch.setattr("mlp_compare.report.page._curves", lambda runs: [])
 
 
 words_only = pytest.mark.usefixtures("without_curves")
@@ -227,7 +229,7 @@ def test_a_parity_check_is_shown(departed):
     report = Report(worst={"parameters": Worst(7, found)}, steps_compared=7)
     report.departure = Departure(7, found) if departed else None
     facts = {side: {"environment": {}, "device": "cpu"} for side in ("jax", "torch")}
-    content = through_a_file(verdict.as_json(PRESETS["leaky"], 9, report, facts, bounds.table("float64", 784)))
+    content = through_a_file(output.as_json(PRESETS["leaky"], 9, report, facts, bounds.table("float64", 784)))
     page = render([recorded()], [content])
     assert ("First departure: step 7, update, layers.1.weight[3, 4]: 0.5 and 0.25." in page) == departed
     assert ("All 7 steps are within their bounds." in page) == (not departed)

@@ -16,13 +16,13 @@ from warm import python
 
 from mlp_compare import bounds
 from mlp_compare.comparison import Difference
-from mlp_compare.faults.start import near_kinks
-from mlp_compare.findings import Report, Worst
-from mlp_compare.lockstep import Lockstep, near_ties
-from mlp_compare.parity import TRACED, Parity
+from mlp_compare.parity.__main__ import TRACED, Parity
+from mlp_compare.parity.faults.start import near_kinks
+from mlp_compare.parity.lockstep import Lockstep, near_ties
+from mlp_compare.parity.output import print_report
+from mlp_compare.parity.result import Report, Worst
+from mlp_compare.parity.worker import Evaluated, Worker
 from mlp_compare.side import Side
-from mlp_compare.verdict import print_report
-from mlp_compare.worker import Evaluated, Worker
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.errors import UserError

@@ -26,7 +26,7 @@ import jax_mlp.trainer
 import reference_torch.train
 import reference_torch.trainer
 from jax_mlp import cluster
-from mlp_compare.processes import environment
+from mlp_compare.bench.processes import environment
 from mlp_workload import joining
 from mlp_workload.checkpoint import Checkpoints
 from mlp_workload.command_line import Training, parse_config

@@ -17,7 +17,7 @@ from flax import nnx
 import jax_mlp.trace
 import jax_mlp.train
 import reference_torch.trace
-from mlp_compare.parity import Parity
+from mlp_compare.parity.__main__ import Parity
 from mlp_workload.command_line import Training, parse_config
 
 PAGES = {

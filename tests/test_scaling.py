@@ -9,12 +9,13 @@ import pytest
 from conftest import ROOT
 from tolerances import EXACT_FIT, NOISY_FIT, WRITTEN
 
-from mlp_compare import scaling, scaling_gpu, scaling_report, scaling_runs
-from mlp_compare.break_even import Devices, batch_from, width_from
-from mlp_compare.cost_fit import fit
-from mlp_compare.cost_model import Costs, Counts, all_reduce_bytes, counts, parameters, seconds
-from mlp_compare.scaling_runs import Run
-from mlp_compare.timings import medians
+import experiments.scaling.__main__ as scaling
+from experiments.scaling import gpu, measure, report
+from experiments.scaling.break_even import Devices, batch_from, width_from
+from experiments.scaling.cost_fit import fit
+from experiments.scaling.cost_model import Costs, Counts, all_reduce_bytes, counts, parameters, seconds
+from experiments.scaling.measure import Run
+from mlp_compare.bench.timings import medians
 from mlp_workload.errors import UserError
 from mlp_workload.run_folder import read_json
 
@@ -68,7 +69,7 @@ def networks(runs):
 def on_devices():
     return [
         run
-        for run in scaling_runs.runs(scaling_runs.NETWORKS)
+        for run in measure.runs(measure.NETWORKS)
         if (run.framework, run.processes, run.split_hidden) == ("jax", 1, 1)
     ]
 
@@ -155,26 +156,26 @@ def test_break_even_of_two_devices_by_hand():
 
 def test_the_gpus_figures_are_the_benchmarks():
     rungs = read_json(ROOT / "docs/benchmark-h200.json")["rungs"]
-    for name, second in (("jax", scaling_gpu.STEP_SECONDS), ("floor-jax", scaling_gpu.PRODUCT_SECONDS)):
+    for name, second in (("jax", gpu.STEP_SECONDS), ("floor-jax", gpu.PRODUCT_SECONDS)):
         assert medians(rungs[name]["samples"])["epoch_seconds"] / 300 == pytest.approx(second, rel=WRITTEN)
-        assert scaling_gpu.NAME in rungs[name]["device"]
+        assert gpu.NAME in rungs[name]["device"]
 
 
-@pytest.mark.parametrize("link", [scaling_gpu.NVLINK, scaling_gpu.INFINIBAND], ids=lambda link: link.name)
-@pytest.mark.parametrize("operations", [scaling_gpu.MEASURED_OPERATIONS, scaling_gpu.PEAK_OPERATIONS])
+@pytest.mark.parametrize("link", [gpu.NVLINK, gpu.INFINIBAND], ids=lambda link: link.name)
+@pytest.mark.parametrize("operations", [gpu.MEASURED_OPERATIONS, gpu.PEAK_OPERATIONS])
 def test_one_gpu_takes_what_it_took(link, operations):
-    costs = scaling_gpu.gpu_costs(link, operations)
+    costs = gpu.gpu_costs(link, operations)
     assert min(costs) > 0
-    assert Devices(1).seconds(costs, (200, 200), 200) == pytest.approx(scaling_gpu.STEP_SECONDS)
+    assert Devices(1).seconds(costs, (200, 200), 200) == pytest.approx(gpu.STEP_SECONDS)
 
 
 @pytest.fixture(scope="module")
 def result():
     """What a measurement with the planted costs would have written."""
-    runs = scaling_runs.runs(scaling_runs.NETWORKS)
+    runs = measure.runs(measure.NETWORKS)
     timed = zip(runs, timings(runs)[1], strict=True)
     return {
-        "format": scaling_runs.FORMAT,
+        "format": measure.FORMAT,
         "kind": "scaling",
         "date": "2026-01-01",
         "cores": 2,
@@ -185,8 +186,8 @@ def result():
 
 def test_the_tables_say_what_was_measured(result):
     """The median of the rounds; costs in units; the split foretold by the others' costs."""
-    blocks = scaling_report.Scaling(result).blocks()
-    assert set(blocks) == set(scaling_report.BLOCKS)
+    blocks = report.Scaling(result).blocks()
+    assert set(blocks) == set(report.BLOCKS)
     assert "48 settings; rounds: 3." in blocks["setting"]
     assert "| a launch, µs | 150 (150 to 150) |" in blocks["costs"]
     assert "| products, one device with all cores, GFLOP/s | 180 (180 to 180) |" in blocks["costs"]
@@ -199,14 +200,14 @@ def test_the_tables_say_what_was_measured(result):
 def test_ranges_of_costs_go_upwards(result):
     rng = np.random.default_rng(1)
     runs = [run | {"step_seconds": [run["step_seconds"][1] * rng.lognormal(0, 0.05)]} for run in result["runs"]]
-    ranges = re.findall(r"\(([\d.]+) to ([\d.]+)\)", scaling_report.Scaling(result | {"runs": runs}).blocks()["costs"])
+    ranges = re.findall(r"\(([\d.]+) to ([\d.]+)\)", report.Scaling(result | {"runs": runs}).blocks()["costs"])
     assert len(ranges) > 10
     assert all(float(low) < float(high) for low, high in ranges)
 
 
 def test_the_documents_timings_were_taken_in_quiet():
     """Several rounds, and a step of PyTorch's single process within twice of what the benchmark has."""
-    runs = read_json(ROOT / "docs" / scaling_report.MEASURED)["runs"]
+    runs = read_json(ROOT / "experiments/scaling" / report.MEASURED)["runs"]
     assert all(len(run["step_seconds"]) >= 2 for run in runs)
     (alone,) = [
         run for run in runs
@@ -218,20 +219,20 @@ def test_the_documents_timings_were_taken_in_quiet():
 
 
 def test_the_documents_tables_are_the_measurements():
-    document = ROOT / "docs" / scaling_report.DOCUMENT
-    measured = scaling_report.read(ROOT / "docs" / scaling_report.MEASURED)
-    assert scaling_report.filled(scaling_report.marked(document), measured.blocks()) == document.read_text()
+    document = ROOT / "experiments/scaling" / report.DOCUMENT
+    measured = report.read(ROOT / "experiments/scaling" / report.MEASURED)
+    assert report.filled(report.marked(document), measured.blocks()) == document.read_text()
 
 
 def test_a_document_is_rewritten_and_one_without_its_marks_is_not(result, tmp_path, monkeypatch, capsys):
     """Its tables, the picture and the timings; what stands around the tables stays."""
-    document, text = tmp_path / "scaling.md", (ROOT / "docs/scaling.md").read_text()
+    document, text = tmp_path / "scaling.md", (ROOT / "experiments/scaling/scaling.md").read_text()
     document.write_text(text)
     (tmp_path / "scaling.json").write_text("older")
-    monkeypatch.setattr(scaling_runs, "measure", lambda quick, console: result)
+    monkeypatch.setattr(measure, "measure", lambda quick, console: result)
     scaling.run(scaling.Options(docs=tmp_path))
     written = document.read_text()
-    assert written == scaling_report.filled(text, scaling_report.Scaling(result).blocks()) != text
+    assert written == report.filled(text, report.Scaling(result).blocks()) != text
     assert written.partition("<!--")[0] == text.partition("<!--")[0]
     assert read_json(tmp_path / "scaling.json") == result
     assert "<svg" in (tmp_path / "scaling.svg").read_text()
@@ -266,8 +267,8 @@ def test_bad_arguments_are_refused_before_anything_is_timed(arguments, message, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "is not what mlp_compare.scaling writes"),
-        ({"kind": "benchmark", "format": 1}, "is not what mlp_compare.scaling writes"),
+        ([], "is not what experiments.scaling writes"),
+        ({"kind": "benchmark", "format": 1}, "is not what experiments.scaling writes"),
         ({"kind": "scaling", "format": 1, "cores": None, "runs": []}, "is not a whole measurement"),
         ({"kind": "scaling", "format": 9}, "has format 9, this reads 1"),
         ({"kind": "scaling", "format": 1, "cores": 2, "runs": [{}]}, "is not a whole measurement"),
@@ -277,7 +278,7 @@ def test_bad_arguments_are_refused_before_anything_is_timed(arguments, message, 
 def test_other_files_are_refused(content, message, tmp_path):
     (tmp_path / "scaling.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
-        scaling_report.read(tmp_path / "scaling.json")
+        report.read(tmp_path / "scaling.json")
 
 
 @pytest.mark.long("starts both frameworks")
@@ -292,10 +293,10 @@ def test_other_files_are_refused(content, message, tmp_path):
 )
 def test_a_run_is_timed_by_its_own_events(run, mnist, tmp_path, monkeypatch):
     """By the commands that are documented, as small as they can be."""
-    monkeypatch.setattr(scaling_runs, "_MOST_STEPS", 5)
-    second = scaling_runs.step_seconds(run, mnist, tmp_path)
+    monkeypatch.setattr(measure, "_MOST_STEPS", 5)
+    second = measure.step_seconds(run, mnist, tmp_path)
     (folder,) = tmp_path.glob("run-*")
     summary = read_json(folder / "summary.json")
     assert (summary["devices"], summary["split_hidden"]) == (run.devices, run.split_hidden)
-    assert summary["steps"] == 5 * (scaling_runs.EPOCHS + 1)
+    assert summary["steps"] == 5 * (measure.EPOCHS + 1)
     assert 0 < second < summary["train_seconds"] / 5

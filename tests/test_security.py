@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from test_page import recorded
 
-from mlp_compare.page import render
+from mlp_compare.report.page import render
 from mlp_workload.command_line import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError

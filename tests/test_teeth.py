@@ -6,10 +6,10 @@ import json
 import pytest
 from in_process import run_parity
 
-from mlp_compare import teeth
-from mlp_compare.faults import FAULTS
+from mlp_compare.parity import self_test
+from mlp_compare.parity.faults import FAULTS
+from mlp_compare.parity.worker import Worker
 from mlp_compare.side import Side
-from mlp_compare.worker import Worker
 
 FIRST = (
     "one label off by one", "lowest bit of one pixel flipped", "losses of the compiled epoch nan in float32",
@@ -34,8 +34,8 @@ def sides():
     [pytest.param(name, marks=[] if name in FIRST else pytest.mark.long("plants four dozen more")) for name in FAULTS],
 )
 def test_each_fault_is_caught_where_it_was_planted(name, sides, mnist, monkeypatch):
-    monkeypatch.setattr(teeth, "load", lambda _: mnist)
-    (bite,) = teeth.bite([FAULTS[name]], sides)
+    monkeypatch.setattr(self_test, "load", lambda _: mnist)
+    (bite,) = self_test.bite([FAULTS[name]], sides)
     assert bite.caught
     assert bite.placed, f"planted at step {bite.fault.step}, {bite.fault.tensor}: {bite.departure}"
 

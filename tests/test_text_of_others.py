@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.table import Table
 
-from mlp_compare.bench_report import read as read_benchmark
+from mlp_compare.bench.tables import read as read_benchmark
 from mlp_workload.command_line import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError, escaped, one_line, warn

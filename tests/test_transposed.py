@@ -10,7 +10,7 @@ from conftest import write_idx_folder
 from safetensors.numpy import load_file
 
 import reference_torch.train
-from mlp_compare import page
+from mlp_compare.report import page
 from mlp_workload import recorded_run
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load

@@ -85,8 +85,8 @@ sys.modules |= {"fcntl": None, "resource": None}
     [
         ("from mlp_compare import processes\nsignal.SIGKILL = 9  # which this system's subprocess needs\n"
          "print(processes.run('x', 'platform').strip() != '')", "True"),
-        ("from mlp_compare import bench_worker\nbench_worker.Path = lambda _: __import__('pathlib').Path('/none')\n"
-         "print(bench_worker._peak_megabytes())", "nan"),
+        ("from mlp_compare.bench import timing_worker\ntiming_worker.Path = lambda _: __import__('pathlib').Path('/none')\n"
+         "print(timing_worker._peak_megabytes())", "nan"),
         ("from mlp_workload.stopping import END_SIGNALS\nfrom mlp_workload.draw import server\n"
          "print(sorted(n.name for n in END_SIGNALS))", "['SIGINT', 'SIGTERM']"),
         ("from mlp_compare.side import Side\nprint('a side')", "a side"),

@@ -1,0 +1,1 @@
+"""When more devices help: a cost model of a step, fitted to measured times."""

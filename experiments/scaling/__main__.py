@@ -1,0 +1,64 @@
+"""Times steps on several devices and says when more of them help: `python -m experiments.scaling --help`."""
+
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.errors import UserError
+from mlp_workload.files import expand
+from mlp_workload.outputs import new_file
+from mlp_workload.run_folder import write_json
+from mlp_workload.sinks.console import Output
+
+PROGRAM = "python -m experiments.scaling"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Times training steps on 1, 2, 4 and 8 devices of a CPU and by 1 and 2 processes, in JAX and in PyTorch, fits a
+    cost model to them, and prints the tables of scaling.md.
+
+    Each timing is a trainer's command in fresh processes, which take turns, forwards and backwards. Takes about six
+    minutes where nothing else runs.
+    """
+
+    quick: bool = False
+    """Four networks of six, once each: a rough fit."""
+    json: Path | None = None
+    """A new file for all timings."""
+    docs: Path | None = None
+    """A folder where scaling.json, scaling.svg and the tables of scaling.md are to be those of this measurement."""
+
+    def __post_init__(self) -> None:
+        if self.docs is not None and self.json is not None:
+            raise UserError("--docs writes scaling.json there; leave --json out")
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        run(parse(Options, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Options)))
+
+
+def run(options: Options) -> None:
+    from experiments.scaling import measure, report  # scipy or matplotlib may be missing, which `main` says
+
+    console, docs = Output(markup=False, highlight=False, soft_wrap=True), options.docs and expand(options.docs)
+    if docs is not None:
+        report.marked(docs / report.DOCUMENT)  # before minutes are spent
+    with new_file("--json", options.json) as file:
+        result = measure.measure(options.quick, console)
+        if file is not None:
+            write_json(file, result)
+    if docs is not None:
+        write_json(docs / report.MEASURED, result)
+    scaling = report.Scaling(result)
+    if docs is not None:
+        report.rewrite(docs, scaling)
+    for table in scaling.blocks().values():
+        console.print(f"{table}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Training steps timed on several devices and by several processes: the trainers' own commands, in fresh processes."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mlp_compare.bench import lower_bound, processes
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset, load
+from mlp_workload.environment import describe_environment
+from mlp_workload.sinks.console import Output
+
+FORMAT = 1
+NETWORKS = ((50, 80), (50, 800), (200, 200), (200, 3200), (800, 200), (800, 800))
+"""Width of both hidden layers, and batch size."""
+QUICK_NETWORKS = (NETWORKS[0], *NETWORKS[2:5])
+ROUNDS, EPOCHS = 2, 3
+"""Epochs are those that are timed, after a first one."""
+_OPERATIONS = 2e10
+"""Of an epoch, about: it has as many examples as that takes."""
+_FEWEST_STEPS, _MOST_STEPS, _TEST_EXAMPLES = 4, 300, 200
+
+
+@dataclass(frozen=True)
+class Run:
+    """Some epochs of an MLP with two hidden layers of `width`."""
+
+    framework: Literal["jax", "torch"]
+    devices: int
+    processes: int
+    split_hidden: int
+    width: int
+    batch_size: int
+
+    @property
+    def config(self) -> Config:
+        return Config(hidden=(self.width, self.width), batch_size=self.batch_size, epochs=EPOCHS + 1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self.config.widths(784, 10)
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        wanted = round(_OPERATIONS / lower_bound.operations(self.widths, self.batch_size))
+        return min(max(wanted, _FEWEST_STEPS), _MOST_STEPS)
+
+    def __str__(self) -> str:
+        split = f", --split-hidden {self.split_hidden}" if self.split_hidden > 1 else ""
+        where = f"--devices {self.devices}, {self.processes} processes{split}"
+        return f"{self.framework} {where}, width {self.width}, batches of {self.batch_size}"
+
+
+def runs(networks: Sequence[tuple[int, int]]) -> list[Run]:
+    """Each network on 1, 2, 4 and 8 devices and by 2 processes; the split is to be foretold."""
+    ways: list[tuple[Literal["jax", "torch"], int, int, int]] = [("jax", devices, 1, 1) for devices in (1, 2, 4, 8)]
+    ways += [("jax", 2, 2, 1), ("torch", 1, 1, 1), ("torch", 2, 2, 1), ("jax", 2, 1, 2)]
+    return [Run(*way, *network) for network in networks for way in ways]
+
+
+def measure(quick: bool, console: Output) -> dict[str, Any]:
+    """All timings, as JSON can hold them. Raises `UserError` where a process fails."""
+    chosen, rounds = runs(QUICK_NETWORKS if quick else NETWORKS), 1 if quick else ROUNDS
+    seconds: dict[Run, list[float]] = {run: [] for run in chosen}
+    with console.progress() as progress, tempfile.TemporaryDirectory() as place:
+        task = progress.add_task("", total=rounds * len(chosen))
+        mnist = load("mnist")
+        for number in range(rounds):
+            for run in chosen if number % 2 == 0 else reversed(chosen):
+                progress.update(task, advance=1, description=f"round {number + 1}: {run}")
+                seconds[run].append(step_seconds(run, mnist, Path(place)))
+    return {
+        "format": FORMAT,
+        "kind": "scaling",
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": processes.CORES,
+        "environment": describe_environment(("numpy", "scipy", "jax", "jaxlib", "torch")),
+        "runs": [asdict(run) | {"steps": run.steps, "step_seconds": seconds[run]} for run in chosen],
+    }
+
+
+def step_seconds(run: Run, mnist: Dataset, place: Path) -> float:
+    """By the run's own events, which leave out compilation: the median of its epochs after the first."""
+    folder = place / f"run-{len(list(place.iterdir()))}"
+    threads = str(max(1, processes.CORES // run.processes))
+    variables = dict.fromkeys(processes.THREADS, threads) | {"JAX_COMPILATION_CACHE_DIR": str(place / "compiled")}
+    flags = [
+        f"--dataset=idx:{_data(mnist, run.steps * run.batch_size, place)}", f"--run-dir={folder}", "--device=cpu",
+        f"--devices={run.devices}", "--hidden", str(run.width), str(run.width), f"--batch-size={run.batch_size}",
+        f"--epochs={EPOCHS + 1}", "--last-activation=none", "--visdom=off", "--quiet", "--checkpoint-every=1000000000",
+    ]  # fmt: skip
+    first, *others = _commands(run, flags)
+    with ThreadPoolExecutor(1) as pool:  # after Ctrl-C the first is killed, and the other ends for lack of it
+        waiting = [pool.submit(processes.run, str(run), *other, variables=variables) for other in others]
+        processes.run(str(run), *first, variables=variables)
+    for process in waiting:
+        process.result()
+    events = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    epochs = [event["seconds"] for event in events if event["event"] == "train_losses"]
+    return float(np.median(epochs[1:])) / run.steps
+
+
+def _commands(run: Run, flags: Sequence[str]) -> list[list[str]]:
+    """What is typed after `python -m`, for each process that somebody has to start."""
+    port = processes.free_port()
+    if run.framework == "torch":
+        torchrun = ["torch.distributed.run", f"--nproc-per-node={run.processes}", f"--master-port={port}", "-m"]
+        return [[*(torchrun if run.processes > 1 else ()), "reference_torch.train", *flags]]
+    jax = ["jax_mlp.train", *flags]
+    if run.split_hidden > 1:
+        jax.append(f"--split-hidden={run.split_hidden}")
+    if run.processes == 1:
+        return [jax]
+    jax += [f"--coordinator=127.0.0.1:{port}", f"--processes={run.processes}"]
+    return [[*jax, f"--process={process}"] for process in range(run.processes)]
+
+
+def _data(mnist: Dataset, examples: int, place: Path) -> Path:
+    """IDX files of the first so many of MNIST."""
+    folder = place / f"data-{examples}"
+    if not folder.exists():
+        folder.mkdir()
+        for part, some, number in (("train", mnist.train, examples), ("t10k", mnist.test, _TEST_EXAMPLES)):
+            for kind, array in (("images-idx3", some.images[:number]), ("labels-idx1", some.labels[:number])):
+                header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+                (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+    return folder

@@ -1,0 +1,1 @@
+"""Whether both frameworks reach the same accuracy."""

@@ -1,0 +1,102 @@
+"""Final accuracies of both frameworks over several seeds: `python -m mlp_compare.accuracy --help`."""
+
+import inspect
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.errors import UserError
+from mlp_workload.files import write_atomically
+from mlp_workload.outputs import new_file
+from mlp_workload.run_folder import clear_write_errors, write_json
+from mlp_workload.sinks.console import Output
+
+PROGRAM = "python -m mlp_compare.accuracy"
+LARGEST = 100_000
+"""Seeds and epochs: years of training."""
+LAST_ACTIVATIONS: tuple[Literal["same"], Literal["none"]] = ("same", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Trains JAX and torch with several seeds and says whether their final accuracies are the same within a margin.
+
+    Paired: both from the same initial weights on the same batches. Unpaired: each by its own initialiser and shuffling,
+    as users have it. For each cell, a preset with or without the last activation, two one-sided tests and a bootstrap
+    interval lead to a verdict: equivalent, different, or how many seeds it would take.
+
+    Exit status 0: measured, whether or not the seeds sufficed. 1: measured, and a cell is different. 2: the arguments
+    or the machine do not allow it.
+    """
+
+    seeds: int = 5
+    """How many, from seed 0 on; at least 2."""
+    preset: Literal["relu", "leaky", "both"] = "both"
+    """The tutorial's programs, as for training."""
+    last_activation: Literal["same", "none", "both"] = "both"
+    """Whether the logits pass the activation too, as for training."""
+    epochs: int = 10
+    """Of each run."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    gpu: int | None = None
+    """Which of the GPUs, counted from 0."""
+    matmul_precision: Literal["highest", "tf32", "bf16"] = "highest"
+    """Of float32 products, as for training."""
+    json: Path | None = None
+    """A new file for all counts and figures."""
+    plot: Path | None = None
+    """A new SVG file for a picture of all runs."""
+
+    def __post_init__(self) -> None:
+        for flag, value, least in (("--seeds", self.seeds, 2), ("--epochs", self.epochs, 1)):
+            if not least <= value <= LARGEST:
+                raise UserError(f"{flag} must be from {least} to {LARGEST}, got {value}")
+        _ = self.configs  # which say what is wrong with the device
+        if self.plot is not None and self.plot.suffix != ".svg":
+            raise UserError(f"--plot must end in .svg, got {self.plot}")
+
+    @property
+    def configs(self) -> list[Config]:
+        return [
+            replace(
+                PRESETS[preset],
+                last_activation=last_activation,
+                epochs=self.epochs,
+                device=self.device,
+                gpu=self.gpu,
+                matmul_precision=self.matmul_precision,
+            )
+            for preset in PRESETS
+            if self.preset in (preset, "both")
+            for last_activation in LAST_ACTIVATIONS
+            if self.last_activation in (last_activation, "both")
+        ]
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        options: Accuracy = parse(Accuracy, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Accuracy))
+        sys.exit(1 if run(options) else 0)
+
+
+def run(options: Accuracy) -> bool:
+    """Whether a cell is different."""
+    from mlp_compare.accuracy import distributions, measurement  # scipy or matplotlib may be missing, which `main` says
+
+    console = Output(markup=False, highlight=False, soft_wrap=True)
+    with new_file("--json", options.json) as json, new_file("--plot", options.plot) as plot:
+        measured = measurement.measure(options.configs, options.seeds, console)
+        if json is not None:
+            write_json(json, measurement.as_json(measured))
+        measurement.print_measurement(console, measured)
+        if plot is not None:
+            with clear_write_errors(plot):
+                write_atomically(plot, distributions.draw(measured.cells))
+    return any(cell.equivalence.verdict == "different" for cell in measured.cells)
+
+
+if __name__ == "__main__":
+    main()

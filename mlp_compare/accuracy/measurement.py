@@ -1,0 +1,146 @@
+"""Both frameworks' final accuracies over seeds, cell by cell, and what they come to."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from rich import box
+from rich.table import Table
+
+from mlp_compare.accuracy import equivalence
+from mlp_compare.accuracy.equivalence import Equivalence
+from mlp_compare.accuracy.runner import Pairing, Runs
+from mlp_compare.comparable import require_alike
+from mlp_compare.side import PACKAGES, Side
+from mlp_workload.config import Config
+from mlp_workload.sinks.console import Output
+
+_WIDTH = 200
+"""Of the table where no terminal sets it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to train, once a seed and framework: `correct` (seeds,) of the test set, by framework."""
+
+    config: Config
+    pairing: Pairing
+    correct: Mapping[str, Sequence[int]]
+    equivalence: Equivalence
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """`facts` are each framework's device and environment."""
+
+    cells: Sequence[Cell]
+    facts: Mapping[str, Mapping[str, Any]]
+
+
+def measure(configs: Sequence[Config], count: int, console: Output) -> Measurement:
+    """Trains each of `configs`, which say all but the seed, with the seeds 0 to `count` - 1.
+
+    One framework after the other, each on all cores: five epochs of each took 5.3 s on two cores, and both at once
+    5.7 s with one thread for torch, 7.2 s with two.
+    """
+    pairings: Sequence[Pairing] = get_args(Pairing)
+    with ExitStack() as stack:
+        progress = stack.enter_context(console.progress())
+        sides = {framework: stack.enter_context(Side(framework, Runs)) for framework in PACKAGES}
+        task = progress.add_task("", total=len(configs) * len(pairings) * count * len(sides))
+
+        def correct(framework: str, config: Config, pairing: Pairing) -> int:
+            progress.update(
+                task, description=f"{framework} {config.preset} {config.last_activation} {pairing} {config.seed}"
+            )
+            result: int = sides[framework].do("final_correct", config, pairing)
+            progress.advance(task)
+            return result
+
+        cells = []
+        for config in configs:
+            runs = [dataclasses.replace(config, seed=seed) for seed in range(count)]
+            for pairing in pairings:
+                require_alike(facts := {framework: side.do("compiled", runs[0]) for framework, side in sides.items()})
+                found = {framework: [correct(framework, run, pairing) for run in runs] for framework in PACKAGES}
+                cells.append(Cell(config, pairing, found, _compare(config, pairing, found)))
+    return Measurement(cells, facts)
+
+
+def _compare(config: Config, pairing: Pairing, correct: Mapping[str, Sequence[int]]) -> Equivalence:
+    return equivalence.equivalence(
+        *correct.values(), paired=pairing == "paired", two_humps=config.last_activation == "same"
+    )
+
+
+def print_measurement(console: Output, measurement: Measurement) -> None:
+    config, n = measurement.cells[0].config, measurement.cells[0].equivalence.n
+    versions = [
+        f"{name} {facts['environment']['versions'][name]} on {facts['device']}"
+        for name, facts in measurement.facts.items()
+    ]
+    console.print(
+        f"{' and '.join(versions)}, {config.dataset}, {config.dtype}, {config.epochs} epochs, seeds 0 to {n - 1}"
+    )
+    if not console.file.isatty():
+        console.width = _WIDTH
+    console.print(_table(measurement))
+    first, second = PACKAGES
+    console.print(
+        f"Correct on the test set, mean ± deviation; difference {first} - {second} with its 90 % bootstrap interval; "
+        f"margin ±{equivalence.MARGIN}."
+    )
+    if n < equivalence.TWO_HUMP_SEEDS and any(cell.config.last_activation == "same" for cell in measurement.cells):
+        console.print(
+            "With the last activation a run can lose a class, and accuracies have two humps: for few seeds the "
+            f"t-tests' assumptions do not hold, and there is no verdict from fewer than {equivalence.TWO_HUMP_SEEDS}."
+        )
+
+
+def _table(measurement: Measurement) -> Table:
+    table = Table(box=box.MARKDOWN)
+    table.add_column("preset")
+    table.add_column("last activation")
+    table.add_column("runs")
+    for name in ("N", *PACKAGES, "difference", "TOST p"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for cell in measurement.cells:
+        found = cell.equivalence
+        sides = [f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(found.means, found.deviations, strict=True)]
+        low, high = found.bootstrap_interval
+        table.add_row(
+            cell.config.preset,
+            cell.config.last_activation,
+            cell.pairing,
+            str(found.n),
+            *sides,
+            f"{found.difference:+.1f} ({low:+.1f} to {high:+.1f})",
+            f"{found.tost_p:.2g}",
+            str(found),
+        )
+    return table
+
+
+def as_json(measurement: Measurement) -> dict[str, Any]:
+    """All figures; each cell's `correct` are in the order of the seeds, from 0 on."""
+    return {
+        "margin": equivalence.MARGIN,
+        "level": equivalence.LEVEL,
+        "power": equivalence.POWER,
+        "two_hump_seeds": equivalence.TWO_HUMP_SEEDS,
+        "epochs": measurement.cells[0].config.epochs,
+        "cells": [
+            {
+                "preset": cell.config.preset,
+                "last_activation": cell.config.last_activation,
+                "pairing": cell.pairing,
+                "correct": cell.correct,
+                **dataclasses.asdict(cell.equivalence),
+            }
+            for cell in measurement.cells
+        ],
+        "sides": measurement.facts,
+    }

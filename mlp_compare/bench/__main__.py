@@ -1,0 +1,36 @@
+"""Times every way of training the network against every other: `python -m mlp_compare.bench --help`."""
+
+import inspect
+import sys
+
+from mlp_compare.bench.options import Bench
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.files import write_atomically
+from mlp_workload.outputs import new_file
+from mlp_workload.run_folder import clear_write_errors, write_json
+from mlp_workload.sinks.console import Output
+
+PROGRAM = "python -m mlp_compare.bench"
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        run(parse(Bench, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Bench)))
+
+
+def run(options: Bench) -> None:
+    from mlp_compare.bench import benchmark, tables  # scipy or matplotlib may be missing, which `main` says
+
+    console = Output(markup=False, highlight=False, soft_wrap=True)
+    with new_file("--json", options.json) as file, new_file("--plot", options.plot) as plot:
+        for result in benchmark.measure(options, console):  # more of it each time
+            if file is not None:
+                write_json(file, result)
+        tables.show(console, result)
+        if plot is not None:
+            with clear_write_errors(plot):
+                write_atomically(plot, tables.draw(result))
+
+
+if __name__ == "__main__":
+    main()

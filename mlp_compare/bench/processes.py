@@ -1,0 +1,101 @@
+"""Fresh processes to be timed: the same cores and threads for all, no setting of the user's for one library alone."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from mlp_workload.config import Config
+from mlp_workload.environment import quota_cores, usable_cores
+from mlp_workload.errors import UserError, why_ended
+from mlp_workload.variables import effect
+
+CORES = usable_cores()
+THREADS = {f"{library}_NUM_THREADS": str(CORES) for library in ("OMP", "MKL", "OPENBLAS")}
+if quota_cores():  # else JAX takes as many by itself
+    THREADS["NPROC"] = str(CORES)
+_TIME_LIMIT = 1800
+"""Seconds for one process."""
+
+
+class ProcessFailed(UserError):
+    """A process failed; the message has its command and its standard error."""
+
+
+def environment() -> dict[str, str]:
+    """For a process that is timed, or stands beside one."""
+    kept = {key: value for key, value in os.environ.items() if effect(key) in (None, "devices", "paths")}
+    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    return kept | {"PYTHONPATH": paths} | THREADS
+
+
+def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | None = None, text: str = "") -> str:
+    """`python -m module arguments`, with `text` on standard input; its standard output. Errors call it `name`."""
+    command = [sys.executable, "-m", module, *arguments]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, env=environment() | dict(variables or {}), stdin=subprocess.PIPE, stdout=out, stderr=errors,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(text)
+            status = process.wait(_TIME_LIMIT)
+        except subprocess.TimeoutExpired:
+            raise ProcessFailed(f"{name}: not done within {_TIME_LIMIT} s") from None
+        finally:
+            _end(process)
+        output, said = (_content(file) for file in (out, errors))
+    if status < 0:
+        raise ProcessFailed(
+            f"{name}: ended by {signal.Signals(-status).name}; SIGKILL is also how the system frees memory"
+        )
+    if status:
+        raise ProcessFailed(f"{name}: {why_ended(status, said)}")
+    return output
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends it and, except on Windows, whatever it started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+
+
+def free_port() -> int:
+    """Of this machine, for one of the processes to listen at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _content(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def ask(rung: str, config: Config, **options: Any) -> dict[str, Any]:
+    """What `mlp_compare.bench.timing_worker` says of a rung. Nothing compiled is kept from one process to the next."""
+    variables = {
+        "JAX_COMPILATION_CACHE_DIR": "",
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+        "JAX_ENABLE_X64": str(int(config.dtype == "float64")),
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+    } | ({"CUDA_VISIBLE_DEVICES": ""} if config.device == "cpu" else {})
+    request = {"rung": rung, "config": json.loads(config.to_json()), "spawned_at": time.monotonic()} | options
+    content: dict[str, Any] = json.loads(
+        run(rung, "mlp_compare.bench.timing_worker", variables=variables, text=json.dumps(request))
+    )
+    return content

@@ -1,0 +1,137 @@
+"""Commands from start to end, as they are typed."""
+
+import contextlib
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from mlp_compare.bench import processes
+from mlp_workload.config import Config
+from mlp_workload.errors import warn
+from mlp_workload.initial import initial_parameters
+from mlp_workload.weights import save_weights
+
+ROUNDS, EPOCHS = 6, 10
+TARGET_ACCURACY = 0.85
+"""Of the test set, that training is timed to."""
+JAX_FIRST, JAX_LATER = "python -m jax_mlp.train, the first time", "python -m jax_mlp.train, later"
+TORCH, ARTICLE = "python -m reference_torch.train", "python -m reference_torch.article module"
+JAX_GIVEN, TORCH_GIVEN = "JAX, from given weights", "PyTorch, from given weights"
+JAX_WATCHED, TORCH_WATCHED = "JAX, drawn on a dashboard", "PyTorch, drawn on a dashboard"
+JAX_UNKEPT, TORCH_UNKEPT = "JAX, without checkpoints", "PyTorch, without checkpoints"
+COMMANDS = {
+    JAX_FIRST: ("jax_mlp.train", "plainly"),
+    JAX_LATER: ("jax_mlp.train", "plainly"),
+    TORCH: ("reference_torch.train", "plainly"),
+    JAX_GIVEN: ("jax_mlp.train", "given"),
+    TORCH_GIVEN: ("reference_torch.train", "given"),
+    ARTICLE: ("reference_torch.article", "plainly"),
+    JAX_UNKEPT: ("jax_mlp.train", "unkept"),
+    TORCH_UNKEPT: ("reference_torch.train", "unkept"),
+    JAX_WATCHED: ("jax_mlp.train", "watched"),
+    TORCH_WATCHED: ("reference_torch.train", "watched"),
+}
+"""The module of each, and how it is run."""
+_DASHBOARD_SECONDS = 120
+"""For it to start, at most: it may fetch what its page is made of."""
+
+
+def measure(device_flags: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """With a cache of programs and without, to an accuracy, and drawn on a dashboard where Visdom is installed.
+
+    To an accuracy both start from the same weights, and without the last activation, which may cost a class.
+    """
+    with tempfile.TemporaryDirectory() as place, _dashboard(Path(place, "dashboard")) as watching:
+        start = Path(place, "start.safetensors")
+        shapes = Config().widths(784, 10)
+        save_weights(start, {k: v.astype(np.float32) for k, v in initial_parameters("torch_linear", shapes, 0).items()})
+        flags: dict[str, list[str]] = {
+            "plainly": [],
+            "given": ["--last-activation", "none", "--initial-weights", str(start)],
+            "unkept": ["--checkpoint-every", str(10**9)],
+            "watched": watching,
+        }
+        commands = {
+            name: (module, flags[how]) for name, (module, how) in COMMANDS.items() if how != "watched" or watching
+        }
+        samples: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+        task = progress.add_task("", total=ROUNDS * len(commands))
+        for number in range(-1, ROUNDS):  # before the first one, what is kept is made
+            for name in list(commands) if number % 2 == 0 else reversed(commands):
+                if number < 0 and "jax_mlp" not in commands[name][0]:
+                    continue
+                progress.update(task, advance=number >= 0, description=f"whole commands, round {number + 1}: {name}")
+                cache = Path(place, f"cache-{number}" if name == JAX_FIRST else "cache")
+                module, own = commands[name]
+                folder = Path(place, f"run-{number}-{len(list(Path(place).iterdir()))}")
+                sample = _time_command(name, module, [*own, *device_flags], folder, cache)
+                if number >= 0:
+                    samples[name].append(sample)
+        progress.remove_task(task)
+    return samples
+
+
+def _time_command(name: str, module: str, flags: Sequence[str], folder: Path, cache: Path) -> dict[str, float]:
+    variables = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    flags = [*flags, "--epochs", str(EPOCHS)]
+    started, began = time.time(), time.monotonic()
+    if module == "reference_torch.article":
+        processes.run(name, module, "module", *flags)
+        return {"total_seconds": time.monotonic() - began}
+    drawn = () if "--visdom" in flags else ("--visdom", "off")
+    arguments = (*flags, *drawn, "--quiet", "--run-dir", str(folder))
+    processes.run(name, module, *arguments, variables=variables)
+    total = time.monotonic() - began
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    first = next(event for event in events if event["event"] == "train_losses")
+    sample = {
+        "ready_seconds": first["time"] - first["seconds"] - started,
+        "first_epoch_done_seconds": first["time"] - started,
+        "run_seconds": events[-1]["time"] - events[0]["time"],
+        "total_seconds": total,
+    }
+    good = [
+        event["time"] - started
+        for event in events
+        if event["event"] == "evaluated" and event["test_correct"] >= TARGET_ACCURACY * event["test_examples"]
+    ]
+    if good and "--initial-weights" in flags:
+        sample["to_target_seconds"] = good[0]
+    return sample
+
+
+@contextlib.contextmanager
+def _dashboard(folder: Path) -> Iterator[list[str]]:
+    """A Visdom server, and the flags by which a trainer draws on it; no flags where there is none to be had."""
+    if find_spec("visdom") is None:
+        yield []
+        return
+    port = str(processes.free_port())
+    command = [sys.executable, "-m", "mlp_workload.dashboard", "--port", port, "--env-path", str(folder)]
+    with subprocess.Popen(
+        command, env=processes.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        assert server.stdout is not None
+        deadline = threading.Timer(_DASHBOARD_SECONDS, server.kill)
+        deadline.start()
+        said = list(itertools.takewhile(lambda line: not line.startswith("Visdom at"), server.stdout))
+        deadline.cancel()
+        try:
+            if server.poll() is None:
+                yield ["--visdom", "required", "--visdom-port", port]
+            else:
+                warn(f"no dashboard to draw on ({' '.join(said).strip()})")
+                yield []
+        finally:
+            server.kill()

@@ -1,9 +1,0 @@
-"""Faults that the parity check must catch, each where it was planted: what its verdict is worth."""
-
-from mlp_compare.faults import backward, data, evaluation, forward, start, update
-from mlp_compare.faults.fault import Fault
-
-FAULTS = {fault.name: fault for part in (data, start, forward, backward, update, evaluation) for fault in part.FAULTS}
-"""By name."""
-
-__all__ = ["FAULTS", "Fault"]

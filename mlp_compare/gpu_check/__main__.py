@@ -1,0 +1,82 @@
+"""Everything that this project says, tried on one machine's GPU: `python -m mlp_compare.gpu_check --help`."""
+
+import inspect
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.config import Config
+from mlp_workload.environment import describe_environment
+from mlp_workload.files import write_atomically
+from mlp_workload.outputs import empty_folder
+from mlp_workload.run_folder import clear_write_errors, write_json
+from mlp_workload.sinks.console import Output
+
+PROGRAM = "python -m mlp_compare.gpu_check"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuCheck:
+    """Checks both trainers on this machine's GPU: the installation, parity, GPU against CPU, the same bytes from run to
+    run, memory, speed by every rung, captured loops, many seeds. On a CPU it does what can be done there.
+
+    Exit status 0: nothing failed, and what was left out is said. 1: something failed. 2: the arguments make no sense.
+    """
+
+    output: Path = Path("gpu-check")
+    """A new or empty folder for gpu-check.json, report.md, and what the commands wrote."""
+    quick: bool = False
+    """300 steps of parity and a small benchmark: minutes. Without it an hour or so."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    gpu: int | None = None
+    """Which of the GPUs, counted from 0."""
+
+    def __post_init__(self) -> None:
+        Config(device=self.device, gpu=self.gpu)
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        options: GpuCheck = parse(GpuCheck, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(GpuCheck))
+        sys.exit(0 if run(options) else 1)
+
+
+def run(options: GpuCheck) -> bool:
+    """Whether nothing failed."""
+    from mlp_compare.gpu_check.machine_checks import CHECKS, Checked, Machine
+
+    console = Output(markup=False, highlight=False, soft_wrap=True)
+    folder = empty_folder("--output", options.output)
+    assert folder is not None
+    folder = folder.absolute()
+    with clear_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    gpu = [] if options.gpu is None else ["--gpu", str(options.gpu)]
+    machine = Machine(folder, ["--device", options.device, *gpu], options.quick)
+    environment, checked = describe_environment(("numpy", "jax", "torch")), list[Checked]()
+    with console.progress() as progress:
+        task = progress.add_task("", total=len(CHECKS))
+        for name, check in CHECKS.items():
+            progress.update(task, description=name)
+            checked.append(machine.tried(name, check))
+            progress.advance(task)
+            console.print(f"{checked[-1].outcome:10} {name}: {checked[-1].said}")
+            about = {
+                "kind": "gpu_check",
+                "date": datetime.now(UTC).date().isoformat(),
+                "device": machine.device,
+                "quick": options.quick,
+                "environment": environment,
+            }
+            write_json(folder / "gpu-check.json", about | {"checks": [asdict(one) for one in checked]})
+            with clear_write_errors(folder / "report.md"):
+                write_atomically(folder / "report.md", machine.report(checked).encode())
+    console.print(f"gpu-check.json and report.md are in {folder}")
+    return all(one.outcome != "failed" for one in checked)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Whether both frameworks compute the same, step by step and tensor by tensor."""

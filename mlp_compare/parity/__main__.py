@@ -1,0 +1,151 @@
+"""Holds two trainers together through one run: `python -m mlp_compare.parity --help`."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from mlp_compare.parity.faults import FAULTS
+from mlp_compare.parity.lockstep import Lockstep
+from mlp_compare.parity.output import as_json, print_bite, print_report
+from mlp_compare.parity.self_test import bite
+from mlp_compare.parity.worker import Worker
+from mlp_compare.side import Side, both, check_is_there
+from mlp_workload.command_line import one_line_errors, parse_config, part
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.errors import UserError
+from mlp_workload.outputs import empty_folder, new_file
+from mlp_workload.run_folder import clear_write_errors, write_json
+from mlp_workload.sinks.console import Output
+from mlp_workload.trace import Trace
+from mlp_workload.training import load_named
+
+TRACED = (1, 2, 10, 100, 1000)
+"""Steps that are compared tensor by tensor, and the last one."""
+LARGEST_STEPS = 10_000_000
+"""What is kept of each step fits into memory."""
+_WIDTH = 140
+"""Of the table where no terminal sets it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity(Config):
+    """Trains two sides from the same weights on the same batches and compares every step's loss and parameters.
+
+    Some steps are compared tensor by tensor. Exit status 0: all within bounds. 1: not, and the first departure is
+    named: step, phase, tensor, index, both values, bound. 2: the arguments or the machine do not allow the check.
+    """
+
+    epochs: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 10
+    run_dir: tyro.conf.Suppress[tyro.conf.Fixed[Path | None]] = None
+    sides: tuple[str, str] = ("jax", "torch")
+    """jax, torch, or a package with a trainer of its own, such as examples.numpy_side."""
+    steps: int = 3000
+    """Of training, over as many epochs as it takes."""
+    json: Path | None = None
+    """A new file for all figures."""
+    traces: Path | None = None
+    """A new or empty folder for what was compared tensor by tensor: one file for each step and side."""
+    teeth: tuple[str, ...] | None = None
+    """Instead of a run: plants faults, those named or all, each in a run of its own, and sees whether it is caught
+    where it was planted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.matmul_precision != "highest":
+            raise UserError("--matmul-precision: parity is checked with highest; the bounds are those of IEEE products")
+        self._require("steps", 1 <= self.steps <= LARGEST_STEPS, f"from 1 to {LARGEST_STEPS}")
+        names = [part for side in self.sides for part in side.split(".")]
+        named = len({*self.sides}) == 2 and all(map(str.isidentifier, names))
+        self._require("sides", named, "two different ones of jax, torch and packages to import")
+        for side in self.sides:
+            check_is_there(side)
+        run = (self.run, self.sides, self.steps, self.traces)
+        if self.teeth is not None and run != (PRESETS[self.preset], Parity.sides, Parity.steps, None):
+            raise UserError("--teeth takes no flag of a run: each fault has its own run")
+        for name in self.teeth or ():
+            if name not in FAULTS:
+                near = difflib.get_close_matches(name, FAULTS, 1, cutoff=0.0)[0]
+                raise UserError(f"--teeth: there is no fault {name!r}; the nearest is {near!r}")
+
+    @property
+    def run(self) -> Config:
+        return part(Config, self)
+
+
+def main() -> None:
+    with one_line_errors("python -m mlp_compare.parity"):
+        options = parse_config(sys.argv[1:], Parity, prog="python -m mlp_compare.parity", description=Parity.__doc__)
+        sys.exit(0 if run(options) else 1)
+
+
+def run(options: Parity) -> bool:
+    """Whether the check passed."""
+    console = Output(markup=False, highlight=False, soft_wrap=True)
+    if not console.file.isatty():
+        console.width = _WIDTH
+    traces = empty_folder("--traces", options.traces)
+    with new_file("--json", options.json) as json, ExitStack() as stack:
+        sides = [stack.enter_context(Side(side, Worker)) for side in options.sides]
+        if options.teeth is not None:
+            return _teeth(options, sides, json, console)
+        return _lockstep(options, sides, json, traces, console)
+
+
+def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces: Path | None, console: Output) -> bool:
+    config = options.run
+    dataset = load_named(config)
+    console.tell_of(dataset)
+    check = Lockstep(config, dataset, sides, options.steps)
+    steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
+    with console.progress() as progress:
+        for _ in progress.track(steps, options.steps, description="compared"):
+            pass
+    report = check.report
+    if report.departure_traces:
+        _save(traces, report.departure_traces)
+    facts = dict(zip(options.sides, both(sides, "facts"), strict=True))
+    if json is not None:
+        write_json(json, as_json(config, options.steps, report, facts, check.table()))
+    print_report(console, config, options.steps, report, facts, check.table())
+    return report.departure is None
+
+
+def _teeth(options: Parity, sides: Sequence[Side], json: Path | None, console: Output) -> bool:
+    chosen = [fault for name, fault in FAULTS.items() if not options.teeth or name in options.teeth]
+    bites = []
+    for found in bite(chosen, sides):
+        print_bite(console, found)
+        bites.append(found)
+    caught, placed = sum(found.caught for found in bites), sum(found.placed for found in bites)
+    console.print(f"{len(bites)} faults planted, {caught} caught, {placed} named where they were planted")
+    rows = [
+        {
+            "fault": found.fault.name,
+            "side": found.fault.side,
+            "planted": {"step": found.fault.step, "tensor": found.fault.tensor},
+            "caught": found.caught,
+            "placed": found.placed,
+            "departure": found.departure and str(found.departure),
+        }
+        for found in bites
+    ]
+    if json is not None:
+        write_json(json, {"faults": rows})
+    return caught == placed == len(bites)
+
+
+def _save(folder: Path | None, pair: tuple[Trace, Trace]) -> None:
+    if folder is not None:
+        with clear_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for trace in pair:
+            trace.save(folder / f"step-{int(trace.facts['step']):06d}-{trace.facts['framework']}.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The loss and the gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
+from mlp_compare.parity.faults.start import near_kinks
+from mlp_workload.data import load
+from mlp_workload.order import epoch_order
+
+
+def _mean(package: str, mean: Callable[[Any], Any]) -> Any:
+    return replaced(f"{package}.loss:Loss.mean", lambda original: property(mean))
+
+
+def _in_float32(loss: Any) -> Any:
+    return loss.per_example.astype("float32").mean().astype(loss.per_example.dtype)
+
+
+def _with_epsilon(original: Any) -> Any:
+    """-log(p + 1e-9), as in many hand-written losses."""
+    import torch
+
+    from reference_torch.loss import Loss
+
+    return lambda logits, labels, smoothing=0.0: Loss(
+        -torch.log(torch.exp(-original(logits, labels).per_example) + 1e-9)
+    )
+
+
+def _scaled_backward(original: Any) -> Any:
+    """The loss itself is right, its gradient 1.0001 of what it should be."""
+    import jax
+
+    from jax_mlp.loss import Loss
+
+    def cross_entropy(logits: Any, labels: Any, smoothing: float = 0.0) -> Loss:
+        right = original(logits, labels, smoothing).per_example
+        return Loss(1.0001 * right - 0.0001 * jax.lax.stop_gradient(right))
+
+    return cross_entropy
+
+
+def _torch_gradient(name: str, edit: Callable[[Any], Any]) -> Any:
+    """The gradient of the parameter `name` through `edit`."""
+
+    def make(original: Any) -> Any:
+        from reference_torch.weights import neutral_names
+
+        def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any) -> Any:
+            tensors = original(config, model, x, labels)
+            parameter = dict(zip(neutral_names(model), model.parameters(), strict=True))[name]
+            parameter.grad = edit(parameter.grad)
+            return tensors
+
+        return loss_and_gradients
+
+    return replaced("reference_torch.trainer:loss_and_gradients", make)
+
+
+def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
+    """The gradient of that layer's kernel or bias through `edit`."""
+
+    def make(original: Any) -> Any:
+        import jax
+
+        def edited(path: Any, leaf: Any) -> Any:
+            return edit(leaf) if f"[{layer}]['{kind}']" in jax.tree_util.keystr(path) else leaf
+
+        def loss_and_gradients(*arguments: Any) -> Any:
+            tensors, gradients = original(*arguments)
+            return tensors, jax.tree_util.tree_map_with_path(edited, gradients)
+
+        return loss_and_gradients
+
+    return replaced("jax_mlp.programs:loss_and_gradients", make)
+
+
+def _torch_gradient_in_step(step: int, factor: float) -> Any:
+    """The gradient of the first weights is `factor` of itself in that step alone."""
+
+    def make(original: Any) -> Any:
+        import torch
+
+        wrong = torch.from_numpy(load("mnist").train.labels[epoch_order(0, 1, 60_000)[(step - 1) * 200 : step * 200]])
+
+        def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any) -> Any:
+            tensors = original(config, model, x, labels)
+            if torch.equal(labels, wrong.to(labels)):
+                next(iter(model.parameters())).grad *= factor
+            return tensors
+
+        return loss_and_gradients
+
+    return replaced("reference_torch.trainer:loss_and_gradients", make)
+
+
+def _with(value: float, *index: int) -> Callable[[Any], Any]:
+    def edit(gradient: Any) -> Any:
+        gradient = gradient.clone()
+        gradient[index] = value
+        return gradient
+
+    return edit
+
+
+FAULTS = [
+    Fault(name="sum for mean", side="jax", step=1, tensor="loss", plant=_mean("jax_mlp", lambda loss: loss.sum)),
+    Fault(name="mean over the full batch size in a smaller batch", side="torch", step=9, tensor="loss",
+          config=LARGE_BATCHES, plant=_mean("reference_torch", lambda loss: loss.sum / 7000)),
+    Fault(name="mean in float32 in a float64 run", side="jax", step=1, tensor="loss",
+          plant=_mean("jax_mlp", _in_float32)),
+    Fault(name="epsilon added in the logarithm", side="torch", step=1, tensor="loss",
+          plant=replaced("reference_torch.trainer:cross_entropy", _with_epsilon)),
+    Fault(name="label smoothing 1e-4", side="jax", step=1, tensor="loss", flags={"label_smoothing": 1e-4}),
+    Fault(name="gradient of the loss 1.0001 of itself", side="jax", step=1, tensor="logits.grad",
+          plant=replaced("jax_mlp.programs:cross_entropy", _scaled_backward)),
+    Fault(name="one gradient 1.001 of itself", side="jax", step=1, tensor="layers.1.weight.grad", dtype="float32",
+          plant=_jax_gradient(1, "kernel", lambda gradient: gradient * 1.001)),
+    Fault(name="one gradient 1.001 of itself in a step with kink crossings", side="jax", step=1,
+          tensor="layers.1.weight.grad", dtype="float32", start=near_kinks,
+          plant=_jax_gradient(1, "kernel", lambda gradient: gradient * 1.001)),
+    Fault(name="one gradient 1.1 of itself after kink crossings", side="torch", step=3,
+          tensor="layers.0.weight.grad", dtype="float32", start=near_kinks, plant=_torch_gradient_in_step(3, 1.1)),
+    Fault(name="one gradient 1.003 of itself long after kink crossings", side="torch", step=40,
+          tensor="layers.0.weight.grad", dtype="float32", start=near_kinks, plant=_torch_gradient_in_step(40, 1.003)),
+    Fault(name="one gradient's sign", side="jax", step=1, tensor="layers.0.bias.grad",
+          plant=_jax_gradient(0, "bias", lambda gradient: -gradient)),
+    Fault(name="one gradient detached", side="jax", step=1, tensor="layers.0.weight.grad",
+          plant=_jax_gradient(0, "kernel", lambda gradient: gradient * 0)),
+    Fault(name="one entry of a gradient dropped", side="torch", step=1, tensor="layers.1.bias.grad",
+          plant=_torch_gradient("layers.1.bias", _with(0.0, 5))),
+    Fault(name="one nan in one gradient", side="torch", step=1, tensor="layers.0.weight.grad",
+          plant=_torch_gradient("layers.0.weight", _with(float("nan"), 7, 300))),
+    Fault(name="a gradient clipped", side="torch", step=1, tensor="layers.2.weight.grad",
+          plant=_torch_gradient("layers.2.weight", lambda gradient: gradient.clamp(-1e-3, 1e-3))),
+    Fault(name="one gradient transposed", side="torch", step=1, tensor="layers.1.weight.grad",
+          plant=_torch_gradient("layers.1.weight", lambda gradient: gradient.t().contiguous())),
+]  # fmt: skip

@@ -1,0 +1,106 @@
+"""What a side is fed: examples, labels, normalisation, order."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
+from mlp_workload.data import Dataset
+from mlp_workload.order import epoch_order
+
+_FIRST_EPOCH = epoch_order(0, 1, 60_000)
+
+
+def _edited(edit: Any) -> Any:
+    """A loader whose training set went through `edit(images, labels)`, which changes copies in place."""
+
+    def load(original: Any) -> Any:
+        def loaded(*arguments: Any) -> Dataset:
+            dataset: Dataset = original(*arguments)
+            images, labels = dataset.train.images.copy(), dataset.train.labels.copy()
+            edit(images, labels)
+            return replace(dataset, train=replace(dataset.train, images=images, labels=labels))
+
+        return loaded
+
+    return replaced("mlp_compare.parity.worker:load", load)
+
+
+def _swap_examples(original: Any) -> Any:
+    def order(seed: int, epoch: int, examples: int) -> Any:
+        indices = original(seed, epoch, examples)
+        if epoch == 1:
+            indices[[605, 2005]] = indices[[2005, 605]]
+        return indices
+
+    return order
+
+
+def _off_by_one(images: Any, labels: Any) -> None:
+    labels[_FIRST_EPOCH[207]] = (labels[_FIRST_EPOCH[207]] + 1) % 10
+
+
+def _flip_bit(images: Any, labels: Any) -> None:
+    images[_FIRST_EPOCH[411], 14, 14] ^= 1
+
+
+def _transpose(images: Any, labels: Any) -> None:
+    images[:] = images.transpose(0, 2, 1).copy()
+
+
+def _invert(images: Any, labels: Any) -> None:
+    np.subtract(255, images, out=images)
+
+
+FAULTS = [
+    Fault(
+        name="two examples swapped between batches", side="torch", step=4, tensor="batch.images",
+        plant=replaced("mlp_workload.order:epoch_order", _swap_examples),
+    ),
+    Fault(name="one label off by one", side="jax", step=2, tensor="batch.labels", plant=_edited(_off_by_one)),
+    Fault(name="lowest bit of one pixel flipped", side="torch", step=3, tensor="batch.images",
+          plant=_edited(_flip_bit)),
+    Fault(name="images transposed", side="jax", step=1, tensor="batch.images", plant=_edited(_transpose)),
+    Fault(name="black and white inverted", side="torch", step=1, tensor="batch.images", plant=_edited(_invert)),
+    Fault(name="mean of the pixels off in the 5th digit", side="torch", step=1, tensor="inputs",
+          preset="relu", flags={"pixel_mean": 0.13071}),
+    Fault(name="deviation of the pixels off in the 5th digit", side="jax", step=1, tensor="inputs",
+          preset="relu", flags={"pixel_std": 0.30811}, dtype="float32"),
+    Fault(
+        name="pixels divided by 256", side="jax", step=1, tensor="inputs",
+        plant=replaced("jax_mlp.programs:normalize",
+                       lambda original: lambda config, images: original(config, images) * 255 / 256),
+    ),
+    Fault(
+        name="another order from the second epoch on", side="jax", step=10, tensor="batch.images", config=LARGE_BATCHES,
+        plant=replaced("mlp_workload.order:epoch_order",
+                       lambda original: lambda seed, epoch, n: original(seed + (epoch > 1), epoch, n)),
+    ),
+    Fault(
+        name="the same order every epoch", side="torch", step=10, tensor="batch.images", config=LARGE_BATCHES,
+        plant=replaced("mlp_workload.order:epoch_order", lambda original: lambda seed, epoch, n: original(seed, 1, n)),
+    ),
+    Fault(
+        name="epochs counted from 0", side="torch", step=1, tensor="batch.images",
+        plant=replaced("mlp_workload.order:epoch_order",
+                       lambda original: lambda seed, epoch, n: original(seed, epoch - 1, n)),
+    ),
+    Fault(
+        name="last, smaller batch dropped", side="jax", step=9, tensor="batch.images", config=LARGE_BATCHES,
+        plant=replaced("mlp_workload.order:steps_per_epoch",
+                       lambda original: lambda examples, batch_size: examples // batch_size),
+    ),
+    Fault(
+        name="last, smaller batch dropped by the compiled epoch alone", side="jax", step=9,
+        tensor="epochs.loss", config=LARGE_BATCHES, runs_freely=True,
+        plant=replaced("jax_mlp.trainer:Trainer.run_epoch",
+                       lambda original: lambda self, order: original(self, order[: len(order) // 7000 * 7000])),
+    ),
+    Fault(
+        name="losses of the compiled epoch nan in float32", side="jax", step=2, tensor="epochs.loss",
+        dtype="float32", runs_freely=True,
+        plant=replaced("jax_mlp.trainer:Trainer.run_epoch",
+                       lambda original: lambda self, order: original(self, order) * np.float32("nan")),
+    ),
+]  # fmt: skip

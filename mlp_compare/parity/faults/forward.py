@@ -1,0 +1,91 @@
+"""The forward pass: activations, biases, the precision of products."""
+
+from typing import Any
+
+import numpy as np
+
+from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_workload.weights import Parameters
+
+
+def _dead_unit(parameters: Parameters) -> Parameters:
+    """Unit 3 of the first layer is exactly 0 for every example."""
+    parameters["layers.0.weight"][3], parameters["layers.0.bias"][3] = 0, 0
+    return parameters
+
+
+def _torch_linear(edit: Any) -> Any:
+    """`torch.nn.functional.linear` with its arguments through `edit(x, weight, bias)`, the result in x's dtype."""
+    return replaced(
+        "torch.nn.functional:linear",
+        lambda original: lambda x, weight, bias=None: original(*edit(x, weight, bias)).to(x.dtype),
+    )
+
+
+def _jax_linear(edit: Any) -> Any:
+    """The layers of the Flax module with x and kernel through `edit`, the result in x's dtype."""
+
+    def make(original: Any) -> Any:
+        def call(self: Any, x: Any) -> Any:
+            product = (edit(x) @ edit(self.kernel[...])).astype(x.dtype)
+            return product + self.bias[...]
+
+        return call
+
+    return replaced("flax.nnx:Linear.__call__", make)
+
+
+def _jax_activation(negative_slope: float) -> Any:
+    import jax.numpy as jnp
+
+    return lambda x: jnp.where(x > 0, x, negative_slope * x)
+
+
+def _jax_activations(make: Any) -> Any:
+    return replaced("jax_mlp.model:ACTIVATIONS", lambda original: original | {"leaky_relu": make()})
+
+
+def _one_at_zero() -> Any:
+    import jax
+
+    return jax.nn.leaky_relu
+
+
+def _round_like_tf32(x: Any) -> Any:
+    """Float32 to 10 bits of fraction, to nearest."""
+    import jax
+    import jax.numpy as jnp
+
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    rounded = jax.lax.bitcast_convert_type((bits + 0x1000) & ~0x1FFF, jnp.float32)
+    return x + jax.lax.stop_gradient(rounded - x)
+
+
+def _times_bias(fan_in: int, fan_out: int, factor: float) -> Any:
+    """The bias of the layer of that shape times `factor`."""
+    return lambda x, weight, bias: (x, weight, bias * factor if weight.shape == (fan_out, fan_in) else bias)
+
+
+FAULTS = [
+    Fault(name="activation left out on the logits", side="torch", step=1, tensor="logits",
+          flags={"last_activation": "none"}),
+    Fault(name="slope 0.011", side="jax", step=1, tensor="layers.0.activation", dtype="float32",
+          plant=_jax_activations(lambda: _jax_activation(0.011))),
+    Fault(name="ReLU for LeakyReLU", side="torch", step=1, tensor="layers.0.activation",
+          flags={"activation": "relu"}),
+    Fault(name="slope 1 at exactly 0", side="jax", step=1, tensor="layers.0.weight.grad", start=_dead_unit,
+          plant=_jax_activations(_one_at_zero)),
+    Fault(name="a bias left out", side="torch", step=1, tensor="layers.1.pre_activation",
+          plant=_torch_linear(_times_bias(200, 200, 0.0))),
+    Fault(name="a bias twice", side="torch", step=1, tensor="layers.0.pre_activation",
+          plant=_torch_linear(_times_bias(784, 200, 2.0))),
+    Fault(name="weights rounded to float32 in a product of a float64 run", side="torch", step=1,
+          tensor="layers.0.pre_activation",
+          plant=_torch_linear(lambda x, weight, bias: (x, weight.float().to(x.dtype), bias))),
+    Fault(name="float32 products in a float64 run", side="jax", step=1, tensor="layers.0.pre_activation",
+          plant=_jax_linear(lambda x: x.astype(np.float32))),
+    Fault(name="bfloat16 products", side="jax", step=1, tensor="layers.0.pre_activation", dtype="float32",
+          plant=_jax_linear(lambda x: x.astype("bfloat16"))),
+    Fault(name="products rounded as in TF32", side="jax", step=1, tensor="layers.0.pre_activation", dtype="float32",
+          plant=_jax_linear(_round_like_tf32)),
+]  # fmt: skip

@@ -1,0 +1,76 @@
+"""Where a side begins: initial weights and their layout."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_workload.data import load
+from mlp_workload.order import epoch_order
+from mlp_workload.weights import Array, Parameters
+
+
+def _each(edit: Callable[[str, Array], Array]) -> Any:
+    """A plant that passes each initial parameter through `edit(name, array)`."""
+    return replaced(
+        "mlp_workload.initial:initial_parameters",
+        lambda original: lambda *arguments: {name: edit(name, array) for name, array in original(*arguments).items()},
+    )
+
+
+def _by_fan_out(name: str, array: Array) -> Array:
+    return array * (array.shape[1] / array.shape[0]) ** 0.5 if array.ndim == 2 else array
+
+
+def _cut_off(name: str, array: Array) -> Array:
+    deviation = (2 / array.shape[-1]) ** 0.5
+    return np.clip(array, -2 * deviation, 2 * deviation) if array.ndim == 2 else array
+
+
+def _transposed(parameters: Any) -> Any:
+    return {name: array.T.copy() if name.startswith("layers.1.weight") else array for name, array in parameters.items()}
+
+
+def _read_transposed(original: Any) -> Any:
+    return lambda model, parameters: original(model, _transposed(parameters))
+
+
+def _forgotten_transpose() -> ExitStack:
+    """In both directions, so that nothing shows where weights go in and out."""
+    stack = ExitStack()
+    stack.enter_context(replaced("jax_mlp.trainer:from_neutral", _read_transposed)())
+    stack.enter_context(
+        replaced("jax_mlp.trainer:to_neutral", lambda original: lambda params: _transposed(original(params)))()
+    )
+    return stack
+
+
+def near_kinks(parameters: Parameters) -> Parameters:
+    """Puts unit i of the first layer within rounding of 0 for example i of the first batch of `leaky`, seed 0.
+
+    In float32 many of them fall on different sides of 0 in the two frameworks.
+    """
+    batch = load("mnist").train.images[epoch_order(0, 1, 60_000)[:200]].reshape(200, -1) / 255
+    parameters["layers.0.bias"] = -(batch * parameters["layers.0.weight"]).sum(axis=1)
+    return parameters
+
+
+FAULTS = [
+    Fault(name="variance by fan-out", side="torch", step=0, tensor="layers.0.weight", preset="relu",
+          plant=_each(_by_fan_out)),
+    Fault(name="normal weights cut off at 2 deviations", side="jax", step=0, tensor="layers.0.weight", preset="relu",
+          plant=_each(_cut_off)),
+    Fault(name="initial biases zero", side="jax", step=0, tensor="layers.0.bias",
+          plant=_each(lambda name, array: array * 0 if name.endswith("bias") else array)),
+    Fault(
+        name="another seed", side="torch", step=0, tensor="layers.0.weight",
+        plant=replaced("mlp_workload.initial:initial_parameters",
+                       lambda original: lambda scheme, widths, seed: original(scheme, widths, seed + 1)),
+    ),
+    Fault(name="square weight transposed when it is loaded", side="torch", step=0, tensor="layers.1.weight",
+          plant=replaced("reference_torch.trainer:load_neutral", _read_transposed)),
+    Fault(name="square weight transposed, in and out", side="jax", step=1, tensor="layers.1.pre_activation",
+          plant=_forgotten_transpose),
+]  # fmt: skip

@@ -1,0 +1,144 @@
+"""What a side of the lockstep does in its process."""
+
+import contextlib
+from collections import deque
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_compare.parity.faults import FAULTS
+from mlp_compare.parity.sign_flips import has_kink
+from mlp_compare.side import framework_of
+from mlp_workload import data, initial, order
+from mlp_workload.command_line import INSTALL
+from mlp_workload.config import Config
+from mlp_workload.errors import UserError
+from mlp_workload.files import expand
+from mlp_workload.run_events import describe_trainer_environment
+from mlp_workload.trace import Array, Trace, pre_activation
+from mlp_workload.training import Trainer, check_batch_size
+from mlp_workload.weights import Parameters, load_weights, parameter_shapes
+
+load = cache(data.load)
+"""Each set once a process."""
+
+
+class Step(NamedTuple):
+    """What is compared of every step. `signs` packs for each pre-activation, layer by layer, whether it is above 0."""
+
+    digest: npt.NDArray[np.uint8]
+    signs: npt.NDArray[np.uint8]
+    loss: npt.NDArray[np.floating[Any]]
+    state: Parameters
+
+
+class Evaluated(NamedTuple):
+    """What is compared of an evaluation, as its side sees it; the margins are `Evaluation`'s."""
+
+    tensors: dict[str, Array]
+    margins: Array
+
+
+class FreeRun(NamedTuple):
+    """A run by the trainer's own epochs: the losses (steps,), and where it ended."""
+
+    losses: npt.NDArray[np.floating[Any]]
+    state: Parameters
+    evaluated: Evaluated
+
+
+def facts(trainer: Trainer, config: Config) -> dict[str, Any]:
+    """What its numbers depend on besides the configuration, and what `mlp_compare.comparable` asks for."""
+    environment = describe_trainer_environment(trainer)
+    package = trainer.packages[0]
+    return {
+        "framework": f"{package} {environment['versions'][package]}",
+        "device": trainer.device,
+        "precision": config.precision,
+        "environment": environment,
+    }
+
+
+class Worker:
+    """Takes the trainer of a side, "jax", "torch" or a package, through a run, step by step."""
+
+    def __init__(self, side: str) -> None:
+        self._side = side
+        self._around = contextlib.ExitStack()
+        self._trainer: Trainer
+        self._traces: deque[Trace] = deque(maxlen=2)
+
+    def start(self, config: Config, fault: str | None) -> Parameters:
+        """A trainer at the beginning of the run, with a fault planted on this side or None; its state."""
+        self._around.close()
+        if fault is not None:
+            config = replace(config, **FAULTS[fault].flags)
+        try:
+            make_trainer = self._around.enter_context(framework_of(self._side)(config))
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in INSTALL:
+                raise
+            raise UserError(f"--sides {self._side}: there is no module {error.name}") from error
+        if fault is not None:
+            self._around.enter_context(FAULTS[fault].plant())
+        self._config, self._dataset = config, load(config.dataset, config.transpose_images)
+        check_batch_size(config, self._dataset)
+        widths = config.widths(self._dataset.pixels, self._dataset.classes)
+        if config.initial_weights is None:
+            parameters = initial.initial_parameters(config.initialization, widths, config.seed)
+        else:
+            shapes = parameter_shapes(widths)
+            parameters = load_weights(expand(config.initial_weights), shapes, config.dtype)
+        self._trainer = make_trainer(config, self._dataset, parameters)
+        if lacks := [name for name in dir(Trainer) if not name.startswith("_") and not hasattr(self._trainer, name)]:
+            raise UserError(f"--sides {self._side}: its trainer lacks {', '.join(lacks)} of mlp_workload/training.py")
+        self._start = self._trainer.state()
+        return self._start
+
+    def facts(self) -> dict[str, Any]:
+        return facts(self._trainer, self._config)
+
+    def step(self, number: int) -> Step:
+        batch = order.step_batch(self._config.seed, number, len(self._dataset.train), self._config.batch_size)
+        trace = self._trainer.trace_step(batch)
+        facts = {"framework": self._side, "step": str(number), "dtype": self._config.dtype}
+        self._traces.append(Trace(trace.tensors, facts))
+        layers = len(self._config.hidden) + 1
+        kinks = [pre_activation(layer) for layer in range(layers) if has_kink(self._config, layer, layers)]
+        signs = [np.packbits(trace.tensors[name] > 0) for name in kinks] or [np.zeros(0, np.uint8)]
+        state = {name: array for name, array in trace.tensors.items() if name in self._start}
+        return Step(trace.tensors["batch.digest"], np.concatenate(signs), trace.tensors["loss"], state)
+
+    def trace(self, number: int) -> Trace:
+        """Of one of the last two steps."""
+        return next(trace for trace in reversed(self._traces) if trace.facts["step"] == str(number))
+
+    def load_state(self, state: Parameters) -> None:
+        self._trainer.load_state(state)
+
+    def evaluate(self) -> Evaluated:
+        evaluation = self._trainer.evaluate()
+        tensors = {
+            "evaluation.labels": evaluation.labels.astype(np.int64),
+            "evaluation.losses": evaluation.losses,
+            "evaluation.predictions": evaluation.predictions.astype(np.int64),
+            "evaluation.correct": np.array(evaluation.correct),
+            "evaluation.loss": np.array(evaluation.loss, self._config.dtype),
+        }
+        return Evaluated(tensors, evaluation.margins)
+
+    def run_freely(self, steps: int) -> FreeRun:
+        """From the beginning by the trainer's own epochs, as its users run them."""
+        self._trainer.load_state(self._start)
+        examples, batch_size = len(self._dataset.train), self._config.batch_size
+        losses: list[npt.NDArray[np.floating[Any]]] = []
+        done, epoch = 0, 0
+        while done < steps:
+            epoch += 1
+            indices = order.epoch_order(self._config.seed, epoch, examples)[: (steps - done) * batch_size]
+            losses.append(self._trainer.run_epoch(indices))
+            done += len(losses[-1])
+        return FreeRun(np.concatenate(losses), self._trainer.state(), self.evaluate())

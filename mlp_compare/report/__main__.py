@@ -1,0 +1,79 @@
+"""One page about runs that needs no server and no network: `python -m mlp_compare.report --help`."""
+
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.errors import UserError, refusal
+from mlp_workload.files import expand, write_atomically
+from mlp_workload.outputs import new_file
+from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run_folder import clear_write_errors, read_json
+from mlp_workload.sinks.console import Output
+
+PROGRAM = "python -m mlp_compare.report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Writes one HTML file about one or more runs: how they differ, curves, mistakes, weights, timings, environment.
+
+    The file holds everything it shows. Runs may be finished, going on, or interrupted.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Run folders."""
+    output: Path = Path("report.html")
+    """A new file."""
+    results: tuple[Path, ...] = ()
+    """Files that mlp_compare.parity or mlp_compare.accuracy wrote by --json, to show as well."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise UserError("name at least one run folder")
+
+
+def main() -> None:
+    with one_line_errors(PROGRAM):
+        run(parse(Report, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Report)))
+
+
+def run(options: Report) -> None:
+    import jinja2  # this, or matplotlib, may be missing, which `main` says
+
+    from mlp_compare.report.page import render
+
+    runs = RecordedRun.load_all(options.runs)
+    results = [_result(expand(path)) for path in options.results]
+    with new_file("--output", options.output) as output:
+        assert output is not None
+        try:
+            content = render(runs, results).encode(errors="replace")  # a path may have bytes that are no text
+        except (jinja2.TemplateError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if not results:
+                raise
+            raise UserError(f"--results: not what the commands write by --json ({refusal(error)})") from error
+        with clear_write_errors(output):
+            write_atomically(output, content)
+    Output(markup=False, highlight=False, soft_wrap=True).print(f"{output}: {len(content) / 2**10:.0f} KiB")
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """Raises `UserError` where `path` is not what a command wrote."""
+    content = read_json(path)
+    if isinstance(content, dict) and content.get("kind") == "benchmark":
+        from mlp_compare.bench import tables
+
+        tables.check(content, str(path))
+    if not isinstance(content, dict) or not content.keys() & {"quantities", "cells", "kind"}:
+        raise UserError(f"{path} is not what mlp_compare.parity, .accuracy or .bench writes by --json")
+    return content
+
+
+if __name__ == "__main__":
+    main()
