@@ -1,11 +1,13 @@
 """What the whole test session shares: strict numerics, the data, and the commands as users run them."""
 
+import ctypes
 import gc
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,6 +73,8 @@ def bounded_memory() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # else the C library keeps what is free
 
 
 @pytest.fixture(scope="session")

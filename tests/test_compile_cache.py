@@ -2,11 +2,14 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+
+from jax_mlp.compile_cache import keep_compiled_programs
 
 COLD = pytest.mark.long("starts JAX several times, without its compiled programs")
 _TRAIN = """
@@ -40,7 +43,8 @@ def train(small, tmp_path):
     return train
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=COLD)])
+@COLD
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_second_run_compiles_nothing(train, tmp_path, dtype):
     asked, hits = train("first", "--dtype", dtype)
     assert asked >= 3, "initial weights, epoch, evaluation"
@@ -59,22 +63,6 @@ def test_another_seed_compiles_nothing(train, flags):
 
 
 @COLD
-def test_a_place_of_the_users_own_stands(train, tmp_path):
-    own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    train("first", **own)
-    assert list((tmp_path / "own").iterdir())
-    assert train("second", JAX_COMPILATION_CACHE_DIR="")[1] == 0
-    assert not (tmp_path / "cache").exists()
-
-
-@COLD
-def test_without_a_place_to_write_it_trains_all_the_same(train, tmp_path):
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    assert train("run")[1] == 0
-    assert (tmp_path / "cache").is_file()
-
-
-@COLD
 def test_a_damaged_program_is_compiled_anew(train, tmp_path):
     asked, _ = train("first")
     for file in (tmp_path / "cache/jax-mlp").glob("*-cache"):
@@ -84,12 +72,55 @@ def test_a_damaged_program_is_compiled_anew(train, tmp_path):
     assert weights[0] == weights[1]
 
 
-@COLD
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where programs are kept if the user has named no place."""
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/jax-mlp"
+
+
+def kept() -> dict[str, str]:
+    """The variables of JAX that say so."""
+    before = dict(os.environ)
+    keep_compiled_programs()
+    return {name: value for name, value in os.environ.items() if before.get(name) != value}
+
+
+def test_programs_are_kept_in_a_folder_of_the_users_own(folder):
+    assert kept() == {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_the_home_has_it_if_no_place_for_caches_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for relative in ("", "caches"):
+        monkeypatch.setenv("XDG_CACHE_HOME", relative)
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        assert kept()["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / ".cache/jax-mlp")
+
+
+def test_a_time_of_the_users_own_stands(folder, monkeypatch):
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "3")
+    assert kept() == {"JAX_COMPILATION_CACHE_DIR": str(folder)}
+
+
+@pytest.mark.parametrize("place", ["", "/own"])
+def test_a_place_of_the_users_own_stands(place, folder, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", place)
+    assert kept() == {}
+    assert not folder.exists()
+
+
+def test_without_a_place_to_write_nothing_is_kept(folder):
+    folder.parent.write_text("a file where the folder should be")
+    assert kept() == {}
+
+
 @pytest.mark.parametrize("mode", [0o770, 0o707], ids=["the group", "everybody"])
-def test_a_folder_that_others_can_write_to_is_not_used(train, tmp_path, mode):
+def test_a_folder_that_others_can_write_to_is_not_used(mode, folder):
     """What lies there is run."""
-    folder = tmp_path / "cache/jax-mlp"
     folder.mkdir(parents=True)
     folder.chmod(mode)
-    train("run")
-    assert not list(folder.iterdir())
+    assert kept() == {}

@@ -341,6 +341,7 @@ def test_a_run_in_a_folder_that_became_read_only(small, tmp_path):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.long("kills and resumes runs of both trainers")
 def test_a_resumed_run_tells_its_steps_once(small, tmp_path):
     """After kills and resumes by both trainers in turn the events have each step once, in order."""
     flags, run = [*small, "--run-dir", "run"], tmp_path / "run"

@@ -141,7 +141,7 @@ def test_signals_of_several_kinds_stop_a_run_once(config, tmp_path, capfd):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-@side
+@pytest.mark.parametrize("side", ["torch", pytest.param("jax", marks=AGAIN)])
 def test_a_run_can_stop_again_and_again(side, config, unbroken, tmp_path):
     stopped = dataclasses.replace(config, run_dir=tmp_path / "stopped")
     resume = False

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import multiprocessing
 
 import pytest
 from in_process import run_parity
+from warm import python
 
 from mlp_compare.parity import self_test
 from mlp_compare.parity.faults import FAULTS
@@ -25,6 +27,7 @@ FIRST = (
 
 @pytest.fixture(scope="module")
 def sides():
+    multiprocessing.set_executable(python())
     with Side("jax", Worker) as one, Side("torch", Worker) as other:
         yield one, other
 

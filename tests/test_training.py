@@ -36,7 +36,7 @@ TRAIN = {
 }
 TRAINER = {"jax": jax_mlp.trainer.Trainer, "torch": reference_torch.trainer.Trainer}
 side = pytest.mark.parametrize("side", TRAIN)
-OTHER = pytest.mark.long("the other pairs of the same settings")
+OTHER = pytest.mark.long("compiles programs of other settings")
 NESTEROV = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
 preset = pytest.mark.parametrize("preset", PRESETS)
 data = pytest.mark.parametrize("data", ["digits", pytest.param("mnist", marks=pytest.mark.long("epochs of MNIST"))])
@@ -245,7 +245,7 @@ def test_a_healthy_run_does_not_warn(side, digits):
 
 
 @side
-@pytest.mark.parametrize("last_activation", ["same", "none"])
+@pytest.mark.parametrize("last_activation", ["same", pytest.param("none", marks=OTHER)])
 def test_a_diverging_run_says_where_and_nothing_else(side, last_activation, part, tmp_path, monkeypatch):
     """Its logits are nan: neither dead, nor would another last activation cure it."""
     monkeypatch.setattr(training, "load", lambda *_: part)
@@ -317,7 +317,10 @@ def test_the_seed_alone_decides_the_start(side, digits):
     assert start(5, elsewhere=1) != start(6, elsewhere=1)
 
 
-@pytest.mark.parametrize("batch_size", [103, 10], ids=["batches that fill the set", "and that do not"])
+@pytest.mark.parametrize(
+    "batch_size",
+    [pytest.param(103, id="batches that fill the set", marks=OTHER), pytest.param(10, id="and that do not")],
+)
 def test_a_run_is_compiled_once(digits, batch_size):
     """The time of training is free of the time of compiling, from the first epoch on, whatever the last batch."""
     trainer = TRAINER["jax"](Config(hidden=(8,), batch_size=batch_size), digits, None)
