@@ -7,6 +7,7 @@ On a CPU a model ends with the bytes of a run by itself as long as there are no 
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,8 +16,9 @@ import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_mlp.device import device_name, find_device, peak_bytes, product_threads, versions
+from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, train_epoch
 from jax_mlp.layout import ask_for_cpu_devices
-from jax_mlp.programs import FOR_ONE_CALL, Programs, evaluation, transposed
+from jax_mlp.step import Setup, TrainState, begin, init_state
 from jax_mlp.trainer import examples
 from jax_mlp.weights import from_neutral, to_neutral
 from mlp_workload.config import Config
@@ -65,13 +67,15 @@ class Ensemble:
         self.at_once = at_once
         self._initial, self._test_labels = initial, dataset.test.labels
         self._mesh = Mesh(np.array(devices), ("models",))
-        self._programs = Programs(config, dataset.pixels, dataset.classes)
+        setup = self._setup = Setup.of(config, dataset.pixels, dataset.classes)
+        self._shapes = jax.eval_shape(partial(init_state, setup), np.uint32(0))
         self._train, self._test = jax.device_put(examples(dataset), NamedSharding(self._mesh, _SAME))
-        self._draw: Any = jax.jit(self._of_all(self._programs.draw, 0))
-        self._epoch: Any = jax.jit(self._of_all(self._programs.epoch, 0, None, None, 0), donate_argnums=0)
-        self._evaluate: Any = jax.jit(self._of_all(self._programs.evaluate, 0, None, None))
+        self._draw: Any = jax.jit(self._of_all(partial(init_state, setup), 0))
+        epoch = partial(train_epoch, setup, _unshared)
+        self._epoch: Any = jax.jit(self._of_all(epoch, 0, None, None, 0), donate_argnums=0)
+        self._evaluate: Any = jax.jit(self._of_all(partial(evaluate, setup, _unshared), 0, None, None))
         self._models = 0
-        self.state: Any = None
+        self.state: TrainState
 
     def _of_all(self, program: Callable[..., Any], *axes: int | None) -> Callable[..., Any]:
         """`program` for all models at once: those of its arguments with axis 0 have one for each, as its results do."""
@@ -99,14 +103,13 @@ class Ensemble:
             return jax.ShapeDtypeStruct((self.at_once, *leaf.shape), leaf.dtype, sharding=spread)
 
         order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32)
-        state = jax.eval_shape(self._programs.begin, self._programs.shapes)
-        state, order = jax.tree.map(one_for_each, (state, order))
+        state, order = jax.tree.map(one_for_each, (self._shapes, order))
         with ThreadPoolExecutor(max_workers=3, thread_name_prefix="compile") as compilers:
             if self._initial is None:
                 seeds = jax.ShapeDtypeStruct((self.at_once,), np.uint32, sharding=spread)
                 draw = compilers.submit(self._draw.lower(seeds).compile, FOR_ONE_CALL)
             epoch = compilers.submit(self._epoch.lower(state, *self._train, order).compile)
-            evaluate = compilers.submit(self._evaluate.lower(state[0], *self._test).compile)
+            evaluate = compilers.submit(self._evaluate.lower(state.params, *self._test).compile)
             if self._initial is None:
                 self._draw = draw.result()
             self._epoch, self._evaluate = epoch.result(), evaluate.result()
@@ -117,7 +120,7 @@ class Ensemble:
             self.state = self._draw(self._for_each(np.array(seeds, np.uint32)))
             return
         with jax.default_device(self._mesh.devices.flat[0]):
-            state = self._programs.begin(from_neutral(self._programs.shapes, self._initial))
+            state = begin(self._setup, from_neutral(self._shapes.params, self._initial))
             self.state = jax.tree.map(lambda leaf: self._for_each(np.asarray(leaf)[None]), state)
 
     def _for_each(self, arrays: npt.NDArray[Any]) -> jax.Array:
@@ -132,10 +135,14 @@ class Ensemble:
         return np.asarray(jax.device_get(losses))[: self._models]
 
     def evaluate(self) -> list[Evaluation]:
-        values = jax.device_get(self._evaluate(self.state[0], *self._test))
+        values = jax.device_get(self._evaluate(self.state.params, *self._test))
         return [evaluation(one, self._test_labels) for one in values[: self._models]]
 
     def parameters(self) -> list[Parameters]:
-        stacked = jax.device_get(self.state[0])
+        stacked = jax.device_get(self.state.params)
         models = (jax.tree.map(lambda leaf, model=model: leaf[model], stacked) for model in range(self._models))
-        return [to_neutral(transposed(model)) for model in models]
+        return [to_neutral(model) for model in models]
+
+
+def _unshared(batch: jax.Array) -> jax.Array:
+    return batch

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_mlp.device import device_name, find_device
 from jax_mlp.model import Params
-from jax_mlp.programs import Programs
+from jax_mlp.step import TrainState
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 
@@ -61,18 +61,17 @@ class Layout:
         numbers = jax.make_array_from_callback((self.mesh.size,), each, lambda _: np.array([number], np.int32))
         return int(self._largest(numbers))
 
-    def of_state(self, programs: Programs) -> Any:
-        """The shardings of a state of `programs`. A hidden layer is divided by its units, and so are the last layer's
+    def of_state(self, shapes: TrainState, optimizer: optax.GradientTransformation) -> Any:
+        """The shardings of a state of these shapes. A hidden layer is divided by its units, and so are the last layer's
         weights, by their inputs; the velocities lie where their parameters do."""
-        params: Params = jax.tree.map(lambda leaf: leaf, programs.shapes)  # variables of its own
+        params: Params = jax.tree.map(lambda leaf: leaf, shapes.params)  # variables of its own
         *hidden, last = (layer for _, layer in sorted(params["layers"].items()))
         for layer in hidden:
-            layer["kernel"].set_value(self._sharding(_HIDDEN))
+            layer["weight"].set_value(self._sharding(_HIDDEN))
             layer["bias"].set_value(self._sharding(_HIDDEN))
-        last["kernel"].set_value(self._sharding(None, _HIDDEN))
+        last["weight"].set_value(self._sharding(None, _HIDDEN))
         last["bias"].set_value(self.everywhere)
-        _, optimizer_state = jax.eval_shape(programs.begin, programs.shapes)
-        return params, optax.tree.map_params(programs.optimizer, lambda _, own: own, optimizer_state, params)
+        return TrainState(params, optax.tree.map_params(optimizer, lambda _, own: own, shapes.optimizer, params))
 
 
 def place(tree: Any, shardings: Any) -> Any:

@@ -7,7 +7,7 @@ from flax import nnx
 
 from jax_mlp.device import find_device
 from jax_mlp.model import Params, build_model
-from jax_mlp.programs import normalize
+from jax_mlp.step import normalize
 from jax_mlp.weights import from_neutral
 from mlp_workload.prediction import Prediction
 from mlp_workload.trained import Trained

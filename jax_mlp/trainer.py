@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -11,9 +11,10 @@ import numpy.typing as npt
 import optax
 
 from jax_mlp.device import device_name, peak_bytes, product_threads, versions
+from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, in_chunks, pack, train_epoch, train_on, train_steps
 from jax_mlp.layout import fetch, find_layout, place
 from jax_mlp.model import Params
-from jax_mlp.programs import FOR_ONE_CALL, Programs, evaluation, in_chunks, pack, transposed
+from jax_mlp.step import Setup, TrainState, begin, init_state
 from jax_mlp.weights import from_neutral, to_neutral
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
@@ -23,10 +24,7 @@ from mlp_workload.weights import Parameters
 
 
 class Trainer:
-    """See `mlp_workload.training.Trainer`. float64 needs `jax.enable_x64(True)` around all of it.
-
-    What is on the device is `transposed`; what goes in and out is not.
-    """
+    """See `mlp_workload.training.Trainer`. float64 needs `jax.enable_x64(True)` around all of it."""
 
     framework = "jax"
     packages = ("jax", "jaxlib", "flax", "optax")
@@ -39,36 +37,36 @@ class Trainer:
         self._test_labels = dataset.test.labels
         self._compilers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="compile")
 
-        self._start: Callable[[], Any]
-        programs = self._programs = Programs(config, dataset.pixels, dataset.classes, layout.divide)
-        self._shardings = layout.of_state(programs)
+        self._start: Callable[[], TrainState]
+        setup = self._setup = Setup.of(config, dataset.pixels, dataset.classes)
+        draw, seed = partial(init_state, setup), np.uint32(config.seed)
+        self._shapes = jax.eval_shape(draw, seed)
+        self._shardings = layout.of_state(self._shapes, setup.optimizer)
         results = self._shardings, layout.everywhere
         if initial is None:
-            seed = np.uint32(config.seed)
-            draw = jax.jit(programs.draw, out_shardings=self._shardings).lower(seed)
-            drawn = self._compilers.submit(draw.compile, FOR_ONE_CALL)
+            drawing = jax.jit(draw, out_shardings=self._shardings).lower(seed)
+            drawn = self._compilers.submit(drawing.compile, FOR_ONE_CALL)
             self._start = lambda: drawn.result()(seed)
         else:
             self._start = lambda: self._begin(initial)
         train, (images, labels) = examples(dataset, layout.shares)
         self._train = place(train, layout.everywhere)
         self._test = place(images, layout.chunks), place(labels, layout.everywhere)
-        self._step: Any = jax.jit(programs.step, out_shardings=(self._shardings, None))
-        self._epoch: Any = jax.jit(programs.epoch, donate_argnums=0, out_shardings=results)
-        self._part: Any = jax.jit(programs.part, donate_argnums=0, out_shardings=results)
-        self._last_batch: Any = jax.jit(programs.epoch, donate_argnums=0, out_shardings=results)
-        self._evaluate: Any = jax.jit(programs.evaluate, out_shardings=layout.everywhere)
+        on_devices = setup, layout.divide
+        self._step: Any = jax.jit(partial(train_on, *on_devices), out_shardings=(self._shardings, None, None))
+        self._epoch: Any = jax.jit(partial(train_epoch, *on_devices), donate_argnums=0, out_shardings=results)
+        self._part: Any = jax.jit(partial(train_steps, *on_devices), donate_argnums=0, out_shardings=results)
+        self._last_batch: Any = jax.jit(partial(train_epoch, *on_devices), donate_argnums=0, out_shardings=results)
+        self._evaluate: Any = jax.jit(partial(evaluate, *on_devices), out_shardings=layout.everywhere)
         self._batch_size, self._dtype = config.batch_size, config.dtype
 
     @cached_property
-    def _state(self) -> Any:
-        """The parameters and the optimizer's state."""
+    def _state(self) -> TrainState:
         return jax.block_until_ready(self._start())
 
-    def _begin(self, initial: Parameters) -> Any:
-        """As `Programs.begin`, with nowhere more of it than is to be there."""
-        params = place(transposed(from_neutral(self._programs.shapes, initial)), self._shardings[0])
-        return params, self._programs.optimizer.init(params)
+    def _begin(self, initial: Parameters) -> TrainState:
+        """Returns the state before the first step, each part of it on its device alone."""
+        return begin(self._setup, place(from_neutral(self._shapes.params, initial), self._shardings.params))
 
     @property
     def peak_gpu_bytes(self) -> int | None:
@@ -77,16 +75,15 @@ class Trainer:
     def compile(self) -> None:
         order, state = self._everywhere(len(self._train[1]), np.int32), self._abstract_state()
         epoch = self._compilers.submit(self._epoch.lower(state, *self._train, order).compile)
-        evaluate = self._compilers.submit(self._evaluate.lower(state[0], *self._test).compile)
+        evaluate = self._compilers.submit(self._evaluate.lower(state.params, *self._test).compile)
         _ = self._state
         self._epoch, self._evaluate = epoch.result(), evaluate.result()
 
     def _abstract_state(self) -> Any:
         """The state's shapes, and where it lies."""
-        state = jax.eval_shape(self._programs.begin, self._programs.shapes)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            state,
+            self._shapes,
             self._shardings,
         )
 
@@ -124,32 +121,29 @@ class Trainer:
         return np.concatenate([losses, jax.device_get(loss)])
 
     def evaluate(self) -> Evaluation:
-        values = jax.device_get(self._evaluate(self._state[0], *self._test))
+        values = jax.device_get(self._evaluate(self._state.params, *self._test))
         return evaluation(values, self._test_labels)
 
     def parameters(self) -> Parameters:
-        return _neutral(self._state[0])
+        return _neutral(self._state.params)
 
     def state(self) -> Parameters:
-        params, optimizer_state = self._state
-        velocity = optax.tree.get(optimizer_state, "trace")
-        return _neutral(params) | ({} if velocity is None else _suffixed(_neutral(velocity), "momentum"))
+        velocity = optax.tree.get(self._state.optimizer, "trace")
+        return self.parameters() | ({} if velocity is None else _suffixed(_neutral(velocity), "momentum"))
 
     def load_state(self, state: Parameters) -> None:
-        params = transposed(from_neutral(self._programs.shapes, state))
-        optimizer_state = self._state[1]
+        params = from_neutral(self._shapes.params, state)
+        optimizer_state = self._state.optimizer
         if optax.tree.get(optimizer_state, "trace") is not None:
-            velocity = {name: state[f"{name}.momentum"] for name in to_neutral(transposed(params))}
-            optimizer_state = optax.tree.set(
-                optimizer_state, trace=transposed(from_neutral(self._programs.shapes, velocity))
-            )
-        self._state = place((params, optimizer_state), self._shardings)
+            velocity = {name: state[f"{name}.momentum"] for name in to_neutral(params)}
+            optimizer_state = optax.tree.set(optimizer_state, trace=from_neutral(self._shapes.params, velocity))
+        self._state = place(TrainState(params, optimizer_state), self._shardings)
 
     def largest(self, number: int) -> int:
         return self._layout.largest(number)
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
-        self._state, (tensors, gradients) = self._step(self._state, *self._train, batch)
+        self._state, tensors, gradients = self._step(self._state, *self._train, batch)
         return mlp_trace(jax.device_get(tensors) | _suffixed(_neutral(gradients), "grad") | self.state())
 
 
@@ -161,7 +155,7 @@ def examples(dataset: Dataset, shares: int = 1) -> Any:
 
 def _neutral(params: Params) -> Parameters:
     """Copies of what is on the device."""
-    return to_neutral(transposed(fetch(params)))
+    return to_neutral(fetch(params))
 
 
 def _suffixed(parameters: Parameters, suffix: str) -> Parameters:

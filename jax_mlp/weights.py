@@ -1,4 +1,4 @@
-"""Parameters of the Flax module to and from their neutral names; the one transpose is here."""
+"""Parameters of the Flax module to and from their neutral names."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,9 @@ from mlp_workload.weights import Parameters
 
 
 def to_neutral(params: Params) -> Parameters:
-    """Copies of the module's parameters; kernels (fan_in, fan_out) become weights (fan_out, fan_in)."""
-    parameters: Parameters = {}
-    for index, layer in sorted(nnx.to_pure_dict(params)["layers"].items()):
-        parameters[f"layers.{index}.weight"] = np.array(layer["kernel"]).T.copy()
-        parameters[f"layers.{index}.bias"] = np.array(layer["bias"])
-    return parameters
+    """Returns copies of the module's parameters, as `layers.0.weight` (fan_out, fan_in) and `layers.0.bias`."""
+    layers = sorted(nnx.to_pure_dict(params)["layers"].items())
+    return {f"layers.{index}.{name}": np.array(layer[name]) for index, layer in layers for name in ("weight", "bias")}
 
 
 def load_neutral(model: MLP, parameters: Parameters) -> None:
@@ -24,14 +21,14 @@ def load_neutral(model: MLP, parameters: Parameters) -> None:
 
 
 def from_neutral(like: Params, parameters: Parameters) -> Params:
-    """Copies of `parameters` as `like`, which may be abstract, has structure and dtypes. Names and shapes must fit.
+    """Returns copies of `parameters` with the structure and dtypes of `like`, which may be abstract.
 
-    The copies are NumPy's: on the CPU a JAX array can lie in NumPy's or torch's memory and would change with it, and
-    JAX's own `copy=True` is asynchronous, so that a change right after the call can still get in.
+    Names and shapes must fit. The copies are NumPy's: on the CPU a JAX array can lie in NumPy's or torch's memory and
+    would change with it, and JAX's own `copy=True` is asynchronous, so that a change right after the call can still
+    get in.
     """
     new: Params = jax.tree.map(lambda leaf: leaf, like)  # variables of its own
     for index, layer in new["layers"].items():
-        kernel, bias = parameters[f"layers.{index}.weight"].T, parameters[f"layers.{index}.bias"]
-        for name, array in (("kernel", kernel), ("bias", bias)):
-            layer[name].set_value(np.array(array, layer[name].get_value().dtype))
+        for name, leaf in layer.items():
+            leaf.set_value(np.array(parameters[f"layers.{index}.{name}"], leaf.get_value().dtype))
     return new

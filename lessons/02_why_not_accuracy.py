@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from jax_mlp.loss import cross_entropy
-from jax_mlp.programs import normalize
+from jax_mlp.step import normalize
 from lessons.figure import figure, say
 from mlp_compare.figures import COLOURS
 from mlp_workload.config import PRESETS

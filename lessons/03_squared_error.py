@@ -24,7 +24,7 @@ import torch
 import jax_mlp.loss
 import reference_torch.loss
 from jax_mlp.model import leaky_relu
-from jax_mlp.programs import normalize
+from jax_mlp.step import normalize
 from lessons.figure import figure, say
 from mlp_compare.figures import COLOURS
 from mlp_workload.config import PRESETS

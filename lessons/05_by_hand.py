@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-import jax_mlp.programs
+import jax_mlp.step
 import reference_torch.trainer
 from jax_mlp.loss import cross_entropy
 from lessons.figure import figure, say
@@ -88,7 +88,7 @@ def forward_in_jax(weights, x):
 
 
 def loss_of(weights, batch):
-    x = jax_mlp.programs.normalize(config, train_x[batch])
+    x = jax_mlp.step.normalize(config, train_x[batch])
     return cross_entropy(forward_in_jax(weights, x), train_y[batch]).mean
 
 
@@ -111,7 +111,7 @@ say(f"Ours and the project's trainer: losses of 50 steps at most {apart:.1e} nat
 test_x = mnist.test.images.reshape(len(mnist.test), -1)
 with torch.no_grad():
     in_torch = forward(reference_torch.trainer.normalize(config, torch.tensor(test_x)))
-in_jax = forward_in_jax(weights, jax_mlp.programs.normalize(config, jnp.asarray(test_x)))
+in_jax = forward_in_jax(weights, jax_mlp.step.normalize(config, jnp.asarray(test_x)))
 for name, logits in {"torch": in_torch, "JAX": in_jax}.items():
     right = (np.asarray(logits).argmax(axis=1) == mnist.test.labels).sum()
     say(f"{name}: {right:,} of {len(mnist.test):,} test digits right after one epoch.")

@@ -44,7 +44,7 @@ in_torch = reference_torch.model.build_model(config, widths)
 in_flax = jax_mlp.model.build_model(config, widths)
 print(in_torch)
 for number, layer in enumerate(in_flax.layers):
-    print(f"Flax, layer {number}: kernel {layer.kernel.shape}, bias {layer.bias.shape}")
+    print(f"Flax, layer {number}: weight {layer.weight.shape}, bias {layer.bias.shape}")
 
 # %% [markdown]
 # What they differ in is where the gradients are. Both modules are called; a torch module's

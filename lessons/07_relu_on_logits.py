@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mlp.model import build_model
-from jax_mlp.programs import normalize
+from jax_mlp.step import normalize
 from jax_mlp.train import train_seeds
 from jax_mlp.weights import load_neutral
 from lessons.figure import figure, say

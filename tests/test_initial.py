@@ -13,7 +13,7 @@ import jax_mlp.model
 import jax_mlp.weights
 import reference_torch.model
 import reference_torch.weights
-from jax_mlp.programs import FOR_ONE_CALL
+from jax_mlp.epoch import FOR_ONE_CALL
 from mlp_workload.config import Config
 from mlp_workload.initial import SCHEMES, initial_parameters
 

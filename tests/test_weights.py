@@ -133,7 +133,7 @@ def test_a_number_too_large_for_the_runs_dtype_is_refused(parameters, tmp_path):
 def test_the_square_kernel_is_transposed_too(parameters):
     module = jax_mlp.model.build_model(Config(dtype="float64"), WIDTHS)
     jax_mlp.weights.load_neutral(module, parameters)
-    assert (np.asarray(module.layers[1].kernel[...]) == parameters["layers.1.weight"].T).all()
+    assert (np.asarray(module.layers[1].weight[...]) == parameters["layers.1.weight"]).all()
 
 
 def test_a_torch_state_dict_in_and_out_returns_the_bytes():

@@ -83,9 +83,10 @@ sys.modules |= {"fcntl": None, "resource": None}
 @pytest.mark.parametrize(
     ("code", "printed"),
     [
-        ("from mlp_compare import processes\nsignal.SIGKILL = 9  # which this system's subprocess needs\n"
+        ("from mlp_compare.bench import processes\nsignal.SIGKILL = 9  # which this system's subprocess needs\n"
          "print(processes.run('x', 'platform').strip() != '')", "True"),
-        ("from mlp_compare.bench import timing_worker\ntiming_worker.Path = lambda _: __import__('pathlib').Path('/none')\n"
+        ("from mlp_compare.bench import timing_worker\n"
+         "timing_worker.Path = lambda _: __import__('pathlib').Path('/none')\n"
          "print(timing_worker._peak_megabytes())", "nan"),
         ("from mlp_workload.stopping import END_SIGNALS\nfrom mlp_workload.draw import server\n"
          "print(sorted(n.name for n in END_SIGNALS))", "['SIGINT', 'SIGTERM']"),

@@ -59,7 +59,7 @@ def _torch_gradient(name: str, edit: Callable[[Any], Any]) -> Any:
 
 
 def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
-    """The gradient of that layer's kernel or bias through `edit`."""
+    """The gradient of that layer's weight or bias through `edit`."""
 
     def make(original: Any) -> Any:
         import jax
@@ -73,7 +73,7 @@ def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
 
         return loss_and_gradients
 
-    return replaced("jax_mlp.programs:loss_and_gradients", make)
+    return replaced("jax_mlp.step:loss_and_gradients", make)
 
 
 def _torch_gradient_in_step(step: int, factor: float) -> Any:
@@ -114,12 +114,12 @@ FAULTS = [
           plant=replaced("reference_torch.trainer:cross_entropy", _with_epsilon)),
     Fault(name="label smoothing 1e-4", side="jax", step=1, tensor="loss", flags={"label_smoothing": 1e-4}),
     Fault(name="gradient of the loss 1.0001 of itself", side="jax", step=1, tensor="logits.grad",
-          plant=replaced("jax_mlp.programs:cross_entropy", _scaled_backward)),
+          plant=replaced("jax_mlp.step:cross_entropy", _scaled_backward)),
     Fault(name="one gradient 1.001 of itself", side="jax", step=1, tensor="layers.1.weight.grad", dtype="float32",
-          plant=_jax_gradient(1, "kernel", lambda gradient: gradient * 1.001)),
+          plant=_jax_gradient(1, "weight", lambda gradient: gradient * 1.001)),
     Fault(name="one gradient 1.001 of itself in a step with kink crossings", side="jax", step=1,
           tensor="layers.1.weight.grad", dtype="float32", start=near_kinks,
-          plant=_jax_gradient(1, "kernel", lambda gradient: gradient * 1.001)),
+          plant=_jax_gradient(1, "weight", lambda gradient: gradient * 1.001)),
     Fault(name="one gradient 1.1 of itself after kink crossings", side="torch", step=3,
           tensor="layers.0.weight.grad", dtype="float32", start=near_kinks, plant=_torch_gradient_in_step(3, 1.1)),
     Fault(name="one gradient 1.003 of itself long after kink crossings", side="torch", step=40,
@@ -127,7 +127,7 @@ FAULTS = [
     Fault(name="one gradient's sign", side="jax", step=1, tensor="layers.0.bias.grad",
           plant=_jax_gradient(0, "bias", lambda gradient: -gradient)),
     Fault(name="one gradient detached", side="jax", step=1, tensor="layers.0.weight.grad",
-          plant=_jax_gradient(0, "kernel", lambda gradient: gradient * 0)),
+          plant=_jax_gradient(0, "weight", lambda gradient: gradient * 0)),
     Fault(name="one entry of a gradient dropped", side="torch", step=1, tensor="layers.1.bias.grad",
           plant=_torch_gradient("layers.1.bias", _with(0.0, 5))),
     Fault(name="one nan in one gradient", side="torch", step=1, tensor="layers.0.weight.grad",

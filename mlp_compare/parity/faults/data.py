@@ -69,7 +69,7 @@ FAULTS = [
           preset="relu", flags={"pixel_std": 0.30811}, dtype="float32"),
     Fault(
         name="pixels divided by 256", side="jax", step=1, tensor="inputs",
-        plant=replaced("jax_mlp.programs:normalize",
+        plant=replaced("jax_mlp.step:normalize",
                        lambda original: lambda config, images: original(config, images) * 255 / 256),
     ),
     Fault(

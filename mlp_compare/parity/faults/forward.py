@@ -23,16 +23,16 @@ def _torch_linear(edit: Any) -> Any:
 
 
 def _jax_linear(edit: Any) -> Any:
-    """The layers of the Flax module with x and kernel through `edit`, the result in x's dtype."""
+    """The layers of the Flax module with x and weight through `edit`, the result in x's dtype."""
 
     def make(original: Any) -> Any:
         def call(self: Any, x: Any) -> Any:
-            product = (edit(x) @ edit(self.kernel[...])).astype(x.dtype)
+            product = (edit(x) @ edit(self.weight[...]).T).astype(x.dtype)
             return product + self.bias[...]
 
         return call
 
-    return replaced("flax.nnx:Linear.__call__", make)
+    return replaced("jax_mlp.model:Linear.__call__", make)
 
 
 def _jax_activation(negative_slope: float) -> Any:

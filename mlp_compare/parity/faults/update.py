@@ -7,7 +7,7 @@ from mlp_compare.parity.faults.fault import Fault, replaced
 
 def _jax_sgd(make: Any) -> Any:
     """`make(learning_rate, momentum, nesterov, weight_decay)`, an optax chain, in place of `jax_mlp.optimizer.sgd`."""
-    return replaced("jax_mlp.programs:sgd", lambda original: make)
+    return replaced("jax_mlp.step:sgd", lambda original: make)
 
 
 def _averaged_velocity(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:

@@ -1,0 +1,123 @@
+"""An epoch, a part of one and an evaluation of the test set, by the functions of `step.py`.
+
+`docs/performance.md` says why they are as they are. A training set is its images as words (n, w) of `pack`, and labels
+(n,). `shard` says of a batch how devices share it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax import lax
+
+from jax_mlp.loss import cross_entropy
+from jax_mlp.model import Params
+from jax_mlp.step import Setup, TrainState, eval_step, train_step
+from mlp_workload.metrics import Evaluation
+
+Shard = Callable[[jax.Array], jax.Array]
+
+_EVALUATED_AT_ONCE = 2000
+"""Test examples whose activations are in a device's memory together; fits a processor's cache."""
+_WORD = np.dtype(np.uint32)
+FOR_ONE_CALL: Any = {"xla_backend_optimization_level": 1}
+"""Compiler options for the random numbers of the initial weights: the same bits after half the time."""
+
+
+def train_on(
+    setup: Setup, shard: Shard, state: TrainState, words: jax.Array, labels: jax.Array, batch: jax.Array
+) -> tuple[TrainState, dict[str, jax.Array], Params]:
+    """Runs `train_step` on the examples `batch` (b,) of the training set."""
+    batch = shard(batch)
+    images = unpack(gather(words, batch), setup.widths[0])
+    return train_step(setup, state, images, gather(labels, batch))
+
+
+def train_epoch(
+    setup: Setup, shard: Shard, state: TrainState, words: jax.Array, labels: jax.Array, order: jax.Array
+) -> tuple[TrainState, jax.Array]:
+    """Trains once on the examples `order` (n,); returns the losses (steps,) too."""
+
+    def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, jax.Array]:
+        state, tensors, _ = train_on(setup, shard, state, words, labels, batch)
+        return state, tensors["loss"]
+
+    size = setup.config.batch_size
+    full = len(order) // size * size
+    state, losses = lax.scan(step, state, order[:full].reshape(-1, size))
+    if full < len(order):
+        state, last = step(state, order[full:])
+        losses = jnp.append(losses, last)
+    return state, losses
+
+
+def train_steps(
+    setup: Setup,
+    shard: Shard,
+    state: TrainState,
+    words: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    losses: jax.Array,
+    first: jax.Array,
+    last: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    """Trains on the full batches from `first` to before `last` of `order` (n,), and sets their `losses` (batches,).
+
+    One compiled program serves any two numbers.
+    """
+    size = setup.config.batch_size
+
+    def step(number: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+        state, losses = carry
+        batch = lax.dynamic_slice_in_dim(order, number * size, size)
+        state, tensors, _ = train_on(setup, shard, state, words, labels, batch)
+        return state, losses.at[number].set(tensors["loss"])
+
+    result: tuple[TrainState, jax.Array] = lax.fori_loop(first, last, step, (state, losses))
+    return result
+
+
+def evaluate(setup: Setup, shard: Shard, params: Params, chunks: jax.Array, labels: jax.Array) -> jax.Array:
+    """Evaluates the images of `in_chunks` with their labels (n,); returns one array, which `evaluation` takes apart."""
+    logits = lax.map(lambda images: eval_step(setup, params, shard(images)), chunks)
+    logits = logits.reshape(-1, logits.shape[-1])[: len(labels)]  # without what fills the last chunk
+    predictions = logits.argmax(axis=-1)
+    others = jnp.where(jax.nn.one_hot(predictions, logits.shape[-1], dtype=bool), -jnp.inf, logits)
+    margins = logits.max(axis=-1) - others.max(axis=-1)
+    parts = cross_entropy(logits, labels).per_example, margins, predictions, (logits > 0).any(axis=0)
+    return jnp.concatenate([part.astype(logits.dtype) for part in parts])
+
+
+def evaluation(values: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int32]) -> Evaluation:
+    """Takes apart what `evaluate` returned for the examples of these `labels`."""
+    n = len(labels)
+    losses, margins, predictions, positive = np.split(values, [n, 2 * n, 3 * n])
+    return Evaluation(losses, predictions.astype(np.int32), labels, positive.astype(bool), margins)
+
+
+def in_chunks(images: npt.NDArray[np.uint8], shares: int) -> npt.NDArray[np.uint8]:
+    """Rows (n, pixels) as (chunks, rows, pixels), of which `shares` devices have as many each; zeros fill the last."""
+    chunks = -(-len(images) // (_EVALUATED_AT_ONCE * shares))
+    rows = -(-len(images) // (chunks * shares)) * shares
+    filled = np.pad(images, ((0, chunks * rows - len(images)), (0, 0)))
+    return filled.reshape(chunks, rows, -1)
+
+
+def pack(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Rows (n, pixels) as words (n, pixels / 4 rounded up): a gather of words moves four pixels at a time."""
+    padding = -images.shape[1] % _WORD.itemsize
+    return np.ascontiguousarray(np.pad(images, ((0, 0), (0, padding)))).view(_WORD)
+
+
+def unpack(words: jax.Array, pixels: int) -> jax.Array:
+    """The images (n, pixels) that `pack` made words of."""
+    return lax.bitcast_convert_type(words, jnp.uint8).reshape(len(words), -1)[:, :pixels]
+
+
+def gather(examples: jax.Array, batch: jax.Array) -> jax.Array:
+    """The rows (b, ...) of `examples` (n, ...) that `batch` (b,) names; out of bounds is undefined."""
+    return examples.at[batch].get(mode="promise_in_bounds")
