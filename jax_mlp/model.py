@@ -51,7 +51,7 @@ class Linear(nnx.Module):
         self.precision = precision
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.matmul(x, self.weight.get_value().T, precision=self.precision) + self.bias.get_value()
+        return jnp.matmul(x, self.weight.get_value().T, precision=self.precision) + self.bias.get_value()[None]
 
 
 class MLP(nnx.Module):

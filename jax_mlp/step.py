@@ -5,7 +5,7 @@ functions in PyTorch.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ def train_step(
     x = normalize(setup.config, images)
     tensors, gradients = loss_and_gradients(setup, state.params, x, labels)
     updates, optimizer_state = setup.optimizer.update(gradients, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = cast(Params, optax.apply_updates(state.params, updates))
     tensors |= {"batch.images": images, "batch.labels": labels, "inputs": x}
     return TrainState(params, optimizer_state), tensors, gradients
 

@@ -62,7 +62,8 @@ class Trainer:
 
     @cached_property
     def _state(self) -> TrainState:
-        return jax.block_until_ready(self._start())
+        state: TrainState = jax.block_until_ready(self._start())
+        return state
 
     def _begin(self, initial: Parameters) -> TrainState:
         """Returns the state before the first step, each part of it on its device alone."""

@@ -21,8 +21,8 @@ from in_process import InProcess
 from warm import python
 
 import mlp_compare.accuracy.__main__ as accuracy
-from mlp_compare.accuracy import runner
-from mlp_compare.accuracy.__main__ import Accuracy, equivalence, measurement
+from mlp_compare.accuracy import equivalence, measurement, runner
+from mlp_compare.accuracy.__main__ import Accuracy
 from mlp_compare.accuracy.runner import OWN_ORDERS
 from mlp_compare.side import PACKAGES
 from mlp_workload.config import LARGEST_SEED, PRESETS
