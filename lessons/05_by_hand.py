@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional as F
 
 import jax_mlp.step
-import reference_torch.trainer
+import reference_torch.step
 from jax_mlp.loss import cross_entropy
 from lessons.figure import figure, say
 from mlp_compare.figures import COLOURS, INK
@@ -31,7 +31,7 @@ from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
-from reference_torch.trainer import Trainer
+from reference_torch.step import Trainer
 
 config = dataclasses.replace(PRESETS["relu"], last_activation="none")
 mnist = load("mnist")
@@ -63,7 +63,7 @@ def forward(x):
 
 torch_losses = []
 for batch in batches:
-    x = reference_torch.trainer.normalize(config, torch.tensor(images[batch]))
+    x = reference_torch.step.normalize(config, torch.tensor(images[batch]))
     loss = F.cross_entropy(forward(x), torch.tensor(mnist.train.labels[batch]).long())
     loss.backward()
     with torch.no_grad():
@@ -110,7 +110,7 @@ apart = np.abs(np.array(torch_losses[:50]) - own_losses).max()
 say(f"Ours and the project's trainer: losses of 50 steps at most {apart:.1e} nats apart.")
 test_x = mnist.test.images.reshape(len(mnist.test), -1)
 with torch.no_grad():
-    in_torch = forward(reference_torch.trainer.normalize(config, torch.tensor(test_x)))
+    in_torch = forward(reference_torch.step.normalize(config, torch.tensor(test_x)))
 in_jax = forward_in_jax(weights, jax_mlp.step.normalize(config, jnp.asarray(test_x)))
 for name, logits in {"torch": in_torch, "JAX": in_jax}.items():
     right = (np.asarray(logits).argmax(axis=1) == mnist.test.labels).sum()

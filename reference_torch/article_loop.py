@@ -10,7 +10,7 @@ from reference_torch.device import find_device
 from reference_torch.loss import IGNORED
 from reference_torch.model import MLP, HandWritten, build_model
 from reference_torch.optimizer import sgd
-from reference_torch.trainer import normalize
+from reference_torch.step import normalize
 
 _PRINT_EVERY = 100
 """Batches between two lines of training."""

@@ -26,6 +26,7 @@ from mlp_workload.weights import Parameters
 from reference_torch.loss import IGNORED
 from reference_torch.model import HandWritten
 from reference_torch.rank import Rank
+from reference_torch.step import normalize
 from reference_torch.trainer import Trainer, gather
 
 _SECONDS = 45
@@ -88,18 +89,21 @@ class RankTrainer(Trainer):
         distributed.all_reduce(losses)
         return losses.numpy() / self._rank.world
 
+    def _step(self, batch: torch.Tensor) -> torch.Tensor:
+        self._optimizer.zero_grad()
+        loss = self._loss(batch)
+        loss.backward()
+        self._optimizer.step()
+        return loss.detach()
+
     def _loss(self, batch: torch.Tensor) -> torch.Tensor:
         """Of this process's slice: so that the mean over the processes, which DistributedDataParallel takes of the
         gradients, is the mean over the batch, whatever the slices' sizes; one may be empty."""
         own = self._slice(batch)
-        logits = self._logits(gather(self._images, own))
+        logits = self._parallel(normalize(self._config, gather(self._images, own)))
         labels, smoothing = gather(self._labels, own), self._config.label_smoothing
         total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing, ignore_index=IGNORED)
         return total * (self._rank.world / len(batch))
-
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = (self._parallel if torch.is_grad_enabled() else self._module)(x)
-        return logits
 
     def evaluate(self) -> Evaluation:
         parts: list[Any] = [None] * self._rank.world

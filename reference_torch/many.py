@@ -20,7 +20,8 @@ from mlp_workload.weights import Parameters
 from reference_torch.loss import IGNORED
 from reference_torch.model import MLP
 from reference_torch.rungs import ByHand
-from reference_torch.trainer import Trainer, gather, normalize
+from reference_torch.step import normalize
+from reference_torch.trainer import Trainer, gather
 from reference_torch.weights import neutral_names
 
 Orders = npt.NDArray[np.int32]

@@ -8,7 +8,7 @@ from mlp_workload.prediction import Prediction
 from mlp_workload.trained import Trained
 from reference_torch.device import find_device
 from reference_torch.model import build_model
-from reference_torch.trainer import normalize
+from reference_torch.step import normalize
 from reference_torch.weights import load_neutral
 
 

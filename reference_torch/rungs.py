@@ -18,7 +18,8 @@ from mlp_workload.weights import Parameters
 from reference_torch.article_loop import Images
 from reference_torch.loss import IGNORED
 from reference_torch.optimizer import sgd
-from reference_torch.trainer import Trainer, gather, normalize
+from reference_torch.step import normalize
+from reference_torch.trainer import Trainer, gather
 
 
 class Article(Trainer):
@@ -56,10 +57,21 @@ class Compiled(Trainer):
 
     def compile(self) -> None:
         """Also compiles for the smaller last batch, by a pass over each that changes nothing."""
-        self._loss = torch.compile(self._loss, mode=self.mode)  # type: ignore[method-assign]
+        self._compiled_loss = torch.compile(self._loss, mode=self.mode)
         examples, size = len(self._labels), self._config.batch_size
         for n in {size, examples % size or size}:
-            self._loss(torch.arange(n, device=self._labels.device)).backward()
+            self._compiled_loss(torch.arange(n, device=self._labels.device)).backward()
+
+    def _loss(self, batch: torch.Tensor) -> torch.Tensor:
+        logits = self._model(normalize(self._config, gather(self._images, batch)))
+        return F.cross_entropy(logits, gather(self._labels, batch), ignore_index=IGNORED)
+
+    def _step(self, batch: torch.Tensor) -> torch.Tensor:
+        self._optimizer.zero_grad()
+        loss = self._compiled_loss(batch)
+        loss.backward()
+        self._optimizer.step()
+        return loss.detach()
 
 
 class CompiledAutotuned(Compiled):

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
@@ -13,9 +12,10 @@ from mlp_workload.metrics import Evaluation
 from mlp_workload.trace import Trace, mlp_trace
 from mlp_workload.weights import Parameters
 from reference_torch.device import device_name, find_device, peak_bytes, product_threads, versions
-from reference_torch.loss import IGNORED, cross_entropy
-from reference_torch.model import MLP, HandWritten, build_model
+from reference_torch.loss import cross_entropy
+from reference_torch.model import build_model
 from reference_torch.optimizer import sgd
+from reference_torch.step import eval_step, train_step
 from reference_torch.weights import load_neutral, neutral_names, to_neutral
 
 _EVALUATED_AT_ONCE = 2000
@@ -74,31 +74,12 @@ class Trainer:
         return torch.tensor(order, dtype=torch.int64, device=self._labels.device)
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
-        """Trains on the examples `batch` (b,); the loss."""
-        self._optimizer.zero_grad()
-        loss = self._loss(batch)
-        loss.backward()
-        self._optimizer.step()
-        return loss.detach()
+        """Trains on the examples `batch` (b,); returns the loss."""
+        return self._train_on(batch)["loss"]
 
-    def _loss(self, batch: torch.Tensor) -> torch.Tensor:
-        logits = self._logits(gather(self._images, batch))
-        return F.cross_entropy(
-            logits, gather(self._labels, batch), label_smoothing=self._config.label_smoothing, ignore_index=IGNORED
-        )
-
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Of images (b, pixels), uint8."""
-        return self._forward(normalize(self._config, images))
-
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._model(x)
-
-    def _backward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """All of a step but the update: its tensors by the names of `mlp_workload.trace`."""
-        pixels, y = gather(self._images, batch), gather(self._labels, batch)
-        tensors = {"batch.images": pixels, "batch.labels": y, "inputs": normalize(self._config, pixels)}
-        return tensors | loss_and_gradients(self._config, self._model, tensors["inputs"], y)
+    def _train_on(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        images, labels = gather(self._images, batch), gather(self._labels, batch)
+        return train_step(self._config, self._model, self._optimizer, images, labels)
 
     def evaluate(self) -> Evaluation:
         return self._evaluation(*self._test)
@@ -106,7 +87,8 @@ class Trainer:
     @torch.no_grad()
     def _evaluation(self, images: torch.Tensor, labels: torch.Tensor) -> Evaluation:
         """Of these images (n, pixels), uint8, with their labels (n,)."""
-        logits = torch.cat([self._logits(part) for part in images.split(_EVALUATED_AT_ONCE)])
+        parts = images.split(_EVALUATED_AT_ONCE)
+        logits = torch.cat([eval_step(self._config, self._model, part) for part in parts])
         losses, predictions = cross_entropy(logits, labels).per_example, logits.argmax(dim=-1)
         positive = (logits > 0).any(dim=0)
         others = logits.scatter(1, predictions[:, None], -torch.inf)
@@ -138,11 +120,17 @@ class Trainer:
         return number
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
-        tensors = self._backward(self._indices(batch))
-        for name, parameter in self._named_parameters().items():
-            assert parameter.grad is not None
-            tensors[f"{name}.grad"] = parameter.grad.clone()  # Nesterov's update may be computed in place
-        self._optimizer.step()
+        gradients: dict[str, torch.Tensor] = {}
+
+        def keep(*_: Any) -> None:
+            """Copies the gradients before the update, which may be computed in their memory."""
+            for name, parameter in self._named_parameters().items():
+                assert parameter.grad is not None
+                gradients[f"{name}.grad"] = parameter.grad.clone()
+
+        hook = self._optimizer.register_step_pre_hook(keep)
+        tensors = self._train_on(self._indices(batch)) | gradients
+        hook.remove()
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         arrays["batch.labels"] = arrays["batch.labels"].astype(np.int32)
         return mlp_trace(arrays | self.state())
@@ -151,30 +139,6 @@ class Trainer:
         return dict(zip(neutral_names(self._model), self._model.parameters(), strict=True))
 
 
-def loss_and_gradients(
-    config: Config, model: HandWritten | MLP, x: torch.Tensor, labels: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Forward and backward pass over x (batch, pixels): the intermediates, loss and logits' gradient.
-
-    The parameters' gradients are left in their `grad`, in place of those of the step before.
-    """
-    intermediates = dict(model.intermediates(x))
-    logits = intermediates["logits"]
-    logits.retain_grad()
-    loss = cross_entropy(logits, labels, config.label_smoothing).mean
-    for parameter in model.parameters():
-        parameter.grad = None
-    loss.backward()
-    assert logits.grad is not None
-    return intermediates | {"loss": loss.detach(), "logits.grad": logits.grad}
-
-
 def gather(examples: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
     """The rows (b, ...) of `examples` (n, ...) that `batch` (b,) names."""
     return examples.index_select(0, batch)
-
-
-def normalize(config: Config, images: torch.Tensor) -> torch.Tensor:
-    """uint8 to the run's dtype: to 0..1, then standardised if the preset says so."""
-    x = images.to(getattr(torch, config.dtype)).div_(255)
-    return x.sub_(config.pixel_mean).div_(config.pixel_std) if (config.pixel_mean, config.pixel_std) != (0, 1) else x

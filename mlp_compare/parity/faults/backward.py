@@ -55,7 +55,7 @@ def _torch_gradient(name: str, edit: Callable[[Any], Any]) -> Any:
 
         return loss_and_gradients
 
-    return replaced("reference_torch.trainer:loss_and_gradients", make)
+    return replaced("reference_torch.step:loss_and_gradients", make)
 
 
 def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
@@ -92,7 +92,7 @@ def _torch_gradient_in_step(step: int, factor: float) -> Any:
 
         return loss_and_gradients
 
-    return replaced("reference_torch.trainer:loss_and_gradients", make)
+    return replaced("reference_torch.step:loss_and_gradients", make)
 
 
 def _with(value: float, *index: int) -> Callable[[Any], Any]:
@@ -111,7 +111,7 @@ FAULTS = [
     Fault(name="mean in float32 in a float64 run", side="jax", step=1, tensor="loss",
           plant=_mean("jax_mlp", _in_float32)),
     Fault(name="epsilon added in the logarithm", side="torch", step=1, tensor="loss",
-          plant=replaced("reference_torch.trainer:cross_entropy", _with_epsilon)),
+          plant=replaced("reference_torch.step:cross_entropy", _with_epsilon)),
     Fault(name="label smoothing 1e-4", side="jax", step=1, tensor="loss", flags={"label_smoothing": 1e-4}),
     Fault(name="gradient of the loss 1.0001 of itself", side="jax", step=1, tensor="logits.grad",
           plant=replaced("jax_mlp.step:cross_entropy", _scaled_backward)),
