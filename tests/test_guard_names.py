@@ -12,7 +12,7 @@ from mlp_workload.visdom.guard import Environments
 WINDOW = {"data": [{"type": "text", "content": "mine"}], "layout": {}, "win": "w"}
 BAD_NAMES = [
     "../victim", "..\\victim", "/{outside}/victim", "a/b", "a\\b", "C:victim", "c:\\victim", ".hidden", "..", ".", "",
-    " ../victim", " .hidden", "victim\0", "a\nb", "\ud800", "../outside/",
+    " ../victim", " .hidden", "victim\0", "a\nb", "\ud800", "../envs-outside/",
 ]  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def files(folder):
 @pytest.fixture
 def outside(server):
     """Files beside the folder of the curves that Visdom would take for environments."""
-    folder = server.folder / "outside"
+    folder = server.folder / "envs-outside"  # whose name begins as that of the folder of the curves
     folder.mkdir(exist_ok=True)
     secret = json.dumps({"jsons": {"w": WINDOW | {"title": "secret"}}, "reload": {"w": "secret"}})
     for path in (folder / "victim.json", folder / ".json", server.folder / "victim.json"):
