@@ -108,11 +108,11 @@ class MLP(nn.Module):
 
     def intermediates(self, x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """As `HandWritten.intermediates`; `forward` in single steps."""
-        layers = len(self.model) // 2
-        for index in range(layers):
-            x = self.model[2 * index](x)
+        modules, layers = iter(self.model), len(self.model) // 2
+        for index, (linear, activation) in enumerate(zip(modules, modules, strict=True)):
+            x = linear(x)
             yield pre_activation(index), x
-            x = self.model[2 * index + 1](x)
+            x = activation(x)
             yield activation_name(index, layers), x
 
 

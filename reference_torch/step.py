@@ -3,10 +3,13 @@
 Training, traces, the parity check and `--seeds` all run these. `jax_mlp/step.py` has the same functions in JAX.
 """
 
+from collections.abc import Callable
+
 import torch
+from torch.nn import functional as F
 
 from mlp_workload.config import Config
-from reference_torch.loss import cross_entropy
+from reference_torch.loss import IGNORED
 from reference_torch.model import MLP, HandWritten
 
 Model = HandWritten | MLP
@@ -23,7 +26,8 @@ def loss_fn(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Returns the mean cross-entropy of x (batch, pixels) and every layer's tensors by the names of a trace."""
     tensors = dict(model.intermediates(x))
-    return cross_entropy(tensors["logits"], labels, config.label_smoothing).mean, tensors
+    loss = F.cross_entropy(tensors["logits"], labels, label_smoothing=config.label_smoothing, ignore_index=IGNORED)
+    return loss, tensors
 
 
 def loss_and_gradients(config: Config, model: Model, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -42,14 +46,21 @@ def loss_and_gradients(config: Config, model: Model, x: torch.Tensor, labels: to
 
 
 def train_step(
-    config: Config, model: Model, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor
+    config: Config,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    before_update: Callable[[], None] = lambda: None,
 ) -> dict[str, torch.Tensor]:
     """Trains on images (batch, pixels), uint8, and labels (batch,); returns the tensors.
 
-    The tensors have the names of `mlp_workload.trace`.
+    The tensors have the names of `mlp_workload.trace`. `before_update` may read the gradients of the parameters, in
+    whose memory the optimizer may compute.
     """
     x = normalize(config, images)
     tensors = loss_and_gradients(config, model, x, labels)
+    before_update()
     optimizer.step()
     return tensors | {"batch.images": images, "batch.labels": labels, "inputs": x}
 

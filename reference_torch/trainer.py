@@ -77,9 +77,9 @@ class Trainer:
         """Trains on the examples `batch` (b,); returns the loss."""
         return self._train_on(batch)["loss"]
 
-    def _train_on(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _train_on(self, batch: torch.Tensor, **options: Any) -> dict[str, torch.Tensor]:
         images, labels = gather(self._images, batch), gather(self._labels, batch)
-        return train_step(self._config, self._model, self._optimizer, images, labels)
+        return train_step(self._config, self._model, self._optimizer, images, labels, **options)
 
     def evaluate(self) -> Evaluation:
         return self._evaluation(*self._test)
@@ -122,15 +122,12 @@ class Trainer:
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
         gradients: dict[str, torch.Tensor] = {}
 
-        def keep(*_: Any) -> None:
-            """Copies the gradients before the update, which may be computed in their memory."""
+        def keep() -> None:
             for name, parameter in self._named_parameters().items():
                 assert parameter.grad is not None
                 gradients[f"{name}.grad"] = parameter.grad.clone()
 
-        hook = self._optimizer.register_step_pre_hook(keep)
-        tensors = self._train_on(self._indices(batch)) | gradients
-        hook.remove()
+        tensors = self._train_on(self._indices(batch), before_update=keep) | gradients
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         arrays["batch.labels"] = arrays["batch.labels"].astype(np.int32)
         return mlp_trace(arrays | self.state())

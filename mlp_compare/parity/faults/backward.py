@@ -9,23 +9,31 @@ from mlp_workload.data import load
 from mlp_workload.order import epoch_order
 
 
-def _mean(package: str, mean: Callable[[Any], Any]) -> Any:
-    return replaced(f"{package}.loss:Loss.mean", lambda original: property(mean))
+def _jax_mean(mean: Callable[[Any], Any]) -> Any:
+    return replaced("jax_mlp.loss:Loss.mean", lambda original: property(mean))
 
 
 def _in_float32(loss: Any) -> Any:
     return loss.per_example.astype("float32").mean().astype(loss.per_example.dtype)
 
 
-def _with_epsilon(original: Any) -> Any:
+def _torch_loss(edit: Callable[[Any], Any]) -> Any:
+    """The loss of a torch step is `edit` of the losses of its examples."""
+
+    def make(original: Any) -> Any:
+        def cross_entropy(*arguments: Any, reduction: str = "mean", **options: Any) -> Any:
+            if reduction != "mean":
+                return original(*arguments, reduction=reduction, **options)
+            return edit(original(*arguments, reduction="none", **options))
+
+        return cross_entropy
+
+    return replaced("torch.nn.functional:cross_entropy", make)
+
+
+def _mean_with_epsilon(losses: Any) -> Any:
     """-log(p + 1e-9), as in many hand-written losses."""
-    import torch
-
-    from reference_torch.loss import Loss
-
-    return lambda logits, labels, smoothing=0.0: Loss(
-        -torch.log(torch.exp(-original(logits, labels).per_example) + 1e-9)
-    )
+    return -((-losses).exp() + 1e-9).log().mean()
 
 
 def _scaled_backward(original: Any) -> Any:
@@ -105,13 +113,13 @@ def _with(value: float, *index: int) -> Callable[[Any], Any]:
 
 
 FAULTS = [
-    Fault(name="sum for mean", side="jax", step=1, tensor="loss", plant=_mean("jax_mlp", lambda loss: loss.sum)),
+    Fault(name="sum for mean", side="jax", step=1, tensor="loss", plant=_jax_mean(lambda loss: loss.sum)),
     Fault(name="mean over the full batch size in a smaller batch", side="torch", step=9, tensor="loss",
-          config=LARGE_BATCHES, plant=_mean("reference_torch", lambda loss: loss.sum / 7000)),
+          config=LARGE_BATCHES, plant=_torch_loss(lambda losses: losses.sum() / 7000)),
     Fault(name="mean in float32 in a float64 run", side="jax", step=1, tensor="loss",
-          plant=_mean("jax_mlp", _in_float32)),
+          plant=_jax_mean(_in_float32)),
     Fault(name="epsilon added in the logarithm", side="torch", step=1, tensor="loss",
-          plant=replaced("reference_torch.step:cross_entropy", _with_epsilon)),
+          plant=_torch_loss(_mean_with_epsilon)),
     Fault(name="label smoothing 1e-4", side="jax", step=1, tensor="loss", flags={"label_smoothing": 1e-4}),
     Fault(name="gradient of the loss 1.0001 of itself", side="jax", step=1, tensor="logits.grad",
           plant=replaced("jax_mlp.step:cross_entropy", _scaled_backward)),
