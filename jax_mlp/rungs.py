@@ -8,17 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from jax_mlp.trainer import Trainer
-from mlp_workload.config import Config
-from mlp_workload.data import Dataset
-from mlp_workload.weights import Parameters
 
 
 class PerStep(Trainer):
     """One call of a compiled step for each turn of a Python loop, as most training loops have it."""
-
-    def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
-        super().__init__(config, dataset, initial)
-        self._batch_size = config.batch_size
 
     def compile(self) -> None:
         examples = len(self._train[1])

@@ -1,10 +1,8 @@
 """Parameters of the torch models to and from their neutral names, always by copy."""
 
-from collections.abc import Mapping
-
 import torch
 
-from mlp_workload.weights import Parameters, check
+from mlp_workload.weights import Parameters
 from reference_torch.model import MLP, HandWritten
 
 
@@ -24,17 +22,6 @@ def load_neutral(model: HandWritten | MLP, parameters: Parameters) -> None:
     """
     for name, tensor in zip(neutral_names(model), model.parameters(), strict=True):
         tensor.copy_(torch.tensor(parameters[name]))
-
-
-def from_state_dict(model: MLP, state: Mapping[str, torch.Tensor], source: str = "state_dict") -> Parameters:
-    """The parameters in a `state_dict` of such a model, under neutral names.
-
-    Raises `UserError`, by torch's name, where a key is missing, extra, misshapen, not floating or not finite.
-    """
-    keys = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    arrays = {key: tensor.detach().cpu().numpy().copy() for key, tensor in state.items()}
-    check(arrays, keys, source)
-    return dict(zip(neutral_names(model), (arrays[key] for key in keys), strict=True))
 
 
 def to_state_dict(model: MLP, parameters: Parameters) -> dict[str, torch.Tensor]:

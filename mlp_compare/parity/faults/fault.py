@@ -2,11 +2,10 @@
 
 import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from unittest.mock import patch
 
 from mlp_workload.weights import Parameters
 
@@ -44,12 +43,18 @@ class Fault:
 def replaced(target: str, make: Callable[[Any], Any]) -> Callable[[], AbstractContextManager[Any]]:
     """A plant that puts `make(original)` in place of `target`, "package.module:name" or "package.module:class.name"."""
 
-    def plant() -> AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def plant() -> Iterator[None]:
         module, _, path = target.partition(":")
         *owners, name = path.split(".")
         owner: Any = importlib.import_module(module)
         for part in owners:
             owner = getattr(owner, part)
-        return patch.object(owner, name, make(getattr(owner, name)))
+        is_inherited, original = name not in vars(owner), getattr(owner, name)
+        setattr(owner, name, make(original))
+        try:
+            yield
+        finally:
+            delattr(owner, name) if is_inherited else setattr(owner, name, original)
 
     return plant
