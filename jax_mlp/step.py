@@ -1,7 +1,7 @@
 """One training step and one evaluation, as pure functions.
 
-Training, traces, the parity check, `--seeds` and the benchmark all run these. `reference_torch/step.py` has the same
-functions in PyTorch.
+Training, traces, the parity check, `--seeds` and the benchmark all run these. `reference_torch/step.py` has functions
+of the same names in PyTorch, which change model and optimizer in place.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a step needs besides arrays: static under `jax.jit`."""
+    """What a step needs besides arrays: constant in a compiled program."""
 
     config: Config
     widths: tuple[int, ...]
@@ -62,14 +62,14 @@ def normalize(config: Config, images: jax.Array) -> jax.Array:
 
 
 def loss_fn(
-    params: Params, zero: jax.Array, setup: Setup, x: jax.Array, labels: jax.Array
+    setup: Setup, params: Params, x: jax.Array, labels: jax.Array, shift: jax.Array | float = 0.0
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the mean cross-entropy of x (batch, pixels) and every layer's tensors by the names of a trace.
+    """Returns the mean cross-entropy of x (batch, pixels), and every layer's tensors by the names of a trace.
 
-    `zero`, which is added to the logits (batch, classes), is 0: its gradient is that of the logits.
+    `shift` is added to the logits: the gradient with respect to it is that of the logits.
     """
     tensors = dict(nnx.merge(setup.graph, params).intermediates(x))
-    tensors["logits"] = tensors["logits"] + zero
+    tensors["logits"] = tensors["logits"] + shift
     return cross_entropy(tensors["logits"], labels, setup.config.label_smoothing).mean, tensors
 
 
@@ -78,8 +78,8 @@ def loss_and_gradients(
 ) -> tuple[dict[str, jax.Array], Params]:
     """Returns the tensors of a forward and backward pass, and the gradients of the parameters."""
     zero = jnp.zeros((len(x), setup.widths[-1]), x.dtype)
-    value_and_grad = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-    (loss, tensors), (gradients, logits_gradient) = value_and_grad(params, zero, setup, x, labels)
+    value_and_grad = jax.value_and_grad(loss_fn, argnums=(1, 4), has_aux=True)
+    (loss, tensors), (gradients, logits_gradient) = value_and_grad(setup, params, x, labels, zero)
     return tensors | {"loss": loss, "logits.grad": logits_gradient}, gradients
 
 

@@ -66,7 +66,7 @@ class Trainer:
         return state
 
     def _begin(self, initial: Parameters) -> TrainState:
-        """Returns the state before the first step, each part of it on its device alone."""
+        """Returns the state before the first step, each part of it only where the layout has it."""
         return begin(self._setup, place(from_neutral(self._shapes.params, initial), self._shardings.params))
 
     @property

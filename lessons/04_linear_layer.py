@@ -80,9 +80,9 @@ with figure("A square layer with and without the transpose", columns=2, height=3
         say(f"{name}: at most {np.abs(output - expected).max():.1e} apart")
 
 # %% [markdown]
-# So this project names weights neutrally, keeps torch's (out, in) in every file, and has
-# the transpose in one place, `jax_mlp/weights.py`, for whole models. Here is the tutorial's
-# network with torch's random weights, in both frameworks.
+# So this project names weights neutrally, and keeps torch's (out, in) in every file and in
+# both its models: its JAX one has a `Linear` of its own (`jax_mlp/model.py`). Here is the
+# tutorial's network with torch's random weights, in both frameworks.
 
 # %%
 widths = (784, 200, 200, 10)

@@ -31,7 +31,7 @@ from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.initial import initial_parameters
 from mlp_workload.order import epoch_order
-from reference_torch.step import Trainer
+from reference_torch.trainer import Trainer
 
 config = dataclasses.replace(PRESETS["relu"], last_activation="none")
 mnist = load("mnist")

@@ -64,7 +64,8 @@ class Compiled(Trainer):
 
     def _loss(self, batch: torch.Tensor) -> torch.Tensor:
         logits = self._model(normalize(self._config, gather(self._images, batch)))
-        return F.cross_entropy(logits, gather(self._labels, batch), ignore_index=IGNORED)
+        labels, smoothing = gather(self._labels, batch), self._config.label_smoothing
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing, ignore_index=IGNORED)
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
         self._optimizer.zero_grad()

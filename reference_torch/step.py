@@ -1,9 +1,8 @@
 """One training step and one evaluation.
 
-Training, traces, the parity check and `--seeds` all run these. `jax_mlp/step.py` has the same functions in JAX.
+Training, traces, the parity check and `--seeds` all run these; under torchrun, `distributed.py` has a loss over slices
+of a batch. `jax_mlp/step.py` has functions of the same names in JAX, which return what these change in place.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 from mlp_workload.config import Config
 from reference_torch.loss import IGNORED
 from reference_torch.model import MLP, HandWritten
+from reference_torch.weights import neutral_names
 
 Model = HandWritten | MLP
 
@@ -22,27 +22,33 @@ def normalize(config: Config, images: torch.Tensor) -> torch.Tensor:
 
 
 def loss_fn(
-    config: Config, model: Model, x: torch.Tensor, labels: torch.Tensor
+    config: Config, model: Model, x: torch.Tensor, labels: torch.Tensor, traced: bool = False
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Returns the mean cross-entropy of x (batch, pixels) and every layer's tensors by the names of a trace."""
-    tensors = dict(model.intermediates(x))
+    """Returns the mean cross-entropy of x (batch, pixels), and the logits, or if `traced` every layer's tensors."""
+    tensors = dict(model.intermediates(x)) if traced else {"logits": model(x)}
     loss = F.cross_entropy(tensors["logits"], labels, label_smoothing=config.label_smoothing, ignore_index=IGNORED)
     return loss, tensors
 
 
-def loss_and_gradients(config: Config, model: Model, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a forward and backward pass.
+def loss_and_gradients(
+    config: Config, model: Model, x: torch.Tensor, labels: torch.Tensor, traced: bool = False
+) -> dict[str, torch.Tensor]:
+    """Returns the loss and the tensors of `loss_fn`, and if `traced` the gradient of the logits.
 
     The gradients of the parameters are left in their `grad`, in place of those of the step before.
     """
-    loss, tensors = loss_fn(config, model, x, labels)
-    tensors["logits"].retain_grad()
+    loss, tensors = loss_fn(config, model, x, labels, traced)
+    if traced:
+        tensors["logits"].retain_grad()
     for parameter in model.parameters():
         parameter.grad = None
     loss.backward()
-    gradient = tensors["logits"].grad
-    assert gradient is not None
-    return tensors | {"loss": loss.detach(), "logits.grad": gradient}
+    tensors["loss"] = loss.detach()
+    if traced:
+        gradient = tensors["logits"].grad
+        assert gradient is not None
+        tensors["logits.grad"] = gradient
+    return tensors
 
 
 def train_step(
@@ -51,18 +57,21 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     images: torch.Tensor,
     labels: torch.Tensor,
-    before_update: Callable[[], None] = lambda: None,
+    traced: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Trains on images (batch, pixels), uint8, and labels (batch,); returns the tensors.
+    """Trains on images (batch, pixels), uint8, and labels (batch,), in place; returns the loss and the logits.
 
-    The tensors have the names of `mlp_workload.trace`. `before_update` may read the gradients of the parameters, in
-    whose memory the optimizer may compute.
+    If `traced`, also every other tensor of the step, by the names of `mlp_workload.trace`.
     """
     x = normalize(config, images)
-    tensors = loss_and_gradients(config, model, x, labels)
-    before_update()
+    tensors = loss_and_gradients(config, model, x, labels, traced)
+    if traced:  # before the update, which may be computed in the gradients' memory
+        tensors |= {"batch.images": images, "batch.labels": labels, "inputs": x}
+        for name, parameter in zip(neutral_names(model), model.parameters(), strict=True):
+            assert parameter.grad is not None
+            tensors[f"{name}.grad"] = parameter.grad.clone()
     optimizer.step()
-    return tensors | {"batch.images": images, "batch.labels": labels, "inputs": x}
+    return tensors
 
 
 @torch.no_grad()

@@ -77,9 +77,9 @@ class Trainer:
         """Trains on the examples `batch` (b,); returns the loss."""
         return self._train_on(batch)["loss"]
 
-    def _train_on(self, batch: torch.Tensor, **options: Any) -> dict[str, torch.Tensor]:
+    def _train_on(self, batch: torch.Tensor, traced: bool = False) -> dict[str, torch.Tensor]:
         images, labels = gather(self._images, batch), gather(self._labels, batch)
-        return train_step(self._config, self._model, self._optimizer, images, labels, **options)
+        return train_step(self._config, self._model, self._optimizer, images, labels, traced)
 
     def evaluate(self) -> Evaluation:
         return self._evaluation(*self._test)
@@ -120,14 +120,7 @@ class Trainer:
         return number
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
-        gradients: dict[str, torch.Tensor] = {}
-
-        def keep() -> None:
-            for name, parameter in self._named_parameters().items():
-                assert parameter.grad is not None
-                gradients[f"{name}.grad"] = parameter.grad.clone()
-
-        tensors = self._train_on(self._indices(batch), before_update=keep) | gradients
+        tensors = self._train_on(self._indices(batch), traced=True)
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         arrays["batch.labels"] = arrays["batch.labels"].astype(np.int32)
         return mlp_trace(arrays | self.state())

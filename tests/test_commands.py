@@ -286,8 +286,7 @@ def test_a_full_disk(trainer, free, full, small, tmp_path):
         assert isinstance(events[-1], RunStarted | TrainLosses | Evaluated), "readable up to the last whole line"
 
 
-@COLD
-@trainer
+@pytest.mark.parametrize("trainer", ["reference_torch.train", pytest.param("jax_mlp.train", marks=COLD)])
 def test_warnings_and_forks(trainer, tmp_path):
     """A full epoch with every warning an error; JAX warns of a fork of its threads, so torch's side is watched too."""
     script = f"""

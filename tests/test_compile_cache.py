@@ -124,3 +124,13 @@ def test_a_folder_that_others_can_write_to_is_not_used(mode, folder):
     folder.mkdir(parents=True)
     folder.chmod(mode)
     assert kept() == {}
+
+
+def test_it_is_said_before_jax_is_imported():
+    code = (
+        "import sys, jax_mlp.train\n"
+        "jax_mlp.train.keep_compiled_programs = lambda: sys.exit('late' if 'jax' in sys.modules else 'in time')\n"
+        "jax_mlp.train.main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (1, "in time\n")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from scipy import stats
-from tolerances import INITIAL_STD, SAME_DISTRIBUTION
+from tolerances import FORWARD_BACKWARD, INITIAL_STD, SAME_DISTRIBUTION
 
 import jax_mlp.model
 import jax_mlp.weights
@@ -103,8 +103,21 @@ def test_the_seed_decides(side):
 
 def test_flax_linear_is_what_flax_does_by_itself():
     default = nnx.Linear(784, 200, rngs=nnx.Rngs(0))
-    ours = nnx.Linear(784, 200, kernel_init=jax_mlp.model.kernel_init("flax_linear"), rngs=nnx.Rngs(0))
-    assert (default.kernel[...] == ours.kernel[...]).all()
+    ours = jax_mlp.model.Linear(784, 200, "flax_linear", np.float32, None, nnx.Rngs(0))
+    assert (ours.weight[...] == default.kernel[...].T).all()
+
+
+@pytest.mark.parametrize("initialization", SCHEMES)
+def test_our_linear_draws_and_computes_what_flaxs_does(initialization):
+    flaxs = nnx.Linear(
+        30, 20, rngs=nnx.Rngs(3), param_dtype=float, kernel_init=jax_mlp.model.kernel_init(initialization),
+        bias_init=jax_mlp.model.bias_init(initialization, 30),
+    )  # fmt: skip
+    ours = jax_mlp.model.Linear(30, 20, initialization, float, None, nnx.Rngs(3))
+    assert (ours.weight[...] == flaxs.kernel[...].T).all()
+    assert (flaxs.bias[...] == ours.bias[...]).all()
+    x = np.random.default_rng(0).normal(size=(5, 30))
+    FORWARD_BACKWARD["float64"].assert_close(ours(x), flaxs(x))
 
 
 def test_torch_linear_is_what_torch_does_by_itself():

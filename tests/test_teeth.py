@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import multiprocessing
+import multiprocessing.spawn
 
 import pytest
 from in_process import run_parity
@@ -27,8 +27,10 @@ FIRST = (
 
 @pytest.fixture(scope="module")
 def sides():
+    interpreter = multiprocessing.spawn.get_executable()
     multiprocessing.set_executable(python())
     with Side("jax", Worker) as one, Side("torch", Worker) as other:
+        multiprocessing.set_executable(interpreter)
         yield one, other
 
 

@@ -55,8 +55,8 @@ def _torch_gradient(name: str, edit: Callable[[Any], Any]) -> Any:
     def make(original: Any) -> Any:
         from reference_torch.weights import neutral_names
 
-        def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any) -> Any:
-            tensors = original(config, model, x, labels)
+        def loss_and_gradients(config: Any, model: Any, *rest: Any) -> Any:
+            tensors = original(config, model, *rest)
             parameter = dict(zip(neutral_names(model), model.parameters(), strict=True))[name]
             parameter.grad = edit(parameter.grad)
             return tensors
@@ -92,8 +92,8 @@ def _torch_gradient_in_step(step: int, factor: float) -> Any:
 
         wrong = torch.from_numpy(load("mnist").train.labels[epoch_order(0, 1, 60_000)[(step - 1) * 200 : step * 200]])
 
-        def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any) -> Any:
-            tensors = original(config, model, x, labels)
+        def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:
+            tensors = original(config, model, x, labels, *rest)
             if torch.equal(labels, wrong.to(labels)):
                 next(iter(model.parameters())).grad *= factor
             return tensors

@@ -50,11 +50,14 @@ def replaced(target: str, make: Callable[[Any], Any]) -> Callable[[], AbstractCo
         owner: Any = importlib.import_module(module)
         for part in owners:
             owner = getattr(owner, part)
-        is_inherited, original = name not in vars(owner), getattr(owner, name)
-        setattr(owner, name, make(original))
+        before = vars(owner).get(name)
+        setattr(owner, name, make(getattr(owner, name)))
         try:
             yield
         finally:
-            delattr(owner, name) if is_inherited else setattr(owner, name, original)
+            if before is None:  # inherited
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
 
     return plant
