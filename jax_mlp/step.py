@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a step needs besides arrays: constant in a compiled program."""
+    """Constants of a compiled step: settings, widths, the structure of the model, the optimizer."""
 
     config: Config
     widths: tuple[int, ...]

@@ -1,1 +1,1 @@
-"""Whether both frameworks reach the same accuracy."""
+"""The accuracies that both frameworks reach."""

@@ -1,1 +1,1 @@
-"""What each way of training costs."""
+"""The cost of each way of training."""

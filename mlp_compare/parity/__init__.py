@@ -1,1 +1,1 @@
-"""Whether both frameworks compute the same, step by step and tensor by tensor."""
+"""Both frameworks held together, step by step and tensor by tensor."""
