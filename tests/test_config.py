@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_workload.command_line import parse_config
+from mlp_workload.command_line import Training, parse_config, part
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 
@@ -27,6 +27,13 @@ def test_presets_are_the_articles_two_programs():
 @pytest.mark.parametrize("arguments", [["--preset", "relu"], ["--preset=relu"], ["--epochs", "10", "--preset", "relu"]])
 def test_the_preset_sets_defaults(arguments):
     assert parse_config(arguments, Config) == PRESETS["relu"]
+
+
+def test_a_resumed_run_keeps_its_settings_but_for_its_folder_and_gpu(tmp_path):
+    begun = dataclasses.replace(PRESETS["relu"], gpu=1, momentum=0.9, run_dir=tmp_path / "elsewhere")
+    (tmp_path / "config.json").write_text(begun.to_json())
+    resumed = parse_config(["--resume", str(tmp_path)], Training)
+    assert part(Config, resumed) == dataclasses.replace(begun, gpu=None, run_dir=tmp_path)
 
 
 def test_a_flag_beats_the_preset_wherever_it_stands():
