@@ -68,7 +68,7 @@ class Ensemble:
         self._initial, self._test_labels = initial, dataset.test.labels
         self._mesh = Mesh(np.array(devices), ("models",))
         setup = self._setup = Setup.of(config, dataset.pixels, dataset.classes)
-        self._shapes = jax.eval_shape(partial(init_state, setup), np.uint32(0))
+        self._shapes = jax.eval_shape(partial(begin, setup), setup.shapes)
         self._train, self._test = jax.device_put(examples(dataset), NamedSharding(self._mesh, _SAME))
         self._draw: Any = jax.jit(self._of_all(partial(init_state, setup), 0))
         epoch = partial(train_epoch, setup, _unshared)

@@ -27,19 +27,20 @@ class TrainState(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """Constants of a compiled step: settings, widths, the structure of the model, the optimizer."""
+    """Constants of a compiled step: settings, widths, structure of the model, shapes of its parameters, optimizer."""
 
     config: Config
     widths: tuple[int, ...]
     graph: nnx.GraphDef[MLP]
+    shapes: Params
     optimizer: optax.GradientTransformation
 
     @classmethod
     def of(cls, config: Config, pixels: int, classes: int) -> "Setup":
         widths = tuple(config.widths(pixels, classes))
-        graph, _ = nnx.split(nnx.eval_shape(lambda: build_model(config, widths)))
+        graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(config, widths)))
         optimizer = sgd(config.learning_rate, config.momentum, config.nesterov, config.weight_decay)
-        return cls(config, widths, graph, optimizer)
+        return cls(config, widths, graph, shapes, optimizer)
 
 
 def init_state(setup: Setup, seed: jax.Array) -> TrainState:

@@ -39,12 +39,12 @@ class Trainer:
 
         self._start: Callable[[], TrainState]
         setup = self._setup = Setup.of(config, dataset.pixels, dataset.classes)
-        draw, seed = partial(init_state, setup), np.uint32(config.seed)
-        self._shapes = jax.eval_shape(draw, seed)
+        self._shapes = jax.eval_shape(partial(begin, setup), setup.shapes)
         self._shardings = layout.of_state(self._shapes, setup.optimizer)
         results = self._shardings, layout.everywhere
         if initial is None:
-            drawing = jax.jit(draw, out_shardings=self._shardings).lower(seed)
+            seed = np.uint32(config.seed)
+            drawing = jax.jit(partial(init_state, setup), out_shardings=self._shardings).lower(seed)
             drawn = self._compilers.submit(drawing.compile, FOR_ONE_CALL)
             self._start = lambda: drawn.result()(seed)
         else:

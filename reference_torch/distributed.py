@@ -90,11 +90,7 @@ class RankTrainer(Trainer):
         return losses.numpy() / self._rank.world
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
-        self._optimizer.zero_grad()
-        loss = self._loss(batch)
-        loss.backward()
-        self._optimizer.step()
-        return loss.detach()
+        return self._update(self._loss(batch))
 
     def _loss(self, batch: torch.Tensor) -> torch.Tensor:
         """Of this process's slice: so that the mean over the processes, which DistributedDataParallel takes of the

@@ -68,11 +68,7 @@ class Compiled(Trainer):
         return F.cross_entropy(logits, labels, label_smoothing=smoothing, ignore_index=IGNORED)
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
-        self._optimizer.zero_grad()
-        loss = self._compiled_loss(batch)
-        loss.backward()
-        self._optimizer.step()
-        return loss.detach()
+        return self._update(self._compiled_loss(batch))
 
 
 class CompiledAutotuned(Compiled):

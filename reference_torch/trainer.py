@@ -81,10 +81,16 @@ class Trainer:
         images, labels = gather(self._images, batch), gather(self._labels, batch)
         return train_step(self._config, self._model, self._optimizer, images, labels, traced)
 
+    def _update(self, loss: torch.Tensor) -> torch.Tensor:
+        """Updates by the gradients of a loss that is not `loss_fn`'s; returns it."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        return loss.detach()
+
     def evaluate(self) -> Evaluation:
         return self._evaluation(*self._test)
 
-    @torch.no_grad()
     def _evaluation(self, images: torch.Tensor, labels: torch.Tensor) -> Evaluation:
         """Of these images (n, pixels), uint8, with their labels (n,)."""
         parts = images.split(_EVALUATED_AT_ONCE)
