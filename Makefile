@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_TENSORFLOW ?= .venv-tensorflow
 
-PACKAGES := mlp_workload jax_mlp reference_torch mlp_compare examples experiments fuzz website
+PACKAGES := mlp_workload jax_mlp reference_torch twincheck mlp_compare examples experiments fuzz website
 FULL_EXTRAS := [dev,bench,compare,export,tensorboard,visdom]
 TENSORFLOW_EXTRAS := [test,tfds]
 # Threads that wait by spinning would take the cores from the other worker's.

@@ -15,10 +15,10 @@ import tyro
 
 from fuzz.target import Target
 from fuzz.targets import TARGETS
-from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.environment import usable_cores
+from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.environment.description import usable_cores
 from mlp_workload.errors import UserError
-from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.files import clear_write_errors
 
 PROGRAM = "python -m fuzz"
 SLOWEST = 20

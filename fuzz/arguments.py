@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from fuzz.target import Target
-from mlp_workload.command_line import Training, parse_config
+from mlp_workload.cli.trainer import Training, parse_config
 
 _SEEDS = (
     "--preset relu --last-activation none --seed 1",

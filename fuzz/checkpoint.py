@@ -9,8 +9,8 @@ from safetensors.numpy import save
 
 from fuzz.safetensors import WORDS, framed, unframed
 from fuzz.target import Target
-from mlp_workload.checkpoint import FORMAT, _digest, load
 from mlp_workload.config import Config
+from mlp_workload.run.checkpoint import FORMAT, _digest, load
 
 _TENSORS = {"losses": np.ones(3, np.float32), "layers.0.bias": np.ones(2, np.float32)}
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from fuzz.target import Target
-from mlp_workload.command_line import Training, parse_config
+from mlp_workload.cli.trainer import Training, parse_config
 from mlp_workload.config import PRESETS, Config
 
 

@@ -11,7 +11,7 @@ from mlp_workload.config import Config
 from mlp_workload.data import load
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Mistakes, confusion_matrix
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines, events_until
 from mlp_workload.visdom.picture import Picture
 

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from fuzz.target import Target
-from mlp_workload import image_file
-from mlp_workload.digit import SHAPE, find_digit
+from mlp_workload.predict import image_file
+from mlp_workload.predict.digit import SHAPE, find_digit
 
 
 def read(content: bytes, folder: Path) -> None:

@@ -6,8 +6,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from fuzz.target import Target
-from mlp_workload import safetensors_file
-from mlp_workload.weights import load_weights, parameter_shapes
+from mlp_workload.weights import load_weights, parameter_shapes, read_safetensors
 
 SHAPES = parameter_shapes((3, 2))
 WORDS = ("__metadata__", "data_offsets", "dtype", "shape", "BF16", "BOOL", "C64", "F4", "F16", "F32", "F64", "F8_E4M3",
@@ -34,7 +33,7 @@ def unframed(file: bytes) -> bytes:
 def read(content: bytes, folder: Path) -> None:
     path = folder / "weights.safetensors"
     path.write_bytes(framed(content))
-    tensors, _ = safetensors_file.read(path, "safetensors file")
+    tensors, _ = read_safetensors(path, "safetensors file")
     assert sum(array.nbytes for array in tensors.values()) < path.stat().st_size
     parameters = load_weights(path, SHAPES, "float32")
     assert all(np.isfinite(array).all() for array in parameters.values())

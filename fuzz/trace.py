@@ -8,7 +8,7 @@ from safetensors.numpy import save
 
 from fuzz.safetensors import WORDS, framed, unframed
 from fuzz.target import Target
-from mlp_workload.trace import FORMAT, Trace
+from twincheck.trace import FORMAT, Trace
 
 _TENSORS = {"loss": np.array(2.5), "inputs": np.ones((2, 3), np.float32)}
 

@@ -10,9 +10,9 @@ from jax import lax
 
 from jax_mlp.startup import backend_has_begun
 from mlp_workload.config import FIRST_WITH_TF32, Config, check_precision
-from mlp_workload.environment import quota_cores, usable_cores
+from mlp_workload.environment.description import quota_cores, usable_cores
+from mlp_workload.environment.variables import set_variables
 from mlp_workload.errors import UserError
-from mlp_workload.variables import set_variables
 
 _THREADS = ("PJRT_NPROC", "NPROC")
 """Environment variables that set the number of threads of JAX's CPU backend; the first one wins."""

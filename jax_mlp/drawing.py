@@ -2,7 +2,7 @@
 
 from jax_mlp.compile_cache import keep_compiled_programs
 from jax_mlp.predict import load_network
-from mlp_workload.draw.answers import answer
+from mlp_workload.predict.draw_answers import answer
 
 if __name__ == "__main__":
     keep_compiled_programs()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jax_mlp.device import find_device
-from jax_mlp.ensemble import Ensemble, make_ensemble
+from jax_mlp.seeds import Ensemble, make_ensemble
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.weights import Parameters

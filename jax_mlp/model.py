@@ -12,8 +12,8 @@ from jax.nn.initializers import Initializer, lecun_normal, variance_scaling, zer
 from jax_mlp.device import product_precision
 from mlp_workload.config import Config
 from mlp_workload.initial import Initialization
-from mlp_workload.trace import activation as activation_name
-from mlp_workload.trace import pre_activation
+from mlp_workload.interface import activation as activation_name
+from mlp_workload.interface import pre_activation
 
 Activation = Literal["relu", "leaky_relu", "none"]
 Params = nnx.State[Any, Any]
@@ -80,7 +80,7 @@ class MLP(nnx.Module):
         return logits
 
     def intermediates(self, x: jax.Array) -> Iterator[tuple[str, jax.Array]]:
-        """Each layer's pre-activation and activation, by the names of `mlp_workload.trace`; the logits come last."""
+        """Each layer's pre-activation and activation, by the names of `twincheck.trace`; the logits come last."""
         for index, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True)):
             x = layer(x)
             yield pre_activation(index), x

@@ -9,12 +9,12 @@ from jax_mlp.device import find_device
 from jax_mlp.model import Params, build_model
 from jax_mlp.step import normalize
 from jax_mlp.weights import from_neutral
-from mlp_workload.prediction import Prediction
-from mlp_workload.trained import Trained
+from mlp_workload.interface import Prediction
+from mlp_workload.predict.trained import Trained
 
 
 class Network:
-    """See `mlp_workload.prediction.Network`."""
+    """See `mlp_workload.interface.Network`."""
 
     def __init__(self, trained: Trained) -> None:
         config = trained.on_cpu

@@ -2,9 +2,9 @@
 
 from jax_mlp.compile_cache import keep_compiled_programs
 from jax_mlp.startup import import_jax
-from mlp_workload.predicting import run_predict
-from mlp_workload.prediction import Network
-from mlp_workload.trained import Trained
+from mlp_workload.interface import Network
+from mlp_workload.predict.command import run_predict
+from mlp_workload.predict.trained import Trained
 
 
 def load_network(trained: Trained) -> Network:

@@ -89,7 +89,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array], Params]:
     """Trains on images (batch, pixels), uint8, and labels (batch,); returns the new state, the tensors, the gradients.
 
-    The tensors have the names of `mlp_workload.trace`. If nobody uses them the compiler leaves out what only they need.
+    The tensors have the names of `twincheck.trace`. If nobody uses them the compiler leaves out what only they need.
     """
     x = normalize(setup.config, images)
     tensors, gradients = loss_and_gradients(setup, state.params, x, labels)

@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import mlp_workload.seeds
-from jax_mlp.cluster import Cluster, ending_alone
+import mlp_workload.run.seeds
 from jax_mlp.compile_cache import keep_compiled_programs
+from jax_mlp.distributed import Cluster, ending_alone
 from jax_mlp.startup import started_jax
-from mlp_workload import training
-from mlp_workload.command_line import Training, part, run_trainer
+from mlp_workload.cli.trainer import Training, part, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.keeper import CHECKPOINT_EVERY, Resume
-from mlp_workload.seeds import MakeEnsemble
-from mlp_workload.training import MakeTrainer
-from mlp_workload.watching import Watching
+from mlp_workload.interface import MakeEnsemble, MakeTrainer
+from mlp_workload.run import session
+from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
+from mlp_workload.run.output_options import Watching
 
 
 def train(
@@ -27,21 +26,21 @@ def train(
     resume: Resume = False,
     cluster: Cluster | None = None,
 ) -> dict[str, Any]:
-    """Trains as `config` says and returns the summary; see `mlp_workload.training.train`.
+    """Trains as `config` says and returns the summary; see `mlp_workload.run.session.train`.
 
-    In the processes of a `cluster` but the first it returns nothing; see `mlp_workload.training.follow`.
+    In the processes of a `cluster` but the first it returns nothing; see `mlp_workload.run.session.follow`.
     """
     cluster = (cluster or Cluster()).among(config.devices)
     joined = partial(framework, cluster=cluster)
     if cluster.is_first:
-        return training.train(config, joined, watching or Watching(), checkpoint_every, resume)
-    training.follow(config, joined, checkpoint_every, resume)
+        return session.train(config, joined, watching or Watching(), checkpoint_every, resume)
+    session.follow(config, joined, checkpoint_every, resume)
     return {}
 
 
 def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
-    """Trains with so many seeds from `config.seed` on; see `mlp_workload.seeds.train_seeds`."""
-    return mlp_workload.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
+    """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
+    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
 
 
 @contextlib.contextmanager
@@ -62,7 +61,7 @@ def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
     with started_jax():
         import jax
 
-        from jax_mlp.ensemble import make_ensemble
+        from jax_mlp.seeds import make_ensemble
 
         with jax.enable_x64(config.dtype == "float64"):
             yield partial(make_ensemble, models=models)

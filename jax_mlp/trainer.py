@@ -12,19 +12,19 @@ import optax
 
 from jax_mlp.device import device_name, peak_bytes, product_threads, versions
 from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, in_chunks, pack, train_epoch, train_on, train_steps
-from jax_mlp.layout import fetch, find_layout, place
 from jax_mlp.model import Params
+from jax_mlp.sharding import fetch, find_layout, place
 from jax_mlp.step import Setup, TrainState, begin, init_state
 from jax_mlp.weights import from_neutral, to_neutral
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
+from mlp_workload.interface import Array, step_tensors
 from mlp_workload.metrics import Evaluation
-from mlp_workload.trace import Trace, mlp_trace
 from mlp_workload.weights import Parameters
 
 
 class Trainer:
-    """See `mlp_workload.training.Trainer`. float64 needs `jax.enable_x64(True)` around all of it."""
+    """See `mlp_workload.interface.Trainer`. float64 needs `jax.enable_x64(True)` around all of it."""
 
     framework = "jax"
     packages = ("jax", "jaxlib", "flax", "optax")
@@ -143,9 +143,9 @@ class Trainer:
     def largest(self, number: int) -> int:
         return self._layout.largest(number)
 
-    def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
+    def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
         self._state, tensors, gradients = self._step(self._state, *self._train, batch)
-        return mlp_trace(jax.device_get(tensors) | _suffixed(_neutral(gradients), "grad") | self.state())
+        return step_tensors(jax.device_get(tensors) | _suffixed(_neutral(gradients), "grad") | self.state())
 
 
 def examples(dataset: Dataset, shares: int = 1) -> Any:

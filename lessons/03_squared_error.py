@@ -27,10 +27,10 @@ from jax_mlp.model import leaky_relu
 from jax_mlp.step import normalize
 from lessons.figure import figure, say
 from mlp_compare.figures import COLOURS
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order
 
 
 def squared_error(logits, labels):

@@ -27,10 +27,10 @@ import reference_torch.step
 from jax_mlp.loss import cross_entropy
 from lessons.figure import figure, say
 from mlp_compare.figures import COLOURS, INK
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order
 from reference_torch.trainer import Trainer
 
 config = dataclasses.replace(PRESETS["relu"], last_activation="none")

@@ -33,7 +33,7 @@ from mlp_compare.figures import COLOURS, INK
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.metrics import confusion_matrix
-from mlp_workload.watching import Watching
+from mlp_workload.run.output_options import Watching
 from mlp_workload.weights import load_weights, parameter_shapes
 
 SEEDS, EPOCHS = 16, 1

@@ -30,12 +30,12 @@ import reference_torch.device
 from jax_mlp.trainer import Trainer as JaxTrainer
 from lessons.figure import figure, say
 from mlp_compare.figures import COLOURS
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
-from mlp_workload.environment import describe_environment
+from mlp_workload.environment.description import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order
 from reference_torch.trainer import Trainer as TorchTrainer
 
 config = PRESETS["leaky"]

@@ -20,14 +20,14 @@ import dataclasses
 import numpy as np
 
 from lessons.figure import figure, say
-from mlp_compare import bounds
-from mlp_compare.comparison import compare
 from mlp_compare.figures import COLOURS, INK
+from mlp_compare.parity import bound_table
 from mlp_compare.parity.gradient_noise import gradient_floors
 from mlp_compare.parity.sign_flips import effect, find_crossings
 from mlp_compare.parity.worker import Worker
-from mlp_compare.side import Side, both
 from mlp_workload.config import PRESETS
+from twincheck.comparison import compare
+from twincheck.pipe import Side, both
 
 config = dataclasses.replace(PRESETS["relu"], batch_size=500)
 MOST_STEPS, STEPS_AFTER = 600, 40
@@ -92,12 +92,12 @@ say(f"{crossing}. Explained: {crossing.explained}; {len(more)} more in this step
 # bounds.
 
 # %%
-table = bounds.table("float32", 784, crossed)
+table = bound_table.table("float32", 784, crossed)
 floors = gradient_floors(traces[0], began[0])
 
 
 def bound(name):
-    row = table[bounds.kind(name)]
+    row = table[bound_table.kind(name)]
     return dataclasses.replace(row, absolute=max(row.absolute, floors.get(name, 0.0)))
 
 

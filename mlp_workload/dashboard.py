@@ -14,10 +14,10 @@ from typing import Annotated
 
 import tyro
 
-from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.cli.parse import one_line_errors, parse
 from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import expand
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.visdom import assets, timed_http
 from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture

@@ -4,6 +4,7 @@ import contextlib
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
 
 LONGEST = 2000
 """Characters of an error's line."""
@@ -104,3 +105,14 @@ def why_ended(status: int, stderr: str) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1000]} ... {text[-900:]}"
+
+
+@contextlib.contextmanager
+def clear_memory_errors() -> Iterator[None]:
+    """Turns running out of memory, a `RuntimeError` of many lines in both frameworks, into a `UserError`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error), re.I):
+            raise
+        raise UserError("not enough memory: try smaller --hidden or --batch-size, or --device cpu") from error

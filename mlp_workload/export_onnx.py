@@ -8,12 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.files import write_atomically
-from mlp_workload.outputs import new_file
-from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.files import clear_write_errors, new_file, write_atomically
+from mlp_workload.predict.trained import Trained
 from mlp_workload.sinks.console import Output
-from mlp_workload.trained import Trained
 
 PROGRAM = "python -m mlp_workload.export_onnx"
 
@@ -38,7 +36,7 @@ def main() -> None:
 
 def run(options: Export) -> None:
     """Raises `UserError` where there is no such run or OUT can't be written, which then is not there."""
-    from mlp_workload.onnx_model import onnx_model  # onnx may be missing, which `main` says
+    from mlp_workload.predict.onnx_model import onnx_model  # onnx may be missing, which `main` says
 
     trained = Trained.load(options.run)
     model = onnx_model(trained.config, trained.parameters)

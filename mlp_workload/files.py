@@ -1,19 +1,22 @@
 """Paths as users type them, files that may come from elsewhere, and files that are there whole or not at all."""
 
+import contextlib
 import errno
 import io
+import json
+import math
 import os
 import re
 import shlex
 import stat
 import string
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from mlp_workload.cgroup import ROOT, memory_limit
-from mlp_workload.errors import UserError
+from mlp_workload.environment.cgroup import ROOT, memory_limit
+from mlp_workload.errors import UserError, refusal
 
 _PLAIN = set(string.printable[:95]) - {"'", "\\"}
 """Characters that stand for themselves within $'...'."""
@@ -24,6 +27,9 @@ _KINDS: Mapping[int, str] = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+LARGEST_JSON = 2**26
+"""Bytes; a benchmark's results take a few hundred kilobytes."""
 
 
 def expand(path: Path) -> Path:
@@ -147,3 +153,78 @@ def write_atomically(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content` for people and programs, whole or not at all. Raises `UserError` where it can't."""
+    with clear_write_errors(path):
+        write_atomically(path, (to_json(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json`, or another program, wrote. Raises `UserError` where it can't be read or is no JSON."""
+    try:
+        return json.loads(read_at_most(path, LARGEST_JSON))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {refusal(error)}") from error
+
+
+@contextlib.contextmanager
+def clear_write_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk, a missing permission and their like into a `UserError` that names what was being written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """As `json.dumps`, but numbers that JSON lacks (nan and the infinities) become null."""
+    return json.dumps(_finite(value), allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value
+
+
+@contextlib.contextmanager
+def new_file(flag: str, path: Path | None) -> Iterator[Path | None]:
+    """Claims `path`, expanded, before any work, so that nothing is overwritten; leaves none where the work fails."""
+    if path is None:
+        yield None
+        return
+    path = expand(path)
+    try:
+        with clear_write_errors(path):
+            path.open("x").close()
+    except UserError as error:
+        if isinstance(error.__cause__, FileExistsError):
+            raise UserError(f"{flag} {path} exists; name a new file") from None
+        raise
+    try:
+        yield path
+    except BaseException:
+        if path.stat().st_size == 0:
+            path.unlink()
+        raise
+
+
+def empty_folder(flag: str, path: Path | None) -> Path | None:
+    """`path`, expanded: a folder that is empty or yet to be made. Raises `UserError` where there is something."""
+    if path is None:
+        return None
+    path = expand(path)
+    with clear_write_errors(path):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{flag} {path} is not a folder")
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"{flag} {path} is not empty; name a new or empty folder")
+    return path

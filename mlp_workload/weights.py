@@ -3,22 +3,25 @@
 `layers.0.weight` (fan_out, fan_in) and `layers.0.bias` (fan_out,), counted from the input: torch's convention.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mlp_workload import safetensors_file
 from mlp_workload.errors import UserError
-from mlp_workload.files import write_atomically
+from mlp_workload.files import check_fits_memory, open_regular, reason, write_atomically
 
 Array = npt.NDArray[np.floating[Any]]
 Parameters = dict[str, Array]
-Shapes = safetensors_file.Shapes
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def parameter_shapes(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -70,11 +73,120 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str |
 
     Raises `UserError`, naming the file and the tensor, where it does not.
     """
-    parameters, _ = safetensors_file.read(
-        path, "safetensors file", lambda found: check_shapes(found, shapes, str(path))
-    )
+    parameters, _ = read_safetensors(path, "safetensors file", lambda found: check_shapes(found, shapes, str(path)))
     check(parameters, shapes, str(path))
     with np.errstate(over="ignore"):
         parameters = {name: parameters[name].astype(dtype or parameters[name].dtype, copy=False) for name in shapes}
     check(parameters, shapes, f"{path} in {dtype}")
     return parameters
+
+
+_TYPES = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8",
+    "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8",
+}  # fmt: skip
+"""NumPy's by the format's names; the format has others, such as BF16 and F8_E4M3."""
+
+
+def read_safetensors(
+    path: Path, kind: str, check: Callable[[Shapes], None] = lambda shapes: None
+) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, str]]:
+    """The tensors by name, and the metadata. `check` is given the shapes before any tensor is read.
+
+    Raises `UserError`, naming the file, where it is no readable `kind`; its cause is an `OSError` or `MemoryError` if
+    what is in the file could not be found out.
+    """
+    try:
+        with open_regular(path) as file:
+            with safe_open(path, framework="numpy") as checked:  # the header and the size of the file
+                metadata = checked.metadata() or {}
+            start = 8 + int.from_bytes(file.read(8), "little")
+            about = json.loads(file.read(start - 8))
+            about.pop("__metadata__", None)
+            check({name: tuple(tensor["shape"]) for name, tensor in about.items()})
+            check_fits_memory(path.stat().st_size, str(path))
+            tensors = {}
+            for name, tensor in about.items():  # not through a map of the file, of which an I/O error ends the process
+                if tensor["dtype"] not in _TYPES:
+                    raise UserError(f"{path}: {name} is {tensor['dtype']}, which NumPy lacks: save it in float32")
+                tensors[name] = np.empty(tensor["shape"], _TYPES[tensor["dtype"]])
+                file.seek(start + tensor["data_offsets"][0])
+                if file.readinto(tensors[name].reshape(-1).view(np.uint8).data) < tensors[name].nbytes:
+                    raise UserError(f"{path}: it was cut short while it was read")
+            return tensors, metadata
+    # ValueError: a shape that NumPy lacks, such as of 70 dimensions.
+    except (SafetensorError, TypeError, ValueError) as error:
+        hint = "; convert a .pt first (README, Exchange weights)" if path.suffix in (".pt", ".pth") else ""
+        raise UserError(f"{path}: not a readable {kind} ({error}){hint}") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: too large for the memory") from error
+    except OSError as error:
+        raise UserError(f"{path}: {reason(error)}") from error
+
+
+_NAME = re.compile(r"(?P<path>.+)\.(?:weight|bias)")
+_NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,8})(?![0-9])")
+
+
+def load_layers(path: Path) -> Parameters:
+    """Reads a safetensors file of parameters under neutral names, of any widths, from the input on.
+
+    Raises `UserError`, naming the file and the tensor, where it is none.
+    """
+    arrays, _ = read_safetensors(path, "safetensors file")
+    parameters = find_layers(arrays, str(path))
+    check(arrays, parameter_shapes(layer_widths(parameters)), str(path))
+    return parameters
+
+
+def find_layers(arrays: Mapping[str, Array], source: str) -> Parameters:
+    """`arrays` under neutral names, from the input on.
+
+    By their own names they are `PATH.weight` (fan_out, fan_in) and `PATH.bias` (fan_out,). If the paths differ only in
+    their numbers, such as `model.0` and `model.2`, `fc1` and `fc2` or `layers.0.linear` and `layers.1.linear`, the
+    numbers tell the order. Otherwise, as for `hidden` and `out`, it is that of `arrays`.
+
+    Raises `UserError`, naming the array, where one is missing, extra, misshapen, not floating or not finite.
+    """
+    layers = _layers(arrays, source)
+    names = [name for layer in layers for name in layer]
+    for name in names:
+        if name not in arrays:
+            raise UserError(f"{source}: {name} is missing")
+    for weight, bias in layers:
+        shape = arrays[weight].shape
+        if len(shape) != 2 or 0 in shape:
+            raise UserError(f"{source}: {weight} has shape {shape}, expected (fan_out, fan_in)")
+        if arrays[bias].shape != shape[:1]:
+            raise UserError(f"{source}: {bias} has shape {arrays[bias].shape}, but {weight} has {shape}")
+    for (before, _), (weight, _) in pairwise(layers):
+        if arrays[weight].shape[1] != arrays[before].shape[0]:
+            shapes = f"{weight} has shape {arrays[weight].shape}, but {before} before it {arrays[before].shape}"
+            raise UserError(f"{source}: {shapes}")
+    ordered = {name: arrays[name] for name in names}
+    check(arrays, {name: array.shape for name, array in ordered.items()}, source)
+    return dict(zip(parameter_shapes(layer_widths(ordered)), ordered.values(), strict=True))
+
+
+def layer_widths(parameters: Parameters) -> tuple[int, ...]:
+    """Of all layers of an MLP with these parameters, input and output included."""
+    weights = [array for array in parameters.values() if array.ndim == 2]
+    return (weights[0].shape[1], *(weight.shape[0] for weight in weights))
+
+
+def _layers(names: Iterable[str], source: str) -> list[tuple[str, str]]:
+    """The names of each layer's weight and bias, in order. Raises `UserError` if there is another among `names`."""
+    paths = {name: match["path"] if (match := _NAME.fullmatch(name)) else "" for name in names}
+    forms = Counter(_NUMBER.sub("N", path) for path in paths.values() if path)
+    if not forms:
+        raise UserError(f"{source}: no tensor's name ends in N.weight or N.bias, as those of linear layers do")
+    ((form, _),) = forms.most_common(1)
+    ordered = list(dict.fromkeys(paths.values()))
+    if len(forms) == 1:
+        ordered.sort(key=lambda path: [int(number) for number in _NUMBER.findall(path)])
+    layers = [(f"{path}.weight", f"{path}.bias") for path in ordered if path]
+    missing = [name for layer in layers for name in layer if name not in paths]
+    for name, path in paths.items():
+        if not path or (_NUMBER.sub("N", path) != form and missing):
+            raise UserError(f"{source}: {name} is none of {form}.weight and {form}.bias, as linear layers have")
+    return layers

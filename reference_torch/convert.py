@@ -8,14 +8,11 @@ from typing import Annotated
 
 import tyro
 
-from mlp_workload import chain
-from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.cli.parse import one_line_errors, parse
 from mlp_workload.errors import UserError
-from mlp_workload.files import expand, write_atomically
-from mlp_workload.outputs import new_file
-from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.files import clear_write_errors, expand, new_file, write_atomically
 from mlp_workload.sinks.console import Output
-from mlp_workload.weights import save_weights
+from mlp_workload.weights import layer_widths, load_layers, save_weights
 
 PROGRAM = "python -m reference_torch.convert"
 _TORCH = (".pt", ".pth")
@@ -54,7 +51,7 @@ def run(options: Conversion) -> None:
 
     source = expand(options.source)
     from_torch = source.suffix in _TORCH
-    parameters = state_dict.read(source) if from_torch else chain.load(source)
+    parameters = state_dict.read(source) if from_torch else load_layers(source)
     with new_file("OUT", options.target) as target:
         assert target is not None
         with clear_write_errors(target):
@@ -62,7 +59,7 @@ def run(options: Conversion) -> None:
                 save_weights(target, parameters)
             else:
                 write_atomically(target, state_dict.content(parameters))
-    widths = "-".join(map(str, chain.widths(parameters)))
+    widths = "-".join(map(str, layer_widths(parameters)))
     Output(markup=False, highlight=False, soft_wrap=True).print(f"{target}: the weights of {widths}")
 
 

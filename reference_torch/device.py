@@ -5,7 +5,7 @@ import os
 import torch
 
 from mlp_workload.config import FIRST_WITH_TF32, Config, check_precision
-from mlp_workload.environment import quota_cores
+from mlp_workload.environment.description import quota_cores
 from mlp_workload.errors import UserError
 
 _TORCH_PRECISION = {"highest": "highest", "tf32": "high", "bf16": "high"}

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.environment import usable_cores
+from mlp_workload.environment.description import usable_cores
 from mlp_workload.weights import Parameters
 from reference_torch.loss import IGNORED
 from reference_torch.model import MLP
-from reference_torch.rungs import ByHand
 from reference_torch.step import normalize
 from reference_torch.trainer import Trainer, gather
+from reference_torch.variants import ByHand
 from reference_torch.weights import neutral_names
 
 Orders = npt.NDArray[np.int32]

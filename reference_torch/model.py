@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from mlp_workload.config import Config
 from mlp_workload.initial import TRUNCATED_STD, Initialization
-from mlp_workload.trace import activation as activation_name
-from mlp_workload.trace import pre_activation
+from mlp_workload.interface import activation as activation_name
+from mlp_workload.interface import pre_activation
 from reference_torch.products import Bf16Product
 
 Activation = Literal["relu", "leaky_relu", "none"]
@@ -60,7 +60,7 @@ class HandWritten:
         return logits
 
     def intermediates(self, x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each layer's pre-activation and activation, by the names of `mlp_workload.trace`; the logits come last."""
+        """Each layer's pre-activation and activation, by the names of `twincheck.trace`; the logits come last."""
         layers = zip(self.weights, self.biases, self.activations, strict=True)
         for index, (weight, bias, activation) in enumerate(layers):
             x = self._product(x, weight) + bias

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlp_workload.prediction import Prediction
-from mlp_workload.trained import Trained
+from mlp_workload.interface import Prediction
+from mlp_workload.predict.trained import Trained
 from reference_torch.device import find_device
 from reference_torch.model import build_model
 from reference_torch.step import normalize
@@ -13,7 +13,7 @@ from reference_torch.weights import load_neutral
 
 
 class Network:
-    """See `mlp_workload.prediction.Network`."""
+    """See `mlp_workload.interface.Network`."""
 
     def __init__(self, trained: Trained) -> None:
         self._config = trained.on_cpu

@@ -1,8 +1,8 @@
 """Takes images for digits, by a run's network in PyTorch: `python -m reference_torch.predict --help`."""
 
-from mlp_workload.predicting import run_predict
-from mlp_workload.prediction import Network
-from mlp_workload.trained import Trained
+from mlp_workload.interface import Network
+from mlp_workload.predict.command import run_predict
+from mlp_workload.predict.trained import Trained
 
 
 def load_network(trained: Trained) -> Network:

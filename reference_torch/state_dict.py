@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from mlp_workload import chain
 from mlp_workload.errors import UserError, warn
 from mlp_workload.files import check_fits_memory, open_regular, reason
-from mlp_workload.weights import Array, Parameters
+from mlp_workload.weights import Array, Parameters, find_layers, layer_widths
 from reference_torch.model import MLP
 from reference_torch.weights import to_state_dict
 
@@ -23,7 +22,7 @@ def read(path: Path) -> Parameters:
 
     Widens float16 and bfloat16 to float32, which has all their numbers, and says so on standard error.
 
-    Raises `UserError`, naming the file and the key, where it is not what `mlp_workload.chain.find` takes.
+    Raises `UserError`, naming the file and the key, where it is not what `mlp_workload.find_layers` takes.
     """
     try:
         with open_regular(path) as file, warnings.catch_warnings(action="ignore"):  # of TorchScript, which is refused
@@ -47,7 +46,7 @@ def read(path: Path) -> Parameters:
     for key, value in state.items():
         arrays[str(key)] = array = _array(value, f"{path}: {key}", size)
         check_fits_memory(total := total + array.nbytes, str(path))
-    parameters = chain.find(arrays, str(path))
+    parameters = find_layers(arrays, str(path))
     if halves:
         warn(f"{path}: {' and '.join(sorted(halves))} widened to float32")
     return parameters
@@ -56,7 +55,7 @@ def read(path: Path) -> Parameters:
 def content(parameters: Parameters) -> bytes:
     """A file with the `state_dict` of an `MLP` of as many layers, in the dtypes of `parameters`."""
     with torch.device("meta"):
-        model = MLP(chain.widths(parameters), "none", "none", "torch_linear", torch.float32)
+        model = MLP(layer_widths(parameters), "none", "none", "torch_linear", torch.float32)
     file = io.BytesIO()
     torch.save(to_state_dict(model, parameters), file)
     return file.getvalue()

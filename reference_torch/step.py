@@ -61,7 +61,7 @@ def train_step(
 ) -> dict[str, torch.Tensor]:
     """Trains on images (batch, pixels), uint8, and labels (batch,), in place; returns the loss and the logits.
 
-    If `traced`, also every other tensor of the step, by the names of `mlp_workload.trace`.
+    If `traced`, also every other tensor of the step, by the names of `twincheck.trace`.
     """
     x = normalize(config, images)
     tensors = loss_and_gradients(config, model, x, labels, traced)

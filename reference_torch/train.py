@@ -4,15 +4,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import mlp_workload.seeds
-from mlp_workload import training
-from mlp_workload.command_line import Training, run_trainer
+import mlp_workload.run.seeds
+from mlp_workload.cli.trainer import Training, run_trainer
 from mlp_workload.config import Config
-from mlp_workload.keeper import CHECKPOINT_EVERY, Resume
-from mlp_workload.seeds import MakeEnsemble
-from mlp_workload.training import MakeTrainer
-from mlp_workload.watching import Watching
-from reference_torch.rank import Rank
+from mlp_workload.interface import MakeEnsemble, MakeTrainer
+from mlp_workload.run import session
+from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
+from mlp_workload.run.output_options import Watching
+from reference_torch.distributed import Rank
 
 
 def train(
@@ -21,19 +20,19 @@ def train(
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
 ) -> dict[str, Any]:
-    """Trains as `config` says and returns the summary; see `mlp_workload.training.train`.
+    """Trains as `config` says and returns the summary; see `mlp_workload.run.session.train`.
 
-    In the processes that torchrun started but the first it returns nothing; see `mlp_workload.training.follow`.
+    In the processes that torchrun started but the first it returns nothing; see `mlp_workload.run.session.follow`.
     """
     if Rank.of(config).is_first:
-        return training.train(config, framework, watching or Watching(), checkpoint_every, resume)
-    training.follow(config, framework, checkpoint_every, resume)
+        return session.train(config, framework, watching or Watching(), checkpoint_every, resume)
+    session.follow(config, framework, checkpoint_every, resume)
     return {}
 
 
 def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
-    """Trains with so many seeds from `config.seed` on; see `mlp_workload.seeds.train_seeds`."""
-    return mlp_workload.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
+    """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
+    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
 
 
 @contextlib.contextmanager
@@ -46,7 +45,7 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
         yield Trainer
     else:
         rank = Rank.of(config)
-        from reference_torch.distributed import joined
+        from reference_torch.data_parallel import joined
 
         with joined(rank, config) as make_trainer:
             yield make_trainer
@@ -55,7 +54,7 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
 @contextlib.contextmanager
 def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
     """The same for many models."""
-    from reference_torch.ensemble import Ensemble
+    from reference_torch.seeds import Ensemble
 
     yield Ensemble
 

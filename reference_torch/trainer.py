@@ -8,8 +8,8 @@ import torch
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
+from mlp_workload.interface import Array, step_tensors
 from mlp_workload.metrics import Evaluation
-from mlp_workload.trace import Trace, mlp_trace
 from mlp_workload.weights import Parameters
 from reference_torch.device import device_name, find_device, peak_bytes, product_threads, versions
 from reference_torch.loss import cross_entropy
@@ -23,7 +23,7 @@ _EVALUATED_AT_ONCE = 2000
 
 
 class Trainer:
-    """See `mlp_workload.training.Trainer`."""
+    """See `mlp_workload.interface.Trainer`."""
 
     framework = "torch"
     packages = ("torch",)
@@ -125,11 +125,11 @@ class Trainer:
     def largest(self, number: int) -> int:
         return number
 
-    def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
+    def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
         tensors = self._train_on(self._indices(batch), traced=True)
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         arrays["batch.labels"] = arrays["batch.labels"].astype(np.int32)
-        return mlp_trace(arrays | self.state())
+        return step_tensors(arrays | self.state())
 
     def _named_parameters(self) -> dict[str, torch.Tensor]:
         return dict(zip(neutral_names(self._model), self._model.parameters(), strict=True))

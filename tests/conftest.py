@@ -39,8 +39,8 @@ from warm import python
 import jax_mlp.train
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load
-from mlp_workload.trained import Trained
-from mlp_workload.watching import Watching
+from mlp_workload.predict.trained import Trained
+from mlp_workload.run.output_options import Watching
 from mlp_workload.weights import Parameters, save_weights
 
 jax.config.update("jax_enable_x64", True)

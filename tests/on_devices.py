@@ -16,11 +16,11 @@ import numpy as np
 
 import jax_mlp.train
 from jax_mlp.trainer import Trainer
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples, load
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order
-from mlp_workload.watching import Watching
+from mlp_workload.run.output_options import Watching
 
 DEVICES = (1, 2, 4, 8)
 MESHES = {"1": (1, 1), "2": (2, 2), "4": (4, 4), "2x2": (4, 2)}
@@ -72,7 +72,7 @@ def divided(out: Path, small: Dataset) -> None:
             PRESETS["relu"], dtype="float64", devices=devices, split_hidden=split, hidden=(8, 4), batch_size=20
         )
         trainer = Trainer(config, small, start(config, small))
-        np.savez(out / f"split-{name}.npz", **trainer.trace_step(epoch_order(0, 1, len(small.train))[:20]).tensors)
+        np.savez(out / f"split-{name}.npz", **trainer.trace_step(epoch_order(0, 1, len(small.train))[:20]))
 
 
 def uneven(out: Path, small: Dataset, meshes: Collection[str]) -> None:

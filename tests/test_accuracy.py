@@ -7,7 +7,7 @@ import pytest
 import jax_mlp.train
 import reference_torch.train
 from mlp_workload.config import PRESETS
-from mlp_workload.watching import Watching
+from mlp_workload.run.output_options import Watching
 
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
 

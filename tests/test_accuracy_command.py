@@ -24,10 +24,10 @@ import mlp_compare.accuracy.__main__ as accuracy
 from mlp_compare.accuracy import equivalence, measurement, runner
 from mlp_compare.accuracy.__main__ import Accuracy
 from mlp_compare.accuracy.runner import OWN_ORDERS
-from mlp_compare.side import PACKAGES
 from mlp_workload.config import LARGEST_SEED, PRESETS
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
+from mlp_workload.interface import TITLES, package_of
 
 COMMAND = "mlp_compare.accuracy"
 SMALL = (COMMAND, "--seeds", "2", "--epochs", "1", "--preset", "relu", "--last-activation", "none")
@@ -188,14 +188,14 @@ def test_own_orders_are_permutations_that_differ_by_epoch_and_seed_and_come_agai
     assert [tuple(order) for order in OWN_ORDERS[framework](0, 2, 50)] == orders[0]
 
 
-@pytest.mark.parametrize("framework", PACKAGES)
+@pytest.mark.parametrize("framework", TITLES)
 def test_pairs_start_from_the_shared_weights_and_others_from_the_frameworks_own(framework, digits, monkeypatch):
     monkeypatch.setattr(runner, "load", lambda *_: digits)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     runs = runner.Runs(framework)
     for seed in (3, 4):
         config = replace(PRESETS["relu"], epochs=0, hidden=(5,), seed=seed)
-        trainer = importlib.import_module(f"{PACKAGES[framework]}.trainer").Trainer(config, digits, None)
+        trainer = importlib.import_module(f"{package_of(framework)}.trainer").Trainer(config, digits, None)
         shared = initial_parameters(config.initialization, config.widths(30, 3), seed)
         for pairing, start in (("paired", shared), ("unpaired", trainer.state())):
             runs.final_correct(config, pairing)

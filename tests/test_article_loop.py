@@ -8,7 +8,7 @@ from tolerances import PRINTED
 from torch.utils.data import DataLoader
 
 from mlp_workload.config import Config
-from reference_torch import article_loop
+from reference_torch import tutorial_loop
 from reference_torch.model import build_model
 
 
@@ -18,12 +18,12 @@ def part(digits):
     torch.manual_seed(0)
     config = Config(hidden=(4,), dtype="float64")
     examples = type(digits.train)(digits.train.images[:7], digits.train.labels[:7])
-    return build_model(config, (30, 4, 3)), DataLoader(article_loop.Images(config, examples), batch_size=3)
+    return build_model(config, (30, 4, 3)), DataLoader(tutorial_loop.Images(config, examples), batch_size=3)
 
 
 def test_the_true_mean_is_over_examples_and_the_articles_numbers_are_not(part, capsys):
     model, loader = part
-    article_loop.test(model, loader, torch.device("cpu"), epoch=1)
+    tutorial_loop.test(model, loader, torch.device("cpu"), epoch=1)
     printed = [float(number) for number in re.findall(r"^  ([\d.]+) ", capsys.readouterr().out, re.M)]
     cross_entropy = torch.nn.functional.cross_entropy
     with torch.no_grad():
@@ -35,6 +35,6 @@ def test_the_true_mean_is_over_examples_and_the_articles_numbers_are_not(part, c
 
 def test_what_was_seen_is_counted_in_examples(part, capsys, monkeypatch):
     model, loader = part
-    monkeypatch.setattr(article_loop, "_PRINT_EVERY", 1)
-    article_loop.train(model, torch.optim.SGD(model.parameters(), 0.01), loader, torch.device("cpu"), epoch=1)
+    monkeypatch.setattr(tutorial_loop, "_PRINT_EVERY", 1)
+    tutorial_loop.train(model, torch.optim.SGD(model.parameters(), 0.01), loader, torch.device("cpu"), epoch=1)
     assert re.findall(r"epoch 1, (\d+) of 7", capsys.readouterr().out) == ["0", "3", "6"]

@@ -21,15 +21,15 @@ from warm import python
 import mlp_compare.report.__main__ as report
 from fuzz.targets import TARGETS
 from mlp_compare.report.page import render
-from mlp_workload.command_line import Training, parse_config
+from mlp_workload.cli.trainer import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.data.idx import read_idx
 from mlp_workload.errors import LONGEST, UserError
 from mlp_workload.events import TrainLosses
-from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.trace import FORMAT, Trace
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.visdom.drawing import Drawing
 from mlp_workload.visdom.picture import Picture
+from twincheck.trace import FORMAT, Trace
 
 SLOW = ("arguments", "config")
 """Targets that parse a command line, which takes a tenth of a second."""
@@ -239,10 +239,9 @@ CEILING = """
 import resource, sys
 from pathlib import Path
 
-from mlp_workload import safetensors_file
 from mlp_workload.data.idx import read_idx
 from mlp_workload.errors import UserError
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 
 kind, path, room = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -251,7 +250,7 @@ try:
     if kind == "idx":
         read_idx(path, 3)
     elif kind == "safetensors":
-        safetensors_file.read(path, "safetensors file")
+        read_safetensors(path, "safetensors file")
     else:
         RecordedRun.load(path.parent)
 except UserError as error:

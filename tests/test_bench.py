@@ -22,11 +22,11 @@ from mlp_compare.bench import benchmark, lower_bound, tables, timing_worker, who
 from mlp_compare.bench.processes import ProcessFailed, ask
 from mlp_compare.bench.timings import break_even, ratio
 from mlp_compare.bench.variants import CONTROL, MANY, RUNGS
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order
 
 
 @pytest.mark.parametrize(

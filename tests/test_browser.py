@@ -20,18 +20,18 @@ from tolerances import DRAWN
 from warm import python
 
 import mlp_compare.report.__main__ as report_command
-from mlp_compare import bounds
-from mlp_compare.comparison import Difference
+from mlp_compare.parity import bound_table
 from mlp_compare.parity import output as parity_output
 from mlp_compare.parity.result import Report, Worst
 from mlp_compare.report.page import render
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples
 from mlp_workload.events import RunStarted
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.visdom.drawing import comparison_name, environment_name
 from mlp_workload.visdom.picture import SHOWN
+from twincheck.comparison import Difference
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 chrome = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
@@ -170,7 +170,7 @@ def report(shown, tmp_path_factory):
     found = Report(steps_compared=2)
     found.worst["parameters"] = Worst(2, Difference("layers.0.bias", (3,), 0.5, 0.5, 0.0, 0.0, 0.0, 1e-13))
     config = dataclasses.replace(PRESETS["leaky"], dtype="float64")
-    parity.write_text(json.dumps(parity_output.as_json(config, 2, found, facts, bounds.table("float64", 784))))
+    parity.write_text(json.dumps(parity_output.as_json(config, 2, found, facts, bound_table.table("float64", 784))))
     runs = [f"runs/{name}" for name in ("jax", "torch", "interrupted")]
     return write_report(folder, output, *runs, "--results", str(parity))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import write_idx_folder
 
-from mlp_workload.cgroup import cpu_quota, memory_limit
-from mlp_workload.environment import quota_cores, runnable_cores, usable_cores
+from mlp_workload.environment.cgroup import cpu_quota, memory_limit
+from mlp_workload.environment.description import quota_cores, runnable_cores, usable_cores
 from mlp_workload.errors import UserError
 from mlp_workload.files import check_fits_memory
 

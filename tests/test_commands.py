@@ -23,7 +23,7 @@ from mlp_workload.config import PRESETS
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.initial import initial_parameters
-from mlp_workload.run_folder import RunFolder, new_default_folder
+from mlp_workload.run.folder import RunFolder, new_default_folder
 from mlp_workload.sinks.json_lines import read_events
 from mlp_workload.weights import load_weights, parameter_shapes
 
@@ -305,7 +305,7 @@ runpy.run_module("{trainer}", run_name="__main__")
 @pytest.mark.long("trains an epoch of MNIST image by image, twice")
 @pytest.mark.parametrize("form", ["hand-written", "module"])
 def test_the_articles_programs(form, run):
-    process = run("reference_torch.article", form, "--epochs", "1")
+    process = run("reference_torch.tutorial", form, "--epochs", "1")
     assert process.returncode == 0, process.stderr
     assert re.findall(r"^epoch 1, (\d+) of 60000 \(\d+%\): loss \d\.\d{6}$", process.stdout, re.M) == [
         "0", "20000", "40000"
@@ -321,8 +321,8 @@ def test_the_articles_programs(form, run):
 
 
 def test_a_wrong_form_of_the_article(run):
-    assert_one_line(run("reference_torch.article", "module2"), "module2")
-    assert_one_line(run("reference_torch.article", "module", "--epochs", "-1"), "--epochs must be at least 0")
+    assert_one_line(run("reference_torch.tutorial", "module2"), "module2")
+    assert_one_line(run("reference_torch.tutorial", "module", "--epochs", "-1"), "--epochs must be at least 0")
 
 
 @pytest.mark.parametrize(("trainer", "missing"), [("jax_mlp.train", "jax"), ("reference_torch.train", "torch")])
@@ -433,7 +433,7 @@ def test_a_full_standard_output_does_not_stop_the_run(trainer, small, tmp_path):
 
 
 def test_nobody_reading_ends_the_articles_program_quietly(tmp_path):
-    command = [python(), "-m", "reference_torch.article", "module", "--epochs", "1"]
+    command = [python(), "-m", "reference_torch.tutorial", "module", "--epochs", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mlp_compare import Bound, compare, uniform
-from mlp_compare.bounds import kind, table
+from mlp_compare.parity.bound_table import kind, table
 from mlp_workload.errors import UserError
-from mlp_workload.trace import Trace
+from twincheck.trace import Trace
 
 BOUND = Bound(relative=1e-6)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_workload.command_line import Training, parse_config, part
+from mlp_workload.cli.trainer import Training, parse_config, part
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 

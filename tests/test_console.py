@@ -13,7 +13,7 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples
 from mlp_workload.events import Evaluated, RunFinished, RunStarted, TrainLosses
 from mlp_workload.metrics import Evaluation, Mistakes
-from mlp_workload.run_events import RunEvents
+from mlp_workload.run.run_events import RunEvents
 from mlp_workload.sinks.console import Console, Output
 from reference_torch.trainer import Trainer
 

@@ -21,9 +21,9 @@ import reference_torch.device
 import reference_torch.model
 from mlp_compare.comparable import require_alike
 from mlp_workload.config import PRESETS, Config
-from mlp_workload.environment import nvidia_driver
+from mlp_workload.environment.description import nvidia_driver
+from mlp_workload.environment.variables import set_variables
 from mlp_workload.errors import UserError
-from mlp_workload.variables import set_variables
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 FIND = {"jax": jax_mlp.device.find_device, "torch": reference_torch.device.find_device}
@@ -281,7 +281,7 @@ STARTS = pytest.mark.long("starts the frameworks in processes of their own first
         pytest.param("mlp_compare.parity", "--gpu 0 --steps 1", "--gpu 0: (JAX|torch) sees none", marks=STARTS),
         pytest.param("mlp_compare.accuracy", "--device gpu --seeds 2", "--device gpu: JAX sees none", marks=STARTS),
         ("mlp_compare.bench", "--gpu -1", "--gpu must be a number from 0 on, got -1"),
-        ("reference_torch.article", "module --gpu 0", "--gpu 0: torch sees none"),
+        ("reference_torch.tutorial", "module --gpu 0", "--gpu 0: torch sees none"),
     ],
 )
 @NO_GPU

@@ -19,8 +19,8 @@ from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
 import jax_mlp.train
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
-from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.watching import Watching
+from mlp_workload.run.output_options import Watching
+from mlp_workload.run.recorded import RecordedRun
 
 MANY = pytest.mark.long("trains on each number of devices, and 300 steps of MNIST")
 

@@ -18,7 +18,7 @@ from conftest import ROOT
 from test_commands import assert_one_line
 from visdom_process import VisdomProcess, free_port
 
-from jax_mlp import probe as jax_probe
+from jax_mlp import doctor_probe as jax_probe
 from mlp_workload.data import shipped
 from mlp_workload.doctor import dashboard, data, frameworks, machine, packages, places
 from mlp_workload.doctor.answer import Answer
@@ -236,7 +236,7 @@ def test_however_a_framework_ends_it_is_one_finding(source, seen, mend, tmp_path
     plant_package(tmp_path, "jax", f"print(5)  # which is JSON, too\n{source}")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    answer = Answer.of("jax_mlp.probe", seconds=10 if "sleep" in source else 60)
+    answer = Answer.of("jax_mlp.doctor_probe", seconds=10 if "sleep" in source else 60)
     cache, finding = frameworks.findings(JAX, answer, Cards())
     assert (cache.name, cache.state) == ("compile cache", "ok"), "what was answered before counts"
     assert (finding.name, finding.state) == ("JAX", "wrong")
@@ -252,7 +252,7 @@ def test_a_framework_that_hangs_is_one_finding():
 def test_a_torch_that_is_not_there_is_no_fault(tmp_path, monkeypatch):
     plant_package(tmp_path, "torch", "raise ModuleNotFoundError('', name='torch')")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    (line,) = lines(frameworks.findings(TORCH, Answer.of("reference_torch.probe"), Cards()))
+    (line,) = lines(frameworks.findings(TORCH, Answer.of("reference_torch.doctor_probe"), Cards()))
     assert line.startswith("note PyTorch: not installed, only ")
     assert line.endswith("; mend: make setup, or pip install '.[torch]' in the project's folder")
 

@@ -13,15 +13,17 @@ import mlp_compare.gpu_check.__main__ as gpu_check
 import mlp_compare.parity.__main__ as parity
 import mlp_compare.report.__main__ as report
 from jax_mlp.train import Options
-from mlp_workload import dashboard, export_onnx, predicting
-from mlp_workload.command_line import Training, parse
+from mlp_workload import dashboard, export_onnx
+from mlp_workload.cli.parse import parse
+from mlp_workload.cli.trainer import Training
 from mlp_workload.doctor import examination
 from mlp_workload.errors import UserError
+from mlp_workload.predict import command
 from reference_torch import convert
 
 KINDS = (
     Options, Training, accuracy.Accuracy, bench.Bench, gpu_check.GpuCheck, parity.Parity, report.Report,
-    scaling.Options, dashboard.Dashboard, export_onnx.Export, predicting.Predict, examination.Doctor,
+    scaling.Options, dashboard.Dashboard, export_onnx.Export, command.Predict, examination.Doctor,
     convert.Conversion,
 )  # fmt: skip
 """All commands' flags."""
@@ -43,13 +45,13 @@ FLAGS = [
 
 @pytest.mark.parametrize(("kind", "flag"), FLAGS)
 def test_a_flag(kind, flag):
-    run = ["run"] if kind is predicting.Predict else []
+    run = ["run"] if kind is command.Predict else []
     for words in ([*run, flag, ""], [*run, f"{flag}="]):
         with pytest.raises(UserError, match=f"^{flag} is empty"):
             parse(kind, words)
 
 
-@pytest.mark.parametrize("kind", [report.Report, export_onnx.Export, predicting.Predict, convert.Conversion])
+@pytest.mark.parametrize("kind", [report.Report, export_onnx.Export, command.Predict, convert.Conversion])
 def test_an_argument(kind):
     for words in (["", "x.pt"], ["x.safetensors", ""]):
         with pytest.raises(UserError, match=r"^a path is empty \(--help"):

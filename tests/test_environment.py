@@ -13,14 +13,14 @@ import jax_mlp.train
 import reference_torch.train
 from mlp_compare.bench import processes
 from mlp_compare.bench.processes import ProcessFailed
-from mlp_workload import environment
 from mlp_workload.config import PRESETS, Config
+from mlp_workload.environment import description
+from mlp_workload.environment.variables import effect, set_variables
 from mlp_workload.errors import BadVariable, PeerLost, why_ended
-from mlp_workload.keeper import Finished
-from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.stopping import Stopped
-from mlp_workload.variables import effect, set_variables
-from mlp_workload.watching import Watching
+from mlp_workload.run.checkpointing import Finished
+from mlp_workload.run.output_options import Watching
+from mlp_workload.run.recorded import RecordedRun
+from mlp_workload.run.signals import Stopped
 
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
 
@@ -50,7 +50,7 @@ TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
 def test_what_a_variable_may_change(name, expected, monkeypatch):
     monkeypatch.setenv(name, "value")
     assert effect(name) == expected
-    recorded = environment.describe_environment(())["variables"]
+    recorded = description.describe_environment(())["variables"]
     assert (recorded.get(name) == "value") == (expected in ("numbers", "memory", "speed", "devices"))
     assert (name in processes.environment()) == (expected in (None, "devices")), "else the benchmark removes it"
 
@@ -85,12 +85,12 @@ def test_the_commit_is_of_the_source_whatever_a_hook_sets(variables, repositorie
     folder, commits = repositories
     for name, path in variables.items():
         monkeypatch.setenv(name, str(folder / path))
-    environment.commit.cache_clear()
-    assert environment.commit(folder / "own") == commits["own"]
+    description.commit.cache_clear()
+    assert description.commit(folder / "own") == commits["own"]
     (folder / "own/file").write_text("changed")
-    environment.commit.cache_clear()
-    assert environment.commit(folder / "own") == f"{commits['own']}-dirty"
-    assert environment.commit(folder) is None
+    description.commit.cache_clear()
+    assert description.commit(folder / "own") == f"{commits['own']}-dirty"
+    assert description.commit(folder) is None
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_resuming_with_other_variables_warns_unless_the_framework_is_another(con
     monkeypatch.setenv("NPROC", "7")
     monkeypatch.setenv("JAX_RANDOM_SEED_OFFSET", "3")
     (said,) = resume("jax", config)
-    assert said.endswith(f": JAX_RANDOM_SEED_OFFSET 3, before unset; threads 7, before {environment.usable_cores()}")
+    assert said.endswith(f": JAX_RANDOM_SEED_OFFSET 3, before unset; threads 7, before {description.usable_cores()}")
     monkeypatch.delenv("NPROC")
     monkeypatch.delenv("JAX_RANDOM_SEED_OFFSET")
     assert resume("torch", dataclasses.replace(config, epochs=2)) == []

@@ -18,14 +18,14 @@ import jax_mlp.trainer
 import reference_torch.train
 import reference_torch.trainer
 from examples.numpy_side.mlp import forward
-from mlp_workload import onnx_model
 from mlp_workload.config import PRESETS
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.export_onnx import Export
 from mlp_workload.export_onnx import run as export_run
 from mlp_workload.initial import initial_parameters
-from mlp_workload.watching import Watching
+from mlp_workload.predict import onnx_model
+from mlp_workload.run.output_options import Watching
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
 WIDTHS = (784, 200, 200, 10)
@@ -76,7 +76,7 @@ def test_the_logits_are_those_of_both_trainers(preset, last_activation, dtype, m
     shown = Dataset("mnist", mnist.test, mnist.test, mnist.class_names)
     parameters = load_weights(tmp_path / "run/weights.safetensors", parameter_shapes(WIDTHS))
     for name, trainer in TRAINERS.items():
-        expected = trainer(config, shown, parameters).trace_step(np.arange(10_000, dtype=np.int32)).tensors["logits"]
+        expected = trainer(config, shown, parameters).trace_step(np.arange(10_000, dtype=np.int32))["logits"]
         largest = np.abs(expected).max()
         EXPORTED[dtype].assert_close(logits / largest, expected / largest, name)
     if dtype == "float64":

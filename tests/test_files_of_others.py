@@ -20,25 +20,25 @@ from conftest import write_idx_folder
 import mlp_compare.report.__main__ as report_page
 from examples.numpy_side.train import framework as numpy_framework
 from experiments.scaling.report import marked
-from jax_mlp.layout import find_devices
-from mlp_workload import chain, image_file, safetensors_file
-from mlp_workload.checkpoint import Checkpoint, Checkpoints
+from jax_mlp.sharding import find_devices
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data.idx import read_idx
 from mlp_workload.errors import UserError
-from mlp_workload.files import write_atomically
-from mlp_workload.keeper import resumed_from
-from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.run_folder import RunFolder, read_config, read_json
+from mlp_workload.files import read_json, write_atomically
+from mlp_workload.predict import image_file
+from mlp_workload.predict.trained import Trained
+from mlp_workload.run.checkpoint import Checkpoint, Checkpoints
+from mlp_workload.run.checkpointing import resumed_from
+from mlp_workload.run.folder import RunFolder, read_config
+from mlp_workload.run.output_options import Watching
+from mlp_workload.run.recorded import RecordedRun
+from mlp_workload.run.session import train
 from mlp_workload.sinks.json_lines import JsonLines, check_can_change, cut_events
-from mlp_workload.trace import Trace
-from mlp_workload.trained import Trained
-from mlp_workload.training import train
 from mlp_workload.visdom import assets
 from mlp_workload.visdom.drawing import environment_name
-from mlp_workload.watching import Watching
-from mlp_workload.weights import load_weights, parameter_shapes, save_weights
+from mlp_workload.weights import load_layers, load_weights, parameter_shapes, read_safetensors, save_weights
 from reference_torch import state_dict
+from twincheck.trace import Trace
 
 SHAPES = parameter_shapes((30, 3))
 CONFIG = dataclasses.replace(PRESETS["leaky"], hidden=(), batch_size=20, epochs=1)
@@ -89,7 +89,7 @@ READERS = {
     "weights.safetensors": lambda path: Trained.load(path.parent),
     "weights.safetensors to start from": lambda path: load_weights(path, SHAPES),
     "step-00000008.safetensors": lambda path: Checkpoints(path.parent).newest(),
-    "layers.safetensors": chain.load,
+    "layers.safetensors": load_layers,
     "trace.safetensors": Trace.load,
     "a.pt": state_dict.read,
     "train-images-idx3-ubyte": lambda path: read_idx(path, 3),
@@ -223,7 +223,7 @@ def test_types_that_numpy_lacks_are_named(dtype, tmp_path):
     path = tmp_path / "w.safetensors"
     write_safetensors(path, dtype, [8], {"BF": 16, "F8": 8, "F6": 6, "F4": 4}[dtype[:2]])
     with pytest.raises(UserError, match=f"layers.0.weight is {dtype}, which NumPy lacks"):
-        safetensors_file.read(path, "safetensors file")
+        read_safetensors(path, "safetensors file")
 
 
 HUGE = 2**42
@@ -234,7 +234,7 @@ def test_a_sparse_file_of_weights_is_refused_unread(tmp_path):
     path = tmp_path / "w.safetensors"
     write_safetensors(path, "F32", [2**20, 2**20], HUGE)
     with pytest.raises(UserError, match=r"4,096\.0 GiB, too large for a memory of"):
-        chain.load(path)
+        load_layers(path)
     with pytest.raises(UserError, match=r"layers.0.bias is missing"):
         load_weights(path, SHAPES)
     with pytest.raises(UserError, match=r"layers.0.weight has shape \(1048576, 1048576\), expected \(3, 30\)"):

@@ -9,10 +9,10 @@ import torch
 from flax import nnx
 from torch import nn
 
-import jax_mlp.trace
-import reference_torch.trace
+import twincheck.record_jax
+import twincheck.record_torch
 from mlp_compare import compare, uniform
-from mlp_workload.trace import rename
+from twincheck.trace import rename
 
 BATCH = 32
 
@@ -54,9 +54,9 @@ def ported(width, layers, epsilon):
     for linear, own in zip(model.linears, port.linears, strict=True):
         own.kernel.set_value(jnp.array(linear.weight.detach().numpy().T))
         own.bias.set_value(jnp.array(linear.bias.detach().numpy()))
-    one = reference_torch.trace.record(model, lambda output: nn.functional.cross_entropy(output, labels), x)
+    one = twincheck.record_torch.record(model, lambda output: nn.functional.cross_entropy(output, labels), x)
     y = jnp.array(labels.numpy())
-    other = jax_mlp.trace.record(
+    other = twincheck.record_jax.record(
         port, lambda output: optax.softmax_cross_entropy_with_integer_labels(output, y).mean(), jnp.array(x.numpy())
     )
     return one, rename(other, {name: flax_name(name) for name in other.tensors})

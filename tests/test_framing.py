@@ -12,7 +12,7 @@ from tolerances import OFF_CENTRE
 
 from mlp_workload.data import load
 from mlp_workload.data.framing import MNIST, Framing, ImageFormat, measure
-from mlp_workload.digit import find_digit, is_already
+from mlp_workload.predict.digit import find_digit, is_already
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 

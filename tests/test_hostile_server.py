@@ -17,14 +17,14 @@ from mlp_workload.doctor.dashboard import server as examine
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.metrics import Mistakes
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.output_options import Watching
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.sinks.visdom import Visdom
 from mlp_workload.visdom import timed_http
 from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import NothingThere, Unreachable, VisdomServer
-from mlp_workload.watching import Watching
 
 STEER = b"\x1b[2J\x1b]0;x\x07\xe2\x80\xae\xff"
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -76,7 +76,9 @@ def test_without_flags_no_process_is_started(monkeypatch):
 def test_the_doctor_names_the_variable_and_does_not_reinstall(name, value, message, monkeypatch):
     """Its process starts JAX as the trainers do."""
     monkeypatch.setenv(name, value)
-    found = [finding for finding in findings(JAX, Answer.of("jax_mlp.probe"), Cards()) if finding.state == "wrong"]
+    found = [
+        finding for finding in findings(JAX, Answer.of("jax_mlp.doctor_probe"), Cards()) if finding.state == "wrong"
+    ]
     assert [finding.mend for finding in found] == [f"correct {name}, or unset it"]
     assert re.match(message, found[0].seen)
 
@@ -113,7 +115,7 @@ def test_no_thread_more(start, tmp_path):
     code = (
         "import resource, os, threading\n"
         "from jax_mlp.startup import import_jax\n"
-        "from mlp_workload.command_line import one_line_errors\n"
+        "from mlp_workload.cli.parse import one_line_errors\n"
         "resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))\n"
         "os.geteuid() or os.setuid(54321)\n"
         "with one_line_errors('trainer'):\n"

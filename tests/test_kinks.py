@@ -10,7 +10,7 @@ from examples.numpy_side.mlp import forward_backward
 from mlp_compare.parity.sign_flips import effect, find_crossings
 from mlp_workload.config import PRESETS
 from mlp_workload.initial import initial_parameters
-from mlp_workload.trace import Trace
+from twincheck.trace import Trace
 
 WIDTHS = (5, 7, 6, 4)
 

@@ -21,7 +21,7 @@ from test_commands import TRAINERS, assert_one_line, trainer
 from warm import python
 
 from mlp_workload.config import PRESETS
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import read_events
 
 KILLS, STOPS = (int(os.environ.get(name, "1")) for name in ("KILLS", "STOPS"))

@@ -8,7 +8,7 @@ from conftest import write_idx_folder
 from in_process import InProcess
 
 import reference_torch.trainer
-from mlp_compare import bounds
+from mlp_compare.parity import bound_table
 from mlp_compare.parity.faults import FAULTS
 from mlp_compare.parity.lockstep import Lockstep
 from mlp_workload.config import PRESETS
@@ -50,7 +50,7 @@ def test_without_a_fault_there_is_no_departure(digits, tmp_path):
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_large_update_widens_the_bound_of_what_it_changes(sign):
     """An update is as wrong as the gradient it comes from, however small the parameters are."""
-    table = bounds.table("float32", 784)
+    table = bound_table.table("float32", 784)
     before = {"layers.0.weight": np.zeros((2, 3), np.float32), "layers.0.weight.momentum": np.zeros(1, np.float32)}
     after = np.full((2, 3), sign * 10, np.float32)
     bound = Lockstep._bound(table, "layers.0.weight", after, before)

@@ -12,9 +12,9 @@ from in_process import InProcess
 from examples.numpy_side.trainer import Trainer
 from mlp_compare.parity.lockstep import Lockstep
 from mlp_compare.parity.worker import Worker
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS
 from mlp_workload.errors import UserError
-from mlp_workload.order import epoch_order
 
 NUMPY = "examples.numpy_side"
 FLOAT64 = {name: dataclasses.replace(config, dtype="float64", device="cpu") for name, config in PRESETS.items()}
@@ -157,7 +157,7 @@ framework = contextlib.contextmanager(lambda config: (yield Trainer))
         ("os", "--sides os: there is no module os.train"),
         ("without_framework", "--sides without_framework: without_framework.train has no `framework`"),
         ("without_its_library", "--sides without_its_library: there is no module no_such_library"),
-        ("lacking", "--sides lacking: its trainer lacks run_steps, trace_step of mlp_workload/training.py"),
+        ("lacking", "--sides lacking: its trainer lacks run_steps, trace_step of mlp_workload/run/session.py"),
     ],
 )
 def test_what_is_no_side_is_named(side, message, digits, tmp_path, monkeypatch):

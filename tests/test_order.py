@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_workload.order import batch_sizes, epoch_order, step_batch
+from mlp_workload.batches import batch_sizes, epoch_order, step_batch
 
 
 def test_each_index_once():

@@ -10,23 +10,22 @@ import pytest
 from conftest import write_idx_folder
 from matplotlib.figure import Figure
 
-from mlp_compare import bounds
 from mlp_compare.accuracy import measurement
 from mlp_compare.accuracy.equivalence import equivalence
 from mlp_compare.accuracy.measurement import Cell, Measurement
-from mlp_compare.comparison import Difference
 from mlp_compare.figures import inline, to_svg
-from mlp_compare.parity import output
+from mlp_compare.parity import bound_table, output
 from mlp_compare.parity.result import Departure, Report, Worst
 from mlp_compare.report.page import _draw_training, render
-from mlp_workload import strict_json
 from mlp_workload.config import PRESETS
 from mlp_workload.data import Dataset, Examples
 from mlp_workload.events import Evaluated, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
+from mlp_workload.files import to_json
 from mlp_workload.initial import initial_parameters
 from mlp_workload.metrics import Mistakes
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.weights import save_weights
+from twincheck.comparison import Difference
 
 FACTS = {
     "framework": "jax",
@@ -208,7 +207,7 @@ def test_why_there_are_no_weights_is_said(content, mnist, tmp_path):
 
 
 def through_a_file(content):
-    return json.loads(strict_json.dumps(content))
+    return json.loads(to_json(content))
 
 
 @words_only
@@ -229,7 +228,7 @@ def test_a_parity_check_is_shown(departed):
     report = Report(worst={"parameters": Worst(7, found)}, steps_compared=7)
     report.departure = Departure(7, found) if departed else None
     facts = {side: {"environment": {}, "device": "cpu"} for side in ("jax", "torch")}
-    content = through_a_file(output.as_json(PRESETS["leaky"], 9, report, facts, bounds.table("float64", 784)))
+    content = through_a_file(output.as_json(PRESETS["leaky"], 9, report, facts, bound_table.table("float64", 784)))
     page = render([recorded()], [content])
     assert ("First departure: step 7, update, layers.1.weight[3, 4]: 0.5 and 0.25." in page) == departed
     assert ("All 7 steps are within their bounds." in page) == (not departed)

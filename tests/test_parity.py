@@ -14,22 +14,22 @@ from conftest import ROOT, write_idx_folder
 from in_process import InProcess, run_parity
 from warm import python
 
-from mlp_compare import bounds
-from mlp_compare.comparison import Difference
+from mlp_compare.parity import bound_table
 from mlp_compare.parity.__main__ import TRACED, Parity
 from mlp_compare.parity.faults.start import near_kinks
 from mlp_compare.parity.lockstep import Lockstep, near_ties
 from mlp_compare.parity.output import print_report
 from mlp_compare.parity.result import Report, Worst
 from mlp_compare.parity.worker import Evaluated, Worker
-from mlp_compare.side import Side
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.sinks.console import Output
-from mlp_workload.trace import Trace
 from mlp_workload.weights import save_weights
+from twincheck.comparison import Difference
+from twincheck.pipe import Side
+from twincheck.trace import Trace
 
 PARITY = "mlp_compare.parity"
 COMPILES = pytest.mark.long("compiles a network of another shape")
@@ -170,7 +170,7 @@ def test_near_ties_are_settled_and_wide_margins_are_not():
         tensors = {"evaluation.predictions": np.array(predictions), "evaluation.losses": np.ones(4)}
         return Evaluated(tensors, np.array(margins))
 
-    table = bounds.table("float32", 784)
+    table = bound_table.table("float32", 784)
     reach = 2 * table["evaluation.losses"].relative
     a = evaluated([0, 1, 2, 3], [0.0, 0.9 * reach, 1.1 * reach, 5.0])
     b = evaluated([9, 9, 9, 3], [0.0, 0.0, 0.0, 5.0])
@@ -258,7 +258,7 @@ def test_the_table_is_whole_at_any_width(columns):
     found = Difference("layers.0.pre_activation", (199, 199), 1.0, 1.1, 1.234e-16, 2.345e-16, 4321.0, 1e-13)
     report = Report(worst={"pre_activations": Worst(3000, found)}, steps_compared=3000)
     facts = {side: {"framework": f"{side} 1", "device": "cpu"} for side in ("jax", "torch")}
-    print_report(console, PRESETS["leaky"], 3000, report, facts, bounds.table("float64", 784))
+    print_report(console, PRESETS["leaky"], 3000, report, facts, bound_table.table("float64", 784))
     text = console.file.getvalue()
     assert "…" not in text
     for figure in ("1.2e-16", "1.0e-13", "3000", "810x", *(["2.3e-16", "4321"] if columns == "200" else [])):
@@ -289,7 +289,7 @@ def test_a_side_that_is_not_there_is_refused_before_any_is_started(side):
 
 @pytest.mark.parametrize("side", ["jax_mlp", "examples.numpy_side"])
 def test_a_side_that_is_there_is_not_imported_to_see_that(side):
-    check = f"from mlp_compare.side import check_is_there; check_is_there({side!r})"
+    check = f"from twincheck.pipe import check_is_there; check_is_there({side!r})"
     script = f"import sys; {check}; print({side!r} in sys.modules)"
     process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout == "False\n", process.stderr

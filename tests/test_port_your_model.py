@@ -5,7 +5,7 @@ from flax import nnx
 
 from examples.port_your_model import compare_models, flax_model, torch_model
 from examples.port_your_model.common import Arguments
-from mlp_workload.trace import Trace
+from twincheck.trace import Trace
 
 COMPILES = pytest.mark.long("compiles the model operation by operation; the command is tried in the other tier")
 

@@ -28,16 +28,18 @@ import jax_mlp.network
 import jax_mlp.train
 import reference_torch.network
 import reference_torch.train
-from mlp_workload import image_file, predicting, recorded_run
 from mlp_workload.config import Config
 from mlp_workload.data.framing import ImageFormat
-from mlp_workload.digit import SHAPE, find_digit, is_already
-from mlp_workload.draw.server import Artist, _Handler, _Server
-from mlp_workload.draw.side import FRAMEWORKS, Side
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
-from mlp_workload.trained import Trained
-from mlp_workload.watching import Watching
+from mlp_workload.interface import TITLES
+from mlp_workload.predict import command, image_file
+from mlp_workload.predict.digit import SHAPE, find_digit, is_already
+from mlp_workload.predict.draw_server import Artist, _Handler, _Server
+from mlp_workload.predict.draw_side import Side
+from mlp_workload.predict.trained import Trained
+from mlp_workload.run import recorded
+from mlp_workload.run.output_options import Watching
 
 NETWORKS = {"jax": jax_mlp.network.Network, "torch": reference_torch.network.Network}
 DIGITS = 100
@@ -325,16 +327,16 @@ def test_wrong_arguments(arguments, message, trained, digits, tmp_path, monkeypa
     (tmp_path / "image.png").write_bytes(png(digits[0]))
     monkeypatch.setattr("sys.argv", ["predict", *arguments.format(run=trained.folder).split()])
     with pytest.raises(SystemExit) as stop:
-        predicting.run_predict("predict", NETWORKS["torch"])
+        command.run_predict("predict", NETWORKS["torch"])
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(f"predict: error: {message}", line)
 
 
 def test_no_picture_of_what_was_seen_is_written_over_another(tmp_path, digits):
-    first, second = (predicting.keep(digit, tmp_path / "new/seen", "one") for digit in digits[:2])
+    first, second = (command.keep(digit, tmp_path / "new/seen", "one") for digit in digits[:2])
     assert (first.name, second.name) == ("one.png", "one-2.png")
-    assert predicting.keep(digits[0], tmp_path / "new/seen", "one") == first, "it is there already"
+    assert command.keep(digits[0], tmp_path / "new/seen", "one") == first, "it is there already"
     np.testing.assert_array_equal(Image.open(first), digits[0])
     np.testing.assert_array_equal(Image.open(second), digits[1])
 
@@ -354,7 +356,7 @@ def test_a_run_on_images_of_another_size_takes_these_as_they_are(tmp_path):
     with pytest.raises(UserError, match="picture: 28x28, but the run's images are 5x6"):
         trained.see(np.zeros((28, 28)), "picture")
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    recorded_run._load.cache_clear()
+    recorded._load.cache_clear()
     np.testing.assert_array_equal(Trained.load(folder).see(picture, "picture"), picture)
     gone = write_run(tmp_path / "gone", config, parameters)
     without_record(folder, gone)
@@ -495,7 +497,7 @@ def test_the_server_answers_its_own_page_alone(port, digits):
 def test_a_port_in_use_is_said(port, trained, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["predict", str(trained.folder), "--draw", "--port", str(port)])
     with pytest.raises(SystemExit, match="2"):
-        predicting.run_predict("predict", NETWORKS["torch"])
+        command.run_predict("predict", NETWORKS["torch"])
     assert re.fullmatch(
         f"predict: error: --port {port}: cannot listen at 127.0.0.1 .*in use.*\n", capsys.readouterr().err
     )
@@ -506,7 +508,7 @@ def test_where_a_framework_is_missing_the_page_says_so_and_shows_the_other(train
     (tmp_path / "jax.py").write_text("raise ModuleNotFoundError(\"No module named 'jax'\", name='jax')")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     with contextlib.ExitStack() as stack:
-        sides = [stack.enter_context(Side(framework, trained.folder)) for framework in FRAMEWORKS]
+        sides = [stack.enter_context(Side(side, trained.folder)) for side in TITLES]
         assert [bool(side.answer()) for side in sides] == [False, True]
         server = stack.enter_context(_Server(("127.0.0.1", 0), _Handler))
         server.artist = Artist(trained, sides)

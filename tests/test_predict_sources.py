@@ -15,14 +15,14 @@ from tfds_files import write as write_prepared
 import jax_mlp.network
 import reference_torch.network
 import reference_torch.train
-from mlp_workload import image_file
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples
 from mlp_workload.data.framing import MNIST, ImageFormat
-from mlp_workload.digit import SHAPE
 from mlp_workload.errors import UserError
-from mlp_workload.trained import Trained
-from mlp_workload.watching import Watching
+from mlp_workload.predict import image_file
+from mlp_workload.predict.digit import SHAPE
+from mlp_workload.predict.trained import Trained
+from mlp_workload.run.output_options import Watching
 
 NETWORKS = {"jax": jax_mlp.network.Network, "torch": reference_torch.network.Network}
 AS_MANY = 97

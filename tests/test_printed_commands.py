@@ -11,15 +11,15 @@ import pytest
 from conftest import ROOT, write_idx_folder
 
 import reference_torch.train
-from mlp_workload import training
-from mlp_workload.command_line import Training, parse_config
+from mlp_workload.cli.trainer import Training, parse_config
 from mlp_workload.config import PRESETS
 from mlp_workload.doctor import data
 from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import shell_quoted
+from mlp_workload.predict.trained import Trained
+from mlp_workload.run import session
+from mlp_workload.run.signals import Stopped
 from mlp_workload.sinks.visdom import Visdom
-from mlp_workload.stopping import Stopped
-from mlp_workload.trained import Trained
 from mlp_workload.visdom.server import VisdomServer
 
 ODD = "my runs (1)/it's/x"
@@ -43,7 +43,7 @@ def test_a_stopped_run_goes_on_by_what_is_printed(tmp_path, digits, monkeypatch)
     (tmp_path / "data").mkdir()
     write_idx_folder(tmp_path / "data", digits)
 
-    def saved(keeper, checkpoint, save=training.Keeper._save):
+    def saved(keeper, checkpoint, save=session.Keeper._save):
         save(keeper, checkpoint)
         if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # else it was sent
             os.kill(os.getpid(), signal.SIGTERM)
@@ -51,7 +51,7 @@ def test_a_stopped_run_goes_on_by_what_is_printed(tmp_path, digits, monkeypatch)
     flags = ["--dataset", "idx:data", "--epochs", "1", "--visdom", "off", "--checkpoint-every", "2"]
     options = parse_config([*flags, "--batch-size", "20", "--run-dir", ODD], Training)
     with monkeypatch.context() as patch:
-        patch.setattr(training.Keeper, "_save", saved)
+        patch.setattr(session.Keeper, "_save", saved)
         with pytest.raises(Stopped) as stopped:
             reference_torch.train.start(options)
     printed = re.search(r"--resume .*?(?= goes on)", str(stopped.value))[0]

@@ -25,18 +25,18 @@ import jax_mlp.train
 import jax_mlp.trainer
 import reference_torch.train
 import reference_torch.trainer
-from jax_mlp import cluster
+from jax_mlp import distributed
 from mlp_compare.bench.processes import environment
-from mlp_workload import joining
-from mlp_workload.checkpoint import Checkpoints
-from mlp_workload.command_line import Training, parse_config
+from mlp_workload.batches import epoch_order
+from mlp_workload.cli.trainer import Training, parse_config
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order
-from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.watching import Watching
+from mlp_workload.run import joining
+from mlp_workload.run.checkpoint import Checkpoints
+from mlp_workload.run.output_options import Watching
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.weights import save_weights
 
 UNWATCHED = Watching(visdom="off", quiet=True)
@@ -293,25 +293,25 @@ def test_what_a_launcher_says(monkeypatch):
     """Each process has its own GPUs, whether it sees those of the others too or not; the shell of a SLURM job, of many
     tasks, is one process."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    alone = cluster.Cluster(processes=1, process=0)
+    alone = distributed.Cluster(processes=1, process=0)
     for name, value in slurm_step(1, 0).items() | {("SLURM_NTASKS", "8")}:
         monkeypatch.setenv(name, value)
-    assert (cluster.Cluster().among(8), cluster.own_gpus(8)) == (alone, None)
+    assert (distributed.Cluster().among(8), distributed.own_gpus(8)) == (alone, None)
     for name, value in slurm_step(4, 3).items():
         monkeypatch.setenv(name, value)
-    assert cluster.Cluster().among(8) == cluster.Cluster(processes=4, process=3)
-    assert cluster.Cluster(processes=4).among(8) == cluster.Cluster(processes=4, process=3)
+    assert distributed.Cluster().among(8) == distributed.Cluster(processes=4, process=3)
+    assert distributed.Cluster(processes=4).among(8) == distributed.Cluster(processes=4, process=3)
     with pytest.raises(UserError, match="--process 2: its launcher calls this process 3"):
-        cluster.Cluster(process=2).among(8)
-    assert cluster.Cluster().among(1) == alone
-    assert cluster.own_gpus(2) == [6, 7]
+        distributed.Cluster(process=2).among(8)
+    assert distributed.Cluster().among(1) == alone
+    assert distributed.own_gpus(2) == [6, 7]
     for seen, own in {"0,1,2,3,4,5,6,7": [6, 7], "2,3": [0, 1], "5": [0]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-        assert cluster.own_gpus(2) == own
+        assert distributed.own_gpus(2) == own
     for name, value in slurm_step(3, 2).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="--devices must be divisible by --processes 3: try 6 or 9, got 8"):
-        cluster.Cluster().among(8)
+        distributed.Cluster().among(8)
 
 
 def test_a_run_goes_on_by_another_number_of_processes(monkeypatch, tmp_path):
@@ -319,7 +319,7 @@ def test_a_run_goes_on_by_another_number_of_processes(monkeypatch, tmp_path):
     for name, value in slurm_step(5, 0).items():
         monkeypatch.setenv(name, value)
     options = parse_config(["--resume", str(tmp_path), "--devices", "5"], jax_mlp.train.Options)
-    assert options.cluster.among(options.devices) == cluster.Cluster(processes=5, process=0)
+    assert options.cluster.among(options.devices) == distributed.Cluster(processes=5, process=0)
 
 
 def test_processes_without_a_place_to_meet(run):

@@ -14,11 +14,11 @@ import torch
 from conftest import ROOT
 from flax import nnx
 
-import jax_mlp.trace
 import jax_mlp.train
-import reference_torch.trace
+import twincheck.record_jax
+import twincheck.record_torch
 from mlp_compare.parity.__main__ import Parity
-from mlp_workload.command_line import Training, parse_config
+from mlp_workload.cli.trainer import Training, parse_config
 
 PAGES = {
     path: path.read_text()
@@ -86,10 +86,10 @@ def test_the_readmes_python_compares_two_models(tmp_path, monkeypatch, capsys):
     x, weight = np.linspace(-1, 1, 20).reshape(5, 4), torch_model.fc.weight.detach().numpy()
     flax_model.fc.bias.set_value(jnp.array(torch_model.fc.bias.detach().numpy()))
     monkeypatch.chdir(tmp_path)
-    reference_torch.trace.record(torch_model, lambda y: (y**2).sum(), torch.tensor(x)).save("torch.safetensors")
+    twincheck.record_torch.record(torch_model, lambda y: (y**2).sum(), torch.tensor(x)).save("torch.safetensors")
     for factor, answer in ((1, "the same in all 9 tensors; "), (2, "fc.kernel[")):
         flax_model.fc.kernel.set_value(factor * jnp.array(weight.T))
-        jax_mlp.trace.record(flax_model, lambda y: (y**2).sum(), jnp.array(x)).save("flax.safetensors")
+        twincheck.record_jax.record(flax_model, lambda y: (y**2).sum(), jnp.array(x)).save("flax.safetensors")
         exec(code, {})
         assert capsys.readouterr().out.startswith(answer)
 

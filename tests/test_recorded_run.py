@@ -10,7 +10,7 @@ from mlp_workload.config import PRESETS
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunFinished, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Evaluation, Mistakes
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines, read_events
 
 CONFIG = dataclasses.replace(PRESETS["relu"], hidden=(5,), epochs=2)

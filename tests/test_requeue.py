@@ -16,12 +16,13 @@ from conftest import ROOT, write_idx_folder
 import jax_mlp.train
 import reference_torch.train
 from jax_mlp.train import Options
-from mlp_workload import training
-from mlp_workload.command_line import Training, one_line_errors, parse_config
+from mlp_workload.cli.parse import one_line_errors
+from mlp_workload.cli.trainer import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.run_folder import RunFolder
-from mlp_workload.stopping import Stopped
+from mlp_workload.run import session
+from mlp_workload.run.folder import RunFolder
+from mlp_workload.run.signals import Stopped
 
 TRAINERS = {"jax": (Options, jax_mlp.train.start), "torch": (Training, reference_torch.train.start)}
 
@@ -65,12 +66,12 @@ def signalled(monkeypatch):
     def signalled(number: int) -> None:
         sent = []
 
-        def saved(keeper, checkpoint, save=training.Keeper._save):
+        def saved(keeper, checkpoint, save=session.Keeper._save):
             save(keeper, checkpoint)
             if not sent:
                 sent.append(os.kill(os.getpid(), number))
 
-        monkeypatch.setattr(training.Keeper, "_save", saved)
+        monkeypatch.setattr(session.Keeper, "_save", saved)
 
     return signalled
 
@@ -131,7 +132,7 @@ def test_a_limit_of_cpu_time_leaves_time_for_a_checkpoint(tmp_path):
     """The kernel sends SIGXCPU for each second above it; the program that runs then takes some."""
     code = """
 import os, resource, time
-from mlp_workload.stopping import StopSignals
+from mlp_workload.run.signals import StopSignals
 with StopSignals() as signals:
     resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1, resource.RLIM_INFINITY))
     while not signals.received:
@@ -240,7 +241,7 @@ def no_locks_on_folders(descriptor: int) -> None:
 
 
 def test_a_lock_makes_no_file_where_a_link_leads(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlp_workload.run_folder.lock_file", no_locks_on_folders)
+    monkeypatch.setattr("mlp_workload.run.folder.lock_file", no_locks_on_folders)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/.lock").symlink_to(tmp_path / "outside")
     with RunFolder.claim(tmp_path / "run", Config(), restart=True):
@@ -257,7 +258,7 @@ def test_of_two_at_once_the_second_is_refused_until_the_first_is_gone(file_syste
         start("torch", "--resume-or-start", "run", "--epochs", "1")
     lock = run
     if file_system == "NFS":
-        monkeypatch.setattr("mlp_workload.run_folder.lock_file", no_locks_on_folders)
+        monkeypatch.setattr("mlp_workload.run.folder.lock_file", no_locks_on_folders)
         (lock := run / ".lock").touch()
     with locked(lock) as other:
         before = content(run)

@@ -20,14 +20,15 @@ from tolerances import RUN_FLOAT64
 
 import jax_mlp.train
 import reference_torch.train
-from mlp_workload import checkpoint, safetensors_file, training
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.events import RunFinished, RunResumed
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run import checkpoint, session
+from mlp_workload.run.output_options import Watching
+from mlp_workload.run.recorded import RecordedRun
+from mlp_workload.run.signals import Stopped
 from mlp_workload.sinks.json_lines import read_events
-from mlp_workload.stopping import Stopped
-from mlp_workload.watching import Watching
+from mlp_workload.weights import read_safetensors
 
 UNWATCHED = Watching(visdom="off", quiet=True)
 FRAMEWORK = {"jax": jax_mlp.train.framework, "torch": reference_torch.train.framework}
@@ -87,7 +88,7 @@ def train(side: str, config: Config, every: int = 1000, resume: bool = False, st
 
             yield make_trainer
 
-    return training.train(config, stopping, UNWATCHED, every, resume)
+    return session.train(config, stopping, UNWATCHED, every, resume)
 
 
 def bytes_of(folder: Path) -> bytes:
@@ -248,14 +249,14 @@ def test_a_truncated_checkpoint_is_passed_over(size, stopped, tmp_path, capfd):
 
 def rewritten(path: Path, tensors=None, **about) -> None:
     """The checkpoint with other content and a digest that fits it, as only somebody who knows how could make it."""
-    old, metadata = safetensors_file.read(path, "checkpoint")
+    old, metadata = read_safetensors(path, "checkpoint")
     text = json.dumps(json.loads(metadata["checkpoint"]) | about)
     tensors = old | (tensors or {})
     save_file(tensors, path, {"checkpoint": text, "digest": checkpoint._digest(text, tensors)})
 
 
 def not_finite(stopped):
-    tensors, _ = safetensors_file.read(newest(stopped), "checkpoint")
+    tensors, _ = read_safetensors(newest(stopped), "checkpoint")
     bias = tensors["layers.1.bias"].copy()
     bias[2] = np.nan
     rewritten(newest(stopped), {"layers.1.bias": bias})
@@ -363,7 +364,7 @@ def test_events_that_nobody_may_write_change_nothing(stopped, monkeypatch):
     def refused(path):
         raise UserError(f"cannot write {path}: Permission denied")
 
-    monkeypatch.setattr(training, "check_can_change", refused)  # root, as whom tests may run, may write everywhere
+    monkeypatch.setattr(session, "check_can_change", refused)  # root, as whom tests may run, may write everywhere
     before = {path: path.read_bytes() for path in stopped.run_dir.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"cannot write .*events.jsonl: Permission denied"):
         train("torch", dataclasses.replace(stopped, epochs=9), resume=True)

@@ -17,7 +17,7 @@ from experiments.scaling.cost_model import Costs, Counts, all_reduce_bytes, coun
 from experiments.scaling.measure import Run
 from mlp_compare.bench.timings import medians
 from mlp_workload.errors import UserError
-from mlp_workload.run_folder import read_json
+from mlp_workload.files import read_json
 
 MLP = (784, 200, 200, 10)
 PLANTED = Costs(

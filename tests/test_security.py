@@ -9,12 +9,12 @@ from conftest import ROOT
 from test_page import recorded
 
 from mlp_compare.report.page import render
-from mlp_workload.command_line import Training, parse_config
+from mlp_workload.cli.trainer import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.visdom.drawing import comparison_name, environment_name
 
-PACKAGES = ("mlp_workload", "jax_mlp", "reference_torch", "mlp_compare", "examples", "fuzz")
+PACKAGES = ("mlp_workload", "jax_mlp", "reference_torch", "twincheck", "mlp_compare", "examples", "fuzz")
 CODE_IN_DATA = {"cloudpickle", "code", "dill", "joblib", "marshal", "pickle", "runpy", "shelve", "yaml"}
 CALLED_BY_NAME = {"__import__", "eval", "exec"}
 CALLED_OF_A_MODULE = {"os.popen", "os.system", "subprocess.getoutput", "subprocess.getstatusoutput"}

@@ -19,16 +19,16 @@ from test_knocks import in_a_small_file_system
 from tolerances import RUN_FLOAT64
 from warm import python
 
-import jax_mlp.ensemble
 import jax_mlp.many
+import jax_mlp.seeds
 import jax_mlp.trainer
 import reference_torch.many
 import reference_torch.trainer
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS
-from mlp_workload.environment import usable_cores
+from mlp_workload.environment.description import usable_cores
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.weights import save_weights
 
 
@@ -200,7 +200,7 @@ def test_a_vmapped_program_trains_each_model_as_alone(preset, given, digits):
     )
     initial = initial_parameters("torch_linear", config.widths(30, 3), 7) if given else None
     seeds = (3, 4)
-    ensemble = jax_mlp.ensemble.Ensemble(config, digits, initial, jax.devices("cpu")[:1], at_once=3)
+    ensemble = jax_mlp.seeds.Ensemble(config, digits, initial, jax.devices("cpu")[:1], at_once=3)
     ensemble.compile()
     ensemble.start(seeds)
     orders = [np.stack([epoch_order(seed, epoch, 103) for seed in seeds]) for epoch in (1, 2)]

@@ -11,7 +11,7 @@ from warm import python
 from mlp_compare.parity import self_test
 from mlp_compare.parity.faults import FAULTS
 from mlp_compare.parity.worker import Worker
-from mlp_compare.side import Side
+from twincheck.pipe import Side
 
 FIRST = (
     "one label off by one", "lowest bit of one pixel flipped", "losses of the compiled epoch nan in float32",

@@ -5,7 +5,7 @@ import pytest
 from conftest import write_idx_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 
 
 @pytest.mark.parametrize("trainer", ["jax_mlp.train", "reference_torch.train"])

@@ -7,12 +7,13 @@ import pytest
 from rich.table import Table
 
 from mlp_compare.bench.tables import read as read_benchmark
-from mlp_workload.command_line import Training, parse_config
+from mlp_workload.cli.trainer import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError, escaped, one_line, warn
 from mlp_workload.events import Warned
-from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.run_folder import read_config, read_json
+from mlp_workload.files import read_json
+from mlp_workload.run.folder import read_config
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.console import Console, Output
 
 STEER = "a\x1b[2J\x1b]0;title\x07\x9b1m\x00\u202eb\u2066\u200f\udcff"

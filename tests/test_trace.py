@@ -7,7 +7,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mlp_workload.errors import UserError
-from mlp_workload.trace import FORMAT, Trace, batch_digest, mlp_trace
+from mlp_workload.interface import batch_digest, step_tensors
+from twincheck.trace import FORMAT, Trace
 
 TENSORS = {
     "batch.images": np.arange(6, dtype=np.uint8).reshape(2, 3),
@@ -93,7 +94,7 @@ def test_an_mlps_trace_is_in_causal_order():
     momentum = [f"{name}.momentum" for name in state]
     tensors = {name: np.zeros(1) for name in [*state, *reversed(names), *momentum]}
     expected = [*names[:2], "batch.digest", *names[2:], *momentum, *state]
-    assert list(mlp_trace(tensors).tensors) == expected
+    assert list(step_tensors(tensors)) == expected
     del tensors["logits.grad"]
     with pytest.raises(KeyError, match=r"logits\.grad"):
-        mlp_trace(tensors)
+        step_tensors(tensors)

@@ -8,10 +8,10 @@ import torch
 from flax import nnx
 from tolerances import MODEL_FLOAT64
 
-import jax_mlp.trace
-import reference_torch.trace
+import twincheck.record_jax
+import twincheck.record_torch
 from mlp_workload.errors import UserError
-from mlp_workload.trace import Trace, rename
+from twincheck.trace import Trace, rename
 
 X = np.linspace(-1, 1, 12).reshape(4, 3)
 
@@ -81,11 +81,11 @@ class FlaxNet(FlaxBase):
 
 
 def torch_record(model, loss=lambda output: (output**2).sum()):
-    return reference_torch.trace.record(model, loss, torch.tensor(X))
+    return twincheck.record_torch.record(model, loss, torch.tensor(X))
 
 
 def flax_record(model, loss=lambda output: (output**2).sum()):
-    return jax_mlp.trace.record(model, loss, jnp.asarray(X))
+    return twincheck.record_jax.record(model, loss, jnp.asarray(X))
 
 
 @pytest.fixture
@@ -464,7 +464,7 @@ def test_rename_refuses_what_is_not_one_to_one(names, message):
 def test_torch_tensors_that_numpy_lacks_are_refused_by_name_and_sparse_ones_taken():
     model = torch.nn.Linear(3, 2).bfloat16()
     with pytest.raises(UserError, match=r"weight is torch\.bfloat16, which NumPy lacks"):
-        reference_torch.trace.record(model, lambda y: y.sum(), torch.zeros(1, 3, dtype=torch.bfloat16))
+        twincheck.record_torch.record(model, lambda y: y.sum(), torch.zeros(1, 3, dtype=torch.bfloat16))
     embedding = torch.nn.Embedding(4, 3, sparse=True)
-    trace = reference_torch.trace.record(embedding, lambda y: y.sum(), torch.tensor([1, 1, 3]))
+    trace = twincheck.record_torch.record(embedding, lambda y: y.sum(), torch.tensor([1, 1, 3]))
     assert trace.tensors["weight.grad"].tolist() == [[0] * 3, [2] * 3, [0] * 3, [1] * 3]

@@ -11,9 +11,9 @@ import examples.numpy_side.trainer
 import jax_mlp.trainer
 import reference_torch.trainer
 from examples.numpy_side.mlp import forward_backward
+from mlp_workload.batches import epoch_order, step_batch
 from mlp_workload.config import PRESETS
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order, step_batch
 
 TRAINER = {
     "jax": jax_mlp.trainer.Trainer,
@@ -57,7 +57,7 @@ def test_a_traced_step_is_what_numpy_says(side, preset, dtype, digits):
     trainer.trace_step(epoch_order(0, 1, 103)[:20])  # the second step has a velocity to start from
     before = trainer.state()
     batch = epoch_order(0, 1, 103)[20:40]
-    trace = trainer.trace_step(batch).tensors
+    trace = trainer.trace_step(batch)
 
     close = FORWARD_BACKWARD[dtype].assert_close
     images, labels = digits.train.images[batch].reshape(20, -1), digits.train.labels[batch]
@@ -82,7 +82,7 @@ def test_a_traced_step_is_what_numpy_says(side, preset, dtype, digits):
 def test_a_traced_step_is_the_trainers_own(side, preset, optimizer, digits):
     config = config_of(preset, optimizer)
     stepwise, by_epochs = (trainer_of(side, config, digits) for _ in range(2))
-    losses = [stepwise.trace_step(step_batch(0, step, 103, 20)).tensors["loss"] for step in range(1, 13)]
+    losses = [stepwise.trace_step(step_batch(0, step, 103, 20))["loss"] for step in range(1, 13)]
     by_epoch = [by_epochs.run_epoch(epoch_order(0, epoch, 103)) for epoch in (1, 2)]
     MODEL_FLOAT64.assert_close(losses, np.concatenate(by_epoch))
     for name, array in by_epochs.state().items():

@@ -18,15 +18,15 @@ import jax_mlp.trainer
 import reference_torch.train
 import reference_torch.trainer
 from examples.numpy_side.mlp import forward_backward
-from mlp_workload import training
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunFinished, TrainLosses, Warned
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order
-from mlp_workload.run_events import RunEvents
-from mlp_workload.watching import Watching
+from mlp_workload.run import session
+from mlp_workload.run.output_options import Watching
+from mlp_workload.run.run_events import RunEvents
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
 UNWATCHED = Watching(visdom="off")
@@ -194,7 +194,7 @@ def test_float64_is_float64_everywhere(side, preset, digits):
 def run_events(side: str, config: Config, dataset: Dataset, parameters=None) -> list:
     trainer = TRAINER[side](config, dataset, parameters)
     trainer.compile()
-    return list(training.run(config, dataset, trainer, RunEvents(config, dataset, trainer, 0.0, 0.0)))
+    return list(session.run(config, dataset, trainer, RunEvents(config, dataset, trainer, 0.0, 0.0)))
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_a_healthy_run_does_not_warn(side, digits):
 @pytest.mark.parametrize("last_activation", ["same", pytest.param("none", marks=OTHER)])
 def test_a_diverging_run_says_where_and_nothing_else(side, last_activation, part, tmp_path, monkeypatch):
     """Its logits are nan: neither dead, nor would another last activation cure it."""
-    monkeypatch.setattr(training, "load", lambda *_: part)
+    monkeypatch.setattr(session, "load", lambda *_: part)
     config = dataclasses.replace(
         PRESETS["relu"], epochs=1, learning_rate=1e6, last_activation=last_activation, run_dir=tmp_path / "run"
     )
@@ -364,7 +364,7 @@ def test_an_epoch_is_read_back_in_two_pieces(digits, monkeypatch):
 
 @side
 def test_a_model_larger_than_the_memory_is_refused_before_the_folder_is_made(side, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "load", lambda *_: digits)
+    monkeypatch.setattr(session, "load", lambda *_: digits)
     config = Config(hidden=(1_000_000, 1_000_000), batch_size=10, run_dir=tmp_path / "run")
     with pytest.raises(UserError, match="not enough memory: try smaller --hidden"):
         TRAIN[side](config)

@@ -11,16 +11,16 @@ from safetensors.numpy import load_file
 
 import reference_torch.train
 from mlp_compare.report import page
-from mlp_workload import recorded_run
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load
 from mlp_workload.data.emnist import is_emnist
 from mlp_workload.errors import UserError
 from mlp_workload.events import RunStarted
-from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.trained import Trained
+from mlp_workload.predict.trained import Trained
+from mlp_workload.run import recorded
+from mlp_workload.run.output_options import Watching
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.visdom.picture import Picture
-from mlp_workload.watching import Watching
 
 QUIET = Watching(visdom="off", quiet=True)
 LINE = "EMNIST stores its images transposed: they are turned upright"
@@ -105,7 +105,7 @@ def test_a_run_by_the_flag_goes_on_without_it(upright, tmp_path, run_on):
     config = Config.from_json((folder / "config.json").read_text())
     reference_torch.train.train(replace(config, transpose_images=False, epochs=2), QUIET, resume=True)
     assert RecordedRun.load(folder).events[-1].summary["data_notes"] == [f"{EXCHANGED} upright images"]
-    recorded_run._load.cache_clear()
+    recorded._load.cache_clear()
     assert not Trained.load(folder).image_format.transposed
     assert not RecordedRun.load(folder).dataset.transposed
 
@@ -174,7 +174,7 @@ def run_on(tmp_path):
     def train(dataset, **options):
         settings = {"hidden": (8,), "batch_size": 100, "epochs": 1, "run_dir": tmp_path / "run"} | options
         reference_torch.train.train(Config(dataset=dataset, **settings), QUIET)
-        recorded_run._load.cache_clear()
+        recorded._load.cache_clear()
         return settings["run_dir"]
 
     return train

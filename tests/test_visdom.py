@@ -25,7 +25,7 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples
 from mlp_workload.events import Evaluated, RunFinished, RunStarted, TrainLosses
 from mlp_workload.metrics import Mistakes
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.sinks.visdom import Visdom
 from mlp_workload.visdom.drawing import COMPARED_POINTS, Drawing, comparison_name, environment_name

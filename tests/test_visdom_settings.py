@@ -5,8 +5,8 @@ from conftest import write_idx_folder
 
 from mlp_workload import dashboard
 from mlp_workload.errors import UserError
+from mlp_workload.run.output_options import Watching
 from mlp_workload.visdom.server import VisdomServer
-from mlp_workload.watching import Watching
 
 NAMES = ("HOST", "PORT", "BASE_URL", "USERNAME", "PASSWORD")
 KUBERNETES = {"PORT": "tcp://10.96.12.7:9000"}

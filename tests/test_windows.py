@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-PACKAGES = ("jax_mlp", "mlp_compare", "mlp_workload", "reference_torch", "examples")
+PACKAGES = ("jax_mlp", "mlp_compare", "mlp_workload", "reference_torch", "twincheck", "examples")
 MODULES = {"fcntl", "grp", "pty", "pwd", "resource", "termios"}
 LACKS = {
     "signal": {"SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGXCPU", "SIGQUIT", "alarm", "pthread_sigmask"},
@@ -88,9 +88,9 @@ sys.modules |= {"fcntl": None, "resource": None}
         ("from mlp_compare.bench import timing_worker\n"
          "timing_worker.Path = lambda _: __import__('pathlib').Path('/none')\n"
          "print(timing_worker._peak_megabytes())", "nan"),
-        ("from mlp_workload.stopping import END_SIGNALS\nfrom mlp_workload.draw import server\n"
+        ("from mlp_workload.run.signals import END_SIGNALS\nfrom mlp_workload.draw import server\n"
          "print(sorted(n.name for n in END_SIGNALS))", "['SIGINT', 'SIGTERM']"),
-        ("from mlp_compare.side import Side\nprint('a side')", "a side"),
+        ("from twincheck.pipe import Side\nprint('a side')", "a side"),
     ],
 )  # fmt: skip
 def test_it_works_without_those_names(code, printed):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlp_compare.bounds import DRIFT_FLOAT64
+from mlp_compare.parity.bound_table import DRIFT_FLOAT64
 
 
 class Tolerance(NamedTuple):
@@ -30,7 +30,7 @@ PRODUCTS_FLOAT32 = Tolerance(0.0, 1e-5)
 """Sums of up to 40 terms of size 1, in any order: 4 sqrt(40) eps is 3e-6; rounding one to bfloat16 is 1e-2."""
 EXPORTED = {
     # In parts of the largest logit: 4 sqrt(784) eps, sums of up to 784 products in another order, as in
-    # mlp_compare/bounds.py. Float64 would show a constant that was rounded to float32, by 1e-8.
+    # mlp_compare/parity/bound_table.py. Float64 would show a constant that was rounded to float32, by 1e-8.
     "float64": Tolerance(0.0, 4 * 784**0.5 * 2**-52),
     "float32": Tolerance(0.0, 4 * 784**0.5 * 2**-23),
 }

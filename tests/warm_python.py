@@ -12,7 +12,16 @@ import resource
 import signal
 import socket
 
-PACKAGES = ("examples", "experiments", "jax_mlp", "mlp_compare", "mlp_workload", "reference_torch", "sitecustomize.py")
+PACKAGES = (
+    "examples",
+    "experiments",
+    "jax_mlp",
+    "mlp_compare",
+    "mlp_workload",
+    "reference_torch",
+    "twincheck",
+    "sitecustomize.py",
+)
 READ_AT_IMPORT = (
     "COVERAGE", "CUDA", "FLAX", "JAX", "KERAS", "KMP", "LANG", "LC_", "LD_", "MALLOC", "MKL", "MPL", "NPROC", "NUMEXPR",
     "NVIDIA", "OMP", "OPENBLAS", "PJRT", "PYTHON", "PYTORCH", "TF_", "TORCH", "XLA",

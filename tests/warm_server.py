@@ -30,8 +30,8 @@ from warm_python import context
 PRELOADED = (
     "PIL.Image", "flax.nnx", "jax", "jinja2", "numpy.random", "optax", "requests", "rich.live", "rich.table",
     "safetensors.numpy", "tornado.web", "tornado.websocket", "torch", "torch._dynamo", "tyro", "urllib.request",
-    "jax_mlp.trace", "jax_mlp.trainer", "mlp_workload.training", "mlp_workload.sinks.console", "reference_torch.trace",
-    "reference_torch.trainer",
+    "twincheck.record_jax", "jax_mlp.trainer", "mlp_workload.run.session", "mlp_workload.sinks.console",
+    "twincheck.record_torch", "reference_torch.trainer",
 )  # fmt: skip
 
 

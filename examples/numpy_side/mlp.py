@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_workload.entropy import check_labels
-from mlp_workload.trace import activation, pre_activation
+from mlp_workload.interface import activation, pre_activation
 from mlp_workload.weights import Array, Parameters
 
 SLOPE = {"relu": 0.0, "leaky_relu": 0.01, "none": 1.0}

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from examples.numpy_side.trainer import Trainer
-from mlp_workload import training
-from mlp_workload.command_line import Training, run_trainer
+from mlp_workload.cli.trainer import Training, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.training import MakeTrainer
+from mlp_workload.interface import MakeTrainer
+from mlp_workload.run import session
 
 
 @contextlib.contextmanager
 def framework(config: Config) -> Iterator[MakeTrainer]:
-    """See `mlp_workload.training.Framework`. A run that diverges says so itself, NumPy need not."""
+    """See `mlp_workload.interface.Framework`. A run that diverges says so itself, NumPy need not."""
     with np.errstate(over="ignore", invalid="ignore"):
         yield Trainer
 
@@ -23,7 +23,7 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
 def start(options: Training) -> None:
     if options.seeds is not None:
         raise UserError("--seeds: in NumPy one run after the other")
-    training.train(options.config, framework, options.watching, options.checkpoint_every, options.resumes)
+    session.train(options.config, framework, options.watching, options.checkpoint_every, options.resumes)
 
 
 def main() -> None:

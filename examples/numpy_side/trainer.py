@@ -11,16 +11,16 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
+from mlp_workload.interface import Array, step_tensors
 from mlp_workload.metrics import Evaluation
-from mlp_workload.trace import Trace, mlp_trace
-from mlp_workload.weights import Array, Parameters
+from mlp_workload.weights import Parameters
 
 _EVALUATED_AT_ONCE = 2000
 """Test examples whose activations are in memory together."""
 
 
 class Trainer:
-    """See `mlp_workload.training.Trainer`."""
+    """See `mlp_workload.interface.Trainer`."""
 
     framework = "numpy"
     packages = ("numpy",)
@@ -81,8 +81,8 @@ class Trainer:
     def largest(self, number: int) -> int:
         return number
 
-    def trace_step(self, batch: npt.NDArray[np.int32]) -> Trace:
-        return mlp_trace(self._step(batch) | self.state())
+    def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
+        return step_tensors(self._step(batch) | self.state())
 
     def _step(self, batch: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[Any]]:
         """Trains on the examples `batch` (b,): g += weight_decay p; v = momentum v + g;

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from examples.port_your_model.common import Mistake
 from examples.port_your_model.names import FLAX, TORCH_ONLY
 from mlp_compare import Comparison, compare, uniform
-from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.cli.parse import one_line_errors, parse
 from mlp_workload.errors import UserError
-from mlp_workload.trace import Trace, rename
+from twincheck.trace import Trace, rename
 
 
 @dataclass(frozen=True)

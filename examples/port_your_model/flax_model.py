@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from examples.port_your_model.common import Arguments, Mistake, batch
 from examples.port_your_model.names import PARAMETERS, STATISTICS
-from jax_mlp.trace import record
-from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.cli.parse import one_line_errors, parse
+from twincheck.record_jax import record
 
 
 class BatchNorm(nnx.BatchNorm):

@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from examples.port_your_model.common import Arguments, batch
-from mlp_workload.command_line import one_line_errors, parse
-from reference_torch.trace import record
+from mlp_workload.cli.parse import one_line_errors, parse
+from twincheck.record_torch import record
 
 
 class Network(nn.Module):

@@ -5,11 +5,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.cli.parse import one_line_errors, parse
 from mlp_workload.errors import UserError
-from mlp_workload.files import expand
-from mlp_workload.outputs import new_file
-from mlp_workload.run_folder import write_json
+from mlp_workload.files import expand, new_file, write_json
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m experiments.scaling"

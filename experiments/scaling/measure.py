@@ -14,7 +14,7 @@ import numpy as np
 from mlp_compare.bench import lower_bound, processes
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, load
-from mlp_workload.environment import describe_environment
+from mlp_workload.environment.description import describe_environment
 from mlp_workload.sinks.console import Output
 
 FORMAT = 1

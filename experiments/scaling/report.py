@@ -19,11 +19,10 @@ from experiments.scaling.cost_model import counts
 from experiments.scaling.gpu import INFINIBAND, MEASURED_OPERATIONS, NVLINK, PEAK_OPERATIONS, gpu_costs
 from experiments.scaling.measure import FORMAT, Run
 from mlp_compare.figures import COLOURS, INK, style, to_svg
-from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.environment import under_quota
+from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.environment.description import under_quota
 from mlp_workload.errors import UserError, refusal
-from mlp_workload.files import expand, read_at_most, write_atomically
-from mlp_workload.run_folder import clear_write_errors, read_json
+from mlp_workload.files import clear_write_errors, expand, read_at_most, read_json, write_atomically
 
 PROGRAM = "python -m experiments.scaling.report"
 JAX, JAX_PROCESSES, TORCH = "JAX, devices of one process", "JAX, a process each", "PyTorch, a process each"

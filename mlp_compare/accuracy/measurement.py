@@ -13,9 +13,10 @@ from mlp_compare.accuracy import equivalence
 from mlp_compare.accuracy.equivalence import Equivalence
 from mlp_compare.accuracy.runner import Pairing, Runs
 from mlp_compare.comparable import require_alike
-from mlp_compare.side import PACKAGES, Side
 from mlp_workload.config import Config
+from mlp_workload.interface import TITLES
 from mlp_workload.sinks.console import Output
+from twincheck.pipe import Side
 
 _WIDTH = 200
 """Of the table where no terminal sets it."""
@@ -48,7 +49,7 @@ def measure(configs: Sequence[Config], count: int, console: Output) -> Measureme
     pairings: Sequence[Pairing] = get_args(Pairing)
     with ExitStack() as stack:
         progress = stack.enter_context(console.progress())
-        sides = {framework: stack.enter_context(Side(framework, Runs)) for framework in PACKAGES}
+        sides = {framework: stack.enter_context(Side(framework, Runs)) for framework in TITLES}
         task = progress.add_task("", total=len(configs) * len(pairings) * count * len(sides))
 
         def correct(framework: str, config: Config, pairing: Pairing) -> int:
@@ -64,7 +65,7 @@ def measure(configs: Sequence[Config], count: int, console: Output) -> Measureme
             runs = [dataclasses.replace(config, seed=seed) for seed in range(count)]
             for pairing in pairings:
                 require_alike(facts := {framework: side.do("compiled", runs[0]) for framework, side in sides.items()})
-                found = {framework: [correct(framework, run, pairing) for run in runs] for framework in PACKAGES}
+                found = {framework: [correct(framework, run, pairing) for run in runs] for framework in TITLES}
                 cells.append(Cell(config, pairing, found, _compare(config, pairing, found)))
     return Measurement(cells, facts)
 
@@ -87,7 +88,7 @@ def print_measurement(console: Output, measurement: Measurement) -> None:
     if not console.file.isatty():
         console.width = _WIDTH
     console.print(_table(measurement))
-    first, second = PACKAGES
+    first, second = TITLES
     console.print(
         f"Correct on the test set, mean ± deviation; difference {first} - {second} with its 90 % bootstrap interval; "
         f"margin ±{equivalence.MARGIN}."
@@ -104,7 +105,7 @@ def _table(measurement: Measurement) -> Table:
     table.add_column("preset")
     table.add_column("last activation")
     table.add_column("runs")
-    for name in ("N", *PACKAGES, "difference", "TOST p"):
+    for name in ("N", *TITLES, "difference", "TOST p"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for cell in measurement.cells:

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_compare.parity.worker import facts, load
-from mlp_compare.side import framework_of
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import LARGEST_SEED, Config
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order
-from mlp_workload.training import MakeTrainer, Trainer
+from mlp_workload.interface import MakeTrainer, Trainer, framework_of
 
 Pairing = Literal["paired", "unpaired"]
 """paired: `mlp_workload`'s initial weights and batches, the same for both. unpaired: each framework's own."""

@@ -4,10 +4,8 @@ import inspect
 import sys
 
 from mlp_compare.bench.options import Bench
-from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.files import write_atomically
-from mlp_workload.outputs import new_file
-from mlp_workload.run_folder import clear_write_errors, write_json
+from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.files import clear_write_errors, new_file, write_atomically, write_json
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.bench"

@@ -19,7 +19,7 @@ from mlp_compare.bench.timings import ratio
 from mlp_compare.bench.variants import CONTROL, MANY, MODELS, QUICK, RUNGS
 from mlp_compare.comparable import require_alike
 from mlp_workload.config import Config
-from mlp_workload.environment import describe_environment
+from mlp_workload.environment.description import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.sinks.console import Output
 from mlp_workload.weights import Parameters, load_weights, parameter_shapes

@@ -1,6 +1,6 @@
 """The libraries that a user might take instead, at the same mathematics: `pip install '.[bench]'`.
 
-Each has the part of `mlp_workload.training.Trainer` that a benchmark needs, for plain SGD. They get the images as
+Each has the part of `mlp_workload.interface.Trainer` that a benchmark needs, for plain SGD. They get the images as
 floats, normalised, which is how their users hand them over: `compile` does that, and `prepare` puts them in order.
 """
 

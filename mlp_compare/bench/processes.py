@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlp_workload.config import Config
-from mlp_workload.environment import quota_cores, usable_cores
+from mlp_workload.environment.description import quota_cores, usable_cores
+from mlp_workload.environment.variables import effect
 from mlp_workload.errors import UserError, why_ended
-from mlp_workload.variables import effect
 
 CORES = usable_cores()
 THREADS = {f"{library}_NUM_THREADS": str(CORES) for library in ("OMP", "MKL", "OPENBLAS")}

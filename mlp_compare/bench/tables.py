@@ -30,11 +30,10 @@ from mlp_compare.bench.whole_commands import (
     TORCH_WATCHED,
 )
 from mlp_compare.figures import COLOURS, INK, style, to_svg
-from mlp_workload.command_line import one_line_errors, parse
-from mlp_workload.environment import under_quota
+from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.environment.description import under_quota
 from mlp_workload.errors import UserError, escaped, refusal
-from mlp_workload.files import expand
-from mlp_workload.run_folder import read_json
+from mlp_workload.files import expand, read_json
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.bench.tables"

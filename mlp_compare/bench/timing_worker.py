@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_compare.bench.variants import MANY, MODELS, PARAMETERS_APART, RUNGS
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load
-from mlp_workload.environment import describe_environment
+from mlp_workload.environment.description import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
-from mlp_workload.order import epoch_order
 from mlp_workload.weights import Parameters, save_weights
 
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 PARAMETERS_APART = 1e-13
-"""What `mlp_compare.bounds` allows in float64 after the 3,000 steps of a run; the check trains on some dozens."""
+"""Allowed by `mlp_compare.parity.bound_table` in float64 after 3,000 steps; the check trains on some dozens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +37,23 @@ class Rung:
 
 RUNGS = {
     "jax": Rung(name="JAX, an epoch a program", kind="jax", target="jax_mlp.trainer:Trainer"),
-    "jax-step": Rung(name="JAX, a step a program", kind="jax", target="jax_mlp.rungs:PerStep"),
+    "jax-step": Rung(name="JAX, a step a program", kind="jax", target="jax_mlp.variants:PerStep"),
     "torch": Rung(name="PyTorch, eager", kind="torch", target="reference_torch.trainer:Trainer"),
-    "torch-fused": Rung(name="PyTorch, eager, fused SGD", kind="torch", target="reference_torch.rungs:Fused"),
+    "torch-fused": Rung(name="PyTorch, eager, fused SGD", kind="torch", target="reference_torch.variants:Fused"),
     "torch-compile": Rung(
-        name="PyTorch, torch.compile", kind="torch", target="reference_torch.rungs:Compiled", optional=True
+        name="PyTorch, torch.compile", kind="torch", target="reference_torch.variants:Compiled", optional=True
     ),
     "torch-autotune": Rung(
-        name="PyTorch, torch.compile, max-autotune", kind="torch", target="reference_torch.rungs:CompiledAutotuned",
+        name="PyTorch, torch.compile, max-autotune", kind="torch", target="reference_torch.variants:CompiledAutotuned",
         optional=True,
     ),
-    "torch-hand": Rung(name="PyTorch, backward by hand", kind="torch", target="reference_torch.rungs:ByHand"),
-    "torch-article": Rung(name="PyTorch, the tutorial's loop", kind="torch", target="reference_torch.rungs:Article"),
+    "torch-hand": Rung(name="PyTorch, backward by hand", kind="torch", target="reference_torch.variants:ByHand"),
+    "torch-article": Rung(name="PyTorch, the tutorial's loop", kind="torch", target="reference_torch.variants:Article"),
     "torch-step-graph": Rung(
-        name="PyTorch, CUDA graph of a step", kind="torch", target="reference_torch.rungs:StepGraph", device="gpu"
+        name="PyTorch, CUDA graph of a step", kind="torch", target="reference_torch.variants:StepGraph", device="gpu"
     ),
     "torch-epoch-graph": Rung(
-        name="PyTorch, CUDA graph of an epoch", kind="torch", target="reference_torch.rungs:EpochGraph", device="gpu"
+        name="PyTorch, CUDA graph of an epoch", kind="torch", target="reference_torch.variants:EpochGraph", device="gpu"
     ),
     "keras-jax": Rung(
         name="Keras 3 on JAX", kind="peer", target="mlp_compare.bench.peers:Keras", needs=("keras",), device="cpu",

@@ -26,7 +26,7 @@ ROUNDS, EPOCHS = 6, 10
 TARGET_ACCURACY = 0.85
 """Of the test set, that training is timed to."""
 JAX_FIRST, JAX_LATER = "python -m jax_mlp.train, the first time", "python -m jax_mlp.train, later"
-TORCH, ARTICLE = "python -m reference_torch.train", "python -m reference_torch.article module"
+TORCH, ARTICLE = "python -m reference_torch.train", "python -m reference_torch.tutorial module"
 JAX_GIVEN, TORCH_GIVEN = "JAX, from given weights", "PyTorch, from given weights"
 JAX_WATCHED, TORCH_WATCHED = "JAX, drawn on a dashboard", "PyTorch, drawn on a dashboard"
 JAX_UNKEPT, TORCH_UNKEPT = "JAX, without checkpoints", "PyTorch, without checkpoints"
@@ -36,7 +36,7 @@ COMMANDS = {
     TORCH: ("reference_torch.train", "plainly"),
     JAX_GIVEN: ("jax_mlp.train", "given"),
     TORCH_GIVEN: ("reference_torch.train", "given"),
-    ARTICLE: ("reference_torch.article", "plainly"),
+    ARTICLE: ("reference_torch.tutorial", "plainly"),
     JAX_UNKEPT: ("jax_mlp.train", "unkept"),
     TORCH_UNKEPT: ("reference_torch.train", "unkept"),
     JAX_WATCHED: ("jax_mlp.train", "watched"),
@@ -86,7 +86,7 @@ def _time_command(name: str, module: str, flags: Sequence[str], folder: Path, ca
     variables = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     flags = [*flags, "--epochs", str(EPOCHS)]
     started, began = time.time(), time.monotonic()
-    if module == "reference_torch.article":
+    if module == "reference_torch.tutorial":
         processes.run(name, module, "module", *flags)
         return {"total_seconds": time.monotonic() - began}
     drawn = () if "--visdom" in flags else ("--visdom", "off")

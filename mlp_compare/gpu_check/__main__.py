@@ -7,12 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.cli.parse import one_line_errors, parse
 from mlp_workload.config import Config
-from mlp_workload.environment import describe_environment
-from mlp_workload.files import write_atomically
-from mlp_workload.outputs import empty_folder
-from mlp_workload.run_folder import clear_write_errors, write_json
+from mlp_workload.environment.description import describe_environment
+from mlp_workload.files import clear_write_errors, empty_folder, write_atomically, write_json
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.gpu_check"

@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlp_compare import bounds
 from mlp_compare.bench import tables
 from mlp_compare.comparable import require_alike
+from mlp_compare.parity import bound_table
 from mlp_workload.config import PRESETS
-from mlp_workload.environment import nvidia_driver
+from mlp_workload.environment.description import nvidia_driver
 from mlp_workload.errors import UserError, why_ended
+from mlp_workload.files import read_json
 from mlp_workload.initial import initial_parameters
-from mlp_workload.run_folder import read_json
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
@@ -166,8 +166,8 @@ def gpu_against_cpu(machine: Machine) -> tuple[str, Mapping[str, Any]]:
             one, other = (machine.weights(name) for name in names.values())
             figures[f"{framework} {preset}"] = max(float(np.abs(one[key] - other[key]).max()) for key in one)
     said = ", ".join(f"{name} {apart:.1e}" for name, apart in figures.items())
-    if not max(figures.values()) <= bounds.DRIFT_FLOAT64:
-        raise Failed(f"parameters after an epoch in float64, allowed {bounds.DRIFT_FLOAT64:.0e}: {said}")
+    if not max(figures.values()) <= bound_table.DRIFT_FLOAT64:
+        raise Failed(f"parameters after an epoch in float64, allowed {bound_table.DRIFT_FLOAT64:.0e}: {said}")
     return f"parameters after an epoch in float64 apart by at most: {said}", figures
 
 

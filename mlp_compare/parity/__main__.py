@@ -14,15 +14,16 @@ from mlp_compare.parity.lockstep import Lockstep
 from mlp_compare.parity.output import as_json, print_bite, print_report
 from mlp_compare.parity.self_test import bite
 from mlp_compare.parity.worker import Worker
-from mlp_compare.side import Side, both, check_is_there
-from mlp_workload.command_line import one_line_errors, parse_config, part
+from mlp_workload.cli.parse import one_line_errors
+from mlp_workload.cli.trainer import parse_config, part
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
-from mlp_workload.outputs import empty_folder, new_file
-from mlp_workload.run_folder import clear_write_errors, write_json
+from mlp_workload.files import clear_write_errors, empty_folder, new_file, write_json
+from mlp_workload.interface import check_is_there
+from mlp_workload.run.session import load_named
 from mlp_workload.sinks.console import Output
-from mlp_workload.trace import Trace
-from mlp_workload.training import load_named
+from twincheck.pipe import Side, both
+from twincheck.trace import Trace
 
 TRACED = (1, 2, 10, 100, 1000)
 """Steps that are compared tensor by tensor, and the last one."""

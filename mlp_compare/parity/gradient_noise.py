@@ -7,8 +7,8 @@ examples that are learned by heart; a bound relative to the gradient would shrin
 import numpy as np
 
 from mlp_compare.parity.sign_flips import layer_count, layer_inputs
-from mlp_workload.trace import Array, Trace
 from mlp_workload.weights import Parameters
+from twincheck.trace import Array, Trace
 
 
 def gradient_floors(trace: Trace, before: Parameters) -> dict[str, float]:

@@ -6,19 +6,21 @@ from functools import partial
 
 import numpy as np
 
-from mlp_compare import bounds
 from mlp_compare.comparable import require_alike
-from mlp_compare.comparison import Array, Comparison, Difference, compare, difference
+from mlp_compare.parity import bound_table
 from mlp_compare.parity.gradient_noise import gradient_floors
 from mlp_compare.parity.result import Departed, Departure, Report
 from mlp_compare.parity.sign_flips import Crossing, effect, find_crossings
 from mlp_compare.parity.worker import Evaluated, Step
-from mlp_compare.side import Side, both
+from mlp_workload.batches import steps_per_epoch
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.order import steps_per_epoch
-from mlp_workload.trace import Trace, pre_activation
+from mlp_workload.interface import pre_activation
 from mlp_workload.weights import Parameters
+from twincheck.bounds import Bound
+from twincheck.comparison import Array, Comparison, Difference, compare, difference
+from twincheck.pipe import Side, both
+from twincheck.trace import Trace
 
 
 class Lockstep:
@@ -32,7 +34,7 @@ class Lockstep:
         self._config, self._sides, self._steps = config, sides, steps
         self._epoch = steps_per_epoch(len(dataset.train), config.batch_size)
         terms = max(*config.widths(dataset.pixels, dataset.classes), min(config.batch_size, len(dataset.train)))
-        self._table = partial(bounds.table, config.dtype, terms)
+        self._table = partial(bound_table.table, config.dtype, terms)
         self._rebased_at: int | None = None
         self.report = Report()
 
@@ -70,7 +72,7 @@ class Lockstep:
         except Departed as departed:
             self.report.departure, self.report.departure_traces = departed.departure, departed.traces
 
-    def table(self) -> bounds.Table:
+    def table(self) -> bound_table.Table:
         """The bounds, one step from common parameters."""
         return self._table(1)
 
@@ -84,7 +86,7 @@ class Lockstep:
 
     def _check_start(self, states: Sequence[Parameters]) -> None:
         a, b = (Trace(state, {"framework": side.name}) for state, side in zip(states, self._sides, strict=True))
-        if (first := compare(a, b, lambda name: bounds.EXACT).first) is not None:
+        if (first := compare(a, b, lambda name: bound_table.EXACT).first) is not None:
             raise Departed(Departure(0, first))
 
     def _ask(self, step: int) -> None:
@@ -111,7 +113,7 @@ class Lockstep:
         for name, one, other in streamed:
             found = difference(name, one, other, self._bound(table, name, one, before[0]))
             if found.within:
-                self.report.take(bounds.kind(name), step, found)
+                self.report.take(bound_table.kind(name), step, found)
                 continue
             if go_on:
                 for side in self._sides:
@@ -128,16 +130,16 @@ class Lockstep:
         return a.state, a.state if self._rebased_at is not None else b.state
 
     @staticmethod
-    def _bound(table: bounds.Table, name: str, after: Array, before: Parameters) -> bounds.Bound:
+    def _bound(table: bound_table.Table, name: str, after: Array, before: Parameters) -> Bound:
         """A parameter's own bound, or that of a gradient for what the step added to it, if that is wider."""
-        bound = table[bounds.kind(name)]
-        if bounds.kind(name) != "parameters":
+        bound = table[bound_table.kind(name)]
+        if bound_table.kind(name) != "parameters":
             return bound
         with np.errstate(invalid="ignore", over="ignore"):
             update = float(np.abs(after - before[name]).max())
         return replace(bound, absolute=max(bound.absolute, table["gradients"].relative * update))
 
-    def _explain(self, step: int, before: Sequence[Parameters], table: bounds.Table) -> None:
+    def _explain(self, step: int, before: Sequence[Parameters], table: bound_table.Table) -> None:
         """Compares a step with crossings tensor by tensor, once what they make of it is taken off."""
         traces = both(self._sides, "trace", step)
         comparison, crossings = self._compare(traces, before, step, table)
@@ -145,7 +147,7 @@ class Lockstep:
         self.report.crossings += crossings
 
     def _compare(
-        self, traces: tuple[Trace, Trace], before: Sequence[Parameters], step: int, table: bounds.Table
+        self, traces: tuple[Trace, Trace], before: Sequence[Parameters], step: int, table: bound_table.Table
     ) -> tuple[Comparison, list[Crossing]]:
         """All tensors of a step. Of the crossings those that are not explained are differences out of bounds.
 
@@ -153,7 +155,7 @@ class Lockstep:
         """
         floors = gradient_floors(traces[0], before[0])
 
-        def bound(name: str) -> bounds.Bound:
+        def bound(name: str) -> Bound:
             floored = self._bound(table, name, traces[0].tensors[name], before[0])
             return replace(floored, absolute=max(floored.absolute, floors.get(name, 0.0)))
 
@@ -172,7 +174,7 @@ class Lockstep:
         for found in comparison.differences:
             if not found.within:
                 raise Departed(Departure(step, found), traces)
-            self.report.take(bounds.kind(found.name), step, found)
+            self.report.take(bound_table.kind(found.name), step, found)
 
     def _from_common(self, step: int, before: Parameters) -> tuple[Trace, Trace]:
         both(self._sides, "load_state", before)
@@ -199,7 +201,7 @@ class Lockstep:
         built up. A float32 step resolves too little to say so.
         """
         own = both(self._sides, "trace", step)
-        attempts: list[tuple[tuple[Trace, Trace], Sequence[Parameters], bounds.Table]]
+        attempts: list[tuple[tuple[Trace, Trace], Sequence[Parameters], bound_table.Table]]
         attempts = [(self._from_common(step, before[0]), (before[0], before[0]), self._table(1))]
         if not self._drifted(before):
             attempts.append((own, before, self._table(self._steps_apart(step))))
@@ -217,14 +219,14 @@ class Lockstep:
         raise Departed(Departure(step, found, note), own)
 
     def _drifted(self, states: Sequence[Parameters]) -> bool:
-        bound = bounds.Bound(relative=8 * float(np.finfo(self._config.dtype).eps))
+        bound = Bound(relative=8 * float(np.finfo(self._config.dtype).eps))
         return any(not difference(name, states[0][name], states[1][name], bound).within for name in states[0])
 
     def _evaluate(self, step: int) -> None:
         a, b = both(self._sides, "evaluate")
         self._compare_evaluations(step, a, b, self._table(self._steps_apart(max(step, 1))))
 
-    def _compare_evaluations(self, step: int, a: Evaluated, b: Evaluated, table: bounds.Table) -> None:
+    def _compare_evaluations(self, step: int, a: Evaluated, b: Evaluated, table: bound_table.Table) -> None:
         self.report.correct[step] = (int(a.tensors["evaluation.correct"]), int(b.tensors["evaluation.correct"]))
         ties = list(near_ties(a, b, table))
         self.report.near_ties += [f"step {step}, test example {example}" for example in ties]
@@ -247,7 +249,7 @@ class Lockstep:
         """
         a, b = (side.do("run_freely", self._steps) for side in self._sides)
         self.report.free_runs = a, b
-        table, anything = self._table(self._steps), bounds.Bound(absolute=np.inf)
+        table, anything = self._table(self._steps), Bound(absolute=np.inf)
         alike = self._steps if self._rebased_at is None else self._rebased_at - 1
         steps = np.array(self.report.losses, self._config.dtype).T
         pairs = [("loss", a.losses, b.losses, anything)]
@@ -258,7 +260,7 @@ class Lockstep:
         exact = self._config.dtype == "float64" and self._rebased_at is None
         for name in state:
             if exact:
-                pairs += [(name, run.state[name], state[name], table[bounds.kind(name)]) for run in (a, b)]
+                pairs += [(name, run.state[name], state[name], table[bound_table.kind(name)]) for run in (a, b)]
             else:
                 pairs.append((name, a.state[name], b.state[name], anything))
         for name, one, other, bound in pairs:
@@ -266,7 +268,7 @@ class Lockstep:
             if not found.within:
                 raise Departed(Departure(self._steps, found))
             if bound is not anything:
-                self.report.take(f"epochs.{bounds.kind(name)}", self._steps, found)
+                self.report.take(f"epochs.{bound_table.kind(name)}", self._steps, found)
         if exact:
             self._compare_evaluations(self._steps, a.evaluated, b.evaluated, table)
         else:
@@ -293,7 +295,7 @@ def _strange(crossing: Crossing) -> Difference:
     )
 
 
-def near_ties(a: Evaluated, b: Evaluated, table: bounds.Table) -> Iterator[int]:
+def near_ties(a: Evaluated, b: Evaluated, table: bound_table.Table) -> Iterator[int]:
     """Examples whose two largest logits lie so near each other that rounding can choose; exact ties have a rule."""
     one, other = (evaluated.tensors["evaluation.predictions"] for evaluated in (a, b))
     if one.shape != other.shape:

@@ -8,13 +8,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from mlp_compare import bounds
-from mlp_compare.comparison import Difference
+from mlp_compare.parity import bound_table
 from mlp_compare.parity.result import Report
 from mlp_compare.parity.self_test import Bite
 from mlp_workload.config import Config
 from mlp_workload.errors import one_line
 from mlp_workload.sinks.console import Output
+from twincheck.bounds import Bound
+from twincheck.comparison import Difference
 
 _LISTED = 10
 """Kink crossings on the terminal; the JSON file has all of them."""
@@ -27,7 +28,7 @@ Facts = Mapping[str, Mapping[str, Any]]
 
 
 def print_report(
-    console: Output, config: Config, steps: int, report: Report, facts: Facts, table: bounds.Table
+    console: Output, config: Config, steps: int, report: Report, facts: Facts, table: bound_table.Table
 ) -> None:
     one, other = facts
     computed = [f"{side['framework']} on {side['device']}" for side in facts.values()]
@@ -83,7 +84,7 @@ def _print_crossings(console: Output, report: Report) -> None:
         console.print(f"  and {more} more (--json has them all)")
 
 
-def _table(console: Output, report: Report, bounds_table: bounds.Table) -> Table:
+def _table(console: Output, report: Report, bounds_table: bound_table.Table) -> Table:
     wide = console.width >= _WIDE
     title = "largest difference of each quantity, measured by its bound"
     if not wide:
@@ -118,7 +119,7 @@ def print_bite(console: Output, bite: Bite) -> None:
     console.print(Text.assemble(verdict, f"  {bite.fault.name} ({bite.fault.side}): {one_line(where)}"))
 
 
-def as_json(config: Config, steps: int, report: Report, facts: Facts, table: bounds.Table) -> dict[str, Any]:
+def as_json(config: Config, steps: int, report: Report, facts: Facts, table: bound_table.Table) -> dict[str, Any]:
     """All figures. `free_runs` are the trainers' own epochs."""
     departure = report.departure
     return {
@@ -154,7 +155,7 @@ def as_json(config: Config, steps: int, report: Report, facts: Facts, table: bou
     }
 
 
-def _difference(found: Difference, table: bounds.Table) -> dict[str, Any]:
+def _difference(found: Difference, table: bound_table.Table) -> dict[str, Any]:
     return {
         "tensor": found.name,
         "index": found.index,
@@ -167,5 +168,5 @@ def _difference(found: Difference, table: bounds.Table) -> dict[str, Any]:
     }
 
 
-def _bound(table: bounds.Table, found: Difference) -> bounds.Bound:
-    return table[bounds.kind(found.name)]
+def _bound(table: bound_table.Table, found: Difference) -> Bound:
+    return table[bound_table.kind(found.name)]

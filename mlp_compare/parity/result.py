@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from mlp_compare import bounds
-from mlp_compare.comparison import Difference
+from mlp_compare.parity import bound_table
 from mlp_compare.parity.sign_flips import Crossing
 from mlp_compare.parity.worker import FreeRun
-from mlp_workload.trace import Trace
+from twincheck.comparison import Difference
+from twincheck.trace import Trace
 
 _PHASES = {
     "batch": "batch",
@@ -31,7 +31,7 @@ class Departure:
     @property
     def phase(self) -> str:
         """The part of a step, or what is beside the steps: start, evaluation, whole epochs."""
-        kind = bounds.kind(self.difference.name)
+        kind = bound_table.kind(self.difference.name)
         if kind.startswith("epochs."):
             return "whole epochs"
         if kind.startswith("evaluation."):

@@ -10,11 +10,11 @@ from pathlib import Path
 from mlp_compare.parity.faults import Fault
 from mlp_compare.parity.lockstep import Lockstep
 from mlp_compare.parity.result import Departure
-from mlp_compare.side import Side
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, load
 from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import save_weights
+from twincheck.pipe import Side
 
 
 @dataclass(frozen=True)

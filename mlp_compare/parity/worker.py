@@ -11,16 +11,16 @@ import numpy.typing as npt
 
 from mlp_compare.parity.faults import FAULTS
 from mlp_compare.parity.sign_flips import has_kink
-from mlp_compare.side import framework_of
-from mlp_workload import data, initial, order
-from mlp_workload.command_line import INSTALL
+from mlp_workload import batches, data, initial
+from mlp_workload.cli.parse import INSTALL
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
-from mlp_workload.run_events import describe_trainer_environment
-from mlp_workload.trace import Array, Trace, pre_activation
-from mlp_workload.training import Trainer, check_batch_size
+from mlp_workload.interface import Trainer, framework_of, pre_activation
+from mlp_workload.run.run_events import describe_trainer_environment
+from mlp_workload.run.session import check_batch_size
 from mlp_workload.weights import Parameters, load_weights, parameter_shapes
+from twincheck.trace import Array, Trace
 
 load = cache(data.load)
 """Each set once a process."""
@@ -94,7 +94,7 @@ class Worker:
             parameters = load_weights(expand(config.initial_weights), shapes, config.dtype)
         self._trainer = make_trainer(config, self._dataset, parameters)
         if lacks := [name for name in dir(Trainer) if not name.startswith("_") and not hasattr(self._trainer, name)]:
-            raise UserError(f"--sides {self._side}: its trainer lacks {', '.join(lacks)} of mlp_workload/training.py")
+            raise UserError(f"--sides {self._side}: its trainer lacks {', '.join(lacks)} of mlp_workload/interface.py")
         self._start = self._trainer.state()
         return self._start
 
@@ -102,15 +102,15 @@ class Worker:
         return facts(self._trainer, self._config)
 
     def step(self, number: int) -> Step:
-        batch = order.step_batch(self._config.seed, number, len(self._dataset.train), self._config.batch_size)
-        trace = self._trainer.trace_step(batch)
+        batch = batches.step_batch(self._config.seed, number, len(self._dataset.train), self._config.batch_size)
+        tensors = self._trainer.trace_step(batch)
         facts = {"framework": self._side, "step": str(number), "dtype": self._config.dtype}
-        self._traces.append(Trace(trace.tensors, facts))
+        self._traces.append(Trace(tensors, facts))
         layers = len(self._config.hidden) + 1
         kinks = [pre_activation(layer) for layer in range(layers) if has_kink(self._config, layer, layers)]
-        signs = [np.packbits(trace.tensors[name] > 0) for name in kinks] or [np.zeros(0, np.uint8)]
-        state = {name: array for name, array in trace.tensors.items() if name in self._start}
-        return Step(trace.tensors["batch.digest"], np.concatenate(signs), trace.tensors["loss"], state)
+        signs = [np.packbits(tensors[name] > 0) for name in kinks] or [np.zeros(0, np.uint8)]
+        state = {name: array for name, array in tensors.items() if name in self._start}
+        return Step(tensors["batch.digest"], np.concatenate(signs), tensors["loss"], state)
 
     def trace(self, number: int) -> Trace:
         """Of one of the last two steps."""
@@ -138,7 +138,7 @@ class Worker:
         done, epoch = 0, 0
         while done < steps:
             epoch += 1
-            indices = order.epoch_order(self._config.seed, epoch, examples)[: (steps - done) * batch_size]
+            indices = batches.epoch_order(self._config.seed, epoch, examples)[: (steps - done) * batch_size]
             losses.append(self._trainer.run_epoch(indices))
             done += len(losses[-1])
         return FreeRun(np.concatenate(losses), self._trainer.state(), self.evaluate())

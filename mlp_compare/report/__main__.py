@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.cli.parse import one_line_errors, parse
 from mlp_workload.errors import UserError, refusal
-from mlp_workload.files import expand, write_atomically
-from mlp_workload.outputs import new_file
-from mlp_workload.recorded_run import RecordedRun
-from mlp_workload.run_folder import clear_write_errors, read_json
+from mlp_workload.files import clear_write_errors, expand, new_file, read_json, write_atomically
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.report"

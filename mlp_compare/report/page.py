@@ -16,10 +16,10 @@ from PIL import Image
 
 from mlp_compare.bench import tables
 from mlp_compare.figures import COLOURS, inline, style, to_svg
-from mlp_workload.environment import numeric_settings
+from mlp_workload.environment.description import numeric_settings
 from mlp_workload.errors import UserError, escaped, refusal
 from mlp_workload.metrics import confusion_matrix, group_means, recalls, worst
-from mlp_workload.recorded_run import RecordedRun
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.weights import load_weights, parameter_shapes
 
 SHOWN_MISTAKES = 40

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.packages import release
-from mlp_workload.environment import nvidia_driver
+from mlp_workload.environment.description import nvidia_driver
 
 _SECONDS = 20.0
 """For nvidia-smi, which waits for a card that is being woken."""

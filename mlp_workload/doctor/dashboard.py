@@ -3,13 +3,13 @@
 import importlib.util
 from collections.abc import Iterator
 
-from mlp_workload.command_line import INSTALL
+from mlp_workload.cli.parse import INSTALL
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.packages import release
 from mlp_workload.doctor.probe import Facts
+from mlp_workload.run.output_options import Watching
 from mlp_workload.visdom.server import PORT, NothingThere, NotVisdom, ServerError, Unreachable
-from mlp_workload.watching import Watching
 
 _START = "python -m mlp_workload.dashboard"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rich.text import Text
 
-from mlp_workload.command_line import one_line_errors, parse
+from mlp_workload.cli.parse import one_line_errors, parse
 from mlp_workload.doctor import dashboard, data, frameworks, machine, packages, places
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.cards import Cards
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.probe import Facts
-from mlp_workload.outputs import new_file
-from mlp_workload.run_folder import write_json
+from mlp_workload.files import new_file, write_json
+from mlp_workload.interface import package_of
 from mlp_workload.sinks.console import Output
 
 _PROGRAM = "python -m mlp_workload.doctor"
@@ -48,8 +48,8 @@ class Examination:
         yield from packages.ranges()
         cards = Cards.find()
         yield from cards.findings()
-        for framework in (frameworks.JAX, frameworks.TORCH):
-            answer = Answer.of(framework.probe)
+        for side, framework in (("jax", frameworks.JAX), ("torch", frameworks.TORCH)):
+            answer = Answer.of(f"{package_of(side)}.doctor_probe")
             self.facts[framework.packages[0]] = answer.facts
             yield from frameworks.findings(framework, answer, cards)
         yield from dashboard.findings()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlp_workload.command_line import INSTALL
+from mlp_workload.cli.parse import INSTALL
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.cards import DRIVER_FOR, Cards
 from mlp_workload.doctor.finding import Finding
@@ -19,16 +19,15 @@ _DRIVERS_OWN = "libcuda"
 
 @dataclass(frozen=True)
 class Framework:
-    """`packages` is what is installed anew where it is broken; the first is what is imported."""
+    """`packages` are installed anew if they are broken; the first is the one that is imported."""
 
     name: str
-    probe: str
     packages: tuple[str, ...]
     optional: bool = False
 
 
-JAX = Framework("JAX", "jax_mlp.probe", ("jax", "jaxlib"))
-TORCH = Framework("PyTorch", "reference_torch.probe", ("torch",), optional=True)
+JAX = Framework("JAX", ("jax", "jaxlib"))
+TORCH = Framework("PyTorch", ("torch",), optional=True)
 
 
 def findings(framework: Framework, answer: Answer, cards: Cards) -> Iterator[Finding]:
@@ -57,7 +56,7 @@ def _failed(framework: Framework, answer: Answer) -> Finding:
     package, failure = framework.packages[0], answer.failure
     assert failure is not None
     if answer.missing == package:
-        seen = "not installed" + (", only reference_torch and the comparisons need it" if framework.optional else "")
+        seen = "not installed" + (", only PyTorch's trainer and the comparisons need it" if framework.optional else "")
         return Finding("note" if framework.optional else "wrong", framework.name, seen, INSTALL[package])
     if answer.missing in INSTALL:
         return Finding("wrong", framework.name, f"{answer.missing} is not installed", INSTALL[answer.missing])

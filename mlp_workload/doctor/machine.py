@@ -4,10 +4,10 @@ import platform
 import sys
 from pathlib import Path
 
-from mlp_workload.cgroup import ROOT, cpu_quota, memory_limit
 from mlp_workload.doctor.finding import Finding
-from mlp_workload.environment import runnable_cores, under_quota
-from mlp_workload.variables import set_variables
+from mlp_workload.environment.cgroup import ROOT, cpu_quota, memory_limit
+from mlp_workload.environment.description import runnable_cores, under_quota
+from mlp_workload.environment.variables import set_variables
 
 _LITTLE = 10**9
 """Bytes of memory; a run takes about half of it."""

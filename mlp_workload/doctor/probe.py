@@ -43,7 +43,7 @@ def _described(error: Exception) -> Facts:
 def product(multiply: Callable[[Floats, Floats], Any]) -> Facts:
     """How far a first layer's product, (200, 784) by (784, 200) in float32, is from NumPy's in float64, and may be.
 
-    The bound is that of a sum of n products in `mlp_compare`: 4 √n eps of the largest number.
+    The bound is that of a sum of n products: 4 √n eps of the largest number.
     """
     rng = np.random.default_rng(0)
     images = rng.random((EXAMPLES, PIXELS), np.float32)

@@ -14,11 +14,11 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from mlp_workload.batches import batch_sizes
 from mlp_workload.data import Dataset
 from mlp_workload.errors import escaped, one_line, warn
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Recall, weighted_means, worst
-from mlp_workload.order import batch_sizes
 
 _BELOW = 8
 """Lines of a terminal that are left to the table's frame and what stands above."""

@@ -12,13 +12,11 @@ from typing import Any, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
-from mlp_workload import strict_json
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError, refusal
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
-from mlp_workload.files import open_regular
+from mlp_workload.files import clear_write_errors, open_regular, to_json
 from mlp_workload.metrics import Mistakes
-from mlp_workload.run_folder import clear_write_errors
 
 _LARGEST_COUNT = 2**53
 """Up to which float64, which curves are drawn in, has every whole number."""
@@ -39,7 +37,7 @@ class JsonLines:
 
     def emit(self, event: Event) -> None:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-        line = strict_json.dumps({"event": name, "time": time.time()} | _fields(event))
+        line = to_json({"event": name, "time": time.time()} | _fields(event))
         with clear_write_errors(self._path):
             rest = memoryview(f"{line}\n".encode())
             while rest:  # at a disk that fills up a part is written, and only then it fails

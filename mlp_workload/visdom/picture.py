@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlp_workload.batches import batch_sizes
 from mlp_workload.data import Dataset
 from mlp_workload.data.dataset import Images
 from mlp_workload.errors import escaped
 from mlp_workload.events import Evaluated, Event, RunStarted, TrainLosses
 from mlp_workload.metrics import group_means
-from mlp_workload.order import batch_sizes
 
 Floats = npt.NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlp_workload.run_folder import clear_write_errors
+from mlp_workload.files import clear_write_errors
 from mlp_workload.visdom.server import VisdomServer, only_visdom
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from packaging.metadata import Metadata
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME = f"{PROJECT['name'].replace('-', '_')}-{PROJECT['version']}"
-PACKAGES = ("jax_mlp", "mlp_compare", "mlp_workload", "reference_torch")
+PACKAGES = ("jax_mlp", "mlp_compare", "mlp_workload", "reference_torch", "twincheck")
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +112,8 @@ def test_what_needs_torch_says_how_to_get_it_in_one_line(command, python):
 
 def test_its_users_see_its_types(python, tmp_path):
     (tmp_path / "theirs.py").write_text(
-        "from jax_mlp.train import train\nfrom mlp_compare.comparison import compare\n"
-        "from mlp_workload.config import PRESETS\nfrom reference_torch.rank import Rank\n"
+        "from jax_mlp.train import train\nfrom twincheck.comparison import compare\n"
+        "from mlp_workload.config import PRESETS\nfrom reference_torch.distributed import Rank\n"
         "reveal_type(train(PRESETS['relu']))\nreveal_type(compare)\nreveal_type(Rank.here())\n"
     )
     # Reading the types of these takes a minute.
@@ -122,5 +122,5 @@ def test_its_users_see_its_types(python, tmp_path):
     process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert process.returncode == 0, process.stdout
     assert 'Revealed type is "dict[str, Any]"' in process.stdout.replace("builtins.", "")
-    assert "mlp_compare.comparison.Comparison" in process.stdout
-    assert "reference_torch.rank.Rank" in process.stdout
+    assert "twincheck.comparison.Comparison" in process.stdout
+    assert "reference_torch.distributed.Rank" in process.stdout

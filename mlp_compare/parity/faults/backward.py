@@ -5,8 +5,8 @@ from typing import Any
 
 from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
 from mlp_compare.parity.faults.start import near_kinks
+from mlp_workload.batches import epoch_order
 from mlp_workload.data import load
-from mlp_workload.order import epoch_order
 
 
 def _jax_mean(mean: Callable[[Any], Any]) -> Any:

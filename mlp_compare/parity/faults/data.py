@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
+from mlp_workload.batches import epoch_order
 from mlp_workload.data import Dataset
-from mlp_workload.order import epoch_order
 
 _FIRST_EPOCH = epoch_order(0, 1, 60_000)
 
@@ -56,7 +56,7 @@ def _invert(images: Any, labels: Any) -> None:
 FAULTS = [
     Fault(
         name="two examples swapped between batches", side="torch", step=4, tensor="batch.images",
-        plant=replaced("mlp_workload.order:epoch_order", _swap_examples),
+        plant=replaced("mlp_workload.batches:epoch_order", _swap_examples),
     ),
     Fault(name="one label off by one", side="jax", step=2, tensor="batch.labels", plant=_edited(_off_by_one)),
     Fault(name="lowest bit of one pixel flipped", side="torch", step=3, tensor="batch.images",
@@ -74,21 +74,21 @@ FAULTS = [
     ),
     Fault(
         name="another order from the second epoch on", side="jax", step=10, tensor="batch.images", config=LARGE_BATCHES,
-        plant=replaced("mlp_workload.order:epoch_order",
+        plant=replaced("mlp_workload.batches:epoch_order",
                        lambda original: lambda seed, epoch, n: original(seed + (epoch > 1), epoch, n)),
     ),
     Fault(
         name="the same order every epoch", side="torch", step=10, tensor="batch.images", config=LARGE_BATCHES,
-        plant=replaced("mlp_workload.order:epoch_order", lambda original: lambda seed, epoch, n: original(seed, 1, n)),
+        plant=replaced("mlp_workload.batches:epoch_order", lambda original: lambda seed, _, n: original(seed, 1, n)),
     ),
     Fault(
         name="epochs counted from 0", side="torch", step=1, tensor="batch.images",
-        plant=replaced("mlp_workload.order:epoch_order",
+        plant=replaced("mlp_workload.batches:epoch_order",
                        lambda original: lambda seed, epoch, n: original(seed, epoch - 1, n)),
     ),
     Fault(
         name="last, smaller batch dropped", side="jax", step=9, tensor="batch.images", config=LARGE_BATCHES,
-        plant=replaced("mlp_workload.order:steps_per_epoch",
+        plant=replaced("mlp_workload.batches:steps_per_epoch",
                        lambda original: lambda examples, batch_size: examples // batch_size),
     ),
     Fault(

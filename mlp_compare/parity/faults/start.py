@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_workload.batches import epoch_order
 from mlp_workload.data import load
-from mlp_workload.order import epoch_order
 from mlp_workload.weights import Array, Parameters
 
 

@@ -1,0 +1,99 @@
+"""What JAX is, sees and computes here, for `python -m mlp_workload.doctor`: `python -m jax_mlp.doctor_probe`."""
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jax_mlp.compile_cache import is_ours, own_folder
+from jax_mlp.startup import check_jit, import_jax
+from mlp_workload.doctor import libraries, places
+from mlp_workload.doctor.probe import Facts, product, tell
+
+_NAMED = "JAX_COMPILATION_CACHE_DIR"
+
+
+def facts() -> Iterator[Facts]:
+    """In the order in which they cost; whatever an import raises."""
+    yield {"doing": "looking for the compile cache"}
+    yield {"cache": _cache()}
+    os.environ[_NAMED] = ""  # what is compiled here is not kept
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # nor is a card's memory taken
+    yield {"doing": "import jax"}
+    import_jax()
+    import jax
+    import jaxlib.version
+
+    from jax_mlp.device import cpu_threads, starting_within_quota
+
+    versions = {"jax": jax.__version__, "jaxlib": jaxlib.version.__version__}
+    yield {"file": jax.__file__, "versions": versions, "threads": cpu_threads()}
+    yield {"doing": "looking for devices"}
+    with starting_within_quota():
+        devices = jax.devices()
+    yield {"devices": [_described(device) for device in devices], "cuda": _built_for()}
+    if devices[0].platform == "cpu":
+        yield {"no_card": _refusal(jax)}
+    check_jit()
+    yield {"doing": f"a product on the {devices[0].platform}"}
+    yield {"product": product(lambda x, y: jax.numpy.matmul(x, y, precision="highest"))}
+    yield {"libraries": libraries.loaded()}
+    yield {"doing": "import flax"}
+    import flax.nnx
+
+    versions["flax"] = flax.__version__
+    yield {"versions": versions, "doing": "import optax"}
+    import optax
+
+    versions["optax"] = optax.__version__
+    yield {"versions": versions}
+
+
+def _cache() -> Facts:
+    """Where compiled programs are kept, and why they can't be."""
+    named = os.environ.get(_NAMED)
+    if named == "" or "://" in (named or ""):
+        return {"folder": named or None, "refusal": None, "named": True}
+    try:
+        folder = Path(named) if named else own_folder()
+    except RuntimeError as error:
+        return {"folder": None, "refusal": str(error), "named": False}
+    refusal = places.refusal(folder)
+    if refusal is None and not named and folder.exists() and not is_ours(folder):
+        refusal = "it is not ours alone to write to, and what lies there is run"
+    return {"folder": str(folder), "refusal": refusal, "named": bool(named)}
+
+
+def _described(device: Any) -> Facts:
+    """Its name as a run's summary has it, and the bytes that JAX would take of a card."""
+    from jax_mlp.device import device_name
+
+    return {"name": device_name(device), "memory": (device.memory_stats() or {}).get("bytes_limit")}
+
+
+def _built_for() -> Facts | None:
+    """The versions of CUDA and cuDNN that the plugin was built for, which JAX itself holds the loaded ones against."""
+    for plugin in ("jax_cuda13_plugin", "jax_cuda12_plugin"):
+        try:
+            versions: Any = importlib.import_module(f"{plugin}._versions")
+        except ImportError:
+            continue
+        return {
+            "cuda": libraries.cuda_version(versions.cuda_runtime_build_version()),
+            "cudnn": libraries.cudnn_version(versions.cudnn_build_version()),
+        }
+    return None
+
+
+def _refusal(jax: Any) -> str | None:
+    """What JAX says where it is asked for a card."""
+    try:
+        jax.devices("cuda")
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    tell(facts)

@@ -1,1 +1,0 @@
-"""A page on which one draws a digit and sees what both frameworks make of it, live."""

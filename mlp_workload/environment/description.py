@@ -1,0 +1,113 @@
+"""What a run's numbers depend on besides its configuration."""
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mlp_workload.environment.cgroup import ROOT, cpu_quota
+from mlp_workload.environment.variables import THREAD_COUNTS, effect, set_variables
+
+VARIABLES_OF_0_1 = (
+    "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS", "XLA_FLAGS", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE",
+)  # fmt: skip
+"""Variables that version 0.1 recorded. It recorded no threads."""
+
+
+def describe_environment(
+    packages: Sequence[str], gpu: Mapping[str, str] | None = None, threads: int | None = None
+) -> dict[str, Any]:
+    """Versions of Python and of `packages`, the processor and how much of it is ours, and the source's commit.
+
+    `gpu` is what the framework says of the libraries that it computes with on one, `threads` how many CPU threads share
+    its products.
+    """
+    return {
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "usable_cores": usable_cores(),
+        "cpu_quota": cpu_quota(),
+        "threads": threads,
+        "variables": set_variables("numbers", "memory", "speed", "devices"),
+        "commit": commit(Path(__file__).parent.parent),
+        **({"gpu": {"driver": nvidia_driver(), **gpu}} if gpu else {}),
+    }
+
+
+def numeric_settings(environment: object) -> dict[str, Any]:
+    """Returns what may change the numbers of a run, from the `environment` that was recorded with it: the CPU threads,
+    if known, and environment variables."""
+    recorded = environment if isinstance(environment, Mapping) else {}
+    variables, threads = recorded.get("variables"), recorded.get("threads")
+    named = variables if isinstance(variables, Mapping) else {}
+    found = {name: value for name, value in named.items() if effect(name) == "numbers"}
+    if threads is None:
+        return found
+    return {"threads": threads} | {name: value for name, value in found.items() if name not in THREAD_COUNTS}
+
+
+def usable_cores(system: Path = ROOT) -> int:
+    """Cores that this process may use: those that it may run on, or fewer under a CPU quota."""
+    return quota_cores(system) or runnable_cores()
+
+
+def quota_cores(system: Path = ROOT) -> int | None:
+    """Whole cores of a CPU quota below the number of cores, at least 1; None without one.
+
+    Rounded down: as soon as the threads of a product use up the quota, the kernel pauses them all, and those that wait
+    for others use it up by waiting.
+    """
+    quota = cpu_quota(system)
+    return None if quota is None or quota >= runnable_cores() else max(1, int(quota))
+
+
+def under_quota(quota: float | None) -> str:
+    """Text that follows the number of cores."""
+    return "" if quota is None else f" under a CPU quota of {quota:g}"
+
+
+def runnable_cores() -> int:
+    """Cores that the scheduler may run this process on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def nvidia_driver(kernel: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of Linux's driver, which `kernel` has; None where there is none."""
+    try:
+        text = kernel.read_text()
+    except OSError:
+        return None
+    found = re.search(r"\s(\d+\.\d[\d.]*)\s", text)
+    return found[1] if found else None
+
+
+def _processor() -> str:
+    """The processor's name, which Linux keeps in a file and others answer through `platform`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+@cache
+def commit(checkout: Path) -> str | None:
+    """The commit of the git repository at `checkout`, with "-dirty" if files were changed; None if it is none."""
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # A hook of another repository sets GIT_DIR, GIT_INDEX_FILE and others, which would hold here too.
+    kept = {name: value for name, value in os.environ.items() if not re.match("GIT_(?!CONFIG_)", name)}
+    try:
+        process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=kept)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return process.stdout.strip()

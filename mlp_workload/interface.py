@@ -1,0 +1,219 @@
+"""What a framework must provide, and the names under which it hands out a step's tensors.
+
+For an MLP these stand in causal order: the batch (`batch.images`, `batch.labels`, `batch.digest`), `inputs`, then
+`layers.0.pre_activation`, `layers.0.activation` and so on to `logits`, `loss`, `logits.grad`, the gradients from the
+last layer back (`layers.2.weight.grad`), the momentum (`layers.0.weight.momentum`), and the parameters after the step
+(`layers.0.weight`). Weights and their like are (fan_out, fan_in); the rest is (batch, features).
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset
+from mlp_workload.errors import UserError
+from mlp_workload.metrics import Evaluation
+from mlp_workload.weights import Parameters
+
+Array = npt.NDArray[Any]
+
+
+class Implementation(Protocol):
+    """Of the training: by which framework, and where."""
+
+    @property
+    def framework(self) -> str: ...
+
+    @property
+    def packages(self) -> Sequence[str]:
+        """Whose versions matter; the first is the framework's."""
+
+    @property
+    def device(self) -> str:
+        """ "cpu", or "gpu" with the card's name."""
+
+    @property
+    def gpu_versions(self) -> Mapping[str, str]:
+        """Of the libraries that it computes with on a GPU; empty on a CPU."""
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads that share each product; None if unknown, and on a GPU."""
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        """The most of a GPU's memory that the framework's allocator had given out; None on a CPU."""
+
+
+class Trainer(Implementation, Protocol):
+    """What a framework must provide: the methods below and the properties of `Implementation`.
+
+    Arrays come and go as NumPy's, parameters under the names of `mlp_workload.weights`, all in the run's dtype. The
+    parity check asks for `state`, `load_state`, `trace_step`, `run_epoch` and `evaluate`; training for the others too.
+    """
+
+    def compile(self) -> None:
+        """Makes everything ready, so that the first epoch takes as long as the others."""
+
+    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+        """Trains once over the training set in `order` (n,); the losses (steps,) when all is computed."""
+
+    def compile_steps(self) -> None:
+        """Makes `run_steps` ready too, after `compile`."""
+
+    def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
+        """A part of `run_epoch`, with its bits: from batch `first`, counted from 0, to before `last`."""
+
+    def evaluate(self) -> Evaluation:
+        """Of the whole test set, with the weights of now."""
+
+    def parameters(self) -> Parameters:
+        """A copy of the weights under neutral names."""
+
+    def state(self) -> Parameters:
+        """A copy of all that the next step depends on: the weights and, where the run has momentum, the velocities as
+        `layers.0.weight.momentum`, zeros before the first step."""
+
+    def load_state(self, state: Parameters) -> None:
+        """Goes on from what `state` returned, which it copies."""
+
+    def largest(self, number: int) -> int:
+        """The largest of what the processes of the run give at this point, each a whole number of 32 bits."""
+
+    def trace_step(self, batch: npt.NDArray[np.int32]) -> Mapping[str, Array]:
+        """Trains on the examples `batch` (b,), as `run_epoch` does with each of its batches; returns `step_tensors`."""
+
+
+MakeTrainer = Callable[[Config, Dataset, Parameters | None], Trainer]
+"""Takes the starting weights, which it copies, or None for the framework's own initialiser. Raises `UserError` where
+the wanted device is not there."""
+
+
+Framework = Callable[[Config], AbstractContextManager[MakeTrainer]]
+"""What a package has as `train.framework`, for its own command and for `mlp_compare.parity --sides`.
+
+Imports what it takes; all that a trainer does happens within the context. It raises `PeerLost` where another process
+of the run is not there any more."""
+
+
+class Ensemble(Implementation, Protocol):
+    """What a framework must provide: some models that train together."""
+
+    @property
+    def at_once(self) -> int:
+        """How many, at most."""
+
+    def compile(self) -> None:
+        """Makes everything ready, so that the first epoch takes as long as the others."""
+
+    def start(self, seeds: Sequence[int]) -> None:
+        """Begins anew, with a model for each of these seeds: by the framework's initialiser or from given weights."""
+
+    def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+        """Trains each model once over the training set in its row of `orders` (models, n); losses (models, steps)."""
+
+    def evaluate(self) -> list[Evaluation]: ...
+
+    def parameters(self) -> list[Parameters]:
+        """Copies of each model's weights under neutral names."""
+
+
+MakeEnsemble = Callable[[Config, Dataset, Parameters | None], Ensemble]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of n images: `probabilities` (n, classes), the softmax of the logits, and each hidden layer's `activations`
+    (n, units), from the input on; in the run's dtype."""
+
+    probabilities: npt.NDArray[np.floating[Any]]
+    activations: tuple[npt.NDArray[np.floating[Any]], ...]
+
+
+class Network(Protocol):
+    """A trained network, on the CPU."""
+
+    def predict(self, images: npt.NDArray[np.uint8]) -> Prediction:
+        """Of images (n, height, width), normalised as in the training."""
+
+
+def pre_activation(layer: int) -> str:
+    return f"layers.{layer}.pre_activation"
+
+
+def activation(layer: int, layers: int) -> str:
+    return "logits" if layer == layers - 1 else f"layers.{layer}.activation"
+
+
+def step_tensors(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns the tensors of one step of an MLP in causal order, the batch's digest added."""
+    parameters = [name for name in tensors if name.endswith((".weight", ".bias"))]
+    layers = len(parameters) // 2
+    order = ["batch.images", "batch.labels", "batch.digest", "inputs"]
+    for layer in range(layers):
+        order += [pre_activation(layer), activation(layer, layers)]
+    order += ["loss", "logits.grad"]
+    order += [f"layers.{layer}.{kind}.grad" for layer in reversed(range(layers)) for kind in ("weight", "bias")]
+    order += [f"{name}.momentum" for name in parameters if f"{name}.momentum" in tensors]
+    order += parameters
+    tensors = {**tensors, "batch.digest": batch_digest(tensors["batch.images"], tensors["batch.labels"])}
+    return {name: tensors[name] for name in order}
+
+
+def batch_digest(images: Array, labels: Array) -> npt.NDArray[np.uint8]:
+    """SHA-256 (32,) over a batch's raw pixels (batch, pixels) and its labels (batch,), in their order."""
+    digest = sha256(np.ascontiguousarray(images).tobytes() + labels.astype("<i4").tobytes()).digest()
+    return np.frombuffer(digest, np.uint8)
+
+
+TITLES = {"jax": "JAX", "torch": "PyTorch"}
+"""Names of sides as people write them."""
+
+
+@cache
+def registered_sides() -> Mapping[str, str]:
+    """Returns the installed sides, jax before torch, with the package of each: the entry points `mlp_workload.sides`.
+
+    A side's package has `train.framework`, `drawing` for the page of `--draw`, and `doctor_probe`. Raises `UserError`
+    if there are none.
+    """
+    sides = {point.name: point.value for point in sorted(entry_points(group="mlp_workload.sides"))}
+    if not sides:
+        raise UserError("this project is not installed here: make setup, or pip install . in its folder")
+    return sides
+
+
+def package_of(side: str) -> str:
+    """Returns the package of a registered side; any other side is named by its package."""
+    return registered_sides().get(side, side)
+
+
+def framework_of(side: str) -> Framework:
+    """Returns `train.framework` of the side's package. Raises `UserError` if its `train` has none."""
+    module = import_module(f"{package_of(side)}.train")
+    framework: Framework | None = getattr(module, "framework", None)
+    if framework is None:
+        raise UserError(f"--sides {side}: {module.__name__} has no `framework` of mlp_workload/interface.py")
+    return framework
+
+
+def check_is_there(side: str) -> None:
+    """Raises `UserError` if there is no module `train` of the side's package, without importing any of it."""
+    names = [*package_of(side).split("."), "train"]
+    spec = importlib.util.find_spec(names[0])
+    for end in range(2, len(names) + 1):
+        places = spec and spec.submodule_search_locations
+        spec = PathFinder.find_spec(".".join(names[:end]), places) if places else None
+    if spec is None:
+        raise UserError(f"--sides {side}: there is no module {'.'.join(names)}")

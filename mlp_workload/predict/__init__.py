@@ -1,0 +1,1 @@
+"""Digits and letters in pictures, by a trained network."""

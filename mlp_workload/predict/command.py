@@ -1,0 +1,118 @@
+"""The command that both frameworks have to predict the digits or letters in pictures."""
+
+import inspect
+import io
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import tyro
+
+from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.errors import UserError, one_line
+from mlp_workload.files import clear_write_errors, expand
+from mlp_workload.interface import Network
+from mlp_workload.predict import draw_server, image_file
+from mlp_workload.predict.trained import Trained
+from mlp_workload.sinks.console import Output
+
+PORT = 8098
+"""Default port of the page for drawing."""
+SHOWN = 3
+"""Classes of an image, the likeliest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """A line for each image: the three likeliest classes, and where a picture of what the network saw is.
+
+    PNG or JPEG of any size, with one digit or letter, dark on light or light on dark. An image that can't be read, or
+    shows none, has an error's line, the others are answered all the same, and the exit status is 2.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The folder of a run, of either trainer, that is finished."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE ...]")] = ()
+    """Files."""
+    seen: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Where what the network saw is kept, as PNG files of its images' size, none of them written over another; by
+    default RUN/seen."""
+    draw: bool = False
+    """In place of images: a page for this machine's browsers, where one draws a digit and sees what both frameworks
+    make of it; Ctrl-C stops it."""
+    port: int | None = None
+    """Port of the page of --draw; 0 takes any that is free. By default 8098."""
+
+    def __post_init__(self) -> None:
+        if self.draw == bool(self.images):
+            raise UserError("IMAGE or --draw: one of them" + (", not both" if self.draw else " is needed"))
+        for flag, value in (("--seen", self.seen if self.draw else None), ("--port", None if self.draw else self.port)):
+            if value is not None:
+                raise UserError(f"{flag} is for {'images, not for' if self.draw else 'the page of'} --draw")
+        if self.port is not None and not 0 <= self.port < 2**16:
+            raise UserError(f"--port must be from 0 to 65535, got {self.port}")
+
+
+def run_predict(program: str, load_network: Callable[[Trained], Network]) -> None:
+    """A framework's `main`: parses the process's arguments and predicts. `load_network` imports the framework."""
+    with one_line_errors(program):
+        options = parse(Predict, sys.argv[1:], prog=program, description=inspect.getdoc(Predict))
+        trained = Trained.load(options.run)
+        if options.draw:
+            draw_server.serve(trained, PORT if options.port is None else options.port)
+        elif not predict(options, trained, load_network, program):
+            sys.exit(2)
+
+
+def predict(options: Predict, trained: Trained, load_network: Callable[[Trained], Network], program: str) -> bool:
+    """Whether there was an answer for all. Raises `UserError` where what was seen can't be written."""
+    _ = trained.image_format  # warns, or is refused, once
+    seen: dict[Path, npt.NDArray[np.uint8]] = {}
+    for path in options.images:
+        try:
+            seen[path] = trained.see(image_file.read(expand(path)), str(path))
+        except UserError as error:
+            print(f"{program}: error: {error}", file=sys.stderr)
+    if seen:
+        probabilities = load_network(trained).predict(np.stack(list(seen.values()))).probabilities
+        output = Output(markup=False, highlight=False, soft_wrap=True)
+        for (path, image), of_classes in zip(seen.items(), probabilities, strict=True):
+            kept = keep(image, expand(options.seen or trained.folder / "seen"), path.stem)
+            output.print(one_line(f"{path}: {likeliest(of_classes, trained.class_names)}; seen: {kept}"))
+    return len(seen) == len(set(options.images))
+
+
+def keep(image: npt.NDArray[np.uint8], folder: Path, name: str) -> Path:
+    """Writes `name`.png, or `name`-2.png where another image has that name, and so on; the path.
+
+    Raises `UserError` where it can't.
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    with clear_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = folder / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
+        with clear_write_errors(path):
+            try:
+                with path.open("xb") as file:
+                    file.write(buffer.getvalue())
+                return path
+            except FileExistsError:
+                content = buffer.getvalue()
+                if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+                    return path
+    raise AssertionError("numbers do not end")
+
+
+def likeliest(probabilities: Sequence[float] | npt.NDArray[np.floating], names: Sequence[str]) -> str:
+    """The names of the likeliest classes, each with its probability."""
+    order = np.argsort(-np.asarray(probabilities), kind="stable")[:SHOWN]
+    return ", ".join(f"{names[k]} {probabilities[k]:.1%}" for k in order)

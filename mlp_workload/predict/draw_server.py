@@ -1,0 +1,173 @@
+"""The page's server, for browsers of this machine alone."""
+
+import contextlib
+import re
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from mlp_workload.errors import UserError, one_line
+from mlp_workload.files import to_json
+from mlp_workload.interface import TITLES
+from mlp_workload.predict import image_file
+from mlp_workload.predict.draw_side import Side
+from mlp_workload.predict.trained import Trained
+from mlp_workload.run.signals import END_SIGNALS
+
+HOST = "127.0.0.1"
+_FILES = {
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_LARGEST_DRAWING = 2**20
+"""Bytes."""
+_PATIENCE = 30.0
+"""Seconds, for what a browser has begun to say."""
+
+
+class Artist:
+    """Answers drawings, one at a time, by both frameworks.
+
+    Raises `UserError` where the run can't say its classes, or how its images look.
+    """
+
+    def __init__(self, trained: Trained, sides: Sequence[Side]) -> None:
+        self._trained, self._sides, self._lock = trained, sides, threading.Lock()
+        self._classes, _ = trained.class_names, trained.image_format
+
+    def about(self) -> dict[str, Any]:
+        sides = [{"name": side.name, "failure": side.failure} for side in self._sides]
+        return {"run": str(self._trained.folder), "classes": self._classes, "sides": sides}
+
+    def answer(self, drawing: bytes) -> dict[str, Any]:
+        """Of a PNG: the image that the networks see, each side's answer, the probabilities' largest difference.
+
+        Raises `UserError` where it is none, or blank.
+        """
+        with self._lock:
+            picture = image_file.decode(drawing, "drawing")
+            seen = self._trained.see(picture, "drawing")
+            for side in self._sides:
+                side.ask(seen)
+            answers = [side.answer() for side in self._sides]
+        probabilities = [answer["probabilities"] for answer in answers if answer]
+        difference = np.abs(np.subtract(*probabilities)).max() if len(probabilities) == 2 else None
+        return self.about() | {
+            "seen": seen.tolist(),
+            "answers": answers,
+            "difference": None if difference is None else float(difference),
+        }
+
+
+def serve(trained: Trained, port: int) -> None:
+    """Until Ctrl-C, or a signal that ends programs.
+
+    Raises `UserError` where the port is not to be had, or neither framework answers.
+    """
+    import PIL  # noqa: F401, which drawings will be read by, may be missing
+
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(_Server((HOST, port), _Handler))
+        except OSError as error:
+            raise UserError(f"--port {port}: cannot listen at {HOST} ({error.strerror or error})") from None
+        for number in END_SIGNALS:
+            signal.signal(number, signal.default_int_handler)
+        sides = [stack.enter_context(Side(side, trained.folder)) for side in TITLES]
+        try:
+            for side in sides:
+                side.answer()
+                print(one_line(f"{side.name}: {side.failure or 'ready'}"), flush=True)
+            if all(side.failure for side in sides):
+                raise UserError("neither framework answers")
+            server.artist = Artist(trained, sides)
+            print(f"http://{HOST}:{server.server_port} has the page; Ctrl-C stops it", flush=True)
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("stopped")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    artist: Artist
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a browser that has left."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = _PATIENCE
+
+    def do_GET(self) -> None:
+        if not self._is_ours():
+            return
+        if self.path == "/about":
+            self._say(200, to_json(self.server.artist.about()).encode())
+        elif self.path in _FILES:
+            name, kind = _FILES[self.path]
+            self._say(200, files("mlp_workload.draw").joinpath(name).read_bytes(), kind)
+        else:
+            self._refuse(404, "there is no such page")
+
+    def do_POST(self) -> None:
+        """A PNG to /drawing. Its type is one that another site's page may not send unasked."""
+        if not self._is_ours():
+            return
+        length = _length(self.headers.get("Content-Length", ""))
+        if self.path != "/drawing" or self.headers.get_content_type() != "image/png":
+            self._refuse(404, "only PNG to /drawing")
+        elif length is None or length > _LARGEST_DRAWING:
+            self._refuse(413, f"a drawing has at most {_LARGEST_DRAWING} bytes")
+        else:
+            try:
+                answer = self.server.artist.answer(self.rfile.read(length))
+            except UserError as error:
+                answer = self.server.artist.about() | {"message": str(error).removeprefix("drawing: ")}
+            self._say(200, to_json(answer).encode())
+
+    def _is_ours(self) -> bool:
+        """Whether it was asked under our own name, and not by another site's page; if not, it is refused."""
+        port = self.server.server_port
+        ours = {f"{name}:{port}".removesuffix(":80" if port == 80 else "") for name in (HOST, "localhost")}
+        origin = self.headers.get("Origin")
+        is_ours = self.headers.get("Host") in ours and origin in {None, *(f"http://{host}" for host in ours)}
+        if not is_ours or self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            self._refuse(403, "only for this machine's own page")
+            return False
+        return True
+
+    def _refuse(self, status: int, why: str) -> None:
+        self._say(status, to_json({"message": why}).encode())
+
+    def _say(self, status: int, content: bytes, kind: str = "application/json") -> None:
+        self.send_response(status)
+        for name, value in (_HEADERS | {"Content-Type": kind, "Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Says nothing."""
+
+
+def _length(text: str) -> int | None:
+    """What a header says, in bytes; None where it does not."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None

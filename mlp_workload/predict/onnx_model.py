@@ -1,0 +1,97 @@
+"""The MLP of a run as an ONNX model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, checker, helper, numpy_helper
+
+from mlp_workload.config import Config
+from mlp_workload.errors import UserError
+from mlp_workload.interface import activation as activation_name
+from mlp_workload.interface import pre_activation
+from mlp_workload.weights import Parameters, layer_widths
+
+_OPSET, _IR_VERSION = 13, 7
+"""Those of ONNX 1.8, of 2020: they have all that is needed, and what reads them is not all of this year."""
+_LARGEST = 2**31 - 2**20
+"""Bytes of weights in a file, which is a protocol buffer of less than 2 GiB."""
+_SLOPE = 0.01
+
+
+def onnx_model(config: Config, parameters: Parameters) -> onnx.ModelProto:
+    """`images` (batch, pixels) uint8 to `logits` (batch, classes) in the run's dtype, for batches of any size.
+
+    It normalises the pixels as the run does. In between the tensors have the names of `twincheck.trace`.
+
+    Raises `UserError` where the parameters are too large for such a file.
+    """
+    if (size := sum(array.nbytes for array in parameters.values())) > _LARGEST:
+        raise UserError(f"{size / 2**30:.1f} GiB of weights are more than an ONNX file can hold, 2 GiB")
+    graph = _Graph(np.dtype(config.dtype))
+    for name, array in parameters.items():
+        graph.constant(name, array)
+    _normalize(graph, config)
+    widths = layer_widths(parameters)
+    layers = len(widths) - 1
+    x = "inputs"
+    for index in range(layers):
+        weight, bias = f"layers.{index}.weight", f"layers.{index}.bias"
+        graph.node("Gemm", [x, weight, bias], pre_activation(index), transB=1)
+        x = activation_name(index, layers)
+        kind = config.activation if index < layers - 1 else config.logits_activation
+        _activate(graph, kind, pre_activation(index), x)
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", widths[0]])
+    logits = helper.make_tensor_value_info("logits", graph.type, ["batch", widths[-1]])
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "mlp", [images], [logits], graph.constants),
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="jax-mlp",
+    )
+    checker.check_model(model, full_check=True)
+    return model
+
+
+class _Graph:
+    """Nodes in the order in which they are computed, and constants, all of one dtype."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.type = helper.np_dtype_to_tensor_dtype(dtype)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._dtype = dtype
+
+    def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+
+    def constant(self, name: str, value: npt.ArrayLike) -> str:
+        self.constants.append(numpy_helper.from_array(np.array(value, self._dtype), name))
+        return name
+
+
+def _normalize(graph: _Graph, config: Config) -> None:
+    """`images` to `inputs`: to 0..1, then standardised where the run does."""
+    standardised = (config.pixel_mean, config.pixel_std) != (0, 1)
+    graph.node("Cast", ["images"], "images.cast", to=graph.type)
+    graph.node("Div", ["images.cast", graph.constant("white", 255)], "images.scaled" if standardised else "inputs")
+    if standardised:
+        graph.node("Sub", ["images.scaled", graph.constant("pixel_mean", config.pixel_mean)], "images.centred")
+        graph.node("Div", ["images.centred", graph.constant("pixel_std", config.pixel_std)], "inputs")
+
+
+def _activate(graph: _Graph, kind: str, x: str, output: str) -> None:
+    """In float64 LeakyReLU is a maximum: onnxruntime lacks ONNX's own, whose slope is a float32, 2e-10 beside 0.01."""
+    match kind:
+        case "leaky_relu" if graph.type == TensorProto.DOUBLE:
+            slope = graph.constant(f"{output}.slope", _SLOPE)
+            graph.node("Mul", [x, slope], f"{output}.sloped")
+            graph.node("Max", [x, f"{output}.sloped"], output)
+        case "leaky_relu":
+            graph.node("LeakyRelu", [x], output, alpha=_SLOPE)
+        case "relu":
+            graph.node("Relu", [x], output)
+        case _:
+            graph.node("Identity", [x], output)

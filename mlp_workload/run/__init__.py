@@ -1,0 +1,1 @@
+"""A run: its loop, folder, checkpoints, signals and events."""

@@ -1,0 +1,188 @@
+"""Where a run is, whole: from a checkpoint either framework goes on as if it had never stopped."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from mlp_workload.errors import UserError, refusal, warn
+from mlp_workload.files import clear_write_errors, remove_half_written, sync_folder, write_atomically
+from mlp_workload.weights import Parameters, check, read_safetensors
+
+FORMAT = 1
+KEPT = 2
+"""The newest, and the one before it should the newest be damaged."""
+_LOSSES = "losses"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `step` steps: in `epoch`, counted from 1, after `offset` steps of it.
+
+    At the end of an epoch it is already in the next one, at offset 0. `losses` (offset,) are those of the epoch's
+    steps, which took `seconds`; `state` is a trainer's. `config` is the run's, as JSON has it.
+    """
+
+    config: Mapping[str, Any]
+    dataset_digest: str
+    framework: str
+    step: int
+    epoch: int
+    offset: int
+    seconds: float
+    losses: npt.NDArray[np.floating[Any]]
+    state: Parameters
+
+    @property
+    def parameters(self) -> Parameters:
+        return {name: array for name, array in self.state.items() if not name.endswith(".momentum")}
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
+        """Raises `UserError`, naming the tensor, where the state is not one of these, all finite."""
+        check(self.state, shapes, f"the checkpoint of step {self.step}")
+        for name, array in self.state.items():
+            if array.dtype != dtype:
+                raise UserError(f"the checkpoint of step {self.step}: {name} is {array.dtype}, expected {dtype}")
+
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(np.isfinite(array).all()) for array in self.state.values())
+
+
+class NewerFormat(UserError):
+    """Written by a newer version than this one."""
+
+
+class NoCheckpoint(UserError):
+    """There is none to go on from."""
+
+
+class Checkpoints:
+    """The newest few of a run, in one folder: safetensors files that say what they are and know their own digest."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Writes it, whole or not at all, then removes those that are older than the one before.
+
+        Raises `UserError` where it can't be written; those that were there are untouched then.
+        """
+        about = {name: getattr(checkpoint, name) for name in _ABOUT} | {"format": FORMAT}
+        tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
+        tensors[_LOSSES] = checkpoint.losses
+        text = json.dumps(about)
+        path = self._folder / _name(checkpoint.step)
+        with clear_write_errors(path):
+            if not self._folder.is_dir():
+                self._folder.mkdir()
+                sync_folder(self._folder.parent)
+            write_atomically(path, save(tensors, {"checkpoint": text, "digest": _digest(text, tensors)}))
+            for old in [path for path in self._newest_first() if path.is_file()][KEPT:]:
+                old.unlink()
+
+    def newest(self) -> Checkpoint:
+        """The newest one that is whole; warns of newer ones that are damaged.
+
+        Raises `NoCheckpoint` if there is none, `UserError` if one is of a newer format, or could not be read, in which
+        case it may be whole.
+        """
+        damaged: list[str] = []
+        for path in self._newest_first():
+            try:
+                found = load(path)
+            except NewerFormat:
+                raise
+            except UserError as error:
+                if isinstance(error.__cause__, OSError | MemoryError):
+                    cure = "Make it readable, or move it away to go on from the one before"
+                    raise UserError(f"{error}; this checkpoint is neither skipped nor removed. {cure}") from error
+                damaged.append(str(error))
+                continue
+            for said in damaged:
+                warn(f"{said}; going on from step {found.step}")
+            return found
+        raise NoCheckpoint("; ".join(damaged) or "it has no checkpoint")
+
+    def _newest_first(self) -> list[Path]:
+        """Paths of checkpoints, newest first; copies are left out. Raises `UserError` if the folder can't be read."""
+        try:
+            paths = list(self._folder.iterdir())
+        except FileNotFoundError:
+            paths = []
+        except OSError as error:
+            raise UserError(f"{self._folder} cannot be read ({error.strerror})") from None
+        steps = {step: path for path in paths if (step := _step(path)) is not None}
+        return [steps[step] for step in sorted(steps, reverse=True)]
+
+    def set_aside_after(self, step: int) -> None:
+        """Renames the damaged ones of steps behind `step` to *.damaged, and removes what was half written."""
+        with clear_write_errors(self._folder):
+            for path in self._newest_first():
+                if (of := _step(path)) is not None and of > step:
+                    path.replace(path.with_name(f"{path.name}.damaged"))
+            remove_half_written(self._folder)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}.safetensors"
+
+
+def _step(path: Path) -> int | None:
+    """Of a checkpoint's file by its name."""
+    found = re.fullmatch(r"step-(\d{8,})\.safetensors", path.name)
+    return int(found[1]) if found else None
+
+
+_ABOUT: Mapping[str, tuple[type, ...]] = {
+    "config": (dict,),
+    "dataset_digest": (str,),
+    "framework": (str,),
+    "step": (int,),
+    "epoch": (int,),
+    "offset": (int,),
+    "seconds": (int, float),
+}
+
+
+def load(path: Path) -> Checkpoint:
+    """Raises `UserError`, naming the file, where it is no whole checkpoint, `NewerFormat` where it is of one."""
+    tensors, metadata = read_safetensors(path, "checkpoint")
+    text = metadata.get("checkpoint", "")
+    try:
+        about = json.loads(text)
+        if metadata.get("digest") != _digest(text, tensors):
+            raise UserError(f"{path}: damaged, its content is not what was written")
+        if about["format"] > FORMAT:
+            raise NewerFormat(f"{path} has format {about['format']}, this version reads up to {FORMAT}")
+        fields = {name: about[name] for name in _ABOUT}
+        sound = all(type(value) in _ABOUT[name] for name, value in fields.items()) and (
+            fields["step"] >= fields["offset"] >= 0 < fields["epoch"] and math.isfinite(fields["seconds"])
+        )
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path}: not a checkpoint ({refusal(error)})") from error
+    if not sound:
+        raise UserError(f"{path}: not a checkpoint, what it says of itself makes no sense")
+    losses = tensors.pop(_LOSSES, np.empty(0))
+    if losses.dtype.kind != "f":
+        raise UserError(f"{path}: {_LOSSES} is {losses.dtype}, expected floating")
+    if losses.shape != (fields["offset"],):
+        raise UserError(f"{path}: {_LOSSES} has shape {losses.shape}, expected ({fields['offset']},)")
+    return Checkpoint(**fields, losses=losses, state=tensors)
+
+
+def _digest(about: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 of all there is, in the order of names."""
+    digest = hashlib.sha256(about.encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()

@@ -1,0 +1,213 @@
+"""Many runs alike but for their seeds, in one process: each has its own run folder, and seeds.json tells of all."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlp_workload.batches import epoch_order
+from mlp_workload.config import LARGEST_SEED, Config
+from mlp_workload.data import Dataset
+from mlp_workload.errors import UserError, warn
+from mlp_workload.events import Event, Warned
+from mlp_workload.files import clear_write_errors, expand, write_json
+from mlp_workload.interface import Ensemble, MakeEnsemble
+from mlp_workload.run.folder import RunFolder, make_empty_folder, new_default_folder
+from mlp_workload.run.output_options import Watching
+from mlp_workload.run.run_events import RunEvents
+from mlp_workload.run.session import Record, begin, timed, weights_bytes
+from mlp_workload.run.signals import Stopped, StopSignals
+from mlp_workload.sinks.console import Output
+from mlp_workload.weights import Parameters
+
+Framework = Callable[[Config, int], AbstractContextManager[MakeEnsemble]]
+"""For so many models in all; imports what it takes, and all that an ensemble does happens within the context."""
+
+
+_IN_COMMON = (
+    "framework",
+    "framework_version",
+    "preset",
+    "dataset",
+    "dataset_digest",
+    "device",
+    "precision",
+    "environment",
+)
+_OF_EACH = ("seed", "steps", "test_correct", "test_examples", "test_accuracy", "test_loss", "lost_classes")
+
+
+def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watching) -> dict[str, Any]:
+    """Trains with the seeds `config.seed`, `config.seed` + 1 and so on; returns the content of seeds.json.
+
+    Leaves a folder with that and a run folder for each seed, `seed-0` and so on. Nothing goes to Visdom. Raises
+    `UserError` as `mlp_workload.run.session.train` does; the weights of models that train together are saved then.
+    """
+    start = time.perf_counter()
+    if not 1 <= seeds <= LARGEST_SEED + 1 - config.seed:
+        raise UserError(f"--seeds must be from 1 to {LARGEST_SEED + 1} less --seed, got {seeds}")
+    if watching.visdom == "required":
+        raise UserError("--visdom required is for one run: --seeds draws none, mlp_workload.dashboard --replay can")
+    replace(watching, visdom="off").check()
+    console = Output(markup=False, highlight=False, soft_wrap=True, quiet=watching.quiet)
+    summaries: list[Mapping[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        make, dataset, initial = begin(stack, framework(config, seeds), config)
+        ensemble = make(config, dataset, initial)
+        _, compile_seconds = timed(ensemble.compile)
+        folder = _claim(config, seeds, ensemble.framework)
+        together = "one after another" if ensemble.at_once == 1 else f"{ensemble.at_once} at once"
+        console.say(
+            f"{ensemble.framework} on {ensemble.device}, {config.preset} preset, {config.dataset}, {config.dtype}, "
+            f"seeds {config.seed} to {config.seed + seeds - 1}, {together}"
+        )
+        if not watching.quiet:  # if quiet, each run prints its own warnings
+            console.tell_of(dataset)
+        console.say(f"folder {folder}")
+        progress = stack.enter_context(console.progress())
+        task = progress.add_task("", total=seeds * config.epochs)
+        for first in range(0, seeds, ensemble.at_once):
+            some = range(config.seed, config.seed + seeds)[first : first + ensemble.at_once]
+            configs = [replace(config, seed=seed, run_dir=folder / f"seed-{seed}") for seed in some]
+            began = time.perf_counter() if summaries else start
+            once = 0.0 if summaries else compile_seconds
+            events = [RunEvents(one, dataset, ensemble, began, once, at_once=ensemble.at_once) for one in configs]
+            advance = partial(progress.advance, task, len(configs))
+            group = _train_together(configs, dataset, ensemble, watching, events, signals, advance)
+            for summary in group:
+                console.say(_line(summary))
+            summaries += group
+            write_json(folder / "seeds.json", _result(summaries, ensemble.at_once, config.epochs, compile_seconds))
+    correct = [summary["test_correct"] for summary in summaries]
+    if seeds > 1:
+        console.say(
+            f"{seeds} seeds: {np.mean(correct):.1f} of {summaries[0]['test_examples']} correct in the mean, standard "
+            f"deviation {np.std(correct, ddof=1):.1f}, from {min(correct)} to {max(correct)}"
+        )
+    result = _result(summaries, ensemble.at_once, config.epochs, compile_seconds)
+    if config.epochs > 0:
+        console.say(
+            f"{result['model_epochs_per_second']:.2f} epochs of a model per second, with evaluations, {together}"
+        )
+    console.say(f"a run folder for each seed, and seeds.json, are in {folder}")
+    return result
+
+
+def _result(
+    summaries: Sequence[Mapping[str, Any]], at_once: int, epochs: int, compile_seconds: float
+) -> dict[str, Any]:
+    """What seeds.json holds of those that are trained, by groups of `at_once`, each of which took its time once."""
+    seconds = sum(one["train_seconds"] + one["evaluate_seconds"] for one in summaries[::at_once])
+    return {key: summaries[0][key] for key in _IN_COMMON} | {
+        "seeds": [{key: summary[key] for key in _OF_EACH} for summary in summaries],
+        "at_once": at_once,
+        "model_epochs_per_second": len(summaries) * epochs / seconds,
+        "train_and_evaluate_seconds": seconds,
+        "compile_seconds": compile_seconds,
+    }
+
+
+def _train_together(
+    configs: Sequence[Config],
+    dataset: Dataset,
+    ensemble: Ensemble,
+    watching: Watching,
+    events: Sequence[RunEvents],
+    signals: StopSignals,
+    advance: Callable[[], None],
+) -> list[Mapping[str, Any]]:
+    """Trains a model for each of `configs`, which differ in their seeds alone; the summaries.
+
+    Raises `Stopped` after the epoch in which a signal came, with all weights saved.
+    """
+    with contextlib.ExitStack() as stack:
+        ensemble.start([config.seed for config in configs])
+        weights = cache(ensemble.parameters)
+
+        def weights_of(model: int) -> Callable[[], Parameters]:
+            return lambda: weights()[model]
+
+        records: list[Record] = []
+        for model, config in enumerate(configs):
+            assert config.run_dir is not None
+            folder = stack.enter_context(RunFolder.claim(config.run_dir, config))
+            sinks = [*watching.files(folder.path), *([_Warnings(config.seed)] if watching.quiet else [])]
+            stack.enter_context(folder.reserve(weights_bytes(config, dataset)))
+            records.append(Record(stack, folder, weights_of(model), sinks))
+
+        def tell(told: Sequence[Iterable[Event]]) -> None:
+            for record, some in zip(records, told, strict=True):
+                for event in some:
+                    record.tell(event)
+
+        def evaluate() -> None:
+            evaluations, seconds = timed(ensemble.evaluate)
+            tell([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
+
+        def stop_if_asked(epoch: int) -> None:
+            if signals.received is not None:
+                said = f"stopped after epoch {epoch}; the weights of then are kept, and --seeds can't be resumed"
+                raise Stopped(said, signals.received)
+
+        try:
+            tell([one.started() for one in events])
+            for epoch in range(1, configs[0].epochs + 1):
+                orders = np.stack([epoch_order(config.seed, epoch, len(dataset.train)) for config in configs])
+                losses, seconds = timed(partial(ensemble.run_epoch, orders))
+                own = zip(events, orders, losses, strict=True)
+                tell([one.trained(order, each, seconds) for one, order, each in own])
+                evaluate()
+                advance()
+                stop_if_asked(epoch)
+            if configs[0].epochs == 0:
+                evaluate()
+                stop_if_asked(0)
+            tell([one.finished() for one in events])
+        except (UserError, KeyboardInterrupt):
+            for record in records:
+                record.save_weights()
+            raise
+        return [record.summary for record in records]
+
+
+class _Warnings:
+    """A run's warnings, on standard error with its seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            warn(f"seed {self._seed}: {event.message}")
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _claim(config: Config, seeds: int, framework: str) -> Path:
+    """The folder for all, with a seeds.json that says whose it is. Raises `UserError` where it is not new or empty."""
+    if config.run_dir is None:
+        path = new_default_folder(framework, config, f"seeds{config.seed}-{config.seed + seeds - 1}")
+    else:
+        make_empty_folder(path := expand(config.run_dir))
+    try:
+        with clear_write_errors(path), (path / "seeds.json").open("x") as file:
+            file.write("{}\n")
+    except FileExistsError:
+        raise UserError(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
+    return path
+
+
+def _line(summary: Mapping[str, Any]) -> str:
+    loss, lost = summary["test_loss"], summary["lost_classes"]
+    result = f"seed {summary['seed']:3d}  test loss {loss:.4f}  accuracy {summary['test_accuracy']:.2%}"
+    if not np.isfinite(loss):
+        return f"{result}  diverged: try a lower --learning-rate"
+    return f"{result}  lost classes {', '.join(map(str, lost))}" if lost else result

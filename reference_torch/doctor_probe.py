@@ -1,0 +1,56 @@
+"""Facts about PyTorch on this machine, for `python -m mlp_workload.doctor`, which runs this module."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mlp_workload.doctor import libraries
+from mlp_workload.doctor.probe import Facts, product, tell
+
+
+def facts() -> Iterator[Facts]:
+    """In the order in which they cost; whatever an import raises."""
+    yield {"doing": "import torch"}
+    import torch
+
+    from reference_torch.device import keep_within_quota
+
+    keep_within_quota()
+    yield {"file": torch.__file__, "versions": {"torch": torch.__version__}, "threads": torch.get_num_threads()}
+    yield {"doing": "looking for devices"}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        on_card = torch.cuda.is_available()
+    cards = [_described(torch, index) for index in range(torch.cuda.device_count() if on_card else 0)]
+    yield {"devices": cards or [{"name": "cpu", "memory": None}], "cuda": _built_for(torch)}
+    if not on_card:
+        yield {"no_card": str(warned[0].message) if warned else None}
+    device = "cuda" if on_card else "cpu"
+    yield {"doing": f"a product on the {'gpu' if on_card else 'cpu'}"}
+    yield {"product": product(lambda x, y: (_tensor(torch, x, device) @ _tensor(torch, y, device)).cpu().numpy())}
+    yield {"libraries": libraries.loaded()}
+
+
+def _tensor(torch: Any, array: Any, device: str) -> Any:
+    return torch.tensor(np.ascontiguousarray(array), device=device)
+
+
+def _described(torch: Any, index: int) -> Facts:
+    """Its name as a run's summary has it, and the bytes that are free of its memory."""
+    free, _ = torch.cuda.mem_get_info(index)
+    return {"name": f"gpu ({torch.cuda.get_device_name(index)})", "memory": free}
+
+
+def _built_for(torch: Any) -> Facts | None:
+    """The versions of CUDA and cuDNN that torch was built for."""
+    if torch.version.cuda is None:
+        return None
+    has_cudnn = torch.backends.cudnn.is_available()
+    cudnn = ".".join(map(str, torch._C._cudnn.getCompileVersion())) if has_cudnn else None
+    return {"cuda": torch.version.cuda, "cudnn": cudnn}
+
+
+if __name__ == "__main__":
+    tell(facts)

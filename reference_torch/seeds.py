@@ -1,0 +1,48 @@
+"""Many models in PyTorch, alike but for their seeds, one after another."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlp_workload.config import Config
+from mlp_workload.data import Dataset
+from mlp_workload.metrics import Evaluation
+from mlp_workload.weights import Parameters
+from reference_torch.trainer import Trainer
+
+
+class Ensemble:
+    """See `mlp_workload.interface.Ensemble`."""
+
+    framework = "torch"
+    packages = ("torch",)
+    at_once = 1
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
+        self._config, self._dataset, self._initial = config, dataset, initial
+        self._trainer = Trainer(config, dataset, initial)
+        self.device, self.gpu_versions = self._trainer.device, self._trainer.gpu_versions
+        self.threads = self._trainer.threads
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        return self._trainer.peak_gpu_bytes
+
+    def compile(self) -> None:
+        """Nothing: eager torch compiles nothing."""
+
+    def start(self, seeds: Sequence[int]) -> None:
+        (seed,) = seeds
+        self._trainer = Trainer(replace(self._config, seed=seed), self._dataset, self._initial)
+
+    def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+        return self._trainer.run_epoch(orders[0])[None]
+
+    def evaluate(self) -> list[Evaluation]:
+        return [self._trainer.evaluate()]
+
+    def parameters(self) -> list[Parameters]:
+        return [self._trainer.parameters()]
