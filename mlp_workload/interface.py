@@ -100,7 +100,7 @@ the wanted device is not there."""
 
 
 Framework = Callable[[Config], AbstractContextManager[MakeTrainer]]
-"""What a package has as `train.framework`, for its own command and for `mlp_compare.parity --sides`.
+"""What a side's package has as `train.framework`, for its own command and for comparisons.
 
 Imports what it takes; all that a trainer does happens within the context. It raises `PeerLost` where another process
 of the run is not there any more."""
