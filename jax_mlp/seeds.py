@@ -20,7 +20,7 @@ from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, train_epoch
 from jax_mlp.sharding import ask_for_cpu_devices
 from jax_mlp.step import Setup, TrainState, begin, init_state
 from jax_mlp.trainer import examples
-from jax_mlp.weights import from_neutral, to_neutral
+from jax_mlp.weights import from_canonical, to_canonical
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.environment.description import usable_cores
@@ -120,7 +120,7 @@ class Ensemble:
             self.state = self._draw(self._for_each(np.array(seeds, np.uint32)))
             return
         with jax.default_device(self._mesh.devices.flat[0]):
-            state = begin(self._setup, from_neutral(self._shapes.params, self._initial))
+            state = begin(self._setup, from_canonical(self._shapes.params, self._initial))
             self.state = jax.tree.map(lambda leaf: self._for_each(np.asarray(leaf)[None]), state)
 
     def _for_each(self, arrays: npt.NDArray[Any]) -> jax.Array:
@@ -141,7 +141,7 @@ class Ensemble:
     def parameters(self) -> list[Parameters]:
         stacked = jax.device_get(self.state.params)
         models = (jax.tree.map(lambda leaf, model=model: leaf[model], stacked) for model in range(self._models))
-        return [to_neutral(model) for model in models]
+        return [to_canonical(model) for model in models]
 
 
 def _unshared(batch: jax.Array) -> jax.Array:

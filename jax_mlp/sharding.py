@@ -53,7 +53,7 @@ class Layout:
         divided: jax.Array = jax.lax.with_sharding_constraint(batch, self._sharding(_BATCH))
         return divided
 
-    def largest(self, number: int) -> int:
+    def max_over_processes(self, number: int) -> int:
         """The largest `number` of all processes, each of which gives one at this point."""
         if jax.process_count() == 1:
             return number

@@ -15,7 +15,7 @@ from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, in_chunks, pack, t
 from jax_mlp.model import Params
 from jax_mlp.sharding import fetch, find_layout, place
 from jax_mlp.step import Setup, TrainState, begin, init_state
-from jax_mlp.weights import from_neutral, to_neutral
+from jax_mlp.weights import from_canonical, to_canonical
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.interface import Array, step_tensors
@@ -67,7 +67,7 @@ class Trainer:
 
     def _begin(self, initial: Parameters) -> TrainState:
         """Returns the state before the first step, each part of it only where the layout has it."""
-        return begin(self._setup, place(from_neutral(self._shapes.params, initial), self._shardings.params))
+        return begin(self._setup, place(from_canonical(self._shapes.params, initial), self._shardings.params))
 
     @property
     def peak_gpu_bytes(self) -> int | None:
@@ -126,26 +126,26 @@ class Trainer:
         return evaluation(values, self._test_labels)
 
     def parameters(self) -> Parameters:
-        return _neutral(self._state.params)
+        return _canonical(self._state.params)
 
     def state(self) -> Parameters:
         velocity = optax.tree.get(self._state.optimizer, "trace")
-        return self.parameters() | ({} if velocity is None else _suffixed(_neutral(velocity), "momentum"))
+        return self.parameters() | ({} if velocity is None else _suffixed(_canonical(velocity), "momentum"))
 
     def load_state(self, state: Parameters) -> None:
-        params = from_neutral(self._shapes.params, state)
+        params = from_canonical(self._shapes.params, state)
         optimizer_state = self._state.optimizer
         if optax.tree.get(optimizer_state, "trace") is not None:
-            velocity = {name: state[f"{name}.momentum"] for name in to_neutral(params)}
-            optimizer_state = optax.tree.set(optimizer_state, trace=from_neutral(self._shapes.params, velocity))
+            velocity = {name: state[f"{name}.momentum"] for name in to_canonical(params)}
+            optimizer_state = optax.tree.set(optimizer_state, trace=from_canonical(self._shapes.params, velocity))
         self._state = place(TrainState(params, optimizer_state), self._shardings)
 
-    def largest(self, number: int) -> int:
-        return self._layout.largest(number)
+    def max_over_processes(self, number: int) -> int:
+        return self._layout.max_over_processes(number)
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
         self._state, tensors, gradients = self._step(self._state, *self._train, batch)
-        return step_tensors(jax.device_get(tensors) | _suffixed(_neutral(gradients), "grad") | self.state())
+        return step_tensors(jax.device_get(tensors) | _suffixed(_canonical(gradients), "grad") | self.state())
 
 
 def examples(dataset: Dataset, shares: int = 1) -> Any:
@@ -154,9 +154,9 @@ def examples(dataset: Dataset, shares: int = 1) -> Any:
     return (pack(train), dataset.train.labels), (in_chunks(test, shares), dataset.test.labels)
 
 
-def _neutral(params: Params) -> Parameters:
+def _canonical(params: Params) -> Parameters:
     """Copies of what is on the device."""
-    return to_neutral(fetch(params))
+    return to_canonical(fetch(params))
 
 
 def _suffixed(parameters: Parameters, suffix: str) -> Parameters:

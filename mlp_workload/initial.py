@@ -17,7 +17,7 @@ TRUNCATED_STD = 0.87962566103423978
 
 
 def initial_parameters(initialization: Initialization, widths: Sequence[int], seed: int) -> Parameters:
-    """The float64 starting weights of an MLP of these widths under neutral names; the same on every machine."""
+    """The float64 starting weights of an MLP of these widths under canonical names; the same on every machine."""
     np.empty(sum(fan_in * fan_out for fan_in, fan_out in pairwise(widths)))  # fails at once where it does not fit
     rng = np.random.default_rng(seed)
     parameters: Parameters = {}

@@ -79,7 +79,7 @@ class Trainer(Implementation, Protocol):
         """Of the whole test set, with the weights of now."""
 
     def parameters(self) -> Parameters:
-        """A copy of the weights under neutral names."""
+        """A copy of the weights under canonical names."""
 
     def state(self) -> Parameters:
         """A copy of all that the next step depends on: the weights and, where the run has momentum, the velocities as
@@ -88,7 +88,7 @@ class Trainer(Implementation, Protocol):
     def load_state(self, state: Parameters) -> None:
         """Goes on from what `state` returned, which it copies."""
 
-    def largest(self, number: int) -> int:
+    def max_over_processes(self, number: int) -> int:
         """The largest of what the processes of the run give at this point, each a whole number of 32 bits."""
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Mapping[str, Array]:
@@ -126,7 +126,7 @@ class Ensemble(Implementation, Protocol):
     def evaluate(self) -> list[Evaluation]: ...
 
     def parameters(self) -> list[Parameters]:
-        """Copies of each model's weights under neutral names."""
+        """Copies of each model's weights under canonical names."""
 
 
 MakeEnsemble = Callable[[Config, Dataset, Parameters | None], Ensemble]

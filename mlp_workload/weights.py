@@ -1,4 +1,4 @@
-"""The neutral names and layouts of parameters, and their safetensors files.
+"""The canonical names and layouts of parameters, and their safetensors files.
 
 `layers.0.weight` (fan_out, fan_in) and `layers.0.bias` (fan_out,), counted from the input: torch's convention.
 """
@@ -129,7 +129,7 @@ _NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,8})(?![0-9])")
 
 
 def load_layers(path: Path) -> Parameters:
-    """Reads a safetensors file of parameters under neutral names, of any widths, from the input on.
+    """Reads a safetensors file of parameters under canonical names, of any widths, from the input on.
 
     Raises `UserError`, naming the file and the tensor, where it is none.
     """
@@ -140,7 +140,7 @@ def load_layers(path: Path) -> Parameters:
 
 
 def find_layers(arrays: Mapping[str, Array], source: str) -> Parameters:
-    """`arrays` under neutral names, from the input on.
+    """`arrays` under canonical names, from the input on.
 
     By their own names they are `PATH.weight` (fan_out, fan_in) and `PATH.bias` (fan_out,). If the paths differ only in
     their numbers, such as `model.0` and `model.2`, `fc1` and `fc2` or `layers.0.linear` and `layers.1.linear`, the

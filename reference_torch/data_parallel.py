@@ -106,7 +106,7 @@ class RankTrainer(Trainer):
         distributed.all_gather_object(parts, self._evaluation(*map(self._slice, self._test)))
         return Evaluation.of_parts(parts)
 
-    def largest(self, number: int) -> int:
+    def max_over_processes(self, number: int) -> int:
         numbers = torch.tensor(number)
         distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
         return int(numbers)

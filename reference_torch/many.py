@@ -22,7 +22,7 @@ from reference_torch.model import MLP
 from reference_torch.step import normalize
 from reference_torch.trainer import Trainer, gather
 from reference_torch.variants import ByHand
-from reference_torch.weights import neutral_names
+from reference_torch.weights import canonical_names
 
 Orders = npt.NDArray[np.int32]
 Losses = npt.NDArray[np.floating[Any]]
@@ -79,7 +79,7 @@ class Vmapped(Trainer):
         return result
 
     def parameters(self) -> Parameters:
-        names = neutral_names(self._model)
+        names = canonical_names(self._model)
         return {name: own[0].cpu().numpy() for name, own in zip(names, self._stacked.values(), strict=True)}
 
 

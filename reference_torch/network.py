@@ -9,7 +9,7 @@ from mlp_workload.predict.trained import Trained
 from reference_torch.device import find_device
 from reference_torch.model import build_model
 from reference_torch.step import normalize
-from reference_torch.weights import load_neutral
+from reference_torch.weights import load_canonical
 
 
 class Network:
@@ -20,7 +20,7 @@ class Network:
         find_device(self._config)
         with torch.random.fork_rng(devices=[]):  # the caller's, from which initial weights are drawn
             self._model = build_model(self._config, trained.widths)
-        load_neutral(self._model, trained.parameters)
+        load_canonical(self._model, trained.parameters)
 
     @torch.no_grad()
     def predict(self, images: npt.NDArray[np.uint8]) -> Prediction:

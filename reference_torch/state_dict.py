@@ -18,7 +18,7 @@ from reference_torch.weights import to_state_dict
 
 
 def read(path: Path) -> Parameters:
-    """The parameters under neutral names, in the file's dtypes. No code in the file is run.
+    """The parameters under canonical names, in the file's dtypes. No code in the file is run.
 
     Widens float16 and bfloat16 to float32, which has all their numbers, and says so on standard error.
 

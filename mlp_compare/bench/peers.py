@@ -115,6 +115,6 @@ class ScikitLearn:
         return dict(zip(self._initial, self._arrays(), strict=True))
 
     def _arrays(self) -> list[npt.NDArray[np.floating[Any]]]:
-        """The model's own, in neutral layout."""
+        """The model's own, in canonical layout."""
         pairs = zip(self._model.coefs_, self._model.intercepts_, strict=True)
         return [array for weight, bias in pairs for array in (weight.T, bias)]

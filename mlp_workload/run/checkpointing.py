@@ -42,13 +42,13 @@ class Pace:
 
     It does at its start and end, `every` so many steps, and when a signal came to one of them, which ends the run. An
     epoch is interrupted for one only where it has more steps than that. A run that is resumed is written down already,
-    at `from_step`. `largest` is a trainer's.
+    at `from_step`. `max_over_processes` is a trainer's.
     """
 
     def __init__(
-        self, every: int, signals: StopSignals, largest: Callable[[int], int], from_step: int | None = None
+        self, every: int, signals: StopSignals, max_over_processes: Callable[[int], int], from_step: int | None = None
     ) -> None:
-        self._every, self._signals, self._largest = every, signals, largest
+        self._every, self._signals, self._max_over_processes = every, signals, max_over_processes
         self._tried_at = from_step
 
     @property
@@ -63,7 +63,7 @@ class Pace:
 
     def reached(self, step: int, is_last: bool, checkpoint: Callable[[], Checkpoint]) -> None:
         """Raises `Stopped` where a signal came, after what there is to write is written."""
-        stopped_by = self._largest(self._signals.received or 0)
+        stopped_by = self._max_over_processes(self._signals.received or 0)
         if self._tried_at is None or step >= self._tried_at + self._every or is_last or stopped_by:
             self._tried_at = step
             self._save(checkpoint)
@@ -89,9 +89,9 @@ class Keeper(Pace):
         sync: Callable[[], None],
         save_weights: Callable[[], None],
         from_step: int | None,
-        largest: Callable[[int], int],
+        max_over_processes: Callable[[int], int],
     ) -> None:
-        super().__init__(every, signals, largest, from_step)
+        super().__init__(every, signals, max_over_processes, from_step)
         self._folder, self._sync, self._save_weights = folder, sync, save_weights
         self._checkpoints = Checkpoints(folder.checkpoints)
         self._last_step = from_step

@@ -91,7 +91,9 @@ def train(
         record = Record(stack, folder, trainer.parameters, sinks)
         signals = stack.enter_context(StopSignals())
         from_step = at.step if at else None
-        keeper = Keeper(folder, checkpoint_every, signals, record.sync, record.save_weights, from_step, trainer.largest)
+        keeper = Keeper(
+            folder, checkpoint_every, signals, record.sync, record.save_weights, from_step, trainer.max_over_processes
+        )
         events = RunEvents(config, dataset, trainer, start, compile_seconds)
         for event in run(config, dataset, trainer, events, keeper, at, told):
             record.tell(event)
@@ -136,7 +138,7 @@ def follow(
                 raise
             return
         signals = stack.enter_context(StopSignals())
-        pace = Pace(checkpoint_every, signals, trainer.largest, at.step if at else None)
+        pace = Pace(checkpoint_every, signals, trainer.max_over_processes, at.step if at else None)
         for _ in run(config, dataset, trainer, RunEvents(config, dataset, trainer, start, compile_seconds), pace, at):
             pass
 
@@ -175,7 +177,7 @@ def check_processes_agree(
     for _, array in sorted((state or {}).items()):
         number = zlib.crc32(np.ascontiguousarray(array).data, number)
     number //= 2  # of 32 bits with a sign
-    if (trainer.largest(number), -trainer.largest(-number)) != (number, number):
+    if (trainer.max_over_processes(number), -trainer.max_over_processes(-number)) != (number, number):
         raise UserError("the processes of this run differ in their flags, data, versions or first weights")
 
 

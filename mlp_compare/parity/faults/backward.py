@@ -53,11 +53,11 @@ def _torch_gradient(name: str, edit: Callable[[Any], Any]) -> Any:
     """The gradient of the parameter `name` through `edit`."""
 
     def make(original: Any) -> Any:
-        from reference_torch.weights import neutral_names
+        from reference_torch.weights import canonical_names
 
         def loss_and_gradients(config: Any, model: Any, *rest: Any) -> Any:
             tensors = original(config, model, *rest)
-            parameter = dict(zip(neutral_names(model), model.parameters(), strict=True))[name]
+            parameter = dict(zip(canonical_names(model), model.parameters(), strict=True))[name]
             parameter.grad = edit(parameter.grad)
             return tensors
 
