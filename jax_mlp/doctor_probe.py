@@ -8,7 +8,7 @@ from typing import Any
 
 from jax_mlp.compile_cache import is_ours, own_folder
 from jax_mlp.startup import check_jit, import_jax
-from mlp_workload.doctor import libraries, places
+from mlp_workload.doctor import folders, libraries
 from mlp_workload.doctor.probe import Facts, product, tell
 
 _NAMED = "JAX_COMPILATION_CACHE_DIR"
@@ -19,7 +19,7 @@ def facts() -> Iterator[Facts]:
     yield {"doing": "looking for the compile cache"}
     yield {"cache": _cache()}
     os.environ[_NAMED] = ""  # what is compiled here is not kept
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # nor is a card's memory taken
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # nor is a GPU's memory taken
     yield {"doing": "import jax"}
     import_jax()
     import jax
@@ -34,7 +34,7 @@ def facts() -> Iterator[Facts]:
         devices = jax.devices()
     yield {"devices": [_described(device) for device in devices], "cuda": _built_for()}
     if devices[0].platform == "cpu":
-        yield {"no_card": _refusal(jax)}
+        yield {"no_gpu": _refusal(jax)}
     check_jit()
     yield {"doing": f"a product on the {devices[0].platform}"}
     yield {"product": product(lambda x, y: jax.numpy.matmul(x, y, precision="highest"))}
@@ -59,14 +59,14 @@ def _cache() -> Facts:
         folder = Path(named) if named else own_folder()
     except RuntimeError as error:
         return {"folder": None, "refusal": str(error), "named": False}
-    refusal = places.refusal(folder)
+    refusal = folders.refusal(folder)
     if refusal is None and not named and folder.exists() and not is_ours(folder):
         refusal = "it is not ours alone to write to, and what lies there is run"
     return {"folder": str(folder), "refusal": refusal, "named": bool(named)}
 
 
 def _described(device: Any) -> Facts:
-    """Its name as a run's summary has it, and the bytes that JAX would take of a card."""
+    """Its name as a run's summary has it, and the bytes that JAX would take of a gpu."""
     from jax_mlp.device import device_name
 
     return {"name": device_name(device), "memory": (device.memory_stats() or {}).get("bytes_limit")}
@@ -87,7 +87,7 @@ def _built_for() -> Facts | None:
 
 
 def _refusal(jax: Any) -> str | None:
-    """What JAX says where it is asked for a card."""
+    """What JAX says where it is asked for a gpu."""
     try:
         jax.devices("cuda")
     except RuntimeError as error:

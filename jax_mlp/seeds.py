@@ -32,7 +32,7 @@ _MOST_AT_ONCE = 256
 _SPREAD, _SAME = PartitionSpec("models"), PartitionSpec()
 
 
-def make_ensemble(config: Config, dataset: Dataset, initial: Parameters | None, models: int) -> "Ensemble":
+def make_seeds_trainer(config: Config, dataset: Dataset, initial: Parameters | None, models: int) -> "SeedsTrainer":
     """For so many models in all: on a CPU a device for each core, if JAX has not begun yet and nobody else has said how
     many. Raises `UserError` where a GPU is wanted and there is none."""
     ask_for_cpu_devices(min(models, usable_cores()))
@@ -41,14 +41,14 @@ def make_ensemble(config: Config, dataset: Dataset, initial: Parameters | None, 
     most = len(devices) if device.platform == "cpu" else _MOST_AT_ONCE
     groups = -(-models // most)
     at_once = -(-models // groups)  # groups of one size, rather than a small last one
-    return Ensemble(config, dataset, initial, devices[:at_once], at_once)
+    return SeedsTrainer(config, dataset, initial, devices[:at_once], at_once)
 
 
-class Ensemble:
-    """See `mlp_workload.interface.Ensemble`. `at_once` models on `devices`, as many on each; with several on a device
-    they are one vmapped program. float64 needs `jax.enable_x64(True)` around all of it.
+class SeedsTrainer:
+    """Trains `at_once` models on `devices`, equally many on each; see `mlp_workload.interface.SeedsTrainer`.
 
-    `state` is what the next epoch depends on, for models that take turns.
+    Several models on one device are one vmapped program. float64 needs `jax.enable_x64(True)` around all calls.
+    `state` is all that the next epoch depends on, so that groups of models can take turns.
     """
 
     framework = "jax"

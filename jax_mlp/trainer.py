@@ -13,7 +13,7 @@ import optax
 from jax_mlp.device import device_name, peak_bytes, product_threads, versions
 from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, in_chunks, pack, train_epoch, train_on, train_steps
 from jax_mlp.model import Params
-from jax_mlp.sharding import fetch, find_layout, place
+from jax_mlp.sharding import device_put, find_mesh, to_host
 from jax_mlp.step import Setup, TrainState, begin, init_state
 from jax_mlp.weights import from_canonical, to_canonical
 from mlp_workload.config import Config
@@ -30,7 +30,7 @@ class Trainer:
     packages = ("jax", "jaxlib", "flax", "optax")
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
-        layout = self._layout = find_layout(config)
+        layout = self._layout = find_mesh(config)
         device = self._device = layout.mesh.local_devices[0]
         self.device, self.gpu_versions = device_name(device), versions(device)
         self.threads = product_threads(device)
@@ -40,8 +40,8 @@ class Trainer:
         self._start: Callable[[], TrainState]
         setup = self._setup = Setup.of(config, dataset.pixels, dataset.classes)
         self._shapes = jax.eval_shape(partial(begin, setup), setup.shapes)
-        self._shardings = layout.of_state(self._shapes, setup.optimizer)
-        results = self._shardings, layout.everywhere
+        self._shardings = layout.state_shardings(self._shapes, setup.optimizer)
+        results = self._shardings, layout.replicated
         if initial is None:
             seed = np.uint32(config.seed)
             drawing = jax.jit(partial(init_state, setup), out_shardings=self._shardings).lower(seed)
@@ -49,15 +49,15 @@ class Trainer:
             self._start = lambda: drawn.result()(seed)
         else:
             self._start = lambda: self._begin(initial)
-        train, (images, labels) = examples(dataset, layout.shares)
-        self._train = place(train, layout.everywhere)
-        self._test = place(images, layout.chunks), place(labels, layout.everywhere)
-        on_devices = setup, layout.divide
+        train, (images, labels) = examples(dataset, layout.batch_shards)
+        self._train = device_put(train, layout.replicated)
+        self._test = device_put(images, layout.chunked), device_put(labels, layout.replicated)
+        on_devices = setup, layout.shard_batch
         self._step: Any = jax.jit(partial(train_on, *on_devices), out_shardings=(self._shardings, None, None))
         self._epoch: Any = jax.jit(partial(train_epoch, *on_devices), donate_argnums=0, out_shardings=results)
         self._part: Any = jax.jit(partial(train_steps, *on_devices), donate_argnums=0, out_shardings=results)
         self._last_batch: Any = jax.jit(partial(train_epoch, *on_devices), donate_argnums=0, out_shardings=results)
-        self._evaluate: Any = jax.jit(partial(evaluate, *on_devices), out_shardings=layout.everywhere)
+        self._evaluate: Any = jax.jit(partial(evaluate, *on_devices), out_shardings=layout.replicated)
         self._batch_size, self._dtype = config.batch_size, config.dtype
 
     @cached_property
@@ -67,7 +67,7 @@ class Trainer:
 
     def _begin(self, initial: Parameters) -> TrainState:
         """Returns the state before the first step, each part of it only where the layout has it."""
-        return begin(self._setup, place(from_canonical(self._shapes.params, initial), self._shardings.params))
+        return begin(self._setup, device_put(from_canonical(self._shapes.params, initial), self._shardings.params))
 
     @property
     def peak_gpu_bytes(self) -> int | None:
@@ -90,7 +90,7 @@ class Trainer:
 
     def _everywhere(self, size: int, dtype: Any) -> jax.ShapeDtypeStruct:
         """The shape of an array (size,) that each device has."""
-        return jax.ShapeDtypeStruct((size,), dtype, sharding=self._layout.everywhere)
+        return jax.ShapeDtypeStruct((size,), dtype, sharding=self._layout.replicated)
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         self._state, losses = self._epoch(self._state, *self._train, order)
@@ -138,7 +138,7 @@ class Trainer:
         if optax.tree.get(optimizer_state, "trace") is not None:
             velocity = {name: state[f"{name}.momentum"] for name in to_canonical(params)}
             optimizer_state = optax.tree.set(optimizer_state, trace=from_canonical(self._shapes.params, velocity))
-        self._state = place(TrainState(params, optimizer_state), self._shardings)
+        self._state = device_put(TrainState(params, optimizer_state), self._shardings)
 
     def max_over_processes(self, number: int) -> int:
         return self._layout.max_over_processes(number)
@@ -156,7 +156,7 @@ def examples(dataset: Dataset, shares: int = 1) -> Any:
 
 def _canonical(params: Params) -> Parameters:
     """Copies of what is on the device."""
-    return to_canonical(fetch(params))
+    return to_canonical(to_host(params))
 
 
 def _suffixed(parameters: Parameters, suffix: str) -> Parameters:

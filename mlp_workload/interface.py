@@ -107,7 +107,7 @@ Imports what it takes; all that a trainer does happens within the context. It ra
 of the run is not there any more."""
 
 
-class Ensemble(Implementation, Protocol):
+class SeedsTrainer(Implementation, Protocol):
     """What a framework must provide: some models that train together."""
 
     @property
@@ -129,7 +129,7 @@ class Ensemble(Implementation, Protocol):
         """Copies of each model's weights under canonical names."""
 
 
-MakeEnsemble = Callable[[Config, Dataset, Parameters | None], Ensemble]
+MakeSeedsTrainer = Callable[[Config, Dataset, Parameters | None], SeedsTrainer]
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ def facts() -> Iterator[Facts]:
     yield {"doing": "looking for devices"}
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        on_card = torch.cuda.is_available()
-    cards = [_described(torch, index) for index in range(torch.cuda.device_count() if on_card else 0)]
-    yield {"devices": cards or [{"name": "cpu", "memory": None}], "cuda": _built_for(torch)}
-    if not on_card:
-        yield {"no_card": str(warned[0].message) if warned else None}
-    device = "cuda" if on_card else "cpu"
-    yield {"doing": f"a product on the {'gpu' if on_card else 'cpu'}"}
+        on_gpu = torch.cuda.is_available()
+    gpus = [_described(torch, index) for index in range(torch.cuda.device_count() if on_gpu else 0)]
+    yield {"devices": gpus or [{"name": "cpu", "memory": None}], "cuda": _built_for(torch)}
+    if not on_gpu:
+        yield {"no_gpu": str(warned[0].message) if warned else None}
+    device = "cuda" if on_gpu else "cpu"
+    yield {"doing": f"a product on the {'gpu' if on_gpu else 'cpu'}"}
     yield {"product": product(lambda x, y: (_tensor(torch, x, device) @ _tensor(torch, y, device)).cpu().numpy())}
     yield {"libraries": libraries.loaded()}
 

@@ -14,8 +14,8 @@ from mlp_workload.weights import Parameters
 from reference_torch.trainer import Trainer
 
 
-class Ensemble:
-    """See `mlp_workload.interface.Ensemble`."""
+class SeedsTrainer:
+    """See `mlp_workload.interface.SeedsTrainer`."""
 
     framework = "torch"
     packages = ("torch",)

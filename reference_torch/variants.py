@@ -1,9 +1,11 @@
-"""The same training in other forms that PyTorch's users choose for speed. `Trainer` itself is the eager one.
+"""The training in other forms that PyTorch's users choose, as `mlp_compare.bench` times them.
 
-Each trains as `Trainer` does, step by step; `mlp_compare.bench` holds them to it before it times them.
+`Trainer` itself is eager. Each form takes the same steps as `Trainer`; the benchmark checks this before it times them.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -14,22 +16,27 @@ from torch.utils.data import DataLoader
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
+from mlp_workload.environment.description import usable_cores
 from mlp_workload.weights import Parameters
 from reference_torch.loss import IGNORED
+from reference_torch.model import MLP
 from reference_torch.optimizer import sgd
 from reference_torch.step import normalize
 from reference_torch.trainer import Trainer, gather
 from reference_torch.tutorial_loop import Images
+from reference_torch.weights import canonical_names
+
+Losses = npt.NDArray[np.floating[Any]]
 
 
-class Article(Trainer):
+class TutorialLoop(Trainer):
     """As the tutorial wrote it: a `DataLoader` that transforms one image at a time, and a look at every loss."""
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         super().__init__(config, dataset, initial)
         self._each_image = Images(config, dataset.train)
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+    def run_epoch(self, order: npt.NDArray[np.int32]) -> Losses:
         losses = []
         for images, labels in DataLoader(self._each_image, self._config.batch_size, sampler=order.tolist()):
             x, y = images.flatten(start_dim=1).to(self._labels.device), labels.to(self._labels.device)
@@ -160,7 +167,7 @@ class StepGraph(ByHand):
         for number in range(self.steps):
             self._losses[number] = self._step(self._batches[number])
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+    def run_epoch(self, order: npt.NDArray[np.int32]) -> Losses:
         """Batches that do not fill a graph, such as the smaller last one, are trained on step by step."""
         indices, played = self._indices(order), []
         whole = len(order) // self._batches.numel() * self._batches.numel()
@@ -178,3 +185,110 @@ class EpochGraph(StepGraph):
     def compile(self) -> None:
         self.steps = len(self._labels) // self._config.batch_size
         super().compile()
+
+
+class SeedsInTurn:
+    """Several models by `ByHand`, one after another.
+
+    All start from the weights `initial`. `run_epoch` trains each one over its row of `orders` (models, n);
+    `parameters` returns those of the first model. The other `Seeds...` classes do the same.
+    """
+
+    packages = Trainer.packages
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters, models: int) -> None:
+        self._trainers = [ByHand(config, dataset, initial) for _ in range(models)]
+        self.device = self._trainers[0].device
+
+    def compile(self) -> None:
+        """Does nothing: eager torch compiles nothing."""
+
+    def run_epoch(self, orders: npt.NDArray[np.int32]) -> Losses:
+        return np.stack([trainer.run_epoch(order) for trainer, order in zip(self._trainers, orders, strict=True)])
+
+    def parameters(self) -> Parameters:
+        return self._trainers[0].parameters()
+
+
+class SeedsVmapped(Trainer):
+    """Several models with stacked parameters, by `torch.func.vmap`, for plain SGD."""
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters, models: int) -> None:
+        super().__init__(config, dataset, initial)
+        model = self._model
+        assert isinstance(model, MLP), "torch.func needs an nn.Module, which preset relu does not have"
+        self._stacked = {
+            name: parameter.detach().expand(models, *parameter.shape).clone()
+            for name, parameter in model.named_parameters()
+        }
+
+        def loss(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(torch.func.functional_call(model, parameters, (x,)), y, ignore_index=IGNORED)
+
+        self._gradients_and_losses = torch.func.vmap(torch.func.grad_and_value(loss))
+
+    @torch.no_grad()
+    def run_epoch(self, orders: npt.NDArray[np.int32]) -> Losses:
+        losses = [self._step(batches) for batches in self._indices(orders).split(self._config.batch_size, dim=1)]
+        return torch.stack(losses, dim=1).cpu().numpy()
+
+    def _step(self, batch: torch.Tensor) -> torch.Tensor:
+        images, labels = gather(self._images, batch.flatten()), gather(self._labels, batch.flatten())
+        x = normalize(self._config, images).view(*batch.shape, -1)
+        gradients, losses = self._gradients_and_losses(self._stacked, x, labels.view(batch.shape))
+        for name, parameters in self._stacked.items():
+            parameters.sub_(gradients[name], alpha=self._config.learning_rate)
+        result: torch.Tensor = losses
+        return result
+
+    def parameters(self) -> Parameters:
+        names = canonical_names(self._model)
+        return {name: own[0].cpu().numpy() for name, own in zip(names, self._stacked.values(), strict=True)}
+
+
+class SeedsInProcesses:
+    """Several models in one process per core; each process has one thread and trains its share one after another."""
+
+    packages = Trainer.packages
+    device = "cpu"
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters, models: int) -> None:
+        shares = np.array_split(np.arange(models), min(usable_cores(), models))
+        self._processes = [
+            ProcessPoolExecutor(
+                1, get_context("spawn"), initializer=_begin, initargs=(config, dataset, initial, len(share))
+            )
+            for share in shares
+        ]
+        self._ends = np.cumsum([len(share) for share in shares])[:-1]
+
+    def compile(self) -> None:
+        """Waits until every process is ready."""
+        for waiting in [process.submit(_parameters) for process in self._processes]:
+            waiting.result()
+
+    def run_epoch(self, orders: npt.NDArray[np.int32]) -> Losses:
+        shares = zip(self._processes, np.split(orders, self._ends), strict=True)
+        running = [process.submit(_run_epoch, own) for process, own in shares]
+        return np.concatenate([each.result() for each in running])
+
+    def parameters(self) -> Parameters:
+        return self._processes[0].submit(_parameters).result()
+
+
+_models: SeedsInTurn
+"""The models of this process, if `SeedsInProcesses` started it."""
+
+
+def _begin(config: Config, dataset: Dataset, initial: Parameters, models: int) -> None:
+    global _models
+    torch.set_num_threads(1)
+    _models = SeedsInTurn(config, dataset, initial, models)
+
+
+def _run_epoch(orders: npt.NDArray[np.int32]) -> Losses:
+    return _models.run_epoch(orders)
+
+
+def _parameters() -> Parameters:
+    return _models.parameters()

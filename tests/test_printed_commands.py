@@ -80,7 +80,7 @@ def test_every_hint_is_quoted(tmp_path, digits, monkeypatch, capsys):
     monkeypatch.setattr(data, "_CHECKOUT", folder)
     assert ["--resume", ODD] in pairs(unfinished(folder))
     assert ["--replay", ODD] in pairs(no_visdom(folder, digits, capsys))
-    assert shlex.split(data._mend(folder / "a b")) == ["git", "-C", ODD, "checkout", "a b"]
+    assert shlex.split(data._fix(folder / "a b")) == ["git", "-C", ODD, "checkout", "a b"]
 
 
 def pairs(said: str) -> list[list[str]]:

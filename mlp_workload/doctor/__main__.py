@@ -9,8 +9,8 @@ def main() -> None:
     except ImportError as error:
         from mlp_workload.errors import one_line  # which imports no other package
 
-        mend = "make setup, or pip install . in the project's folder"
-        print(f"wrong  packages: {one_line(str(error))}; mend: {mend}")
+        fix = "make setup, or pip install . in the project's folder"
+        print(f"wrong  packages: {one_line(str(error))}; fix: {fix}")
         sys.exit(1)
     examination.main()
 

@@ -31,7 +31,7 @@ def page(answer: Answer) -> Iterator[Finding]:
         yield Finding("wrong", "Visdom", f"{versions} {answer.failure}".strip(), INSTALL["visdom"])
     elif facts["status"] != 200:
         seen = f"{versions} answers {facts['status']} {facts['reason']} instead of its page"
-        yield Finding("wrong", "Visdom", seen, _mend(facts))
+        yield Finding("wrong", "Visdom", seen, _fix(facts))
     else:
         yield Finding("ok", "Visdom", f"{versions} serves its page")
         if lacks := facts["lacks"]:
@@ -40,7 +40,7 @@ def page(answer: Answer) -> Iterator[Finding]:
             yield Finding("note", "Visdom", seen, f"{_START}{by}, which fetches them")
 
 
-def _mend(facts: Facts) -> str:
+def _fix(facts: Facts) -> str:
     """From 6.6 on tornado refuses a file outside the static folder, which Visdom's page names."""
     new = release(facts["versions"]["tornado"]) >= (6, 6)
     return "pip install 'tornado<6.6'" if new else "pip install --force-reinstall visdom"

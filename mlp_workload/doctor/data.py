@@ -16,7 +16,7 @@ _CHECKOUT = Path(__file__).parents[2]
 def mnist(folder: Path = shipped.FOLDER) -> Iterator[Finding]:
     """Of each file that is not, byte for byte, the published one; or of all."""
     reasons = [reason for name in shipped.SHA256 if (reason := _refusal(folder, name))]
-    yield from [Finding("wrong", "MNIST", reason, _mend(folder)) for reason in reasons] or [
+    yield from [Finding("wrong", "MNIST", reason, _fix(folder)) for reason in reasons] or [
         Finding("ok", "MNIST", "four files with the published SHA-256 sums")
     ]
 
@@ -30,7 +30,7 @@ def _refusal(folder: Path, name: str) -> str | None:
     return None
 
 
-def _mend(folder: Path) -> str:
+def _fix(folder: Path) -> str:
     if (_CHECKOUT / ".git").exists() and folder.is_relative_to(_CHECKOUT):
         return f"git -C {shell_quoted(_CHECKOUT)} checkout {shell_quoted(folder.relative_to(_CHECKOUT))}"
     return "pip install --force-reinstall --no-deps . in the project's folder"

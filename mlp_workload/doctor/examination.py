@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.text import Text
 
 from mlp_workload.cli.parse import one_line_errors, parse
-from mlp_workload.doctor import dashboard, data, frameworks, machine, packages, places
+from mlp_workload.doctor import dashboard, data, folders, frameworks, machine, packages
 from mlp_workload.doctor.answer import Answer
-from mlp_workload.doctor.cards import Cards
 from mlp_workload.doctor.finding import Finding
+from mlp_workload.doctor.gpus import Gpus
 from mlp_workload.doctor.probe import Facts
 from mlp_workload.files import new_file, write_json
 from mlp_workload.interface import package_of
@@ -24,7 +24,7 @@ _STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Looks over an installation: a line for each finding, with the mend where there is something to mend.
+    """Looks over an installation: a line for each finding, with the fix where there is something to fix.
 
     Each framework is tried in a process of its own. Exit status 0 where nothing is wrong, 1 where something is.
     """
@@ -43,15 +43,15 @@ class Examination:
         yield machine.python()
         yield machine.variables()
         yield machine.memory()
-        yield places.runs()
+        yield folders.runs()
         yield from data.mnist()
         yield from packages.ranges()
-        cards = Cards.find()
-        yield from cards.findings()
+        gpus = Gpus.find()
+        yield from gpus.findings()
         for side, framework in (("jax", frameworks.JAX), ("torch", frameworks.TORCH)):
             answer = Answer.of(f"{package_of(side)}.doctor_probe")
             self.facts[framework.packages[0]] = answer.facts
-            yield from frameworks.findings(framework, answer, cards)
+            yield from frameworks.findings(framework, answer, gpus)
         yield from dashboard.findings()
         yield from packages.tfds()
 

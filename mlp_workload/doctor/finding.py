@@ -10,7 +10,7 @@ State = Literal["ok", "note", "wrong"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was `seen` of what `name` says, and the `mend`.
+    """One line: what was `seen` of what `name` says, and the `fix`.
 
     A note is what works as it is, such as something optional that is not there. Only what is wrong makes an exit
     status of 1.
@@ -19,11 +19,11 @@ class Finding:
     state: State
     name: str
     seen: str
-    mend: str | None = None
+    fix: str | None = None
 
     def __str__(self) -> str:
         """The line, without the state."""
-        return one_line(f"{self.name}: {self.seen}" + (f"; mend: {self.mend}" if self.mend else ""))
+        return one_line(f"{self.name}: {self.seen}" + (f"; fix: {self.fix}" if self.fix else ""))
 
     def as_json(self) -> dict[str, str | None]:
         return asdict(self)

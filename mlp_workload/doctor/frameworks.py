@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mlp_workload.cli.parse import INSTALL
 from mlp_workload.doctor.answer import Answer
-from mlp_workload.doctor.cards import DRIVER_FOR, Cards
 from mlp_workload.doctor.finding import Finding
+from mlp_workload.doctor.gpus import DRIVER_FOR, Gpus
 from mlp_workload.doctor.packages import installed, release
 from mlp_workload.doctor.probe import EXAMPLES, PIXELS, UNITS
 from mlp_workload.errors import NO_THREADS
@@ -30,7 +30,7 @@ JAX = Framework("JAX", ("jax", "jaxlib"))
 TORCH = Framework("PyTorch", ("torch",), optional=True)
 
 
-def findings(framework: Framework, answer: Answer, cards: Cards) -> Iterator[Finding]:
+def findings(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Finding]:
     name, facts = framework.name, answer.facts
     if "cache" in facts:
         yield _cache(facts["cache"]["folder"], facts["cache"]["refusal"], facts["cache"]["named"])
@@ -42,7 +42,7 @@ def findings(framework: Framework, answer: Answer, cards: Cards) -> Iterator[Fin
         versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
         devices = ", ".join(_device(device["name"], device["memory"]) for device in facts["devices"])
         yield Finding("ok", name, f"{versions}; sees {devices}; {facts['threads']} threads")
-        yield from _card(framework, answer, cards)
+        yield from _unseen_gpu(framework, answer, gpus)
         yield from _cuda(framework, answer)
     if "product" in facts:
         yield _product(framework, facts["product"]["error"], facts["product"]["allowed"])
@@ -66,10 +66,10 @@ def _failed(framework: Framework, answer: Answer) -> Finding:
     if error.get("said") == NO_THREADS:
         return Finding("wrong", framework.name, *NO_THREADS.split(": "))
     version = installed(package)
-    return Finding("wrong", framework.name, f"{version}, {failure}" if version else failure, _mend(framework, answer))
+    return Finding("wrong", framework.name, f"{version}, {failure}" if version else failure, _fix(framework, answer))
 
 
-def _mend(framework: Framework, answer: Answer) -> str:
+def _fix(framework: Framework, answer: Answer) -> str:
     at_devices = "devices" not in answer.facts and "versions" in answer.facts
     if framework is JAX and at_devices and os.environ.get("JAX_PLATFORMS"):
         return "unset JAX_PLATFORMS"
@@ -132,32 +132,32 @@ def _product(framework: Framework, error: float, allowed: float) -> Finding:
     return Finding("wrong", name, seen, f"unset {' '.join(steered)}" if steered else _reinstall(framework))
 
 
-def _card(framework: Framework, answer: Answer, cards: Cards) -> Iterator[Finding]:
-    """Where there is a card that the framework does not see."""
+def _unseen_gpu(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Finding]:
+    """Where there is a gpu that the framework does not see."""
     facts = answer.facts
-    if not cards.cards or facts["devices"][0]["name"] != "cpu":
+    if not gpus.gpus or facts["devices"][0]["name"] != "cpu":
         return
-    name, card = f"{framework.name} device", cards.cards[0].name
+    name, gpu = f"{framework.name} device", gpus.gpus[0].name
     for variable, hides in (("CUDA_VISIBLE_DEVICES", ("", "-1")), ("JAX_PLATFORMS", ("cpu",))):
         if os.environ.get(variable) in hides and (framework is JAX or variable.startswith("CUDA")):
-            yield Finding("note", name, f"{variable} hides the {card}", f"unset {variable}")
+            yield Finding("note", name, f"{variable} hides the {gpu}", f"unset {variable}")
             return
     built = facts["cuda"]
     if built is None:
-        yield Finding("note", name, f"built for the CPU, though there is a {card}", _for_card(framework, cards))
+        yield Finding("note", name, f"built for the CPU, though there is a {gpu}", _for_gpu(framework, gpus))
         return
-    reason = answer.last_line or facts["no_card"] or "it does not say why"
-    if framework is TORCH and facts["no_card"]:
-        reason = facts["no_card"]
+    reason = answer.last_line or facts["no_gpu"] or "it does not say why"
+    if framework is TORCH and facts["no_gpu"]:
+        reason = facts["no_gpu"]
     needed = DRIVER_FOR.get(int(built["cuda"].partition(".")[0]), 0)
-    mend = f"update NVIDIA's driver to {needed}" if cards.major < needed else _for_card(framework, cards)
-    yield Finding("wrong", name, f"built for CUDA {built['cuda']}, but does not see the {card}: {reason}", mend)
+    fix = f"update NVIDIA's driver to {needed}" if gpus.major < needed else _for_gpu(framework, gpus)
+    yield Finding("wrong", name, f"built for CUDA {built['cuda']}, but does not see the {gpu}: {reason}", fix)
 
 
-def _for_card(framework: Framework, cards: Cards) -> str:
+def _for_gpu(framework: Framework, gpus: Gpus) -> str:
     if framework is TORCH:
         return _reinstall(framework)
-    if extra := cards.extra():
+    if extra := gpus.extra():
         return f"pip install '{_release('jax', f'[{extra}]')}'"
     return f"update NVIDIA's driver to {max(DRIVER_FOR.values())}"
 

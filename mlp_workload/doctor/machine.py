@@ -31,14 +31,14 @@ def memory(system: Path = ROOT) -> Finding:
     free, limit = _free(system), memory_limit(system)
     if free is None:
         return Finding("ok", "memory", "this system does not say how much is free")
-    mend = "close other programs"
+    fix = "close other programs"
     if limit is None:
         within = ""
     else:
         free, within = min(free, limit[1]), f" under a cgroup's limit of {limit[0] / 1e9:,.1f} GB"
-        mend += ", or raise the limit"
+        fix += ", or raise the limit"
     seen = f"{free / 1e9:,.1f} GB free{within}"
-    return Finding("note", "memory", seen, mend) if free < _LITTLE else Finding("ok", "memory", seen)
+    return Finding("note", "memory", seen, fix) if free < _LITTLE else Finding("ok", "memory", seen)
 
 
 def _free(system: Path) -> int | None:

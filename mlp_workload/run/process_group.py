@@ -1,4 +1,4 @@
-"""The processes of a run, as they find each other."""
+"""Waits until the processes of a run have found each other."""
 
 import threading
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from concurrent.futures import Future
 from mlp_workload.errors import UserError
 
 JOIN_SECONDS = 60
-"""How long a process waits for the others."""
+"""Longest time that a process waits for the others."""
 
 
 def join_others(processes: int, join: Callable[[], object]) -> None:
-    """Returns when the framework's `join` does, which waits for the other `processes`.
+    """Calls `join`, by which a framework waits for the other `processes`, in a thread.
 
-    Raises `UserError` where that takes longer than `JOIN_SECONDS`, or fails by a `RuntimeError`. In a thread of its
-    own: left to itself JAX ends the process when it has waited enough, torch waits for as long again or, where another
-    program answers at that place, for ever, and neither listens to Ctrl-C.
+    Without the thread JAX would end the process after its own time limit. Torch would wait twice as long, or for ever
+    if another program answers at the address. Neither would react to Ctrl-C. Raises `UserError` if `join` takes longer
+    than `JOIN_SECONDS` or raises a `RuntimeError`.
     """
     joined: Future[object] = Future()
 
