@@ -70,7 +70,7 @@ class DeviceMesh:
         Hidden layers are sharded by their units, and the last layer's weights by their inputs. The optimizer's arrays
         have the shardings of their parameters.
         """
-        params: Params = jax.tree.map(lambda leaf: leaf, shapes.params)  # variables of its own
+        params: Params = jax.tree.map(lambda leaf: leaf, shapes.params)  # new variables
         *hidden, last = (layer for _, layer in sorted(params["layers"].items()))
         for layer in hidden:
             layer["weight"].set_value(self._sharding(_HIDDEN))

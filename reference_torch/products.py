@@ -1,4 +1,4 @@
-"""Products of less precision than IEEE float32."""
+"""Matrix products of less precision than IEEE float32."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import torch
 
 
 class Bf16Product(torch.autograd.Function):
-    """x (batch, fan_in) and weight (fan_out, fan_in) to x @ weight.t(), all float32.
+    """Computes x @ weight.t() from x (batch, fan_in) and weight (fan_out, fan_in), all float32.
 
-    Operands are rounded to bfloat16, in the backward pass too, and sums are float32, as by JAX's BF16_BF16_F32;
-    `torch.autocast` would round results as well. TF32 holds a bfloat16 exactly: on a GPU that is what multiplies.
+    Operands are rounded to bfloat16, in the backward pass too, and sums are float32, like JAX's BF16_BF16_F32.
+    `torch.autocast` would also round the results. A GPU multiplies in TF32, which holds bfloat16 numbers exactly.
     """
 
     @staticmethod

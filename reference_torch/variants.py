@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from mlp_workload.config import Config
+from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.data import Dataset
 from mlp_workload.environment.description import usable_cores
 from mlp_workload.weights import Parameters
@@ -30,7 +30,7 @@ Losses = npt.NDArray[np.floating[Any]]
 
 
 class TutorialLoop(Trainer):
-    """As the tutorial wrote it: a `DataLoader` that transforms one image at a time, and a look at every loss."""
+    """The tutorial's loop: a `DataLoader` transforms one image at a time, and every loss is read."""
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         super().__init__(config, dataset, initial)
@@ -49,7 +49,7 @@ class TutorialLoop(Trainer):
 
 
 class Fused(Trainer):
-    """The update in one kernel."""
+    """The update as one fused kernel."""
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         super().__init__(config, dataset, initial)
@@ -58,12 +58,12 @@ class Fused(Trainer):
 
 
 class Compiled(Trainer):
-    """Forward pass and loss by `torch.compile`, and with them the backward pass. Needs a C++ compiler on a CPU."""
+    """Forward pass, loss and their backward pass by `torch.compile`, which needs a C++ compiler on a CPU."""
 
     mode = "default"
 
     def compile(self) -> None:
-        """Also compiles for the smaller last batch, by a pass over each that changes nothing."""
+        """Compiles for full batches and for a smaller last one, by a pass over each that changes nothing."""
         self._compiled_loss = torch.compile(self._loss, mode=self.mode)
         examples, size = len(self._labels), self._config.batch_size
         for n in {size, examples % size or size}:
@@ -79,15 +79,15 @@ class Compiled(Trainer):
 
 
 class CompiledAutotuned(Compiled):
-    """The same with kernels chosen by trial."""
+    """`torch.compile` with kernels chosen by trial."""
 
     mode = "max-autotune-no-cudagraphs"
 
 
 class ByHand(Trainer):
-    """The backward pass written out, the update inside the weight gradient's product (`addmm`), nothing in between.
+    """The backward pass written out, with the update inside the weight gradient's product (`addmm`).
 
-    For plain SGD without label smoothing.
+    Only for plain SGD without label smoothing.
     """
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
@@ -109,7 +109,7 @@ class ByHand(Trainer):
         gradient.scatter_add_(1, y, torch.full_like(y, -1, dtype=gradient.dtype)).div_(len(batch))
         rate = self._config.learning_rate
         for layer, (weight, bias, activation) in reversed(list(enumerate(layers))):
-            gradient = _through(activation, gradient, outputs[layer + 1])
+            gradient = _activation_backward(activation, gradient, outputs[layer + 1])
             below = gradient @ weight if layer else gradient
             weight.addmm_(gradient.t(), outputs[layer], alpha=-rate)
             bias.sub_(gradient.sum(dim=0), alpha=rate)
@@ -122,31 +122,30 @@ def _activate(activation: str, x: torch.Tensor) -> torch.Tensor:
         case "relu":
             return x.relu_()
         case "leaky_relu":
-            return F.leaky_relu_(x)
+            return F.leaky_relu_(x, LEAKY_RELU_SLOPE)
         case _:
             return x
 
 
-def _through(activation: str, gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """The gradient before an activation; the sign of its output is that of its input, 0 for ReLU where that was not
-    above 0."""
+def _activation_backward(activation: str, gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Returns the gradient of an activation's input, from that of its `output`, which has the input's sign or is 0."""
     match activation:
         case "relu":
-            before: torch.Tensor = torch.ops.aten.threshold_backward(gradient, output, 0)
+            result: torch.Tensor = torch.ops.aten.threshold_backward(gradient, output, 0)
         case "leaky_relu":
-            before = torch.ops.aten.leaky_relu_backward(gradient, output, 0.01, True)
+            result = torch.ops.aten.leaky_relu_backward(gradient, output, LEAKY_RELU_SLOPE, True)
         case _:
-            before = gradient
-    return before
+            result = gradient
+    return result
 
 
 class StepGraph(ByHand):
-    """GPU: one step of `ByHand` recorded as a CUDA graph and played for each batch."""
+    """One step of `ByHand` as a CUDA graph, replayed for each batch. Needs a GPU."""
 
     steps = 1
 
     def compile(self) -> None:
-        """Records, after the three warm-up runs that CUDA graphs ask for, and puts the parameters back."""
+        """Records the graph after the three warm-up runs that CUDA graphs need, and restores the parameters."""
         size, device = self._config.batch_size, self._labels.device
         self._batches = torch.zeros(self.steps, size, dtype=torch.int64, device=device)
         self._losses = torch.zeros(self.steps, dtype=self._weights[0].dtype, device=device)
@@ -168,19 +167,19 @@ class StepGraph(ByHand):
             self._losses[number] = self._step(self._batches[number])
 
     def run_epoch(self, order: npt.NDArray[np.int32]) -> Losses:
-        """Batches that do not fill a graph, such as the smaller last one, are trained on step by step."""
-        indices, played = self._indices(order), []
+        """Trains one epoch. Batches that do not fill a graph, such as a smaller last one, take single steps."""
+        indices, replayed = self._indices(order), []
         whole = len(order) // self._batches.numel() * self._batches.numel()
         for batches in indices[:whole].view(-1, *self._batches.shape):
             self._batches.copy_(batches)
             self._graph.replay()
-            played.append(self._losses.clone())
+            replayed.append(self._losses.clone())
         rest = [self._step(batch)[None] for batch in indices[whole:].split(self._config.batch_size) if len(batch)]
-        return torch.cat(played + rest).cpu().numpy()
+        return torch.cat(replayed + rest).cpu().numpy()
 
 
 class EpochGraph(StepGraph):
-    """GPU: all full batches of an epoch as one CUDA graph, the peer of JAX's scanned epoch."""
+    """All full batches of an epoch as one CUDA graph, like JAX's scanned epoch. Needs a GPU."""
 
     def compile(self) -> None:
         self.steps = len(self._labels) // self._config.batch_size
@@ -243,7 +242,7 @@ class SeedsVmapped(Trainer):
 
     def parameters(self) -> Parameters:
         names = canonical_names(self._model)
-        return {name: own[0].cpu().numpy() for name, own in zip(names, self._stacked.values(), strict=True)}
+        return {name: stacked[0].cpu().numpy() for name, stacked in zip(names, self._stacked.values(), strict=True)}
 
 
 class SeedsInProcesses:
@@ -264,13 +263,13 @@ class SeedsInProcesses:
 
     def compile(self) -> None:
         """Waits until every process is ready."""
-        for waiting in [process.submit(_parameters) for process in self._processes]:
-            waiting.result()
+        for future in [process.submit(_parameters) for process in self._processes]:
+            future.result()
 
     def run_epoch(self, orders: npt.NDArray[np.int32]) -> Losses:
         shares = zip(self._processes, np.split(orders, self._ends), strict=True)
-        running = [process.submit(_run_epoch, own) for process, own in shares]
-        return np.concatenate([each.result() for each in running])
+        futures = [process.submit(_run_epoch, share) for process, share in shares]
+        return np.concatenate([future.result() for future in futures])
 
     def parameters(self) -> Parameters:
         return self._processes[0].submit(_parameters).result()

@@ -81,7 +81,7 @@ def missing(static: Path) -> list[Asset]:
     return [asset for asset in assets() if not (static / asset.target).is_file()]
 
 
-def place(static: Path, seconds: float) -> None:
+def install(static: Path, seconds: float) -> None:
     """Puts what is missing into `static`: from a node_modules/ here or above, through npm, or by Visdom's own download.
 
     Takes `seconds` at most. Raises `OSError` where it may not write there; `missing` tells what could not be had.
