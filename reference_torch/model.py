@@ -95,7 +95,11 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         linear_type = Bf16Linear if bf16 else nn.Linear
-        modules = {"relu": nn.ReLU, "leaky_relu": partial(nn.LeakyReLU, LEAKY_RELU_SLOPE), "none": nn.Identity}
+        modules: dict[Activation, Callable[[], nn.Module]] = {
+            "relu": nn.ReLU,
+            "leaky_relu": partial(nn.LeakyReLU, LEAKY_RELU_SLOPE),
+            "none": nn.Identity,
+        }
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
             linear = linear_type(fan_in, fan_out, dtype=dtype)

@@ -341,7 +341,7 @@ H100 = "NVIDIA H100, 580.65.06, 81559, 80000, 9.0"
     [
         (H100, 0, "580.65.06", ["ok NVIDIA: NVIDIA H100, driver 580.65.06, 78.1 of 79.6 GiB free"]),
         (H100, 0, None, ["ok NVIDIA: NVIDIA H100, driver 580.65.06, 78.1 of 79.6 GiB free"]),
-        ("", 0, "550.54.15", ["note NVIDIA: driver 550.54.15 is loaded, but no gpu is seen here; "
+        ("", 0, "550.54.15", ["note NVIDIA: driver 550.54.15 is loaded, but no GPU is seen here; "
                               "fix: in a container: start it with --gpus all"]),
         ("Failed to initialize NVML: Driver/library version mismatch", 18, "550.54.15",
          ["wrong NVIDIA: driver 550.54.15, Failed to initialize NVML: Driver/library version mismatch; "
@@ -351,7 +351,7 @@ H100 = "NVIDIA H100, 580.65.06, 81559, 80000, 9.0"
          ["note NVIDIA: NVIDIA T4, driver 570.1, 1.0 of 16.0 GiB free, which is little; "
           "fix: end what holds it: nvidia-smi lists it"]),
     ],
-    ids=["a gpu", "as on WSL", "no gpu", "an updated driver", "shared memory", "a gpu in use"],
+    ids=["a GPU", "as on WSL", "no GPU", "an updated driver", "shared memory", "a GPU in use"],
 )  # fmt: skip
 def test_the_driver_and_its_gpus(output, status, driver, expected, nvidia_smi):
     assert lines(nvidia_smi(output, status, driver).findings()) == expected

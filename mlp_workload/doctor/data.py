@@ -1,4 +1,4 @@
-"""MNIST as it was shipped."""
+"""Checks the shipped MNIST files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +10,11 @@ from mlp_workload.errors import UserError
 from mlp_workload.files import shell_quoted
 
 _CHECKOUT = Path(__file__).parents[2]
-"""Where it is one."""
+"""Root of the git repository, if this is one."""
 
 
 def mnist(folder: Path = shipped.FOLDER) -> Iterator[Finding]:
-    """Of each file that is not, byte for byte, the published one; or of all."""
+    """Yields a finding for each file that differs from the published one, or one for all if none does."""
     reasons = [reason for name in shipped.SHA256 if (reason := _refusal(folder, name))]
     yield from [Finding("wrong", "MNIST", reason, _fix(folder)) for reason in reasons] or [
         Finding("ok", "MNIST", "four files with the published SHA-256 sums")
@@ -22,7 +22,7 @@ def mnist(folder: Path = shipped.FOLDER) -> Iterator[Finding]:
 
 
 def _refusal(folder: Path, name: str) -> str | None:
-    """Why the file can't be taken."""
+    """Returns why the file can't be used; None if it can."""
     try:
         read_idx(folder / f"{name}.gz", 3 if "images" in name else 1, shipped.SHA256[name])
     except UserError as error:

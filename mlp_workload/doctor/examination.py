@@ -1,4 +1,4 @@
-"""All checks, one after the other, and what becomes of the findings."""
+"""Runs all checks and prints their findings."""
 
 import inspect
 import sys
@@ -24,18 +24,18 @@ _STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Looks over an installation: a line for each finding, with the fix where there is something to fix.
+    """Checks an installation and prints a line for each finding, with the fix if something is wrong.
 
-    Each framework is tried in a process of its own. Exit status 0 where nothing is wrong, 1 where something is.
+    Each framework is tried in its own process. The exit status is 1 if something is wrong, else 0.
     """
 
     json: Path | None = None
-    """A new file for the findings, and for all that the frameworks' processes answered."""
+    """New file for the findings and the full answers of the frameworks' processes."""
 
 
 @dataclass
 class Examination:
-    """`facts` are what the frameworks' processes answered, as far as it went."""
+    """All checks. `facts` are the answers of the frameworks' processes so far."""
 
     facts: dict[str, Facts] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def run(options: Doctor) -> bool:
-    """Whether nothing is wrong. Raises `UserError` where the file can't be written."""
+    """Returns whether nothing is wrong. Raises `UserError` if the file can't be written."""
     console = Output(markup=False, highlight=False, soft_wrap=True)
     examination, findings = Examination(), list[Finding]()
     with new_file("--json", options.json) as file:
@@ -72,5 +72,5 @@ def run(options: Doctor) -> bool:
         wrong = sum(finding.state == "wrong" for finding in findings)
         console.print(f"{wrong or 'nothing'} wrong, {sum(finding.state == 'note' for finding in findings)} to note")
         if file is not None:
-            write_json(file, {"findings": [one.as_json() for one in findings], "frameworks": examination.facts})
+            write_json(file, {"findings": [finding.as_json() for finding in findings], "frameworks": examination.facts})
     return not wrong

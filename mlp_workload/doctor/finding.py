@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of one check."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -10,10 +10,9 @@ State = Literal["ok", "note", "wrong"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was `seen` of what `name` says, and the `fix`.
+    """One line of the doctor: what was `seen` of the thing called `name`, and its `fix`.
 
-    A note is what works as it is, such as something optional that is not there. Only what is wrong makes an exit
-    status of 1.
+    A note is no error, such as an optional package that is missing. Only the state wrong leads to exit status 1.
     """
 
     state: State
@@ -22,7 +21,7 @@ class Finding:
     fix: str | None = None
 
     def __str__(self) -> str:
-        """The line, without the state."""
+        """Returns the line without the state."""
         return one_line(f"{self.name}: {self.seen}" + (f"; fix: {self.fix}" if self.fix else ""))
 
     def as_json(self) -> dict[str, str | None]:

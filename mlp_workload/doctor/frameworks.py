@@ -1,4 +1,4 @@
-"""What the frameworks' probes answered, made findings."""
+"""Turns the answers of the frameworks' probes into findings."""
 
 import os
 from collections.abc import Iterator
@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlp_workload.cli.parse import INSTALL
+from mlp_workload.data.shipped import PIXELS
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.gpus import DRIVER_FOR, Gpus
 from mlp_workload.doctor.packages import installed, release
-from mlp_workload.doctor.probe import EXAMPLES, PIXELS, UNITS
+from mlp_workload.doctor.probe import EXAMPLES, UNITS
 from mlp_workload.errors import NO_THREADS
 
-_DRIVERS_OWN = "libcuda"
-"""The one library that no package brings: in containers LD_LIBRARY_PATH is how it is found."""
+_DRIVER_LIBRARY = "libcuda"
+"""The one library that no package contains. In containers it is found through LD_LIBRARY_PATH."""
 
 
 @dataclass(frozen=True)
 class Framework:
-    """`packages` are installed anew if they are broken; the first is the one that is imported."""
+    """A framework and the packages to reinstall if it is broken; the first one is imported."""
 
     name: str
     packages: tuple[str, ...]
@@ -31,6 +32,7 @@ TORCH = Framework("PyTorch", ("torch",), optional=True)
 
 
 def findings(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Finding]:
+    """Yields the findings about one framework."""
     name, facts = framework.name, answer.facts
     if "cache" in facts:
         yield _cache(facts["cache"]["folder"], facts["cache"]["refusal"], facts["cache"]["named"])
@@ -82,32 +84,32 @@ def _fix(framework: Framework, answer: Answer) -> str:
 
 
 def _reinstall(framework: Framework) -> str:
-    """The versions that are there, and all that they need."""
+    """Returns the command that reinstalls the installed versions."""
     return " ".join(["pip install --force-reinstall", *(_release(package) for package in framework.packages)])
 
 
 def _release(package: str, extra: str = "") -> str:
-    """As pip takes it, without what a build's version has behind a +."""
+    """Returns the installed release as pip's argument, without a local version after a +."""
     version = installed(package)
     return f"{package}{extra}" + (f"=={version.partition('+')[0]}" if version else "")
 
 
 def _plugins() -> Iterator[Finding]:
-    """JAX's plugins for CUDA: one not of jaxlib's version can end the process, two are in each other's way."""
+    """Checks JAX's CUDA plugins: they must have jaxlib's version, and two of them conflict."""
     jaxlib = installed("jaxlib")
-    there = {
+    installed_parts = {
         cuda: [
             (name, version) for part in ("plugin", "pjrt") if (version := installed(name := f"jax-cuda{cuda}-{part}"))
         ]
         for cuda in DRIVER_FOR
     }
-    for cuda, parts in there.items():
+    for cuda, parts in installed_parts.items():
         others = [f"{name} {version}" for name, version in parts if jaxlib and release(version) != release(jaxlib)]
         if others:
             seen = f"{', '.join(others)}, but jaxlib {jaxlib}"
             yield Finding("wrong", "JAX CUDA", seen, f"pip install '{_release('jax', f'[cuda{cuda}]')}'")
-    if all(there.values()):
-        unneeded = " ".join(name for name, _ in there[min(there)])
+    if all(installed_parts.values()):
+        unneeded = " ".join(name for name, _ in installed_parts[min(installed_parts)])
         yield Finding("note", "JAX CUDA", "plugins for two versions of CUDA are installed", f"pip uninstall {unneeded}")
 
 
@@ -128,12 +130,12 @@ def _product(framework: Framework, error: float, allowed: float) -> Finding:
     seen = f"{EXAMPLES}x{PIXELS} by {PIXELS}x{UNITS} is within {error:.1e} of NumPy's, allowed {allowed:.1e}"
     if error <= allowed:
         return Finding("ok", name, seen)
-    steered = [variable for variable in ("NVIDIA_TF32_OVERRIDE", "XLA_FLAGS") if variable in os.environ]
-    return Finding("wrong", name, seen, f"unset {' '.join(steered)}" if steered else _reinstall(framework))
+    changing = [variable for variable in ("NVIDIA_TF32_OVERRIDE", "XLA_FLAGS") if variable in os.environ]
+    return Finding("wrong", name, seen, f"unset {' '.join(changing)}" if changing else _reinstall(framework))
 
 
 def _unseen_gpu(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Finding]:
-    """Where there is a gpu that the framework does not see."""
+    """Yields a finding if there is a GPU that the framework does not see."""
     facts = answer.facts
     if not gpus.gpus or facts["devices"][0]["name"] != "cpu":
         return
@@ -163,7 +165,7 @@ def _for_gpu(framework: Framework, gpus: Gpus) -> str:
 
 
 def _cuda(framework: Framework, answer: Answer) -> Iterator[Finding]:
-    """What it was built for, and each library of NVIDIA's with its file."""
+    """Yields the CUDA version that the framework was built for, and NVIDIA's loaded libraries."""
     name, built = f"{framework.name} CUDA", answer.facts["cuda"]
     seen = "built for the CPU" if built is None else f"built for CUDA {built['cuda']} and cuDNN {built['cudnn']}"
     yield Finding("ok", name, seen)
@@ -173,13 +175,13 @@ def _cuda(framework: Framework, answer: Answer) -> Iterator[Finding]:
         seen = f"{library} {version}, {file}"
         if library == "libcudnn" and built and not _suits(version, built["cudnn"]):
             yield Finding("wrong", name, f"{seen}, but cuDNN {built['cudnn']} is needed", _reinstall(framework))
-        elif library != _DRIVERS_OWN and any(file.is_relative_to(folder) for folder in elsewhere):
+        elif library != _DRIVER_LIBRARY and any(file.is_relative_to(folder) for folder in elsewhere):
             yield Finding("note", name, f"{seen}, by LD_LIBRARY_PATH", "unset LD_LIBRARY_PATH")
         else:
             yield Finding("ok", name, seen)
 
 
 def _suits(version: str, built: str | None) -> bool:
-    """cuDNN must be of the same major version as the one built for, and not older."""
-    there, needed = release(version), release(built or "")
-    return not there or not needed or (there[0] == needed[0] and there >= needed[:2])
+    """Returns whether the loaded cuDNN has the major version that was built for, and is not older."""
+    loaded, needed = release(version), release(built or "")
+    return not loaded or not needed or (loaded[0] == needed[0] and loaded >= needed[:2])

@@ -1,4 +1,4 @@
-"""NVIDIA's driver and gpus, asked without either framework."""
+"""Checks NVIDIA's driver and GPUs without either framework."""
 
 import subprocess
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ from mlp_workload.doctor.packages import release
 from mlp_workload.environment.description import nvidia_driver
 
 _SECONDS = 20.0
-"""For nvidia-smi, which waits for a gpu that is being woken."""
+"""Time limit of nvidia-smi, which waits while a GPU wakes up."""
 _QUERY = ("name", "driver_version", "memory.total", "memory.free", "compute_cap")
 DRIVER_FOR = {13: 580, 12: 525}
-"""The oldest driver of each CUDA that JAX's and PyTorch's wheels are built for."""
+"""Oldest driver for each CUDA version that JAX's and PyTorch's wheels are built for."""
 _LITTLE = 2048
-"""MiB: a framework's libraries alone take several hundred."""
+"""Free MiB below which there is a note; a framework's libraries alone take several hundred."""
 _OLDEST_FOR_13 = (7, 5)
-"""CUDA 13 is not for gpus of a lower compute capability."""
+"""Oldest compute capability that CUDA 13 supports."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Memory is in MiB, None where the gpu shares the machine's."""
+    """One GPU. Memory is in MiB; None if the GPU shares the machine's."""
 
     name: str
     total: int | None
@@ -32,7 +32,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Gpus:
-    """What is there, none or more. `driver` is its version, and `complaint` what nvidia-smi says instead of gpus."""
+    """The driver's version and the GPUs. `complaint` is nvidia-smi's message if it lists none."""
 
     driver: str | None = None
     gpus: tuple[Gpu, ...] = ()
@@ -40,7 +40,7 @@ class Gpus:
 
     @classmethod
     def find(cls, kernel: Path = Path("/proc/driver/nvidia/version")) -> "Gpus":
-        """`kernel` is where Linux's has the driver's version."""
+        """Asks nvidia-smi. `kernel` is the file where Linux has the driver's version."""
         driver = nvidia_driver(kernel)
         command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
         try:
@@ -63,16 +63,16 @@ class Gpus:
 
     def findings(self) -> Iterator[Finding]:
         if self.complaint:
-            # A driver that was updated below a running system.
+            # A mismatch means that the driver was updated while the system was running.
             fix = (
                 "restart the machine" if "mismatch" in self.complaint else "update NVIDIA's driver, restart the machine"
             )
             yield Finding("wrong", "NVIDIA", f"driver {self.driver or 'unknown'}, {self.complaint}", fix)
         elif self.driver and not self.gpus:
-            yield Finding("note", "NVIDIA", f"driver {self.driver} is loaded, but no gpu is seen here",
+            yield Finding("note", "NVIDIA", f"driver {self.driver} is loaded, but no GPU is seen here",
                           "in a container: start it with --gpus all")  # fmt: skip
         elif not self.gpus:
-            yield Finding("ok", "NVIDIA", "no driver, no gpu")
+            yield Finding("ok", "NVIDIA", "no driver, no GPU")
         for gpu in self.gpus:
             yield self._finding(gpu)
 
@@ -86,7 +86,7 @@ class Gpus:
         return Finding("ok", "NVIDIA", seen)
 
     def extra(self) -> str | None:
-        """The extra of JAX's for this driver and these gpus; None where the driver is too old for each."""
+        """Returns JAX's extra for this driver and these GPUs; None if the driver is too old for all."""
         too_old = any(release(gpu.capability) < _OLDEST_FOR_13 for gpu in self.gpus)
         for cuda, driver in DRIVER_FOR.items():
             if self.major >= driver and not (cuda == 13 and too_old):

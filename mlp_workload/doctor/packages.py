@@ -1,4 +1,4 @@
-"""Versions of packages, against what the project asks for, and what is optional."""
+"""Checks the versions of packages, and optional packages."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _TFDS = "pip install '.[tfds]' in the project's folder"
 
 
 def installed(package: str) -> str | None:
-    """Its version. Of two in different folders, that which would be imported."""
+    """Returns the version of `package` that would be imported; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -21,7 +21,7 @@ def installed(package: str) -> str | None:
 
 
 def ranges() -> Iterator[Finding]:
-    """What is installed and not of the versions that the project asks for, optional or not."""
+    """Yields installed packages whose versions the project does not support, optional ones too."""
     try:
         requirements = metadata.requires(_PROJECT) or []
     except metadata.PackageNotFoundError:
@@ -39,7 +39,7 @@ def ranges() -> Iterator[Finding]:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with; those at the end that are 0 say nothing."""
+    """Returns the leading numbers of a version, without zeros at the end."""
     numbers = re.match(r"\d+(\.\d+)*", version)
     parts = [int(part) for part in numbers[0].split(".")] if numbers else []
     while parts and not parts[-1]:
@@ -48,7 +48,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def tfds() -> Iterator[Finding]:
-    """tensorflow-datasets, which is really imported, and TensorFlow, which is not."""
+    """Checks tensorflow-datasets by importing it, and whether TensorFlow is installed."""
     version = installed("tensorflow-datasets")
     if version is None:
         yield Finding("note", "TFDS", "not installed, only --dataset tfds:... needs it", _TFDS)
