@@ -23,8 +23,8 @@ def find_device(config: Config) -> jax.Device:
     """Returns the device for `--device auto|cpu|gpu` and `--gpu`. Starts JAX if it has not started yet.
 
     Unless the environment says otherwise, JAX then takes GPU memory as it needs it, not three quarters of it at once.
-    Raises `UserError` if the device is missing (the CPU never replaces a GPU that was asked for), if it lacks the
-    precision, or if JAX has started without the flag that `--deterministic` needs.
+    Raises `UserError` if the device is missing or lacks the precision, or if JAX has started without the flag that
+    `--deterministic` needs. The CPU never replaces a GPU that was asked for.
     """
     _prepare(config)
     gpu_is_wanted = config.device == "gpu" or config.gpu is not None

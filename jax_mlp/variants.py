@@ -1,4 +1,4 @@
-"""The training in other forms that JAX's users choose, as `mlp_compare.bench` times them.
+"""Other forms of the training that JAX's users choose, as `mlp_compare.bench` times them.
 
 `Trainer` itself runs each epoch as one compiled program.
 """

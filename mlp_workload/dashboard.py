@@ -19,10 +19,10 @@ from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import expand
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.visdom import assets, timed_http
-from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import Unreachable, VisdomServer, host_headers
 from mlp_workload.visdom.serving import http_server
+from mlp_workload.visdom.windows import Drawing, comparison_name, environment_name, trace_name
 
 PROGRAM = "python -m mlp_workload.dashboard"
 ASSETS_SECONDS = 60.0

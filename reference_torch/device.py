@@ -20,7 +20,7 @@ def find_device(config: Config) -> torch.device:
     """Returns the device for `--device auto|cpu|gpu` and `--gpu`.
 
     Sets the process's matrix-product precision, determinism and threads. Raises `UserError` if the device is missing
-    (the CPU never replaces a GPU that was asked for), or lacks the precision.
+    or lacks the precision. The CPU never replaces a GPU that was asked for.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (config.device == "gpu" or config.gpu is not None) and (config.gpu or 0) >= gpus:

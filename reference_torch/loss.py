@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 IGNORED = torch.iinfo(torch.int64).min
-"""The label that torch's `cross_entropy` skips, by default -100. No label becomes this one."""
+"""Label that torch's `cross_entropy` skips, in place of its default -100. No label becomes this one."""
 
 
 @dataclass(frozen=True)

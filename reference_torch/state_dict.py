@@ -66,8 +66,8 @@ def content(parameters: Parameters) -> bytes:
 def _array(value: Any, source: str, max_bytes: int) -> Array:
     """Returns a copy of a tensor.
 
-    Raises `UserError` if `value` is not a tensor, has a dtype that NumPy lacks, or takes more than `max_bytes`, as an
-    expanded view of a few numbers can.
+    Raises `UserError` if `value` is not a tensor, has a dtype that NumPy lacks, or takes more than `max_bytes`. An
+    expanded view of a few numbers can do so.
     """
     if not isinstance(value, torch.Tensor):
         raise UserError(f"{source} is of type {type(value).__name__}, not a tensor; save model.state_dict() alone")

@@ -1,6 +1,6 @@
 """Runs the tutorial's two programs its way: `python -m reference_torch.tutorial hand-written|module`.
 
-A `DataLoader` transforms one image at a time, and the loop reads every loss and prints the tutorial's two kinds of
+A `DataLoader` transforms one image at a time, and the loop reads every loss. It prints the tutorial's two kinds of
 lines, with a note on what their numbers mean. `reference_torch.train` computes the same faster.
 """
 

@@ -1,4 +1,4 @@
-"""The training in other forms that PyTorch's users choose, as `mlp_compare.bench` times them.
+"""Other forms of the training that PyTorch's users choose, as `mlp_compare.bench` times them.
 
 `Trainer` itself is eager. Each form takes the same steps as `Trainer`; the benchmark checks this before it times them.
 """

@@ -25,8 +25,8 @@ from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.metrics import Mistakes
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.visdom import assets
-from mlp_workload.visdom.drawing import comparison_name, environment_name
 from mlp_workload.visdom.server import VisdomServer
+from mlp_workload.visdom.windows import comparison_name, environment_name
 
 DASHBOARD = "mlp_workload.dashboard"
 

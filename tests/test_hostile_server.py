@@ -22,9 +22,9 @@ from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.sinks.visdom import Visdom
 from mlp_workload.visdom import timed_http
-from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import NothingThere, Unreachable, VisdomServer
+from mlp_workload.visdom.windows import Drawing, comparison_name, environment_name
 
 STEER = b"\x1b[2J\x1b]0;x\x07\xe2\x80\xae\xff"
 OK = b"HTTP/1.1 200 OK\r\n"

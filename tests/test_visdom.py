@@ -28,9 +28,9 @@ from mlp_workload.metrics import Mistakes
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.sinks.visdom import Visdom
-from mlp_workload.visdom.drawing import COMPARED_POINTS, Drawing, comparison_name, environment_name
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import VisdomServer
+from mlp_workload.visdom.windows import COMPARED_POINTS, Drawing, comparison_name, environment_name
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 trainer = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)

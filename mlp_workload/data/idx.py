@@ -47,7 +47,7 @@ _SHOWN = 64
 _DEFLATE_LARGEST_RATIO = 1032  # zlib's technical notes: no stream of n bytes holds more than about 1032 n
 _CHUNK = 1 << 20
 _LARGEST_UNPACKED = 2**31
-"""Most unpacked bytes of a gzip file, four times EMNIST. 2 MB can unpack to so many."""
+"""Most unpacked bytes of a gzip file, four times EMNIST. 2 MB can unpack to this."""
 
 
 def read_idx(path: Path, ndim: int, sha256: str | None = None, dtype: str = "u1") -> npt.NDArray[Any]:
@@ -111,9 +111,9 @@ def _read(
 def load_idx(directory: str) -> Dataset:
     """Loads the four IDX files of a folder, raw or gz. EMNIST's images stay `transposed`, as stored.
 
-    The folder may have the layout of torchvision (`DIR/MNIST/raw/`, `DIR/MNIST` or the `raw` folder), of Debian's
-    packages, or of Kaggle, with each file in a folder of its name. Of several files for one part the first readable
-    one is taken. If a folder holds several sets, like EMNIST's, the files' prefix chooses one:
+    The folder may have the layout of torchvision (`DIR/MNIST/raw/`, `DIR/MNIST` or the `raw` folder) or of Debian's
+    packages. As in Kaggle's, each file may also be in a folder of its name. Of several files for one part the first
+    readable one is taken. If a folder holds several sets, like EMNIST's, the files' prefix chooses one:
     `idx:EMNIST/raw/emnist-letters`.
 
     Classes are 0 to the largest training label, named by `PREFIX-mapping.txt` if there is one. The class is the first

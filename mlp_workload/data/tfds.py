@@ -39,8 +39,8 @@ def load_tfds(name: str, prepare: bool = True) -> Dataset:
     `transposed`, as TFDS has it; its classes are named by letters.
 
     If `prepare`, other sets are prepared there first. That needs TensorFlow and, unless TFDS has the files in its
-    download cache, the network. Raises `UserError` for an unknown name, a missing package or connection, a damaged set,
-    and a set that is not of grey uint8 images of one size with class labels.
+    download cache, the network. Raises `UserError` for an unknown name, a missing package or connection, or a damaged
+    set. A set must be of grey uint8 images of one size with class labels.
     """
     source = f"tfds:{name}"
     folder = os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")

@@ -60,8 +60,8 @@ def usable_cores(system: Path = ROOT) -> int:
 def quota_cores(system: Path = ROOT) -> int | None:
     """Returns the whole cores of a CPU quota, at least 1; None without a quota below the number of cores.
 
-    The quota is rounded down. If the threads of a product use it up, the kernel pauses all of them, and threads that
-    wait for others use it up by waiting.
+    The quota is rounded down. If the threads of a product use it up, the kernel pauses all of them. Waiting threads use
+    it up too.
     """
     quota = cpu_quota(system)
     return None if quota is None or quota >= runnable_cores() else max(1, int(quota))

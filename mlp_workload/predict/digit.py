@@ -7,7 +7,7 @@ pixels, and translating the image so as to position this point at the center of 
 (Y. LeCun, C. Cortes, C. J. C. Burges: The MNIST database of handwritten digits, http://yann.lecun.com/exdb/mnist/)
 
 In pixels counted from 0 that centre is (14, 14). In each of MNIST's 70,000 images the centre of mass is within 0.52 of
-it, the digit's longer side is 19 or 20, and at least 94 % of the frame is black. `mlp_workload.data.framing` measures
+it. The digit's longer side is 19 or 20, and at least 94 % of the frame is black. `mlp_workload.data.framing` measures
 the numbers of other sets.
 """
 

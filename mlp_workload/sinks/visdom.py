@@ -11,9 +11,9 @@ from mlp_workload.errors import one_line, warn
 from mlp_workload.events import Event, RunFinished
 from mlp_workload.files import shell_quoted
 from mlp_workload.sinks.console import Output
-from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import NothingThere, Unreachable, VisdomServer
+from mlp_workload.visdom.windows import Drawing, comparison_name, environment_name, trace_name
 
 PAUSE_SECONDS = 2.0
 """Time between two drawings; the events in between are drawn together."""
