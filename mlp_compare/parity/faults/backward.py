@@ -7,6 +7,7 @@ from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
 from mlp_compare.parity.faults.start import near_kinks
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import load
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 
 
 def _jax_mean(mean: Callable[[Any], Any]) -> Any:
@@ -90,7 +91,9 @@ def _torch_gradient_in_step(step: int, factor: float) -> Any:
     def make(original: Any) -> Any:
         import torch
 
-        wrong = torch.from_numpy(load("mnist").train.labels[epoch_order(0, 1, 60_000)[(step - 1) * 200 : step * 200]])
+        wrong = torch.from_numpy(
+            load("mnist").train.labels[epoch_order(0, 1, TRAIN_EXAMPLES)[(step - 1) * 200 : step * 200]]
+        )
 
         def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:
             tensors = original(config, model, x, labels, *rest)

@@ -9,6 +9,7 @@ import numpy as np
 from mlp_compare.parity.faults.fault import Fault, replaced
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import load
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 from mlp_workload.weights import Array, Parameters
 
 
@@ -52,7 +53,7 @@ def near_kinks(parameters: Parameters) -> Parameters:
 
     In float32 many of them fall on different sides of 0 in the two frameworks.
     """
-    batch = load("mnist").train.images[epoch_order(0, 1, 60_000)[:200]].reshape(200, -1) / 255
+    batch = load("mnist").train.images[epoch_order(0, 1, TRAIN_EXAMPLES)[:200]].reshape(200, -1) / 255
     parameters["layers.0.bias"] = -(batch * parameters["layers.0.weight"]).sum(axis=1)
     return parameters
 
