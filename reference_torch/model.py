@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,7 +13,6 @@ from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.initial import TRUNCATED_STD, Initialization
 from mlp_workload.interface import activation as activation_name
 from mlp_workload.interface import pre_activation
-from reference_torch.products import Bf16Product
 
 Activation = Literal["relu", "leaky_relu", "none"]
 ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -72,6 +71,30 @@ class HandWritten:
 
 def _ieee(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x @ weight.t()
+
+
+class Bf16Product(torch.autograd.Function):
+    """Computes x @ weight.t() from x (batch, fan_in) and weight (fan_out, fan_in), all float32.
+
+    Operands are rounded to bfloat16, in the backward pass too, and sums are float32, like JAX's BF16_BF16_F32.
+    `torch.autocast` would also round the results. A GPU multiplies in TF32, which holds bfloat16 numbers exactly.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        x, weight = _rounded(x), _rounded(weight)
+        context.save_for_backward(x, weight)
+        return x @ weight.t()
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        x, weight = context.saved_tensors
+        gradient = _rounded(gradients[0])
+        return gradient @ weight if context.needs_input_grad[0] else None, gradient.t() @ x
+
+
+def _rounded(x: torch.Tensor) -> torch.Tensor:
+    return x.bfloat16().float()
 
 
 class Bf16Linear(nn.Linear):

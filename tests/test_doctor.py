@@ -20,7 +20,7 @@ from visdom_process import VisdomProcess, free_port
 
 from jax_mlp import doctor_probe as jax_probe
 from mlp_workload.data import shipped
-from mlp_workload.doctor import dashboard, data, folders, frameworks, machine, packages
+from mlp_workload.doctor import folders, frameworks, machine, mnist_files, packages, visdom_server
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.frameworks import JAX, TORCH
 from mlp_workload.doctor.gpus import Gpu, Gpus
@@ -455,18 +455,20 @@ def test_each_file_of_mnist_that_is_damaged_is_named(tmp_path):
     folder = shutil.copytree(shipped.FOLDER, tmp_path / "mnist")
     spoil(folder / "train-labels-idx1-ubyte.gz")
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
-    labels, images = lines(data.mnist(folder))
+    labels, images = lines(mnist_files.findings(folder))
     assert "wrong MNIST: " in labels
     assert "train-labels-idx1-ubyte.gz: damaged, its content has SHA-256 " in labels
     assert "t10k-images-idx3-ubyte.gz: No such file" in images
 
 
 def test_a_checkout_brings_its_files_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_CHECKOUT", tmp_path)
-    assert data._fix(tmp_path / "data/mnist") == "pip install --force-reinstall --no-deps . in the project's folder"
+    monkeypatch.setattr(mnist_files, "_CHECKOUT", tmp_path)
+    assert (
+        mnist_files._fix(tmp_path / "data/mnist") == "pip install --force-reinstall --no-deps . in the project's folder"
+    )
     (tmp_path / ".git").touch()
-    assert data._fix(tmp_path / "data/mnist") == f"git -C {tmp_path} checkout data/mnist"
-    assert data._fix(Path("/elsewhere")) == "pip install --force-reinstall --no-deps . in the project's folder"
+    assert mnist_files._fix(tmp_path / "data/mnist") == f"git -C {tmp_path} checkout data/mnist"
+    assert mnist_files._fix(Path("/elsewhere")) == "pip install --force-reinstall --no-deps . in the project's folder"
 
 
 @pytest.fixture
@@ -524,7 +526,7 @@ def test_a_port_that_something_else_holds(monkeypatch):
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
         threading.Thread(target=other.handle_request, daemon=True).start()
         monkeypatch.setenv("VISDOM_PORT", str(other.server_port))
-        finding = dashboard.server()
+        finding = visdom_server.server()
     assert "answers 501" in finding.seen
     assert finding.fix == f"stop what listens at port {other.server_port}, or name another port by VISDOM_PORT"
 
@@ -534,7 +536,7 @@ def test_a_server_that_answers(tmp_path, monkeypatch):
     monkeypatch.setenv("VISDOM_PORT", str(server.port))
     try:
         server.start()
-        assert lines([dashboard.server()]) == [f"ok Visdom server: one answers at http://localhost:{server.port}"]
+        assert lines([visdom_server.server()]) == [f"ok Visdom server: one answers at http://localhost:{server.port}"]
     finally:
         server.kill()
 
@@ -560,7 +562,7 @@ def test_a_server_that_answers(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_visdoms_page_lacks(facts, expected):
     facts = {"versions": {"visdom": "0.2.4", "tornado": "6.5"}} | facts
-    assert lines(dashboard.page(Answer(facts, 0, 60, ""))) == expected
+    assert lines(visdom_server.page(Answer(facts, 0, 60, ""))) == expected
 
 
 def test_a_tfds_that_does_not_import(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from visdom_process import VisdomProcess
 from mlp_workload import dashboard
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.doctor.dashboard import server as examine
+from mlp_workload.doctor.visdom_server import server as examine
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.metrics import Mistakes

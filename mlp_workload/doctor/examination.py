@@ -3,13 +3,13 @@
 import inspect
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.text import Text
 
 from mlp_workload.cli.parse import one_line_errors, parse
-from mlp_workload.doctor import dashboard, data, folders, frameworks, machine, packages
+from mlp_workload.doctor import folders, frameworks, machine, mnist_files, packages, visdom_server
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.gpus import Gpus
@@ -44,7 +44,7 @@ class Examination:
         yield machine.variables()
         yield machine.memory()
         yield folders.runs()
-        yield from data.mnist()
+        yield from mnist_files.findings()
         yield from packages.ranges()
         gpus = Gpus.find()
         yield from gpus.findings()
@@ -52,7 +52,7 @@ class Examination:
             answer = Answer.of(f"{package_of(side)}.doctor_probe")
             self.facts[framework.packages[0]] = answer.facts
             yield from frameworks.findings(framework, answer, gpus)
-        yield from dashboard.findings()
+        yield from visdom_server.findings()
         yield from packages.tfds()
 
 
@@ -72,5 +72,5 @@ def run(options: Doctor) -> bool:
         wrong = sum(finding.state == "wrong" for finding in findings)
         console.print(f"{wrong or 'nothing'} wrong, {sum(finding.state == 'note' for finding in findings)} to note")
         if file is not None:
-            write_json(file, {"findings": [finding.as_json() for finding in findings], "frameworks": examination.facts})
+            write_json(file, {"findings": [asdict(finding) for finding in findings], "frameworks": examination.facts})
     return not wrong

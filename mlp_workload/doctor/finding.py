@@ -1,6 +1,6 @@
 """The result of one check."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from mlp_workload.errors import one_line
@@ -23,6 +23,3 @@ class Finding:
     def __str__(self) -> str:
         """Returns the line without the state."""
         return one_line(f"{self.name}: {self.seen}" + (f"; fix: {self.fix}" if self.fix else ""))
-
-    def as_json(self) -> dict[str, str | None]:
-        return asdict(self)

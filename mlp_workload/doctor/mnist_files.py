@@ -13,7 +13,7 @@ _CHECKOUT = Path(__file__).parents[2]
 """Root of the git repository, if this is one."""
 
 
-def mnist(folder: Path = shipped.FOLDER) -> Iterator[Finding]:
+def findings(folder: Path = shipped.FOLDER) -> Iterator[Finding]:
     """Yields a finding for each file that differs from the published one, or one for all if none does."""
     reasons = [reason for name in shipped.SHA256 if (reason := _refusal(folder, name))]
     yield from [Finding("wrong", "MNIST", reason, _fix(folder)) for reason in reasons] or [
