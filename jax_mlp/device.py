@@ -55,7 +55,7 @@ def _prepare(config: Config) -> None:
     if given or (flags and not flags[0].startswith("-")):  # XLA_FLAGS may name a file of flags
         raise UserError(f"--deterministic: XLA_FLAGS says {(given or flags)[-1]}")
     if backend_has_begun() and jax.default_backend() != "cpu":
-        raise UserError(f"--deterministic: JAX has begun without XLA_FLAGS={_DETERMINISTIC}=true")
+        raise UserError(f"--deterministic: JAX has started without XLA_FLAGS={_DETERMINISTIC}=true")
     os.environ["XLA_FLAGS"] = " ".join([*flags, f"{_DETERMINISTIC}=true"])
 
 

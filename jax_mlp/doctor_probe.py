@@ -61,7 +61,7 @@ def _cache() -> Facts:
         return {"folder": None, "refusal": str(error), "named": False}
     refusal = folders.refusal(folder)
     if refusal is None and not named and folder.exists() and not is_ours(folder):
-        refusal = "it is not ours alone to write to, and what lies there is run"
+        refusal = "others can write to it, and programs in it are run"
     return {"folder": str(folder), "refusal": refusal, "named": bool(named)}
 
 

@@ -52,7 +52,7 @@ class ProcessGroup:
                 f"torchrun started {processes} processes, as WORLD_SIZE says: give --devices {processes}, or {_ALONE}"
             )
             how = f"start it as {command}" if processes == 1 else started
-            raise UserError(f"--devices {config.devices}: torch takes a process for each; {how}")
+            raise UserError(f"--devices {config.devices}: torch needs a process for each; {how}")
         return cls.from_environment()
 
     @property

@@ -210,7 +210,7 @@ def test_it_is_said_before_jax_begins(monkeypatch):
     monkeypatch.setattr(jax_mlp.device, "backend_has_begun", lambda: True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.delenv("XLA_FLAGS")
-    with pytest.raises(UserError, match="JAX has begun without XLA_FLAGS=--xla_gpu_deterministic_ops=true"):
+    with pytest.raises(UserError, match="JAX has started without XLA_FLAGS=--xla_gpu_deterministic_ops=true"):
         jax_mlp.device.find_device(Config(deterministic=True))
 
 

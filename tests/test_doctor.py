@@ -100,7 +100,7 @@ def test_it_tells_of_each_framework(healthy):
 
 def test_a_closed_port_is_named_with_its_fix(healthy, closed_port):
     line = f"note   Visdom server: no Visdom server at http://localhost:{closed_port} (Connection refused)"
-    fix = f"runs begin all the same; fix: python -m mlp_workload.dashboard --port {closed_port}"
+    fix = f"runs start without it; fix: python -m mlp_workload.dashboard --port {closed_port}"
     assert f"{line}; {fix}" in healthy[0].stdout.splitlines()
 
 
@@ -152,7 +152,7 @@ BROKEN = {
     "MNIST": ("t10k-labels-idx1-ubyte.gz: damaged, its content has SHA-256 ", "--no-deps . in the project's folder"),
     "packages": ("tornado 6.6, but tornado<6.6 is needed", "pip install 'tornado<6.6'"),
     "compile cache": (
-        "a file is not a folder), so that every run compiles anew",
+        "a file is not a folder), so every run compiles again",
         "unset JAX_COMPILATION_CACHE_DIR, or",
     ),
     "PyTorch": (
@@ -348,8 +348,8 @@ H100 = "NVIDIA H100, 580.65.06, 81559, 80000, 9.0"
           "fix: restart the machine"]),
         ("NVIDIA GB10, 580.1, [N/A], [N/A], 12.1", 0, None, ["ok NVIDIA: NVIDIA GB10, driver 580.1"]),
         ("NVIDIA T4, 570.1, 16384, 1024, 7.5", 0, None,
-         ["note NVIDIA: NVIDIA T4, driver 570.1, 1.0 of 16.0 GiB free, which is little; "
-          "fix: end what holds it: nvidia-smi lists it"]),
+         ["note NVIDIA: NVIDIA T4, driver 570.1, 1.0 of 16.0 GiB free, which is low; "
+          "fix: end the processes that use it: nvidia-smi lists them"]),
     ],
     ids=["a GPU", "as on WSL", "no GPU", "an updated driver", "shared memory", "a GPU in use"],
 )  # fmt: skip
@@ -487,7 +487,7 @@ def test_a_place_where_nothing_can_be_written(file, tmp_path, monkeypatch):
     assert folders.runs().state == "ok"
     (tmp_path / "runs").touch()
     finding = folders.runs()
-    assert (finding.state, finding.fix) == ("wrong", "begin in a folder of yours, or name one by --run-dir")
+    assert (finding.state, finding.fix) == ("wrong", "start in one of your own folders, or name one with --run-dir")
     assert finding.seen == f"nothing can be written to {tmp_path}/runs (runs is not a folder)"
     (tmp_path / "runs").unlink()
     monkeypatch.setattr(folders, "LITTLE", 1e15)
@@ -504,22 +504,22 @@ def test_where_compiled_programs_are_kept(file, tmp_path, monkeypatch):
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
         return f"{finding.state} {finding.seen}", finding.fix
 
-    anew = "so that every run compiles anew"
+    anew = "so every run compiles again"
     assert cache() == (f"ok {tmp_path}/jax-mlp can be written to", None)
     assert cache("") == ("ok off, because JAX_COMPILATION_CACHE_DIR is empty", None)
     assert cache("gs://bucket/x") == ("ok gs://bucket/x is not looked into", None)
     assert cache(f"{file}/x") == (
-        f"wrong {file}/x keeps nothing ({file} is not a folder), {anew}",
-        "unset JAX_COMPILATION_CACHE_DIR, or name a folder of yours there",
+        f"wrong {file}/x can't be used ({file} is not a folder), {anew}",
+        "unset JAX_COMPILATION_CACHE_DIR, or name one of your own folders there",
     )
     assert cache(home=file) == (
-        f"wrong {file}/jax-mlp keeps nothing ({file} is not a folder), {anew}",
-        "name a folder of yours in JAX_COMPILATION_CACHE_DIR",
+        f"wrong {file}/jax-mlp can't be used ({file} is not a folder), {anew}",
+        "name one of your own folders in JAX_COMPILATION_CACHE_DIR",
     )
     (tmp_path / "jax-mlp").mkdir()
     assert cache()[0].startswith("ok ")
     (tmp_path / "jax-mlp").chmod(0o777)
-    assert cache()[0].startswith(f"wrong {tmp_path}/jax-mlp keeps nothing (it is not ours alone to write to, ")
+    assert cache()[0].startswith(f"wrong {tmp_path}/jax-mlp can't be used (others can write to it, ")
 
 
 def test_a_port_that_something_else_holds(monkeypatch):
@@ -546,12 +546,12 @@ def test_a_server_that_answers(tmp_path, monkeypatch):
     [
         ({"status": 200, "lacks": 3},
          ["ok Visdom: 0.2.4 with tornado 6.5 serves its page",
-          "note Visdom: 3 of the files that its page is made of are still to be fetched; "
-          "fix: python -m mlp_workload.dashboard, which fetches them"]),
+          "note Visdom: 3 files of its page are not downloaded yet; "
+          "fix: python -m mlp_workload.dashboard, which downloads them"]),
         ({"status": 200, "lacks": 3, "closed": "/static"},
          ["ok Visdom: 0.2.4 with tornado 6.5 serves its page",
-          "note Visdom: 3 of the files that its page is made of are still to be fetched; "
-          "fix: python -m mlp_workload.dashboard, started by a user who may write /static, which fetches them"]),
+          "note Visdom: 3 files of its page are not downloaded yet; "
+          "fix: python -m mlp_workload.dashboard, started by a user who may write /static, which downloads them"]),
         ({"status": 500, "reason": "Internal Server Error"},
          ["wrong Visdom: 0.2.4 with tornado 6.5 answers 500 Internal Server Error instead of its page; "
           "fix: pip install --force-reinstall visdom"]),
@@ -575,7 +575,7 @@ def test_a_tfds_that_does_not_import(tmp_path, monkeypatch):
 
 
 def test_versions_out_of_the_projects_range(tmp_path, monkeypatch):
-    assert lines(packages.ranges()) == ["ok packages: all that are here are of versions that jax-mlp asks for"]
+    assert lines(packages.ranges()) == ["ok packages: all installed packages have versions that jax-mlp supports"]
     plant_version(tmp_path, "tornado", "6.6.0")
     plant_version(tmp_path, "flax", "0.12.0")
     monkeypatch.syspath_prepend(tmp_path)

@@ -67,9 +67,9 @@ DRIPS = {
     "header": ([OK, *[b"x"] * 300], "the Visdom server at {} does not answer"),
     "headers": ([OK, *[b"a: b\r\n"] * 300], "the Visdom server at {} does not answer"),
     "continue": ([b"HTTP/1.1 100 Continue\r\n\r\n"] * 300, "the Visdom server at {} does not answer"),
-    "body": ([OK + b"Content-Length: 10000\r\n\r\n", *[b"x"] * 300], "what is at {} does not come to an end"),
-    "chunk": ([OK + b"Transfer-Encoding: chunked\r\n\r\n", *[b"0"] * 300], "what is at {} does not come to an end"),
-    "until it closes": ([OK + b"\r\n", *[b"x"] * 300], "what is at {} does not come to an end"),
+    "body": ([OK + b"Content-Length: 10000\r\n\r\n", *[b"x"] * 300], "what is at {} answers without an end"),
+    "chunk": ([OK + b"Transfer-Encoding: chunked\r\n\r\n", *[b"0"] * 300], "what is at {} answers without an end"),
+    "until it closes": ([OK + b"\r\n", *[b"x"] * 300], "what is at {} answers without an end"),
 }
 
 

@@ -264,9 +264,9 @@ def test_a_process_whose_others_dont_come(monkeypatch):
         raise RuntimeError("port in use")
 
     monkeypatch.setattr(process_group, "JOIN_SECONDS", 0.1)
-    with pytest.raises(UserError, match=r"the 2 processes did not find together within 0\.1 seconds"):
+    with pytest.raises(UserError, match=r"the 2 processes did not find each other within 0\.1 seconds"):
         process_group.join_others(2, threading.Event().wait)
-    with pytest.raises(UserError, match="the 2 processes did not find together: port in use"):
+    with pytest.raises(UserError, match="the 2 processes did not find each other: port in use"):
         process_group.join_others(2, fail)
     process_group.join_others(2, lambda: None)
 
@@ -337,7 +337,7 @@ def test_processes_without_a_place_to_meet(run):
             ": give --devices 2, or unset WORLD_SIZE to train in one process",
         ),
         ("--devices 2 --split-hidden 2", "WORLD_SIZE=2", "--split-hidden must be 1 in torch, got 2"),
-        ("--seeds 2", "WORLD_SIZE=2", "--devices 1: torch takes a process for each; torchrun started 2 processes"),
+        ("--seeds 2", "WORLD_SIZE=2", "--devices 1: torch needs a process for each; torchrun started 2 processes"),
         ("--devices 2", "WORLD_SIZE=two", "WORLD_SIZE, which torchrun sets, must be a whole number, got two"),
         ("--devices 2", "WORLD_SIZE=2", "RANK, which torchrun sets, must be a whole number, got nothing"),
         (

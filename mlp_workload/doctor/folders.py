@@ -35,7 +35,7 @@ def runs() -> Finding:
     folder = Path("runs")
     if reason := refusal(folder):
         return Finding("wrong", "run folders", f"nothing can be written to {folder.absolute()} ({reason})",
-                       "begin in a folder of yours, or name one by --run-dir")  # fmt: skip
+                       "start in one of your own folders, or name one with --run-dir")  # fmt: skip
     free = shutil.disk_usage(_nearest(folder)).free
     seen = f"{folder.absolute()} can be written to, {free / 1e9:,.1f} GB free"
     if free < LITTLE:

@@ -119,10 +119,10 @@ def _cache(folder: str | None, refusal: str | None, named: bool) -> Finding:
         return Finding("ok", name, "off, because JAX_COMPILATION_CACHE_DIR is empty")
     if refusal is None:
         return Finding("ok", name, f"{folder} {'is not looked into' if '://' in str(folder) else 'can be written to'}")
-    seen = f"{folder or 'none'} keeps nothing ({refusal}), so that every run compiles anew"
+    seen = f"{folder or 'none'} can't be used ({refusal}), so every run compiles again"
     if named:
-        return Finding("wrong", name, seen, "unset JAX_COMPILATION_CACHE_DIR, or name a folder of yours there")
-    return Finding("wrong", name, seen, "name a folder of yours in JAX_COMPILATION_CACHE_DIR")
+        return Finding("wrong", name, seen, "unset JAX_COMPILATION_CACHE_DIR, or name one of your own folders there")
+    return Finding("wrong", name, seen, "name one of your own folders in JAX_COMPILATION_CACHE_DIR")
 
 
 def _product(framework: Framework, error: float, allowed: float) -> Finding:

@@ -82,7 +82,8 @@ class Gpus:
             return Finding("ok", "NVIDIA", seen)
         seen += f", {gpu.free / 1024:.1f} of {gpu.total / 1024:.1f} GiB free"
         if gpu.free < _LITTLE:
-            return Finding("note", "NVIDIA", f"{seen}, which is little", "end what holds it: nvidia-smi lists it")
+            fix = "end the processes that use it: nvidia-smi lists them"
+            return Finding("note", "NVIDIA", f"{seen}, which is low", fix)
         return Finding("ok", "NVIDIA", seen)
 
     def extra(self) -> str | None:

@@ -23,7 +23,7 @@ def variables() -> Finding:
     """Lists the set variables that change how the frameworks start or compute."""
     are_set = set_variables("numbers", "memory", "speed", "devices", "paths")
     listed = " ".join(f"{name}={value}" for name, value in are_set.items())
-    return Finding("ok", "environment", listed or "no variable is set that steers a framework")
+    return Finding("ok", "environment", listed or "no variable is set that affects a framework")
 
 
 def memory(system: Path = ROOT) -> Finding:

@@ -25,7 +25,7 @@ def ranges() -> Iterator[Finding]:
     try:
         requirements = metadata.requires(_PROJECT) or []
     except metadata.PackageNotFoundError:
-        yield Finding("note", "packages", f"{_PROJECT} itself is not installed, so that no version was checked",
+        yield Finding("note", "packages", f"{_PROJECT} itself is not installed, so no version was checked",
                       "make setup, or pip install . in the project's folder")  # fmt: skip
         return
     bounds = sorted({match.groups() for text in requirements if (match := _BOUND.match(text))})
@@ -35,7 +35,7 @@ def ranges() -> Iterator[Finding]:
         for package, sign, bound in bounds
         if (version := installed(package)) and (release(version) >= release(bound)) != (sign == ">=")
     ]  # fmt: skip
-    yield from wrong or [Finding("ok", "packages", f"all that are here are of versions that {_PROJECT} asks for")]
+    yield from wrong or [Finding("ok", "packages", f"all installed packages have versions that {_PROJECT} supports")]
 
 
 def release(version: str) -> tuple[int, ...]:

@@ -35,9 +35,9 @@ def page(answer: Answer) -> Iterator[Finding]:
     else:
         yield Finding("ok", "Visdom", f"{versions} serves its page")
         if lacks := facts["lacks"]:
-            seen = f"{lacks} of the files that its page is made of are still to be fetched"
+            seen = f"{lacks} files of its page are not downloaded yet"
             by = f", started by a user who may write {closed}" if (closed := facts.get("closed")) else ""
-            yield Finding("note", "Visdom", seen, f"{_START}{by}, which fetches them")
+            yield Finding("note", "Visdom", seen, f"{_START}{by}, which downloads them")
 
 
 def _fix(facts: Facts) -> str:
@@ -59,5 +59,5 @@ def server() -> Finding:
             fix = _START if wanted.port == PORT else f"{_START} --port {wanted.port}"
         elif isinstance(reason, NotVisdom | ServerError):
             fix = f"stop what listens at port {wanted.port}, or name another port by VISDOM_PORT"
-        return Finding("note", "Visdom server", f"{reason}; runs begin all the same", fix)
+        return Finding("note", "Visdom server", f"{reason}; runs start without it", fix)
     return Finding("ok", "Visdom server", f"one answers at {wanted.address}")

@@ -29,6 +29,6 @@ def join_others(processes: int, join: Callable[[], object]) -> None:
     try:
         joined.result(JOIN_SECONDS)
     except TimeoutError:
-        raise UserError(f"the {processes} processes did not find together within {JOIN_SECONDS} seconds") from None
+        raise UserError(f"the {processes} processes did not find each other within {JOIN_SECONDS} seconds") from None
     except RuntimeError as error:
-        raise UserError(f"the {processes} processes did not find together: {error}") from error
+        raise UserError(f"the {processes} processes did not find each other: {error}") from error

@@ -126,7 +126,7 @@ class Console:
                     self._console.print(f"{config.dataset}: {note}")
                 self._console.print(f"run folder {self._run_dir}")
                 if isinstance(event, RunResumed):
-                    self._console.print(f"goes on after step {event.step}")
+                    self._console.print(f"resumed after step {event.step}")
                 if self._console.is_interactive:
                     self._live.start()
             case TrainLosses():

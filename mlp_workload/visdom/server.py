@@ -135,7 +135,7 @@ class VisdomServer:
 
     def post(self, path: str, body: str, cookie: str) -> str:
         """Sends `body` to `path` below the base URL and returns the answer's text. Raises `Unreachable`."""
-        return self._answer(path, body, cookie, "it refuses, as servers do that want a password").text
+        return self._answer(path, body, cookie, "it refuses, and may need a password").text
 
     def _answer(self, path: str, body: str, cookie: str, refusal: str) -> timed_http.Answer:
         """Sends `body` to `path`. Errors never contain text from the server."""
@@ -150,7 +150,7 @@ class VisdomServer:
         except OSError as error:
             raise Unreachable(f"no Visdom server at {self.address} ({error.strerror or error})") from error
         except timed_http.Endless:
-            raise NotVisdom(f"what is at {self.address} does not come to an end") from None
+            raise NotVisdom(f"what is at {self.address} answers without an end") from None
         except timed_http.NotHttp:
             raise NotVisdom(f"what answers at {self.address} is not a Visdom server") from None
         # Visdom before 0.3 refuses with an empty 400; with a text it means a bad request.
