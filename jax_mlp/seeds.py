@@ -133,8 +133,8 @@ class SeedsTrainer:
         """Returns `arrays`, one per model, on the devices. The last is repeated if there are fewer than `at_once`."""
         missing = self.at_once - len(arrays)
         full = np.concatenate([arrays, np.repeat(arrays[-1:], missing, axis=0)])
-        placed: jax.Array = jax.device_put(full, NamedSharding(self._mesh, _PER_MODEL))
-        return placed
+        stacked: jax.Array = jax.device_put(full, NamedSharding(self._mesh, _PER_MODEL))
+        return stacked
 
     def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         self.state, losses = self._epoch(self.state, *self._train, self._stacked(orders))

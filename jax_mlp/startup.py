@@ -35,8 +35,8 @@ def started_jax() -> Iterator[None]:
         checks = [f"JAX_DEBUG_{what}" for what in ("NANS", "INFS") if values.get(f"jax_debug_{what.lower()}")]
         if not checks:
             raise
-        place = " in ".join(map(str, reversed(error.args))) or "nan"
-        raise BadVariable(checks[0], f"JAX found {place}; without the variable the run goes on and says it") from error
+        where = " in ".join(map(str, reversed(error.args))) or "nan"
+        raise BadVariable(checks[0], f"JAX found {where}; without the variable the run goes on and says it") from error
 
 
 def import_jax() -> None:

@@ -72,16 +72,16 @@ class Recall:
     examples: int
 
     @property
-    def share(self) -> float | None:
+    def fraction(self) -> float | None:
         """The recall as a fraction; None for a class without examples."""
         return self.correct / self.examples if self.examples else None
 
     @property
     def brief(self) -> str:
-        return "0 of 0" if self.share is None else f"{self.share:.1%}"
+        return "0 of 0" if self.fraction is None else f"{self.fraction:.1%}"
 
     def __str__(self) -> str:
-        return self.brief if self.share is None else f"{self.correct} of {self.examples} = {self.share:.2%}"
+        return self.brief if self.fraction is None else f"{self.correct} of {self.examples} = {self.fraction:.2%}"
 
 
 def recalls(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> list[Recall]:

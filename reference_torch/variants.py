@@ -255,7 +255,7 @@ class SeedsInProcesses:
         shares = np.array_split(np.arange(models), min(usable_cores(), models))
         self._processes = [
             ProcessPoolExecutor(
-                1, get_context("spawn"), initializer=_begin, initargs=(config, dataset, initial, len(share))
+                1, get_context("spawn"), initializer=_create_models, initargs=(config, dataset, initial, len(share))
             )
             for share in shares
         ]
@@ -279,7 +279,7 @@ _models: SeedsInTurn
 """The models of this process, if `SeedsInProcesses` started it."""
 
 
-def _begin(config: Config, dataset: Dataset, initial: Parameters, models: int) -> None:
+def _create_models(config: Config, dataset: Dataset, initial: Parameters, models: int) -> None:
     global _models
     torch.set_num_threads(1)
     _models = SeedsInTurn(config, dataset, initial, models)

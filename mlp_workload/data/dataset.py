@@ -82,7 +82,7 @@ class Dataset:
 
     @cached_property
     def image_format(self) -> ImageFormat:
-        """Shape and framing of the training images, to make a user's pictures alike."""
+        """Shape and framing of the training images, to make a user's pictures similar."""
         images = self.upright(self.train.images)
         return ImageFormat((images.shape[1], images.shape[2]), self.transposed, measure(images))
 

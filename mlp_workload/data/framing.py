@@ -1,4 +1,4 @@
-"""Measures how a data set's images are drawn, so that a user's picture can be made alike."""
+"""Measures how a data set's images are drawn, so that a user's picture can be made similar."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def _boxes(drawn: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """Format of a run's training images, recorded so that pictures can be made alike without the data set.
+    """Format of a run's training images, recorded so that pictures can be made similar without the data set.
 
     `shape` (height, width) is that of an upright image. If `transposed`, the network takes the transposed image.
     """

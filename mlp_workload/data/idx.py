@@ -127,7 +127,7 @@ def load_idx(directory: str) -> Dataset:
             folder, prefix = folder.parent, folder.name
         if not folder.is_dir():
             raise UserError(f"{source}: no such folder")
-        place, prefix, files = _find(source, folder, prefix)
+        root, prefix, files = _find(source, folder, prefix)
     except OSError as error:
         raise UserError(f"{source}: {error.strerror or error}") from error
     notes: list[str] = []
@@ -140,7 +140,7 @@ def load_idx(directory: str) -> Dataset:
         for split in ("train", "test")
     )
     classes = 1 + max(int(examples.labels.max(initial=-1)) for examples in (train, test))
-    names = class_names(prefix, classes, place / f"{prefix}-mapping.txt")
+    names = class_names(prefix, classes, root / f"{prefix}-mapping.txt")
     return Dataset(source, train, test, names, is_emnist(prefix), tuple(dict.fromkeys(notes)), tuple(passed_over))
 
 
@@ -150,28 +150,28 @@ def _find(source: str, folder: Path, wanted: str | None) -> tuple[Path, str, dic
     Raw files come before gz. Names that are not files, such as dangling links, come last.
     """
     sets: dict[tuple[Path, str], dict[tuple[str, str], list[Path]]] = {}
-    for place in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):
-        for entry in sorted(place.glob("*idx*")):  # "x" sorts before "x.gz"
+    for root in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):
+        for entry in sorted(root.glob("*idx*")):  # "x" sorts before "x.gz"
             if not _FILE_NAME.fullmatch(entry.name):
                 continue
             for path in (*(sorted(entry.glob("*idx*")) if entry.is_dir() else ()), entry):
                 if match := _FILE_NAME.fullmatch(path.name):
                     split = "train" if match["split"] == "train" else "test"
                     part = split, "images" if match["images"] else "labels"
-                    sets.setdefault((place, match["prefix"] or ""), {}).setdefault(part, []).append(path)
+                    sets.setdefault((root, match["prefix"] or ""), {}).setdefault(part, []).append(path)
     if wanted is not None:
-        sets = {(place, prefix): files for (place, prefix), files in sets.items() if prefix == wanted}
+        sets = {(root, prefix): files for (root, prefix), files in sets.items() if prefix == wanted}
     if not sets:
         raise UserError(f"{source}: no IDX files there (such as train-images-idx3-ubyte, raw or .gz)")
     if len(sets) > 1:
-        choices = ", ".join(f"idx:{place / prefix}" for place, prefix in sorted(sets))
+        choices = ", ".join(f"idx:{root / prefix}" for root, prefix in sorted(sets))
         raise UserError(f"{source}: several data sets there; name one: {choices}")
-    (((place, prefix), files),) = sets.items()
+    (((root, prefix), files),) = sets.items()
     missing = {(split, kind) for split in ("train", "test") for kind in ("images", "labels")} - set(files)
     if missing:
         names = ", ".join(f"{split} {kind}" for split, kind in sorted(missing))
         raise UserError(f"{source}: {names} missing; a set is four IDX files")
-    return place, prefix, {part: sorted(paths, key=lambda path: not path.is_file()) for part, paths in files.items()}
+    return root, prefix, {part: sorted(paths, key=lambda path: not path.is_file()) for part, paths in files.items()}
 
 
 def _first_readable(paths: Sequence[Path], read: Callable[[Path], T], passed_over: list[str]) -> T:
