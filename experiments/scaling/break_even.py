@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from experiments.scaling.cost_model import Costs, counts, seconds
+from mlp_workload.data.shipped import CLASSES, PIXELS, TRAIN_EXAMPLES
 
-MOST_EXAMPLES, MOST_UNITS = 60_000, 20_000
+MOST_EXAMPLES, MOST_UNITS = TRAIN_EXAMPLES, 20_000
 """Of a batch, all of MNIST; of a hidden layer."""
-PIXELS, CLASSES = 784, 10
 
 
 @dataclass(frozen=True)

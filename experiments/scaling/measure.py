@@ -14,6 +14,7 @@ import numpy as np
 from mlp_compare.bench import lower_bound, processes
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, load
+from mlp_workload.data.shipped import CLASSES, PIXELS
 from mlp_workload.environment.description import describe_environment
 from mlp_workload.sinks.console import Output
 
@@ -45,7 +46,7 @@ class Run:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        return self.config.widths(784, 10)
+        return self.config.widths(PIXELS, CLASSES)
 
     @property
     def steps(self) -> int:

@@ -19,6 +19,7 @@ from mlp_compare.bench.timings import ratio
 from mlp_compare.bench.variants import CONTROL, MANY, MODELS, QUICK, RUNGS
 from mlp_compare.comparable import require_alike
 from mlp_workload.config import Config
+from mlp_workload.data.shipped import CLASSES, PIXELS, TRAIN_EXAMPLES
 from mlp_workload.environment.description import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.sinks.console import Output
@@ -64,7 +65,7 @@ def measure(options: Bench, console: Output) -> Iterator[dict[str, Any]]:
             "date": datetime.now(UTC).date().isoformat(),
             "config": json.loads(options.config.to_json()),
             "first": names[0],
-            "operations": lower_bound.operations(options.config.widths(784, 10), 60_000),
+            "operations": lower_bound.operations(options.config.widths(PIXELS, CLASSES), TRAIN_EXAMPLES),
             "cores": processes.CORES,
             "threads": processes.THREADS,
             "precision": options.config.precision,
@@ -94,7 +95,7 @@ def _possible(names: Iterable[str], gpu: bool, batch_size: int) -> tuple[list[st
             left_out[name] = f"{rung.name}: {rung.missing} is not installed (pip install '.[bench]')"
         elif rung.device != "any" and (rung.device == "gpu") != gpu:
             left_out[name] = f"{rung.name}: needs a GPU" if rung.device == "gpu" else f"{rung.name}: is for the CPU"
-        elif rung.kind == "floor" and 60_000 % batch_size:
+        elif rung.kind == "floor" and TRAIN_EXAMPLES % batch_size:
             left_out[name] = f"{rung.name}: batches of {batch_size} do not divide the set"
         else:
             chosen.append(name)
@@ -121,7 +122,7 @@ def _check(names: Sequence[str], left_out: dict[str, str], config: Config, folde
                 raise
             left_out[name] = str(error)
             continue
-        ends[name] = load_weights(folder / name, parameter_shapes(config.widths(784, 10)))
+        ends[name] = load_weights(folder / name, parameter_shapes(config.widths(PIXELS, CLASSES)))
         first = next(iter(ends))
         allowed = max(ALL[name].apart, ALL[first].apart)
         apart = float(np.max([np.abs(ends[name][key] - array).max() for key, array in ends[first].items()]))
@@ -211,9 +212,9 @@ def _sweep(names: Sequence[str], config: Config, progress: Progress) -> list[dic
     task = progress.add_task("", total=len(points) * len(names))
     results = []
     for varied, point in points:
-        each = lower_bound.operations(point.widths(784, 10), 1)
+        each = lower_bound.operations(point.widths(PIXELS, CLASSES), 1)
         affordable = int(_SWEPT_OPERATIONS / each) // point.batch_size
-        examples = min(60_000, max(affordable, 2) * point.batch_size)
+        examples = min(TRAIN_EXAMPLES, max(affordable, 2) * point.batch_size)
         for name in names:
             progress.update(task, advance=1, description=f"sweep: {name}, {point.batch_size}, {point.hidden}")
             answer = ask(name, point, epochs=3, examples=examples)

@@ -6,10 +6,8 @@ from typing import Literal
 
 from mlp_compare.bench.variants import RUNGS
 from mlp_workload.config import PRESETS, Config
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 from mlp_workload.errors import UserError
-
-MNIST = 60_000
-"""Training examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +61,10 @@ class Bench:
                 raise UserError(f"--{flag} must be from 1 to 1000, got {getattr(self, flag)}")
         if self.quick and (self.rounds, self.epochs) != (Bench.rounds, Bench.epochs):
             raise UserError("--quick has rounds and epochs of its own")
-        if self.config.batch_size > MNIST:
-            raise UserError(f"--batch-size must be at most {MNIST}, the training examples, got {self.batch_size}")
+        if self.config.batch_size > TRAIN_EXAMPLES:
+            raise UserError(
+                f"--batch-size must be at most {TRAIN_EXAMPLES}, the training examples, got {self.batch_size}"
+            )
 
     @property
     def config(self) -> Config:

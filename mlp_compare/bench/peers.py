@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlp_workload.config import Config
+from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.data import Dataset
 from mlp_workload.weights import Parameters
 
@@ -43,7 +43,7 @@ class Keras:
             if activation == "relu":
                 layers.append(keras.layers.ReLU())
             elif activation == "leaky_relu":
-                layers.append(keras.layers.LeakyReLU(negative_slope=0.01))
+                layers.append(keras.layers.LeakyReLU(negative_slope=LEAKY_RELU_SLOPE))
         self._model = keras.Sequential(layers)
         self._model.set_weights([array.T if array.ndim == 2 else array for array in initial.values()])
         self._model.compile(
@@ -115,6 +115,6 @@ class ScikitLearn:
         return dict(zip(self._initial, self._arrays(), strict=True))
 
     def _arrays(self) -> list[npt.NDArray[np.floating[Any]]]:
-        """The model's own, in neutral layout."""
+        """The model's own, in canonical layout."""
         pairs = zip(self._model.coefs_, self._model.intercepts_, strict=True)
         return [array for weight, bias in pairs for array in (weight.T, bias)]

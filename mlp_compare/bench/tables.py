@@ -31,6 +31,7 @@ from mlp_compare.bench.whole_commands import (
 )
 from mlp_compare.figures import COLOURS, INK, style, to_svg
 from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.data.shipped import CLASSES, PIXELS
 from mlp_workload.environment.description import under_quota
 from mlp_workload.errors import UserError, escaped, refusal
 from mlp_workload.files import expand, read_json
@@ -185,7 +186,7 @@ def _setting(result: Result) -> str:
     for rung in result["rungs"].values():
         versions |= rung["environment"]["versions"]
     listed = ", ".join(f"{name} {versions[name]}" for name in versions if name not in ("flax", "optax", "jaxlib"))
-    widths = "-".join(map(str, (784, *config["hidden"], 10)))
+    widths = "-".join(map(str, (PIXELS, *config["hidden"], CLASSES)))
     device = result["rungs"][result["first"]]["device"]
     cores = f"{result['cores']} cores{under_quota(environment.get('cpu_quota'))}"
     return (

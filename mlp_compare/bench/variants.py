@@ -48,7 +48,9 @@ RUNGS = {
         optional=True,
     ),
     "torch-hand": Rung(name="PyTorch, backward by hand", kind="torch", target="reference_torch.variants:ByHand"),
-    "torch-article": Rung(name="PyTorch, the tutorial's loop", kind="torch", target="reference_torch.variants:Article"),
+    "torch-article": Rung(
+        name="PyTorch, the tutorial's loop", kind="torch", target="reference_torch.variants:TutorialLoop"
+    ),
     "torch-step-graph": Rung(
         name="PyTorch, CUDA graph of a step", kind="torch", target="reference_torch.variants:StepGraph", device="gpu"
     ),
@@ -77,19 +79,22 @@ MODELS = 8
 """That train together, or one after another, in each of these."""
 MANY = {
     "jax-in-turn": Rung(
-        name="JAX, one after another", kind="many", target="jax_mlp.many:InTurn"
+        name="JAX, one after another", kind="many", target="jax_mlp.variants:SeedsInTurn"
     ),
-    "jax-many": Rung(name="JAX, --seeds", kind="many", target="jax_mlp.many:Seeds"),
+    "jax-many": Rung(name="JAX, --seeds", kind="many", target="jax_mlp.variants:Seeds"),
     "jax-vmap": Rung(
-        name="JAX, one vmapped program", kind="many", target="jax_mlp.many:Vmapped", device="cpu"
+        name="JAX, one vmapped program", kind="many", target="jax_mlp.variants:SeedsVmapped", device="cpu"
     ),
     "torch-in-turn": Rung(
-        name="PyTorch by hand, one after another", kind="many", target="reference_torch.many:InTurn"
+        name="PyTorch by hand, one after another", kind="many", target="reference_torch.variants:SeedsInTurn"
     ),
     "torch-processes": Rung(
-        name="PyTorch by hand, a process a core", kind="many", target="reference_torch.many:Processes", device="cpu"
+        name="PyTorch by hand, a process a core",
+        kind="many",
+        target="reference_torch.variants:SeedsInProcesses",
+        device="cpu",
     ),
-    "torch-vmap": Rung(name="PyTorch, torch.func.vmap", kind="many", target="reference_torch.many:Vmapped"),
+    "torch-vmap": Rung(name="PyTorch, torch.func.vmap", kind="many", target="reference_torch.variants:SeedsVmapped"),
 }  # fmt: skip
 """Ways of training `MODELS` models; the first one is what the others are compared with."""
 CONTROL = "again"

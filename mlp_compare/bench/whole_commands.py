@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from mlp_compare.bench import processes
 from mlp_workload.config import Config
+from mlp_workload.data.shipped import CLASSES, PIXELS
 from mlp_workload.errors import warn
 from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import save_weights
@@ -54,7 +55,7 @@ def measure(device_flags: Sequence[str], progress: Progress) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as place, _dashboard(Path(place, "dashboard")) as watching:
         start = Path(place, "start.safetensors")
-        shapes = Config().widths(784, 10)
+        shapes = Config().widths(PIXELS, CLASSES)
         save_weights(start, {k: v.astype(np.float32) for k, v in initial_parameters("torch_linear", shapes, 0).items()})
         flags: dict[str, list[str]] = {
             "plainly": [],

@@ -14,6 +14,7 @@ from mlp_compare.bench import tables
 from mlp_compare.comparable import require_alike
 from mlp_compare.parity import bound_table
 from mlp_workload.config import PRESETS
+from mlp_workload.data.shipped import CLASSES, PIXELS
 from mlp_workload.environment.description import nvidia_driver
 from mlp_workload.errors import UserError, why_ended
 from mlp_workload.files import read_json
@@ -21,7 +22,7 @@ from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
-WIDTHS = (784, 200, 200, 10)
+WIDTHS = (PIXELS, 200, 200, CLASSES)
 SEEDS, TURNS = 8, 4
 CAPTURED = "--xla_gpu_enable_command_buffer=+WHILE"
 """Also whole loops become CUDA graphs."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlp_workload.config import Config
+from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.interface import activation, pre_activation
 from mlp_workload.weights import Array, Parameters
 from twincheck.trace import Trace
 
-SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "none": 1.0}
+SLOPES = {"relu": 0.0, "leaky_relu": LEAKY_RELU_SLOPE, "none": 1.0}
 """Of each activation where its input is not above 0."""
 
 

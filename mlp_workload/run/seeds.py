@@ -17,7 +17,7 @@ from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError, clear_memory_errors, warn
 from mlp_workload.events import Event, Warned
 from mlp_workload.files import clear_write_errors, expand, write_json
-from mlp_workload.interface import Ensemble, MakeEnsemble
+from mlp_workload.interface import MakeSeedsTrainer, SeedsTrainer
 from mlp_workload.run.folder import RunFolder, make_empty_folder, new_default_folder
 from mlp_workload.run.inputs import initial_weights, reading, weights_bytes
 from mlp_workload.run.output_options import Watching
@@ -27,7 +27,7 @@ from mlp_workload.run.signals import Stopped, StopSignals
 from mlp_workload.sinks.console import Output
 from mlp_workload.weights import Parameters
 
-Framework = Callable[[Config, int], AbstractContextManager[MakeEnsemble]]
+Framework = Callable[[Config, int], AbstractContextManager[MakeSeedsTrainer]]
 """For so many models in all; imports what it takes, and all that an ensemble does happens within the context."""
 
 
@@ -48,7 +48,7 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
     """Trains with the seeds `config.seed`, `config.seed` + 1 and so on; returns the content of seeds.json.
 
     Leaves a folder with that and a run folder for each seed, `seed-0` and so on. Nothing goes to Visdom. Raises
-    `UserError` as `mlp_workload.run.session.train` does; the weights of models that train together are saved then.
+    `UserError` as `mlp_workload.run.session.Run` does; the weights of models that train together are saved then.
     """
     start = time.perf_counter()
     if not 1 <= seeds <= LARGEST_SEED + 1 - config.seed:
@@ -121,7 +121,7 @@ def _result(
 def _train_together(
     configs: Sequence[Config],
     dataset: Dataset,
-    ensemble: Ensemble,
+    ensemble: SeedsTrainer,
     watching: Watching,
     events: Sequence[RunEvents],
     signals: StopSignals,

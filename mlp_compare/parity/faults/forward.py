@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_workload.data.shipped import PIXELS
 from mlp_workload.weights import Parameters
 
 
@@ -78,7 +79,7 @@ FAULTS = [
     Fault(name="a bias left out", side="torch", step=1, tensor="layers.1.pre_activation",
           plant=_torch_linear(_times_bias(200, 200, 0.0))),
     Fault(name="a bias twice", side="torch", step=1, tensor="layers.0.pre_activation",
-          plant=_torch_linear(_times_bias(784, 200, 2.0))),
+          plant=_torch_linear(_times_bias(PIXELS, 200, 2.0))),
     Fault(name="weights rounded to float32 in a product of a float64 run", side="torch", step=1,
           tensor="layers.0.pre_activation",
           plant=_torch_linear(lambda x, weight, bias: (x, weight.float().to(x.dtype), bias))),

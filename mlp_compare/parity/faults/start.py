@@ -9,6 +9,7 @@ import numpy as np
 from mlp_compare.parity.faults.fault import Fault, replaced
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import load
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 from mlp_workload.weights import Array, Parameters
 
 
@@ -40,9 +41,9 @@ def _read_transposed(original: Any) -> Any:
 def _forgotten_transpose() -> ExitStack:
     """In both directions, so that nothing shows where weights go in and out."""
     stack = ExitStack()
-    stack.enter_context(replaced("jax_mlp.trainer:from_neutral", _read_transposed)())
+    stack.enter_context(replaced("jax_mlp.trainer:from_canonical", _read_transposed)())
     stack.enter_context(
-        replaced("jax_mlp.trainer:to_neutral", lambda original: lambda params: _transposed(original(params)))()
+        replaced("jax_mlp.trainer:to_canonical", lambda original: lambda params: _transposed(original(params)))()
     )
     return stack
 
@@ -52,7 +53,7 @@ def near_kinks(parameters: Parameters) -> Parameters:
 
     In float32 many of them fall on different sides of 0 in the two frameworks.
     """
-    batch = load("mnist").train.images[epoch_order(0, 1, 60_000)[:200]].reshape(200, -1) / 255
+    batch = load("mnist").train.images[epoch_order(0, 1, TRAIN_EXAMPLES)[:200]].reshape(200, -1) / 255
     parameters["layers.0.bias"] = -(batch * parameters["layers.0.weight"]).sum(axis=1)
     return parameters
 
@@ -70,7 +71,7 @@ FAULTS = [
                        lambda original: lambda scheme, widths, seed: original(scheme, widths, seed + 1)),
     ),
     Fault(name="square weight transposed when it is loaded", side="torch", step=0, tensor="layers.1.weight",
-          plant=replaced("reference_torch.trainer:load_neutral", _read_transposed)),
+          plant=replaced("reference_torch.trainer:load_canonical", _read_transposed)),
     Fault(name="square weight transposed, in and out", side="jax", step=1, tensor="layers.1.pre_activation",
           plant=_forgotten_transpose),
 ]  # fmt: skip
