@@ -1,4 +1,4 @@
-"""What a side is fed: examples, labels, normalisation, order."""
+"""Faults of the data: examples, labels, normalisation, order."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,12 +8,13 @@ import numpy as np
 from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import Dataset
+from mlp_workload.data.shipped import EXAMPLES
 
-_FIRST_EPOCH = epoch_order(0, 1, 60_000)
+_FIRST_EPOCH = epoch_order(0, 1, EXAMPLES)
 
 
 def _edited(edit: Any) -> Any:
-    """A loader whose training set went through `edit(images, labels)`, which changes copies in place."""
+    """Returns a plant that passes copies of the training set through `edit(images, labels)`, which works in place."""
 
     def load(original: Any) -> Any:
         def loaded(*arguments: Any) -> Dataset:
