@@ -1,4 +1,4 @@
-"""The benchmark: what is timed trains, what is said follows from the samples."""
+"""The benchmark: each variant trains before it is timed, and all figures follow from the samples."""
 
 import copy
 import dataclasses
@@ -39,7 +39,7 @@ from mlp_workload.initial import initial_parameters
     ],
 )
 @pytest.mark.parametrize("name", ["jax", "jax-step", "torch-fused", "torch-hand", "torch-tutorial"])
-def test_each_rung_trains_as_the_trainer_does(name, preset, batch_size, digits):
+def test_each_variant_trains_as_the_trainer_does(name, preset, batch_size, digits):
     check_against_the_trainer(name, preset, batch_size, digits)
 
 
@@ -120,12 +120,17 @@ def check_files(folder, output, variants):
             assert sample["peak_megabytes"] > 50
         assert variant["device"] == "cpu"
         assert variant["environment"]["versions"]
-    for said in ("JAX, an epoch a program", "control: the first variant over itself", "needs a GPU", "where PyTorch wins"):
-        assert said in output
+    for words in (
+        "JAX, an epoch a program",
+        "control: the first variant over itself",
+        "needs a GPU",
+        "where PyTorch wins",
+    ):
+        assert words in output
     assert "<svg" in (folder / "bench.svg").read_text()
 
 
-def test_a_rung_that_trains_otherwise_is_not_timed(asked_here, monkeypatch, tmp_path, capsys):
+def test_a_variant_that_trains_differently_is_not_timed(asked_here, monkeypatch, tmp_path, capsys):
     def ask(variant, config, **options):
         rate = config.learning_rate * (1.001 if variant == "torch-hand" else 1)
         return ask_here(variant, dataclasses.replace(config, learning_rate=rate), **options)
@@ -137,7 +142,7 @@ def test_a_rung_that_trains_otherwise_is_not_timed(asked_here, monkeypatch, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_rung_answers_from_a_process_of_its_own():
+def test_a_variant_answers_from_a_process_of_its_own():
     """Whose imports and memory are counted, and nothing of what libraries print."""
     sample = ask("jax", dataclasses.replace(PRESETS["leaky"], hidden=(5,), device="cpu"), epochs=2, examples=400)
     assert sample["ready_seconds"] >= sample["start_seconds"] + sample["import_seconds"] + sample["compile_seconds"]
@@ -202,7 +207,7 @@ def test_the_benchmarks_clock_waits_for_the_result(digits, monkeypatch):
     assert arrived == [True] * 3
 
 
-def test_the_floor_counts_the_operations_of_a_step():
+def test_the_lower_bound_counts_the_operations_of_a_step():
     assert lower_bound.operations((784, 200, 200, 10), 1) == 879_200
     assert lower_bound.operations((784, 200, 200, 10), 60_000) == 52_752_000_000
 
@@ -248,7 +253,9 @@ def test_the_readmes_table_is_the_benchmarks():
 
 def test_the_readmes_benchmark_is_whole_and_controlled(result):
     """Every variant of a CPU, the commands and the sweep; the control within 3 % of 1."""
-    assert not [name for name, variant in VARIANTS.items() if variant.device != "gpu" and name not in result["variants"]]
+    assert not [
+        name for name, variant in VARIANTS.items() if variant.device != "gpu" and name not in result["variants"]
+    ]
     assert len(result["whole"]) == 10
     assert not [name for name in SEEDS_VARIANTS if name not in result["seeds"]["variants"]]
     assert {point["batch_size"] for point in result["sweep"]} == set(benchmark.BATCH_SIZES)
@@ -256,8 +263,17 @@ def test_the_readmes_benchmark_is_whole_and_controlled(result):
     assert abs(tables.Figures(result).ratio(CONTROL, "jax").ratio - 1) < 0.03
 
 
-@pytest.mark.parametrize("left", [["jax", "torch"], ["jax", "torch", "products-torch"], ["torch", "products-jax"], ["jax"]])
-def test_any_choice_of_rungs_is_shown(result, left):
+def test_names_of_earlier_versions_are_understood():
+    chosen, left_out = benchmark._possible(["floor-torch", "torch-article", "floor-numpy"], gpu=False, batch_size=7000)
+    assert chosen == ["torch-tutorial"]
+    assert set(left_out) == {"products-torch", "products-numpy"}
+    assert bench.Bench(rungs=("jax", "floor-jax")).rungs == ("jax", "floor-jax")
+
+
+@pytest.mark.parametrize(
+    "left", [["jax", "torch"], ["jax", "torch", "products-torch"], ["torch", "products-jax"], ["jax"]]
+)
+def test_any_choice_of_variants_is_shown(result, left):
     result |= {
         "variants": {name: result["variants"][name] for name in [*left, CONTROL]},
         "first": left[0],
@@ -317,7 +333,7 @@ def test_where_pytorch_wins_follows_from_the_samples(result):
     [
         ("{", "is not JSON"),
         ("[]", "is not what mlp_compare.bench writes"),
-        ('{"kind": "benchmark", "format": 9}', "has format 9, this reads 2"),
+        ('{"kind": "benchmark", "format": 9}', "has format 9, this reads 2 and 3"),
         ('{"kind": "benchmark", "format": 2, "variants": {}}', "is not a whole benchmark"),
     ],
 )
@@ -334,7 +350,7 @@ def test_the_sweep_and_several_models_at_once(asked_here, monkeypatch):
     for name, value in small.items():
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr(benchmark, "_SWEPT_OPERATIONS", 1e9)
-    check_sweep_and_many(few)
+    check_sweep_and_seeds(few)
 
 
 @pytest.mark.long("trains an epoch of MNIST five times")
@@ -351,7 +367,7 @@ def test_a_whole_command_is_timed(monkeypatch, tmp_path, mnist):
     check_whole_commands(monkeypatch, "TORCH_GIVEN", flags=["--dataset", dataset, "--batch-size", "20"])
 
 
-def check_sweep_and_many(few):
+def check_sweep_and_seeds(few):
     progress = Progress(console=Console(quiet=True))
     sweep = benchmark._sweep(["jax", "torch"], dataclasses.replace(PRESETS["leaky"], device="cpu"), progress)
     assert [(point["varied"], point["variant"], point["batch_size"], point["hidden"]) for point in sweep] == [
@@ -359,9 +375,9 @@ def check_sweep_and_many(few):
         ("width", "torch", 200, (50, 50)),
     ]
     assert all(len(point["epoch_seconds"]) == 3 for point in sweep)
-    many = benchmark._seeds(dataclasses.replace(PRESETS["leaky"], hidden=(20,), device="cpu"), False, progress)
-    assert list(many["variants"]) == [*few, CONTROL]
-    assert all(len(variant["samples"]) == 1 for variant in many["variants"].values())
+    seeds = benchmark._seeds(dataclasses.replace(PRESETS["leaky"], hidden=(20,), device="cpu"), False, progress)
+    assert list(seeds["variants"]) == [*few, CONTROL]
+    assert all(len(variant["samples"]) == 1 for variant in seeds["variants"].values())
 
 
 def check_whole_commands(monkeypatch, *chosen, flags=()):
@@ -372,7 +388,7 @@ def check_whole_commands(monkeypatch, *chosen, flags=()):
     assert list(whole) == list(commands)
     assert [len(samples) for samples in whole.values()] == [1] * len(commands)
     for name, (sample,) in whole.items():
-        if "article" not in name:
+        if "tutorial" not in name:
             assert 0 < sample["ready_seconds"] < sample["first_epoch_done_seconds"] < sample["total_seconds"]
         assert ("to_target_seconds" in sample) == ("given weights" in name)
 
@@ -390,7 +406,7 @@ def test_what_is_measured_is_kept_where_the_rest_fails(tmp_path, monkeypatch):
     assert tables.read(tmp_path / "bench.json")["kind"] == "benchmark"
 
 
-def test_jax_computes_all_products_of_the_floor():
+def test_jax_computes_all_products_of_the_lower_bound():
     """None is left out or cut down to the number that is looked at, and the operands are not copied."""
     layers = tuple(
         lower_bound.Layer(*(np.ones(shape, np.float32) for shape in ((32, a), (b, a), (32, b))))

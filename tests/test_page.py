@@ -15,6 +15,7 @@ from mlp_compare.accuracy.equivalence import equivalence
 from mlp_compare.accuracy.measurement import Cell, Measurement
 from mlp_compare.bench import tables
 from mlp_compare.figures import inline, to_svg
+from mlp_compare.old_names import with_current_names
 from mlp_compare.parity import bound_table, output
 from mlp_compare.parity.result import Mismatch, Report, Worst
 from mlp_compare.report.page import _draw_training, render
@@ -233,6 +234,20 @@ def test_a_parity_check_is_shown(mismatched):
     page = render([recorded()], [content])
     assert ("First mismatch: step 7, update, layers.1.weight[3, 4]: 0.5 and 0.25." in page) == mismatched
     assert ("All 7 steps are within their bounds." in page) == (not mismatched)
+
+
+@words_only
+def test_results_of_earlier_versions_are_shown():
+    row = {"step": 1, "absolute": 0.25, "relative": 0.5, "ulps": 10.0, "bound": 0.1, "tensor": "loss", "index": []}
+    old = {
+        "config": {"preset": "relu", "dtype": "float32", "seed": 0},
+        "within_bounds": False,
+        "crossings": [],
+        "first_departure": row | {"phase": "loss", "values": [0.5, 0.25]},
+        "quantities": {"loss": row},
+    }
+    page = render([recorded()], [with_current_names(old)])
+    assert "First mismatch: step 1, loss, loss: 0.5 and 0.25." in page
 
 
 def test_an_inline_figure_has_ids_of_its_own_and_names_no_host():

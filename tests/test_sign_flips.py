@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tolerances import SIGN_FLIP_EFFECT, FORWARD_BACKWARD
+from tolerances import FORWARD_BACKWARD, SIGN_FLIP_EFFECT
 
 from examples.numpy_side.mlp import forward_backward
-from mlp_compare.parity.sign_flips import sign_flip_effect, find_sign_flips
+from mlp_compare.parity.sign_flips import find_sign_flips, sign_flip_effect
 from mlp_workload.config import PRESETS
 from mlp_workload.initial import initial_parameters
 from twincheck.trace import Trace
