@@ -78,7 +78,7 @@ def test_the_fit_finds_planted_costs(on_devices):
     """Exactly without noise; with 3 % of it those that matter within 20 %, and predictions far better than that."""
     found = fit(*timings(on_devices), networks(on_devices))
     assert found.costs == pytest.approx(PLANTED, rel=EXACT_FIT)
-    assert found.untold == ()
+    assert found.unidentified == ()
     planted, measured = timings(on_devices, noise=0.03)
     found = fit(planted, measured, networks(on_devices))
     for name in ("launch", "operation_alone", "operation_shared"):
@@ -87,15 +87,15 @@ def test_the_fit_finds_planted_costs(on_devices):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "untold"),
+    ("numbers", "unidentified"),
     [((1, 2), ("hop",)), ((1,), ("operation_shared", "meeting", "hop", "byte_exchanged"))],
 )
-def test_what_timings_cant_tell_is_named(on_devices, numbers, untold):
+def test_what_timings_cant_tell_is_named(on_devices, numbers, unidentified):
     """Two devices always meet once and hop twice; one device does neither. The rest is found, hops within meetings."""
     few = [run for run in on_devices if run.devices in numbers]
     found = fit(*timings(few), networks(few))
-    assert found.untold == untold
-    assert [getattr(found.costs, name) for name in untold] == [0] * len(untold)
+    assert found.unidentified == unidentified
+    assert [getattr(found.costs, name) for name in unidentified] == [0] * len(unidentified)
     assert found.costs.launch == pytest.approx(PLANTED.launch)
     if numbers == (1, 2):
         assert found.costs.meeting == pytest.approx(PLANTED.meeting + 2 * PLANTED.hop)
@@ -185,7 +185,7 @@ def result():
 
 
 def test_the_tables_say_what_was_measured(result):
-    """The median of the rounds; costs in units; the split foretold by the others' costs."""
+    """The median of the rounds; costs in units; the split predicted by the others' costs."""
     blocks = report.Scaling(result).blocks()
     assert set(blocks) == set(report.BLOCKS)
     assert "48 settings; rounds: 3." in blocks["setting"]
