@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from experiments.scaling.cost_model import Costs, counts, seconds
-from mlp_workload.data.shipped import CLASSES, EXAMPLES, PIXELS
+from mlp_workload.data.shipped import CLASSES, PIXELS, TRAIN_EXAMPLES
 
-MOST_EXAMPLES, MOST_UNITS = EXAMPLES, 20_000
+MOST_EXAMPLES, MOST_UNITS = TRAIN_EXAMPLES, 20_000
 """Largest batch, all of MNIST, and largest hidden layer."""
 
 

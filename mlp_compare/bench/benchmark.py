@@ -20,7 +20,7 @@ from mlp_compare.bench.variants import CONTROL, MODELS, QUICK, SEEDS_VARIANTS, V
 from mlp_compare.comparable import require_comparable
 from mlp_compare.old_names import current_name
 from mlp_workload.config import Config
-from mlp_workload.data.shipped import CLASSES, EXAMPLES, PIXELS
+from mlp_workload.data.shipped import CLASSES, PIXELS, TRAIN_EXAMPLES
 from mlp_workload.environment.description import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.sinks.console import Output
@@ -67,7 +67,7 @@ def measure(options: Bench, console: Output) -> Iterator[dict[str, Any]]:
             "date": datetime.now(UTC).date().isoformat(),
             "config": json.loads(options.config.to_json()),
             "first": names[0],
-            "operations": lower_bound.operations(options.config.widths(PIXELS, CLASSES), EXAMPLES),
+            "operations": lower_bound.operations(options.config.widths(PIXELS, CLASSES), TRAIN_EXAMPLES),
             "cores": processes.CORES,
             "threads": processes.THREADS,
             "precision": options.config.precision,
@@ -97,7 +97,7 @@ def _possible(names: Iterable[str], gpu: bool, batch_size: int) -> tuple[list[st
             left_out[name] = f"{variant.name}: {variant.missing} is not installed (pip install '.[bench]')"
         elif variant.device != "any" and (variant.device == "gpu") != gpu:
             left_out[name] = f"{variant.name}: {'needs a GPU' if variant.device == 'gpu' else 'is for the CPU'}"
-        elif variant.kind == "lower_bound" and EXAMPLES % batch_size:
+        elif variant.kind == "lower_bound" and TRAIN_EXAMPLES % batch_size:
             left_out[name] = f"{variant.name}: batches of {batch_size} do not divide the set"
         else:
             chosen.append(name)
@@ -221,7 +221,7 @@ def _sweep(names: Sequence[str], config: Config, progress: Progress) -> list[dic
     for varied, point in points:
         operations = lower_bound.operations(point.widths(PIXELS, CLASSES), 1)
         affordable = int(_SWEPT_OPERATIONS / operations) // point.batch_size
-        examples = min(EXAMPLES, max(affordable, 2) * point.batch_size)
+        examples = min(TRAIN_EXAMPLES, max(affordable, 2) * point.batch_size)
         for name in names:
             progress.update(task, advance=1, description=f"sweep: {name}, {point.batch_size}, {point.hidden}")
             answer = ask(name, point, epochs=3, examples=examples)

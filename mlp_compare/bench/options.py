@@ -7,7 +7,7 @@ from typing import Literal
 from mlp_compare.bench.variants import VARIANTS
 from mlp_compare.old_names import current_name
 from mlp_workload.config import PRESETS, Config
-from mlp_workload.data.shipped import EXAMPLES
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 from mlp_workload.errors import UserError
 
 
@@ -62,8 +62,10 @@ class Bench:
                 raise UserError(f"--{flag} must be from 1 to 1000, got {getattr(self, flag)}")
         if self.quick and (self.rounds, self.epochs) != (Bench.rounds, Bench.epochs):
             raise UserError("--quick has rounds and epochs of its own")
-        if self.config.batch_size > EXAMPLES:
-            raise UserError(f"--batch-size must be at most {EXAMPLES}, the training examples, got {self.batch_size}")
+        if self.config.batch_size > TRAIN_EXAMPLES:
+            raise UserError(
+                f"--batch-size must be at most {TRAIN_EXAMPLES}, the training examples, got {self.batch_size}"
+            )
 
     @property
     def config(self) -> Config:

@@ -13,7 +13,7 @@ import numpy as np
 from mlp_compare.bench import tables
 from mlp_compare.comparable import require_comparable
 from mlp_compare.parity import bound_table
-from mlp_workload.config import PRESETS, Config
+from mlp_workload.config import PRESETS
 from mlp_workload.data.shipped import CLASSES, PIXELS
 from mlp_workload.environment.description import nvidia_driver
 from mlp_workload.errors import UserError, why_ended
@@ -22,7 +22,7 @@ from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
-WIDTHS = Config().widths(PIXELS, CLASSES)
+WIDTHS = (PIXELS, 200, 200, CLASSES)
 SEEDS, TURNS = 8, 4
 CAPTURED = "--xla_gpu_enable_command_buffer=+WHILE"
 """XLA flag that also makes CUDA graphs of whole loops."""

@@ -15,8 +15,8 @@ SHA256 = {  # of the content after decompression, header included, as published 
 }
 MNIST_DIGEST = "ec9a6bf343ca86bfd5476c7a6f8325814e21cfc3e29223486ce340ee12175c47"
 """`Dataset.digest` of these."""
-EXAMPLES, PIXELS, CLASSES = 60_000, 784, 10
-"""Sizes of the training set."""
+TRAIN_EXAMPLES, PIXELS, CLASSES = 60_000, 784, 10
+"""Sizes of MNIST."""
 FOLDER = Path(__file__).parent / "mnist"
 
 

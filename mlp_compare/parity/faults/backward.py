@@ -7,7 +7,7 @@ from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
 from mlp_compare.parity.faults.start import near_zero
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import load
-from mlp_workload.data.shipped import EXAMPLES
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 
 
 def _jax_mean(mean: Callable[[Any], Any]) -> Any:
@@ -91,7 +91,7 @@ def _torch_gradient_in_step(step: int, factor: float) -> Any:
     def make(original: Any) -> Any:
         import torch
 
-        batch = epoch_order(0, 1, EXAMPLES)[(step - 1) * 200 : step * 200]
+        batch = epoch_order(0, 1, TRAIN_EXAMPLES)[(step - 1) * 200 : step * 200]
         batch_labels = torch.from_numpy(load("mnist").train.labels[batch])
 
         def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:

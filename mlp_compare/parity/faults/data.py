@@ -8,9 +8,9 @@ import numpy as np
 from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import Dataset
-from mlp_workload.data.shipped import EXAMPLES
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 
-_FIRST_EPOCH = epoch_order(0, 1, EXAMPLES)
+_FIRST_EPOCH = epoch_order(0, 1, TRAIN_EXAMPLES)
 
 
 def _edited(edit: Any) -> Any:

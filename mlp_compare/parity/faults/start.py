@@ -9,7 +9,7 @@ import numpy as np
 from mlp_compare.parity.faults.fault import Fault, replaced
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import load
-from mlp_workload.data.shipped import EXAMPLES
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 from mlp_workload.weights import Array, Parameters
 
 
@@ -53,7 +53,7 @@ def near_zero(parameters: Parameters) -> Parameters:
 
     In float32 the sign of many of these pre-activations differs between the frameworks.
     """
-    batch = load("mnist").train.images[epoch_order(0, 1, EXAMPLES)[:200]].reshape(200, -1) / 255
+    batch = load("mnist").train.images[epoch_order(0, 1, TRAIN_EXAMPLES)[:200]].reshape(200, -1) / 255
     parameters["layers.0.bias"] = -(batch * parameters["layers.0.weight"]).sum(axis=1)
     return parameters
 
