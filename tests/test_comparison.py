@@ -99,7 +99,7 @@ def test_whole_numbers_are_equal_or_not():
     assert (found.name, found.index, found.a, found.b) == ("labels", (2,), 3.0, 4.0)
 
 
-def test_unlike_shapes_are_a_departure():
+def test_unlike_shapes_are_a_mismatch():
     found = compare(*traces(x=x(1, 2, 3, 4).ravel()), bounds).first
     assert str(found) == "x: shapes (2, 2) and (4,)"
 

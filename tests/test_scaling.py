@@ -15,6 +15,7 @@ from experiments.scaling.break_even import Devices, batch_from, width_from
 from experiments.scaling.cost_fit import fit
 from experiments.scaling.cost_model import Costs, Counts, all_reduce_bytes, counts, parameters, seconds
 from experiments.scaling.measure import Run
+from mlp_compare.bench import tables
 from mlp_compare.bench.timings import medians
 from mlp_workload.errors import UserError
 from mlp_workload.files import read_json
@@ -155,10 +156,10 @@ def test_break_even_of_two_devices_by_hand():
 
 
 def test_the_gpus_figures_are_the_benchmarks():
-    rungs = read_json(ROOT / "docs/benchmark-h200.json")["rungs"]
-    for name, second in (("jax", gpu.STEP_SECONDS), ("floor-jax", gpu.PRODUCT_SECONDS)):
-        assert medians(rungs[name]["samples"])["epoch_seconds"] / 300 == pytest.approx(second, rel=WRITTEN)
-        assert gpu.NAME in rungs[name]["device"]
+    variants = tables.read(ROOT / "docs/benchmark-h200.json")["variants"]
+    for name, second in (("jax", gpu.STEP_SECONDS), ("products-jax", gpu.PRODUCT_SECONDS)):
+        assert medians(variants[name]["samples"])["epoch_seconds"] / 300 == pytest.approx(second, rel=WRITTEN)
+        assert gpu.NAME in variants[name]["device"]
 
 
 @pytest.mark.parametrize("link", [gpu.NVLINK, gpu.INFINIBAND], ids=lambda link: link.name)
@@ -213,7 +214,7 @@ def test_the_documents_timings_were_taken_in_quiet():
         run for run in runs
         if (run["framework"], run["devices"], run["width"], run["batch_size"]) == ("torch", 1, 200, 200)
     ]  # fmt: skip
-    samples = read_json(ROOT / "docs/benchmark.json")["rungs"]["torch"]["samples"]
+    samples = tables.read(ROOT / "docs/benchmark.json")["variants"]["torch"]["samples"]
     epochs = [seconds for sample in samples for seconds in sample["epoch_seconds"]]
     assert 0.5 < np.median(alone["step_seconds"]) / (np.median(epochs) / 300) < 2
 

@@ -67,7 +67,7 @@ class NumPy(Products):
         self._out = [(layer.gradients.copy(), layer.weights.copy(), layer.inputs.copy()) for layer in layers]
         return "cpu"
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         for _ in range(len(order) // self._batch_size):
             for number, ((x, w, d), (outputs, dw, dx)) in enumerate(zip(self._layers, self._out, strict=True)):
                 np.matmul(x, w.T, out=outputs)
@@ -89,7 +89,7 @@ class Torch(Products):
         self._out = [[torch.empty_like(array) for array in (d, w, x)] for x, w, d in self._layers]
         return device_name(device)
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         import torch
 
         for _ in range(len(order) // self._batch_size):
@@ -125,7 +125,7 @@ class Jax(Products):
 
         self._epoch = jax.jit(jax_products, static_argnums=(1, 2))
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         import jax
 
         jax.block_until_ready(self._epoch(self._layers, len(order) // self._batch_size, self._precision))
