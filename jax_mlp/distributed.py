@@ -11,6 +11,7 @@ from functools import partial
 
 from mlp_workload.config import Config, check_divisible
 from mlp_workload.errors import PeerLost, UserError
+from mlp_workload.run.checkpointing import Finished
 from mlp_workload.run.process_group import JOIN_SECONDS, join_others
 from mlp_workload.run.signals import Stopped
 
@@ -108,7 +109,7 @@ class ProcessGroup:
         try:
             yield
             jax.distributed.shutdown()
-        except Stopped:
+        except (Stopped, Finished):
             jax.distributed.shutdown()
             raise
         except (RuntimeError, ValueError) as error:  # ValueError: it failed while a result was read

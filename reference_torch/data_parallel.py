@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
+from mlp_workload.interface import Losses
 from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
 from reference_torch.distributed import ProcessGroup
@@ -40,8 +41,8 @@ class DataParallelTrainer(Trainer):
         """
         return DistributedDataParallel(self._module)
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        losses = torch.tensor(super().run_epoch(order))
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        losses = torch.tensor(super().train_steps(order, first, last))
         distributed.all_reduce(losses)
         return losses.numpy() / self._group.processes
 

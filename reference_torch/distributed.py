@@ -10,6 +10,7 @@ from functools import partial
 
 from mlp_workload.config import Config
 from mlp_workload.errors import PeerLost, UserError
+from mlp_workload.run.checkpointing import Finished
 from mlp_workload.run.process_group import join_others
 from mlp_workload.run.signals import Stopped
 
@@ -87,7 +88,7 @@ class ProcessGroup:
             raise UserError(f"several processes need torchrun ({error})") from error
         try:
             yield
-        except Stopped:
+        except (Stopped, Finished):
             distributed.destroy_process_group()
             raise
         except RuntimeError as error:

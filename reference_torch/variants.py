@@ -6,7 +6,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from mlp_workload.batches import part
 from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.data import Dataset
 from mlp_workload.environment.description import usable_cores
+from mlp_workload.interface import Losses
 from mlp_workload.weights import Parameters
 from reference_torch.loss import IGNORED
 from reference_torch.model import MLP
@@ -26,8 +27,6 @@ from reference_torch.trainer import Trainer, gather
 from reference_torch.tutorial_loop import Images
 from reference_torch.weights import canonical_names
 
-Losses = npt.NDArray[np.floating[Any]]
-
 
 class TutorialLoop(Trainer):
     """The tutorial's loop: a `DataLoader` transforms one image at a time, and every loss is read."""
@@ -36,9 +35,10 @@ class TutorialLoop(Trainer):
         super().__init__(config, dataset, initial)
         self._each_image = Images(config, dataset.train)
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> Losses:
-        losses = []
-        for images, labels in DataLoader(self._each_image, self._config.batch_size, sampler=order.tolist()):
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        losses, size = [], self._config.batch_size
+        sampler = part(order, size, first, last).tolist()
+        for images, labels in DataLoader(self._each_image, size, sampler=sampler):
             x, y = images.flatten(start_dim=1).to(self._labels.device), labels.to(self._labels.device)
             loss = F.cross_entropy(self._model(x), y, ignore_index=IGNORED)
             self._optimizer.zero_grad()
@@ -166,8 +166,9 @@ class StepGraph(ByHand):
         for number in range(self.steps):
             self._losses[number] = self._step(self._batches[number])
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> Losses:
-        """Trains one epoch. Batches that do not fill a graph, such as a smaller last one, take single steps."""
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        """Trains on a part of an epoch. Batches that do not fill a graph take single steps."""
+        order = part(order, self._config.batch_size, first, last)
         indices, replayed = self._indices(order), []
         whole = len(order) // self._batches.numel() * self._batches.numel()
         for batches in indices[:whole].view(-1, *self._batches.shape):
@@ -189,7 +190,7 @@ class EpochGraph(StepGraph):
 class SeedsInTurn:
     """Several models by `ByHand`, one after another.
 
-    All start from the weights `initial`. `run_epoch` trains each one over its row of `orders` (models, n);
+    All start from the weights `initial`. `train_steps` trains each one over its row of `orders` (models, n);
     `parameters` returns those of the first model. The other `Seeds...` classes do the same.
     """
 
@@ -202,8 +203,8 @@ class SeedsInTurn:
     def compile(self) -> None:
         """Does nothing: eager torch compiles nothing."""
 
-    def run_epoch(self, orders: npt.NDArray[np.int32]) -> Losses:
-        return np.stack([trainer.run_epoch(order) for trainer, order in zip(self._trainers, orders, strict=True)])
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
+        return np.stack([trainer.train_steps(order) for trainer, order in zip(self._trainers, orders, strict=True)])
 
     def parameters(self) -> Parameters:
         return self._trainers[0].parameters()
@@ -227,8 +228,9 @@ class SeedsVmapped(Trainer):
         self._gradients_and_losses = torch.func.vmap(torch.func.grad_and_value(loss))
 
     @torch.no_grad()
-    def run_epoch(self, orders: npt.NDArray[np.int32]) -> Losses:
-        losses = [self._step(batches) for batches in self._indices(orders).split(self._config.batch_size, dim=1)]
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        batches = self._indices(order).split(self._config.batch_size, dim=1)[first:last]
+        losses = [self._step(batch) for batch in batches]
         return torch.stack(losses, dim=1).cpu().numpy()
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
@@ -266,9 +268,9 @@ class SeedsInProcesses:
         for future in [process.submit(_parameters) for process in self._processes]:
             future.result()
 
-    def run_epoch(self, orders: npt.NDArray[np.int32]) -> Losses:
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
         shares = zip(self._processes, np.split(orders, self._ends), strict=True)
-        futures = [process.submit(_run_epoch, share) for process, share in shares]
+        futures = [process.submit(_train_steps, share) for process, share in shares]
         return np.concatenate([future.result() for future in futures])
 
     def parameters(self) -> Parameters:
@@ -285,8 +287,8 @@ def _create_models(config: Config, dataset: Dataset, initial: Parameters, models
     _models = SeedsInTurn(config, dataset, initial, models)
 
 
-def _run_epoch(orders: npt.NDArray[np.int32]) -> Losses:
-    return _models.run_epoch(orders)
+def _train_steps(orders: npt.NDArray[np.int32]) -> Losses:
+    return _models.train_steps(orders)
 
 
 def _parameters() -> Parameters:
