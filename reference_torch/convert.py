@@ -20,17 +20,17 @@ _TORCH = (".pt", ".pth")
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """Converts a run's weights.safetensors into a state_dict of the tutorial's nn.Module, or the state_dict of a stack
-    of linear layers into a file for --initial-weights.
+    """Turns a run's weights.safetensors into a state_dict of the tutorial's nn.Module, or the state_dict of any linear
+    layers, one after the other, into a file that --initial-weights takes.
 
-    The suffixes .safetensors and .pt or .pth tell the direction. The numbers stay the same, byte for byte; float16 and
+    The suffixes tell which: .safetensors, and .pt or .pth. The numbers stay the same, byte for byte; float16 and
     bfloat16 are widened to float32.
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
-    """A .safetensors, .pt or .pth file. Code in it is not run."""
+    """A .safetensors, .pt or .pth file. No code in it is run."""
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """A new file of the other kind."""
+    """A new file, of the other kind."""
 
     def __post_init__(self) -> None:
         for path in (self.source, self.target):
