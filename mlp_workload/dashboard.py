@@ -31,10 +31,10 @@ ASSETS_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Dashboard:
-    """Starts a Visdom server, on this machine only and also without a network; Ctrl-C stops it.
+    """Starts a Visdom server for this machine, also without a network. Ctrl-C stops it.
 
-    With --replay it draws runs from their events.jsonl, finished or interrupted: on the server that answers at this
-    address, or on one that it starts.
+    With --replay it draws finished or interrupted runs from their events.jsonl, on the server at this address. If there
+    is none, it starts one.
     """
 
     host: str = "localhost"

@@ -18,9 +18,9 @@ PROGRAM = "python -m mlp_workload.export_onnx"
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Writes the network of a run as an ONNX model, images (batch, pixels) of bytes to logits (batch, classes).
+    """Writes the network of a run as an ONNX model from images (batch, pixels), uint8, to logits (batch, classes).
 
-    The model normalises the pixels itself, and computes in the run's dtype.
+    The model normalises the pixels and computes in the run's dtype.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -20,10 +20,10 @@ _TORCH = (".pt", ".pth")
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """Turns a run's weights.safetensors into a state_dict of the tutorial's nn.Module, or the state_dict of any linear
-    layers, one after the other, into a file that --initial-weights takes.
+    """Converts a run's weights.safetensors into a state_dict of the tutorial's nn.Module, or the state_dict of a stack
+    of linear layers into a file for --initial-weights.
 
-    The suffixes tell which: .safetensors, and .pt or .pth. The numbers stay the same, byte for byte; float16 and
+    The suffixes .safetensors and .pt or .pth tell the direction. The numbers stay the same, byte for byte; float16 and
     bfloat16 are widened to float32.
     """
 

@@ -18,7 +18,7 @@ from mlp_workload.data import load
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """Runs one of the tutorial's two programs the way it does, on MNIST with batches of 200."""
+    """Runs one of the tutorial's two programs as it does, on MNIST with batches of 200."""
 
     form: Annotated[Literal["hand-written", "module"], tyro.conf.Positional]
     """hand-written: plain tensors and ReLU, the `relu` preset; module: nn.Module and LeakyReLU, the `leaky` preset."""
