@@ -151,9 +151,9 @@ class Run:
         signals = self._stack.enter_context(StopSignals())
         from_step = self._at.step if self._at else None
         self._schedule = (
-            Checkpointer(self._recorder, self._every, signals, trainer.largest, from_step)
+            Checkpointer(self._recorder, self._every, signals, trainer.max_over_processes, from_step)
             if self._recorder
-            else CheckpointSchedule(self._every, signals, trainer.largest, from_step, config.run_dir)
+            else CheckpointSchedule(self._every, signals, trainer.max_over_processes, from_step, config.run_dir)
         )
         self._events = RunEvents(config, dataset, trainer, self._began, compile_seconds)
         self._emit(self._events.resumed(self._at.step, past) if self._at else self._events.started())
