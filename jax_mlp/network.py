@@ -1,4 +1,4 @@
-"""A trained network in JAX."""
+"""Prediction by a trained network in JAX."""
 
 import jax
 import numpy as np
@@ -8,20 +8,20 @@ from flax import nnx
 from jax_mlp.device import find_device
 from jax_mlp.model import Params, build_model
 from jax_mlp.step import normalize
-from jax_mlp.weights import from_neutral
+from jax_mlp.weights import from_canonical
 from mlp_workload.interface import Prediction
 from mlp_workload.predict.trained import Trained
 
 
 class Network:
-    """See `mlp_workload.interface.Network`."""
+    """A trained network; see `mlp_workload.interface.Network`."""
 
     def __init__(self, trained: Trained) -> None:
         config = trained.on_cpu
         self._device, self._is_double = find_device(config), config.dtype == "float64"
         with jax.enable_x64(self._is_double), jax.default_device(self._device):
             graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(config, trained.widths)))
-            self._params = jax.device_put(from_neutral(shapes, trained.parameters), self._device)
+            self._params = jax.device_put(from_canonical(shapes, trained.parameters), self._device)
 
         def predict(params: Params, images: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
             model = nnx.merge(graph, params)

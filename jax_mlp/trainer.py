@@ -13,9 +13,9 @@ import optax
 from jax_mlp.device import device_name, peak_bytes, product_threads, versions
 from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, in_chunks, pack, trace_step, train_steps
 from jax_mlp.model import Params
-from jax_mlp.sharding import fetch, find_layout, place
+from jax_mlp.sharding import device_put, find_mesh, to_host
 from jax_mlp.step import Setup, TrainState, begin, init_state
-from jax_mlp.weights import from_neutral, to_neutral
+from jax_mlp.weights import from_canonical, to_canonical
 from mlp_workload.batches import steps_per_epoch
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
@@ -31,7 +31,7 @@ class Trainer:
     packages = ("jax", "jaxlib", "flax", "optax")
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
-        layout = self._layout = find_layout(config)
+        layout = self._layout = find_mesh(config)
         device = self._device = layout.mesh.local_devices[0]
         self.device, self.gpu_versions = device_name(device), versions(device)
         self.threads = product_threads(device)
@@ -41,8 +41,8 @@ class Trainer:
         self._start: Callable[[], TrainState]
         setup = self._setup = Setup.of(config, dataset.pixels, dataset.classes)
         self._shapes = jax.eval_shape(partial(begin, setup), setup.shapes)
-        self._shardings = layout.of_state(self._shapes, setup.optimizer)
-        results = self._shardings, layout.everywhere
+        self._shardings = layout.state_shardings(self._shapes, setup.optimizer)
+        results = self._shardings, layout.replicated
         if initial is None:
             seed = np.uint32(config.seed)
             drawing = jax.jit(partial(init_state, setup), out_shardings=self._shardings).lower(seed)
@@ -50,13 +50,13 @@ class Trainer:
             self._start = lambda: drawn.result()(seed)
         else:
             self._start = lambda: self._begin(initial)
-        train, (images, labels) = examples(dataset, layout.shares)
-        self._train = place(train, layout.everywhere)
-        self._test = place(images, layout.chunks), place(labels, layout.everywhere)
-        on_devices = setup, layout.divide
+        train, (images, labels) = examples(dataset, layout.batch_shards)
+        self._train = device_put(train, layout.replicated)
+        self._test = device_put(images, layout.chunked), device_put(labels, layout.replicated)
+        on_devices = setup, layout.shard_batch
         self._train_steps: Any = jax.jit(partial(train_steps, *on_devices), donate_argnums=0, out_shardings=results)
         self._trace_step: Any = jax.jit(partial(trace_step, *on_devices), out_shardings=(self._shardings, None, None))
-        self._evaluate: Any = jax.jit(partial(evaluate, *on_devices), out_shardings=layout.everywhere)
+        self._evaluate: Any = jax.jit(partial(evaluate, *on_devices), out_shardings=layout.replicated)
         self._batch_size = config.batch_size
 
     @cached_property
@@ -66,14 +66,14 @@ class Trainer:
 
     def _begin(self, initial: Parameters) -> TrainState:
         """Returns the state before the first step, each part of it only where the layout has it."""
-        return begin(self._setup, place(from_neutral(self._shapes.params, initial), self._shardings.params))
+        return begin(self._setup, device_put(from_canonical(self._shapes.params, initial), self._shardings.params))
 
     @property
     def peak_gpu_bytes(self) -> int | None:
         return peak_bytes(self._device)
 
     def compile(self) -> None:
-        order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32, sharding=self._layout.everywhere)
+        order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32, sharding=self._layout.replicated)
         state = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             self._shapes,
@@ -95,26 +95,26 @@ class Trainer:
         return evaluation(values, self._test_labels)
 
     def parameters(self) -> Parameters:
-        return _neutral(self._state.params)
+        return _canonical(self._state.params)
 
     def state(self) -> Parameters:
         velocity = optax.tree.get(self._state.optimizer, "trace")
-        return self.parameters() | ({} if velocity is None else _suffixed(_neutral(velocity), "momentum"))
+        return self.parameters() | ({} if velocity is None else _suffixed(_canonical(velocity), "momentum"))
 
     def load_state(self, state: Parameters) -> None:
-        params = from_neutral(self._shapes.params, state)
+        params = from_canonical(self._shapes.params, state)
         optimizer_state = self._state.optimizer
         if optax.tree.get(optimizer_state, "trace") is not None:
-            velocity = {name: state[f"{name}.momentum"] for name in to_neutral(params)}
-            optimizer_state = optax.tree.set(optimizer_state, trace=from_neutral(self._shapes.params, velocity))
-        self._state = place(TrainState(params, optimizer_state), self._shardings)
+            velocity = {name: state[f"{name}.momentum"] for name in to_canonical(params)}
+            optimizer_state = optax.tree.set(optimizer_state, trace=from_canonical(self._shapes.params, velocity))
+        self._state = device_put(TrainState(params, optimizer_state), self._shardings)
 
-    def largest(self, number: int) -> int:
-        return self._layout.largest(number)
+    def max_over_processes(self, number: int) -> int:
+        return self._layout.max_over_processes(number)
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
         self._state, tensors, gradients = self._trace_step(self._state, *self._train, batch)
-        return step_tensors(jax.device_get(tensors) | _suffixed(_neutral(gradients), "grad") | self.state())
+        return step_tensors(jax.device_get(tensors) | _suffixed(_canonical(gradients), "grad") | self.state())
 
 
 def examples(dataset: Dataset, shares: int = 1) -> Any:
@@ -123,9 +123,9 @@ def examples(dataset: Dataset, shares: int = 1) -> Any:
     return (pack(train), dataset.train.labels), (in_chunks(test, shares), dataset.test.labels)
 
 
-def _neutral(params: Params) -> Parameters:
+def _canonical(params: Params) -> Parameters:
     """Copies of what is on the device."""
-    return to_neutral(fetch(params))
+    return to_canonical(to_host(params))
 
 
 def _suffixed(parameters: Parameters, suffix: str) -> Parameters:

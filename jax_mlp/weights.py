@@ -1,4 +1,4 @@
-"""Parameters of the Flax module to and from their neutral names."""
+"""Converts the parameters of the Flax module to and from their canonical names."""
 
 import jax
 import jax.numpy as jnp
@@ -9,25 +9,24 @@ from jax_mlp.model import MLP, Params
 from mlp_workload.weights import Parameters
 
 
-def to_neutral(params: Params) -> Parameters:
+def to_canonical(params: Params) -> Parameters:
     """Returns copies of the module's parameters, as `layers.0.weight` (fan_out, fan_in) and `layers.0.bias`."""
     layers = sorted(nnx.to_pure_dict(params)["layers"].items())
     return {f"layers.{index}.{name}": np.array(layer[name]) for index, layer in layers for name in ("weight", "bias")}
 
 
-def load_neutral(model: MLP, parameters: Parameters) -> None:
+def load_canonical(model: MLP, parameters: Parameters) -> None:
     """Sets the module's parameters to copies of `parameters`, in the module's dtype. Names and shapes must fit."""
-    nnx.update(model, jax.tree.map(jnp.asarray, from_neutral(nnx.state(model), parameters)))
+    nnx.update(model, jax.tree.map(jnp.asarray, from_canonical(nnx.state(model), parameters)))
 
 
-def from_neutral(like: Params, parameters: Parameters) -> Params:
+def from_canonical(like: Params, parameters: Parameters) -> Params:
     """Returns copies of `parameters` with the structure and dtypes of `like`, which may be abstract.
 
-    Names and shapes must fit. The copies are NumPy's: on the CPU a JAX array can lie in NumPy's or torch's memory and
-    would change with it, and JAX's own `copy=True` is asynchronous, so that a change right after the call can still
-    get in.
+    Names and shapes must fit. The copies are made by NumPy. On the CPU a JAX array can share memory with NumPy or
+    torch, and JAX's `copy=True` is asynchronous: a change right after the call could still get in.
     """
-    new: Params = jax.tree.map(lambda leaf: leaf, like)  # variables of its own
+    new: Params = jax.tree.map(lambda leaf: leaf, like)  # new variables
     for index, layer in new["layers"].items():
         for name, leaf in layer.items():
             leaf.set_value(np.array(parameters[f"layers.{index}.{name}"], leaf.get_value().dtype))

@@ -19,12 +19,12 @@ import torch
 from flax import nnx
 
 from jax_mlp.model import MLP as FlaxMLP
-from jax_mlp.weights import load_neutral as load_into_flax
+from jax_mlp.weights import load_canonical as load_into_flax
 from lessons.figure import figure, say
 from mlp_compare.figures import COLOURS, INK
 from mlp_workload.data import load
 from reference_torch.model import MLP as TorchMLP
-from reference_torch.weights import to_neutral
+from reference_torch.weights import to_canonical
 
 digits = load("mnist").test.images[:4]
 x = digits.reshape(4, -1).astype(np.float32) / 255
@@ -80,17 +80,17 @@ with figure("A square layer with and without the transpose", columns=2, height=3
         say(f"{name}: at most {np.abs(output - expected).max():.1e} apart")
 
 # %% [markdown]
-# So this project names weights neutrally, and keeps torch's (out, in) in every file and in
+# So this project names weights canonically, and keeps torch's (out, in) in every file and in
 # both its models: its JAX one has a `Linear` of its own (`jax_mlp/model.py`). Here is the
 # tutorial's network with torch's random weights, in both frameworks.
 
 # %%
 widths = (784, 200, 200, 10)
 model = TorchMLP(widths, "leaky_relu", "leaky_relu", "torch_linear", torch.float32)
-neutral = to_neutral(model)
-say("\n".join(f"- `{name}` {array.shape}" for name, array in neutral.items()))
+canonical = to_canonical(model)
+say("\n".join(f"- `{name}` {array.shape}" for name, array in canonical.items()))
 
 flax = FlaxMLP(widths, "leaky_relu", "leaky_relu", "torch_linear", jnp.float32, nnx.Rngs(0))
-load_into_flax(flax, neutral)
+load_into_flax(flax, canonical)
 logits = model(torch.tensor(x)).detach().numpy()
 say(f"Logits at most {np.abs(logits - np.asarray(flax(jnp.asarray(x)))).max():.1e} apart.")

@@ -89,8 +89,8 @@ say(f"No two of their weights are more than {apart:.1e} apart.")
 # and looks at test digits: the first five that are right, and the first five that are not.
 
 # %%
-jax_mlp.weights.load_neutral(in_flax, trained["jax"])
-reference_torch.weights.load_neutral(in_torch, trained["torch"])
+jax_mlp.weights.load_canonical(in_flax, trained["jax"])
+reference_torch.weights.load_canonical(in_torch, trained["torch"])
 x = mnist.test.images.reshape(len(mnist.test), -1).astype(np.float32) / 255
 with torch.no_grad():
     by_torch = torch.softmax(in_torch(torch.tensor(x)), dim=1).numpy()

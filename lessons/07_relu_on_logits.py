@@ -27,7 +27,7 @@ import numpy as np
 from jax_mlp.model import build_model
 from jax_mlp.step import normalize
 from jax_mlp.train import train_seeds
-from jax_mlp.weights import load_neutral
+from jax_mlp.weights import load_canonical
 from lessons.figure import figure, say
 from mlp_compare.figures import COLOURS, INK
 from mlp_workload.config import PRESETS
@@ -100,7 +100,7 @@ def logits_of(seed):
     """Before the ReLU, (10000, 10)."""
     model = build_model(config, widths)
     weights = Path(folder.name, "same", f"seed-{seed}", "weights.safetensors")
-    load_neutral(model, load_weights(weights, parameter_shapes(widths)))
+    load_canonical(model, load_weights(weights, parameter_shapes(widths)))
     return np.asarray(model(x))
 
 

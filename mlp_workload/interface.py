@@ -78,7 +78,7 @@ class Trainer(Implementation, Protocol):
         """Of the whole test set, with the weights of now."""
 
     def parameters(self) -> Parameters:
-        """A copy of the weights under neutral names."""
+        """A copy of the weights under canonical names."""
 
     def state(self) -> Parameters:
         """A copy of all that the next step depends on: the weights and, where the run has momentum, the velocities as
@@ -87,7 +87,7 @@ class Trainer(Implementation, Protocol):
     def load_state(self, state: Parameters) -> None:
         """Goes on from what `state` returned, which it copies."""
 
-    def largest(self, number: int) -> int:
+    def max_over_processes(self, number: int) -> int:
         """The largest of what the processes of the run give at this point, each a whole number of 32 bits."""
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Mapping[str, Array]:
@@ -106,7 +106,7 @@ Imports what it takes; all that a trainer does happens within the context. It ra
 of the run is not there any more."""
 
 
-class Ensemble(Implementation, Protocol):
+class SeedsTrainer(Implementation, Protocol):
     """What a framework must provide: some models that train together."""
 
     @property
@@ -125,10 +125,10 @@ class Ensemble(Implementation, Protocol):
     def evaluate(self) -> list[Evaluation]: ...
 
     def parameters(self) -> list[Parameters]:
-        """Copies of each model's weights under neutral names."""
+        """Copies of each model's weights under canonical names."""
 
 
-MakeEnsemble = Callable[[Config, Dataset, Parameters | None], Ensemble]
+MakeSeedsTrainer = Callable[[Config, Dataset, Parameters | None], SeedsTrainer]
 
 
 @dataclass(frozen=True)

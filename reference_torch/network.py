@@ -1,4 +1,4 @@
-"""A trained network in PyTorch."""
+"""Prediction by a trained network in PyTorch."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,18 +9,18 @@ from mlp_workload.predict.trained import Trained
 from reference_torch.device import find_device
 from reference_torch.model import build_model
 from reference_torch.step import normalize
-from reference_torch.weights import load_neutral
+from reference_torch.weights import load_canonical
 
 
 class Network:
-    """See `mlp_workload.interface.Network`."""
+    """A trained network; see `mlp_workload.interface.Network`."""
 
     def __init__(self, trained: Trained) -> None:
         self._config = trained.on_cpu
         find_device(self._config)
-        with torch.random.fork_rng(devices=[]):  # the caller's, from which initial weights are drawn
+        with torch.random.fork_rng(devices=[]):  # drawing initial weights leaves the caller's generator alone
             self._model = build_model(self._config, trained.widths)
-        load_neutral(self._model, trained.parameters)
+        load_canonical(self._model, trained.parameters)
 
     @torch.no_grad()
     def predict(self, images: npt.NDArray[np.uint8]) -> Prediction:

@@ -1,4 +1,4 @@
-"""Many models in PyTorch, alike but for their seeds, one after another."""
+"""Trains models that differ only in their seeds, one after another."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,8 +14,8 @@ from mlp_workload.weights import Parameters
 from reference_torch.trainer import Trainer
 
 
-class Ensemble:
-    """See `mlp_workload.interface.Ensemble`."""
+class SeedsTrainer:
+    """Trains one model at a time; see `mlp_workload.interface.SeedsTrainer`."""
 
     framework = "torch"
     packages = ("torch",)
@@ -32,7 +32,7 @@ class Ensemble:
         return self._trainer.peak_gpu_bytes
 
     def compile(self) -> None:
-        """Nothing: eager torch compiles nothing."""
+        """Does nothing: eager torch compiles nothing."""
 
     def start(self, seeds: Sequence[int]) -> None:
         (seed,) = seeds

@@ -2,16 +2,17 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import mlp_workload.run.seeds
 from mlp_workload.cli.trainer import Training, run_trainer
 from mlp_workload.config import Config
-from mlp_workload.interface import MakeEnsemble, MakeTrainer
+from mlp_workload.interface import MakeSeedsTrainer, MakeTrainer
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
 from mlp_workload.run.output_options import Watching
 from mlp_workload.run.session import Run
-from reference_torch.distributed import Rank
+from reference_torch.distributed import ProcessGroup
 
 
 def train(
@@ -24,7 +25,7 @@ def train(
 
     Returns an empty summary in the processes that torchrun started other than the first.
     """
-    is_first = Rank.of(config).is_first
+    is_first = ProcessGroup.for_run(config).is_first
     with Run(config, output, checkpoint_every, resume, is_first) as run, framework(config) as make:
         trainer = run.prepare(make)
         for part in run.parts():
@@ -37,31 +38,31 @@ def train(
 
 def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
     """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
-    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
+    return mlp_workload.run.seeds.train_seeds(config, seeds, seeds_framework, watching or Watching())
 
 
 @contextlib.contextmanager
 def framework(config: Config) -> Iterator[MakeTrainer]:
     """PyTorch, imported only now: a wrong flag is answered before that, and the data are read beside it."""
-    rank = Rank.here()
-    if rank.world == 1:
+    group = ProcessGroup.from_environment()
+    if group.processes == 1:
         from reference_torch.trainer import Trainer
 
         yield Trainer
     else:
-        rank = Rank.of(config)
-        from reference_torch.data_parallel import joined
+        group = ProcessGroup.for_run(config)
+        from reference_torch.data_parallel import DataParallelTrainer
 
-        with joined(rank, config) as make_trainer:
-            yield make_trainer
+        with group.join(config):
+            yield partial(DataParallelTrainer, group)
 
 
 @contextlib.contextmanager
-def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
+def seeds_framework(config: Config, models: int) -> Iterator[MakeSeedsTrainer]:
     """The same for many models."""
-    from reference_torch.seeds import Ensemble
+    from reference_torch.seeds import SeedsTrainer
 
-    yield Ensemble
+    yield SeedsTrainer
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
 def start(options: Training) -> None:
     if options.seeds is None:
         train(options.config, options.watching, options.checkpoint_every, options.resumes)
-    elif Rank.of(options.config).is_first:
+    elif ProcessGroup.for_run(options.config).is_first:
         train_seeds(options.config, options.seeds, options.watching)
 
 

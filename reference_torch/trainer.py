@@ -14,7 +14,7 @@ from reference_torch.loss import cross_entropy
 from reference_torch.model import build_model
 from reference_torch.optimizer import sgd
 from reference_torch.step import eval_step, train_step
-from reference_torch.weights import load_neutral, neutral_names, to_neutral
+from reference_torch.weights import canonical_names, load_canonical, to_canonical
 
 _EVALUATED_AT_ONCE = 2000
 """Test examples whose activations are in memory together; fits a processor's cache."""
@@ -34,7 +34,7 @@ class Trainer:
             torch.manual_seed(config.seed)
             self._model = build_model(config, config.widths(dataset.pixels, dataset.classes)).to(device)
         if initial is not None:
-            load_neutral(self._model, initial)
+            load_canonical(self._model, initial)
         self._optimizer = self._make_optimizer()
         (self._images, self._labels), self._test = (
             (
@@ -93,7 +93,7 @@ class Trainer:
         return Evaluation(*(tensor.cpu().numpy() for tensor in (losses, predictions, labels, positive, margins)))
 
     def parameters(self) -> Parameters:
-        return to_neutral(self._model)
+        return to_canonical(self._model)
 
     def state(self) -> Parameters:
         if not self._config.momentum:
@@ -106,14 +106,14 @@ class Trainer:
         }
 
     def load_state(self, state: Parameters) -> None:
-        load_neutral(self._model, state)
+        load_canonical(self._model, state)
         if self._config.momentum:
             for name, parameter in self._named_parameters().items():
                 velocity = torch.tensor(state[f"{name}.momentum"], dtype=parameter.dtype, device=parameter.device)
                 # Without a buffer torch's step is its first: it then begins one, undampened.
                 self._optimizer.state[parameter]["momentum_buffer"] = velocity if velocity.any() else None
 
-    def largest(self, number: int) -> int:
+    def max_over_processes(self, number: int) -> int:
         return number
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
@@ -123,7 +123,7 @@ class Trainer:
         return step_tensors(arrays | self.state())
 
     def _named_parameters(self) -> dict[str, torch.Tensor]:
-        return dict(zip(neutral_names(self._model), self._model.parameters(), strict=True))
+        return dict(zip(canonical_names(self._model), self._model.parameters(), strict=True))
 
 
 def gather(examples: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,7 @@ from mlp_workload.run.output_options import Watching
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines, check_can_change, cut_events
 from mlp_workload.visdom import assets
-from mlp_workload.visdom.drawing import environment_name
+from mlp_workload.visdom.windows import environment_name
 from mlp_workload.weights import load_layers, load_weights, parameter_shapes, read_safetensors, save_weights
 from reference_torch import state_dict
 from twincheck.trace import Trace

@@ -32,7 +32,7 @@ def jax_draw(initialization):
 
 
 def jax_side(initialization, seed):
-    return jax_mlp.weights.to_neutral(jax_draw(initialization)(np.uint32(seed)))
+    return jax_mlp.weights.to_canonical(jax_draw(initialization)(np.uint32(seed)))
 
 
 def torch_side(form):
@@ -41,7 +41,7 @@ def torch_side(form):
 
         torch.manual_seed(seed)
         config = Config(preset=form, initialization=initialization, dtype="float64")
-        return reference_torch.weights.to_neutral(reference_torch.model.build_model(config, WIDTHS))
+        return reference_torch.weights.to_canonical(reference_torch.model.build_model(config, WIDTHS))
 
     return draw
 

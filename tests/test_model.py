@@ -23,7 +23,7 @@ WIDTHS = (784, 200, 200, 10)
 
 def jax_side(config: Config, parameters, x, labels):
     model = nnx.eval_shape(lambda: jax_mlp.model.build_model(config, WIDTHS))
-    jax_mlp.weights.load_neutral(model, parameters)
+    jax_mlp.weights.load_canonical(model, parameters)
     graph, params = nnx.split(model)
 
     def loss(params):
@@ -31,16 +31,16 @@ def jax_side(config: Config, parameters, x, labels):
         return jax_mlp.loss.cross_entropy(logits, jnp.asarray(labels), config.label_smoothing).mean, logits
 
     (value, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return np.asarray(logits), float(value), jax_mlp.weights.to_neutral(gradients)
+    return np.asarray(logits), float(value), jax_mlp.weights.to_canonical(gradients)
 
 
 def torch_side(config: Config, parameters, x, labels):
     model = reference_torch.model.build_model(config, WIDTHS)
-    reference_torch.weights.load_neutral(model, parameters)
+    reference_torch.weights.load_canonical(model, parameters)
     logits = model(torch.tensor(x))
     loss = reference_torch.loss.cross_entropy(logits, torch.tensor(labels), config.label_smoothing).mean
     loss.backward()
-    names = reference_torch.weights.to_neutral(model)
+    names = reference_torch.weights.to_canonical(model)
     gradients = {name: tensor.grad.numpy() for name, tensor in zip(names, model.parameters(), strict=True)}
     return logits.detach().numpy(), loss.item(), gradients
 

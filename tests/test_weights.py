@@ -1,4 +1,4 @@
-"""Parameters by their neutral names: files, and both frameworks' own forms."""
+"""Parameters by their canonical names: files, and both frameworks' own forms."""
 
 import numpy as np
 import pytest
@@ -99,11 +99,11 @@ def test_in_and_out_of_each_framework_returns_the_bytes(parameters, preset, dtyp
     parameters = {name: array.astype(dtype) for name, array in parameters.items()}
     config = Config(preset=preset, dtype=dtype)
     module = jax_mlp.model.build_model(config, WIDTHS)
-    jax_mlp.weights.load_neutral(module, parameters)
-    assert as_bytes(jax_mlp.weights.to_neutral(nnx.state(module))) == as_bytes(parameters)
+    jax_mlp.weights.load_canonical(module, parameters)
+    assert as_bytes(jax_mlp.weights.to_canonical(nnx.state(module))) == as_bytes(parameters)
     model = reference_torch.model.build_model(config, WIDTHS)
-    reference_torch.weights.load_neutral(model, parameters)
-    assert as_bytes(reference_torch.weights.to_neutral(model)) == as_bytes(parameters)
+    reference_torch.weights.load_canonical(model, parameters)
+    assert as_bytes(reference_torch.weights.to_canonical(model)) == as_bytes(parameters)
 
 
 @pytest.mark.parametrize("side", [jax_mlp, reference_torch])
@@ -115,10 +115,10 @@ def test_what_is_loaded_is_a_copy(side):
         start = -buffer.ctypes.data % 64 // 8
         parameters[name] = buffer[start : start + np.prod(shape)].reshape(shape)
     model = side.model.build_model(Config(dtype="float64"), WIDTHS)
-    side.weights.load_neutral(model, parameters)
+    side.weights.load_canonical(model, parameters)
     for array in parameters.values():
         array[...] = 1
-    loaded = side.weights.to_neutral(nnx.state(model) if side is jax_mlp else model)
+    loaded = side.weights.to_canonical(nnx.state(model) if side is jax_mlp else model)
     assert all((array == 0).all() for array in loaded.values())
 
 
@@ -132,14 +132,14 @@ def test_a_number_too_large_for_the_runs_dtype_is_refused(parameters, tmp_path):
 
 def test_weights_are_stored_as_in_the_file(parameters):
     module = jax_mlp.model.build_model(Config(dtype="float64"), WIDTHS)
-    jax_mlp.weights.load_neutral(module, parameters)
+    jax_mlp.weights.load_canonical(module, parameters)
     assert (np.asarray(module.layers[1].weight[...]) == parameters["layers.1.weight"]).all()
 
 
 def test_a_state_dict_of_the_parameters_has_their_bytes():
     model = reference_torch.model.MLP(WIDTHS, "leaky_relu", "leaky_relu", "torch_linear", torch.float32)
     state = model.state_dict()
-    parameters = reference_torch.weights.to_neutral(model)
+    parameters = reference_torch.weights.to_canonical(model)
     assert list(parameters) == list(SHAPES)
     returned = reference_torch.weights.to_state_dict(model, parameters)
     assert list(returned) == list(state) == [f"model.{i}.{kind}" for i in (0, 2, 4) for kind in ("weight", "bias")]

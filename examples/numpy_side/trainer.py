@@ -72,7 +72,7 @@ class Trainer:
         self._parameters = _copy({name: state[name] for name in self._parameters})
         self._velocity = _copy({name: state[f"{name}.momentum"] for name in self._velocity})
 
-    def largest(self, number: int) -> int:
+    def max_over_processes(self, number: int) -> int:
         return number
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:

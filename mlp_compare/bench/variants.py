@@ -48,7 +48,7 @@ VARIANTS = {
     ),
     "torch-hand": Variant(name="PyTorch, backward by hand", kind="torch", target="reference_torch.variants:ByHand"),
     "torch-tutorial": Variant(
-        name="PyTorch, the tutorial's loop", kind="torch", target="reference_torch.variants:Article"
+        name="PyTorch, the tutorial's loop", kind="torch", target="reference_torch.variants:TutorialLoop"
     ),
     "torch-step-graph": Variant(
         name="PyTorch, CUDA graph of a step", kind="torch", target="reference_torch.variants:StepGraph", device="gpu"
@@ -80,19 +80,19 @@ MODELS = 8
 """Number of models in each of `SEEDS_VARIANTS`."""
 SEEDS_VARIANTS = {
     "jax-in-turn": Variant(
-        name="JAX, one after another", kind="seeds", target="jax_mlp.many:InTurn"
+        name="JAX, one after another", kind="seeds", target="jax_mlp.variants:SeedsInTurn"
     ),
-    "jax-seeds": Variant(name="JAX, --seeds", kind="seeds", target="jax_mlp.many:Seeds"),
+    "jax-seeds": Variant(name="JAX, --seeds", kind="seeds", target="jax_mlp.variants:Seeds"),
     "jax-vmap": Variant(
-        name="JAX, one vmapped program", kind="seeds", target="jax_mlp.many:Vmapped", device="cpu"
+        name="JAX, one vmapped program", kind="seeds", target="jax_mlp.variants:SeedsVmapped", device="cpu"
     ),
     "torch-in-turn": Variant(
-        name="PyTorch by hand, one after another", kind="seeds", target="reference_torch.many:InTurn"
+        name="PyTorch by hand, one after another", kind="seeds", target="reference_torch.variants:SeedsInTurn"
     ),
     "torch-processes": Variant(
-        name="PyTorch by hand, a process a core", kind="seeds", target="reference_torch.many:Processes", device="cpu"
+        name="PyTorch by hand, a process a core", kind="seeds", target="reference_torch.variants:SeedsInProcesses", device="cpu"
     ),
-    "torch-vmap": Variant(name="PyTorch, torch.func.vmap", kind="seeds", target="reference_torch.many:Vmapped"),
+    "torch-vmap": Variant(name="PyTorch, torch.func.vmap", kind="seeds", target="reference_torch.variants:SeedsVmapped"),
 }  # fmt: skip
 """Ways of training `MODELS` models; the others are compared with the first."""
 CONTROL = "again"

@@ -17,7 +17,7 @@ from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError, clear_memory_errors, warn
 from mlp_workload.events import Event, Warned
 from mlp_workload.files import clear_write_errors, expand, write_json
-from mlp_workload.interface import Ensemble, MakeEnsemble
+from mlp_workload.interface import MakeSeedsTrainer, SeedsTrainer
 from mlp_workload.run.folder import RunFolder, make_empty_folder, new_default_folder
 from mlp_workload.run.inputs import initial_weights, reading, weights_bytes
 from mlp_workload.run.output_options import Watching
@@ -27,7 +27,7 @@ from mlp_workload.run.signals import Stopped, StopSignals
 from mlp_workload.sinks.console import Output
 from mlp_workload.weights import Parameters
 
-Framework = Callable[[Config, int], AbstractContextManager[MakeEnsemble]]
+Framework = Callable[[Config, int], AbstractContextManager[MakeSeedsTrainer]]
 """For so many models in all; imports what it takes, and all that an ensemble does happens within the context."""
 
 
@@ -121,7 +121,7 @@ def _result(
 def _train_together(
     configs: Sequence[Config],
     dataset: Dataset,
-    ensemble: Ensemble,
+    ensemble: SeedsTrainer,
     watching: Watching,
     events: Sequence[RunEvents],
     signals: StopSignals,

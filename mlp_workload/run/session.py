@@ -151,9 +151,9 @@ class Run:
         signals = self._stack.enter_context(StopSignals())
         from_step = self._at.step if self._at else None
         self._schedule = (
-            Checkpointer(self._recorder, self._every, signals, trainer.largest, from_step)
+            Checkpointer(self._recorder, self._every, signals, trainer.max_over_processes, from_step)
             if self._recorder
-            else CheckpointSchedule(self._every, signals, trainer.largest, from_step, config.run_dir)
+            else CheckpointSchedule(self._every, signals, trainer.max_over_processes, from_step, config.run_dir)
         )
         self._events = RunEvents(config, dataset, trainer, self._began, compile_seconds)
         self._emit(self._events.resumed(self._at.step, past) if self._at else self._events.started())
@@ -248,5 +248,5 @@ class Run:
         for _, array in sorted((state or {}).items()):
             number = zlib.crc32(np.ascontiguousarray(array).data, number)
         number //= 2  # of 32 bits with a sign
-        if (self._trainer.largest(number), -self._trainer.largest(-number)) != (number, number):
+        if (self._trainer.max_over_processes(number), -self._trainer.max_over_processes(-number)) != (number, number):
             raise UserError("the processes of this run differ in their flags, data, versions or first weights")

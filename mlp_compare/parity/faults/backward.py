@@ -54,14 +54,14 @@ def _torch_gradient(name: str, edit: Callable[[Any], Any], in_step: Callable[[An
     """Returns a plant for `edit` of the gradient of parameter `name`, in the steps whose labels are `in_step`."""
 
     def make(original: Any) -> Any:
-        from reference_torch.weights import neutral_names
+        from reference_torch.weights import canonical_names
 
         hooks: list[Any] = []
 
         def loss_fn(config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:
             while hooks:
                 hooks.pop().remove()
-            parameter = dict(zip(neutral_names(model), model.parameters(), strict=True))[name]
+            parameter = dict(zip(canonical_names(model), model.parameters(), strict=True))[name]
             if in_step(labels):
                 hooks.append(parameter.register_hook(edit))
             return original(config, model, x, labels, *rest)

@@ -41,9 +41,9 @@ def _read_transposed(original: Any) -> Any:
 def _forgotten_transpose() -> ExitStack:
     """Transposes in both directions, so that loading and saving weights hide it."""
     stack = ExitStack()
-    stack.enter_context(replaced("jax_mlp.trainer:from_neutral", _read_transposed)())
+    stack.enter_context(replaced("jax_mlp.trainer:from_canonical", _read_transposed)())
     stack.enter_context(
-        replaced("jax_mlp.trainer:to_neutral", lambda original: lambda params: _transposed(original(params)))()
+        replaced("jax_mlp.trainer:to_canonical", lambda original: lambda params: _transposed(original(params)))()
     )
     return stack
 
@@ -71,7 +71,7 @@ FAULTS = [
                        lambda original: lambda scheme, widths, seed: original(scheme, widths, seed + 1)),
     ),
     Fault(name="square weight transposed when it is loaded", side="torch", step=0, tensor="layers.1.weight",
-          plant=replaced("reference_torch.trainer:load_neutral", _read_transposed)),
+          plant=replaced("reference_torch.trainer:load_canonical", _read_transposed)),
     Fault(name="square weight transposed, in and out", side="jax", step=1, tensor="layers.1.pre_activation",
           plant=_forgotten_transpose),
 ]  # fmt: skip
