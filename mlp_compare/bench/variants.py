@@ -90,9 +90,12 @@ SEEDS_VARIANTS = {
         name="PyTorch by hand, one after another", kind="seeds", target="reference_torch.variants:SeedsInTurn"
     ),
     "torch-processes": Variant(
-        name="PyTorch by hand, a process a core", kind="seeds", target="reference_torch.variants:SeedsInProcesses", device="cpu"
+        name="PyTorch by hand, a process a core", kind="seeds", target="reference_torch.variants:SeedsInProcesses",
+        device="cpu",
     ),
-    "torch-vmap": Variant(name="PyTorch, torch.func.vmap", kind="seeds", target="reference_torch.variants:SeedsVmapped"),
+    "torch-vmap": Variant(
+        name="PyTorch, torch.func.vmap", kind="seeds", target="reference_torch.variants:SeedsVmapped"
+    ),
 }  # fmt: skip
 """Ways of training `MODELS` models; the others are compared with the first."""
 CONTROL = "again"
