@@ -194,11 +194,11 @@ class Lockstep:
     def _find_cause(self, step: int, before: Sequence[Parameters], result: Difference) -> None:
         """Compares a step that exceeds its bounds tensor by tensor, and raises `MismatchFound`.
 
-        First it repeats the step from common parameters, with the bounds of a single step. If that agrees, it looks at
-        the original step, because a fault with a state of its own may not come back in a repetition. It does not if the
-        parameters had drifted apart before, because then the drift would show.
+        First it repeats the step from common parameters, with the bounds of a single step. If that agrees, it compares
+        the original step too, for faults that keep a state and do not come back in a repetition. It skips this if the
+        parameters had already drifted apart, because the drift would show.
 
-        It returns if the step agrees and either began from common parameters or is in float64: the difference is then
+        It returns if the step agrees, and either began from common parameters or is in float64. The difference is then
         rounding that has built up. A float32 step cannot tell such rounding from a small fault.
         """
         original = ask_all(self._sides, "trace", step)

@@ -79,7 +79,7 @@ def sign_flip_effect(config: Config, a: Trace, b: Trace, before: Parameters) -> 
     """Returns b - a of each gradient, momentum and parameter, as far as sign flips cause it.
 
     `before` are the parameters from which the step began. The effect is the difference of two backward passes of the
-    affected examples: one with b's signs and one with a's, everything else being a's.
+    affected examples, with b's signs and with a's; everything else is a's.
     """
     layers = layer_count(a)
     signs = [tuple(trace.tensors[pre_activation(layer)] > 0 for trace in (a, b)) for layer in range(layers)]
