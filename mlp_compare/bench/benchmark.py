@@ -72,7 +72,7 @@ def measure(options: Bench, console: Output) -> Iterator[dict[str, Any]]:
             "threads": processes.THREADS,
             "precision": options.config.precision,
             "environment": describe_environment(("numpy", "scipy")),
-            "variants": {name: _described(name, names[0], some) for name, some in samples.items()},
+            "variants": {name: _described(name, names[0], runs) for name, runs in samples.items()},
             "left_out": left_out,
             "seeds": {},
             "whole": {},
@@ -163,9 +163,9 @@ def _rounds(
                 if not ALL[variant].optional:
                     raise
                 left_out[variant] = str(error)
-        samples = {name: some for name, some in samples.items() if name not in left_out}
+        samples = {name: runs for name, runs in samples.items() if name not in left_out}
         order = list(samples)
-        require_comparable({name: some[0] for name, some in samples.items()})
+        require_comparable({name: runs[0] for name, runs in samples.items()})
         if number % 2 == 1 and number + 1 >= FEWEST_ROUNDS and _are_narrow(samples, names[0]):
             break
     progress.remove_task(task)
@@ -183,9 +183,7 @@ def _are_narrow(samples: Samples, first: str) -> bool:
 
 def epoch_medians(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
     """Returns the seconds of an epoch by variant: for each process the median of its epochs."""
-    return {
-        name: [float(np.median(sample["epoch_seconds"])) for sample in processes] for name, processes in samples.items()
-    }
+    return {name: [float(np.median(sample["epoch_seconds"])) for sample in runs] for name, runs in samples.items()}
 
 
 def _described(name: str, first: str, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -208,7 +206,7 @@ def _seeds(config: Config, gpu: bool, progress: Progress) -> dict[str, Any]:
         _check(["jax", *chosen], left_out, config, Path(folder), progress)
     names = [name for name in chosen if name not in left_out]
     samples = _rounds(names, left_out, config, SEEDS_ROUNDS, SEEDS_EPOCHS, progress)
-    variants = {name: _described(name, names[0], some) for name, some in samples.items()}
+    variants = {name: _described(name, names[0], runs) for name, runs in samples.items()}
     return {"models": MODELS, "first": names[0], "variants": variants, "left_out": left_out}
 
 
