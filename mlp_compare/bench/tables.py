@@ -190,7 +190,7 @@ def _setting(result: Result) -> str:
     )
 
 
-_HEADINGS = ("", "an epoch", "× lower bound", "ready", "compile", "memory")
+_HEADINGS = ("", "an epoch", "× bound", "ready", "compile", "memory")
 
 
 def _rows(figures: Figures) -> Iterator[tuple[str, ...]]:
