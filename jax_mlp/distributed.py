@@ -31,13 +31,12 @@ class ProcessGroup:
     """The processes of one run, and which of them this is."""
 
     coordinator: str | None = None
-    """HOST:PORT, a free port of the first process's machine, where the other processes reach it. By default SLURM or
-    Open MPI tell it."""
+    """HOST:PORT, free there, at which the other processes reach the first. What SLURM or Open MPI say by default."""
     processes: int | None = None
-    """Number of processes of the run. They share --devices evenly, and each is started with the same flags. By default
-    those that SLURM or Open MPI started, if --devices is above 1."""
+    """Of the run, which share its --devices evenly, started with the same flags each. By default those that SLURM or
+    Open MPI started, if there are several --devices."""
     process: int | None = None
-    """Number of this process, from 0; only process 0 prints and writes files. By default SLURM or Open MPI tell it."""
+    """Which of them this is, from 0; the first alone prints and writes. By default as SLURM or Open MPI say."""
 
     def for_run(self, config: Config) -> "ProcessGroup":
         """Returns the group of a run, with what the flags leave open filled in.

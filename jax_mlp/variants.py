@@ -32,7 +32,7 @@ class PerStep(Trainer):
         self._one_step: Any = jax.jit(step, donate_argnums=0)
         examples = len(self._train[1])
         for size in {self._batch_size, examples % self._batch_size or self._batch_size}:
-            state = jax.tree.map(jnp.copy, self._state)  # the step takes its memory
+            state = jax.tree.map(jnp.copy, self._state)  # the step donates its state
             jax.block_until_ready(self._one_step(state, *self._train, np.zeros(size, np.int32)))
 
     def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
@@ -68,7 +68,7 @@ class Seeds:
             self._trainer.start(range(self._at_once))
             self._states.append(self._trainer.state)
 
-    def train_steps(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
         losses = []
         for group, first in enumerate(self._groups):
             self._trainer.state = self._states[group]

@@ -38,19 +38,19 @@ class Dashboard:
     """
 
     host: str = "localhost"
-    """Address to listen at. Other addresses than localhost, such as 0.0.0.0 for all, need a password."""
+    """localhost, or with a password any address to listen at: 0.0.0.0 for all."""
     port: int | None = None
-    """Port; by default VISDOM_PORT from the environment, or 8097."""
+    """By default VISDOM_PORT from the environment, or 8097."""
     base_url: str | None = None
-    """Path of the page; by default VISDOM_BASE_URL, or /."""
+    """By default VISDOM_BASE_URL, or /."""
     username: str | None = None
-    """User name of a server with login; by default VISDOM_USERNAME."""
+    """For a server with login; by default VISDOM_USERNAME."""
     password: str | None = None
-    """Password of a server with login; by default VISDOM_PASSWORD."""
+    """By default VISDOM_PASSWORD."""
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:PORT] [NAME[:PORT] ...]")] = ()
-    """Other names under which browsers reach the server, such as a proxy's."""
+    """Further names under which browsers reach the server, such as a proxy's."""
     env_path: Path | None = None
-    """Folder where the server keeps the curves; by default ~/.visdom."""
+    """A folder where the server keeps the curves; by default ~/.visdom."""
     replay: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")] = ()
     """Run folders to draw."""
 

@@ -24,7 +24,7 @@ class Export:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a finished run, of either trainer."""
+    """The folder of a run, of either trainer, that is finished."""
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """A new file, such as mlp.onnx."""
 

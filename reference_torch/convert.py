@@ -28,9 +28,9 @@ class Conversion:
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
-    """A .safetensors, .pt or .pth file. Code in it is not run."""
+    """A .safetensors, .pt or .pth file. No code in it is run."""
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """A new file of the other kind."""
+    """A new file, of the other kind."""
 
     def __post_init__(self) -> None:
         for path in (self.source, self.target):

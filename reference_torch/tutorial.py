@@ -21,14 +21,14 @@ class Program:
     """Runs one of the tutorial's two programs as it does, on MNIST with batches of 200."""
 
     form: Annotated[Literal["hand-written", "module"], tyro.conf.Positional]
-    """hand-written: plain tensors and ReLU, preset `relu`. module: nn.Module and LeakyReLU, preset `leaky`."""
+    """hand-written: plain tensors and ReLU, the `relu` preset; module: nn.Module and LeakyReLU, the `leaky` preset."""
     epochs: int = 10
     seed: int = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
     gpu: int | None = None
-    """Number of the GPU, from 0."""
+    """Which of the GPUs, counted from 0."""
     matmul_precision: Literal["highest", "tf32"] = "highest"
-    """Precision of float32 matrix products."""
+    """Of float32 products."""
 
     def config(self) -> Config:
         preset = PRESETS["relu" if self.form == "hand-written" else "leaky"]

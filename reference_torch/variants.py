@@ -167,7 +167,7 @@ class StepGraph(ByHand):
             self._losses[number] = self._step(self._batches[number])
 
     def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
-        """Trains one epoch. Batches that do not fill a graph, such as a smaller last one, take single steps."""
+        """Trains on a part of an epoch. Batches that do not fill a graph take single steps."""
         order = part(order, self._config.batch_size, first, last)
         indices, replayed = self._indices(order), []
         whole = len(order) // self._batches.numel() * self._batches.numel()

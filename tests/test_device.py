@@ -19,7 +19,7 @@ import jax_mlp.device
 import jax_mlp.model
 import reference_torch.device
 import reference_torch.model
-from mlp_compare.comparable import require_alike
+from mlp_compare.comparable import require_comparable
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.environment.description import nvidia_driver
 from mlp_workload.environment.variables import set_variables
@@ -266,11 +266,11 @@ def test_unlike_rows_are_not_compared():
     def row(device, precision="IEEE float32"):
         return {"device": device, "precision": precision}
 
-    require_alike({"jax": row("gpu (NVIDIA H200)"), "torch": row("gpu (NVIDIA H200)")})
+    require_comparable({"jax": row("gpu (NVIDIA H200)"), "torch": row("gpu (NVIDIA H200)")})
     with pytest.raises(UserError, match=r"their device differs: jax on cpu, torch on gpu \(NVIDIA H200\); .*--device"):
-        require_alike({"jax": row("cpu"), "torch": row("gpu (NVIDIA H200)")})
+        require_comparable({"jax": row("cpu"), "torch": row("gpu (NVIDIA H200)")})
     with pytest.raises(UserError, match=r"their precision differs: jax by TF32, torch by IEEE float32; .*--matmul-pre"):
-        require_alike({"jax": row("cpu", "TF32"), "torch": row("cpu")})
+        require_comparable({"jax": row("cpu", "TF32"), "torch": row("cpu")})
 
 
 STARTS = pytest.mark.long("starts the frameworks in processes of their own first")

@@ -34,9 +34,9 @@ def test_steps_agree_with_both_frameworks(preset, other, steps, least, mnist):
         # NumPy's own epochs are the same beside JAX.
         assert len(list(check.run((1, 2, 100, steps), free_runs=other == "torch"))) == steps
     report = check.report
-    assert report.departure is None, str(report.departure)
+    assert report.mismatch is None, str(report.mismatch)
     assert report.steps_compared == steps
-    assert (report.crossings, report.drifts) == ([], [])
+    assert (report.sign_flips, report.drifts) == ([], [])
     assert report.worst["parameters"].difference.bound == 1e-13
     ends = report.correct[steps]
     assert ends[0] == ends[1] > least
@@ -57,7 +57,7 @@ def test_the_optimizer_agrees_and_the_smaller_last_batch(settings, digits, tmp_p
     with InProcess("torch") as one, InProcess(NUMPY) as numpy:
         check = Lockstep(config, digits, [one, numpy], 14)
         assert len(list(check.run((1, 2, 6, 14)))) == 14
-    assert check.report.departure is None, str(check.report.departure)
+    assert check.report.mismatch is None, str(check.report.mismatch)
     assert "momentums" in check.report.worst
 
 
@@ -87,9 +87,9 @@ def test_a_mistake_in_a_copy_is_named(tensor, digits, tmp_path, monkeypatch):
     with InProcess("torch") as one, InProcess(copy.name) as mistaken:
         check = Lockstep(small(digits, tmp_path / "data"), digits, [one, mistaken], 3)
         list(check.run((1,), evaluate=False, free_runs=False))
-    departure = check.report.departure
-    assert departure is not None
-    assert (departure.step, departure.difference.name) == (1, tensor)
+    mismatch = check.report.mismatch
+    assert mismatch is not None
+    assert (mismatch.step, mismatch.difference.name) == (1, tensor)
 
 
 def test_it_trains_by_itself_and_torch_goes_on(digits, run, tmp_path):

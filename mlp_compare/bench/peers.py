@@ -1,7 +1,7 @@
-"""The libraries that a user might take instead, at the same mathematics: `pip install '.[bench]'`.
+"""Other libraries with the same mathematics, for comparison: `pip install '.[bench]'`.
 
-Each has the part of `mlp_workload.interface.Trainer` that a benchmark needs, for plain SGD. They get the images as
-floats, normalised, which is how their users hand them over: `compile` does that, and `prepare` puts them in order.
+Each class has the part of `mlp_workload.interface.Trainer` that the benchmark needs, for plain SGD. `compile` converts
+the images to normalised floats, as users of these libraries do, and `prepare` puts them in order.
 """
 
 import os
@@ -23,7 +23,7 @@ def _inputs(config: Config, dataset: Dataset) -> npt.NDArray[np.floating[Any]]:
 
 
 class Keras:
-    """`model.fit` of Keras 3. The backend is chosen before Keras is imported, so that a process has one."""
+    """`model.fit` of Keras 3. The backend is set before Keras is imported, once per process."""
 
     backend = "jax"
     device = "cpu"
@@ -51,7 +51,7 @@ class Keras:
         )
 
     def compile(self) -> None:
-        """Keras compiles as it begins to train; a step without a learning rate makes it."""
+        """Makes Keras compile, which it does in the first step, by a step with a learning rate of 0."""
         self._x, self._y = _inputs(self._config, self._dataset), self._dataset.train.labels
         rate = self._model.optimizer.learning_rate
         value = float(rate)
@@ -75,7 +75,7 @@ class KerasTorch(Keras):
 
 
 class ScikitLearn:
-    """`MLPClassifier` of scikit-learn. It has ReLU and no activation on the logits: for `relu` without the last one."""
+    """`MLPClassifier` of scikit-learn, with ReLU and no activation on the logits."""
 
     device = "cpu"
     packages = ("scikit-learn",)
@@ -97,7 +97,7 @@ class ScikitLearn:
         )
 
     def compile(self) -> None:
-        """Sets the weights, which the model has only after its first batch."""
+        """Sets the weights after a first batch, because the model has none before it."""
         self._x, self._y = _inputs(self._config, self._dataset), self._dataset.train.labels
         classes = np.arange(self._dataset.classes)
         size = self._config.batch_size
@@ -115,6 +115,6 @@ class ScikitLearn:
         return dict(zip(self._initial, self._arrays(), strict=True))
 
     def _arrays(self) -> list[npt.NDArray[np.floating[Any]]]:
-        """The model's own, in canonical layout."""
+        """Returns views of the model's parameters in the canonical layout."""
         pairs = zip(self._model.coefs_, self._model.intercepts_, strict=True)
         return [array for weight, bias in pairs for array in (weight.T, bias)]

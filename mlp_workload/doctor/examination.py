@@ -30,7 +30,7 @@ class Doctor:
     """
 
     json: Path | None = None
-    """New file for the findings and the full answers of the frameworks' processes."""
+    """A new file for the findings, and for all that the frameworks' processes answered."""
 
 
 @dataclass

@@ -29,23 +29,24 @@ SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Prints the three likeliest classes of each image, and the file with the picture that the network saw.
+    """A line for each image: the three likeliest classes, and where a picture of what the network saw is.
 
-    Images are PNG or JPEG of any size, with one digit or letter, dark on light or light on dark. For an image that
-    can't be read, or shows none, an error is printed and the exit status is 2; the others are still predicted.
+    PNG or JPEG of any size, with one digit or letter, dark on light or light on dark. An image that can't be read, or
+    shows none, has an error's line, the others are answered all the same, and the exit status is 2.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a finished run, of either trainer."""
+    """The folder of a run, of either trainer, that is finished."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE ...]")] = ()
-    """Image files."""
+    """Files."""
     seen: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder for PNG files of what the network saw; existing files are kept. By default RUN/seen."""
+    """Where what the network saw is kept, as PNG files of its images' size, none of them written over another; by
+    default RUN/seen."""
     draw: bool = False
-    """Instead of images: serves a page to this machine's browsers where you draw a digit and see both frameworks'
-    predictions. Ctrl-C stops it."""
+    """In place of images: a page for this machine's browsers, where one draws a digit and sees what both frameworks
+    make of it; Ctrl-C stops it."""
     port: int | None = None
-    """Port of the page of --draw, by default 8098; 0 takes a free one."""
+    """Port of the page of --draw; 0 takes any that is free. By default 8098."""
 
     def __post_init__(self) -> None:
         if self.draw == bool(self.images):

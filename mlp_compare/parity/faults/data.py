@@ -1,4 +1,4 @@
-"""What a side is fed: examples, labels, normalisation, order."""
+"""Faults of the data: examples, labels, normalisation, order."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ _FIRST_EPOCH = epoch_order(0, 1, TRAIN_EXAMPLES)
 
 
 def _edited(edit: Any) -> Any:
-    """A loader whose training set went through `edit(images, labels)`, which changes copies in place."""
+    """Returns a plant that passes copies of the training set through `edit(images, labels)`, which works in place."""
 
     def load(original: Any) -> Any:
         def loaded(*arguments: Any) -> Dataset:
