@@ -10,18 +10,18 @@ import mlp_workload.run.seeds
 from jax_mlp.compile_cache import keep_compiled_programs
 from jax_mlp.distributed import Cluster, ending_alone
 from jax_mlp.startup import started_jax
-from mlp_workload.cli.trainer import Training, part, run_trainer
+from mlp_workload.cli.trainer import TrainingOptions, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.interface import MakeEnsemble, MakeTrainer
 from mlp_workload.run import session
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 
 
 def train(
     config: Config,
-    watching: Watching | None = None,
+    watching: OutputOptions | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
     cluster: Cluster | None = None,
@@ -33,14 +33,14 @@ def train(
     cluster = (cluster or Cluster()).among(config.devices)
     joined = partial(framework, cluster=cluster)
     if cluster.is_first:
-        return session.train(config, joined, watching or Watching(), checkpoint_every, resume)
+        return session.train(config, joined, watching or OutputOptions(), checkpoint_every, resume)
     session.follow(config, joined, checkpoint_every, resume)
     return {}
 
 
-def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
+def train_seeds(config: Config, seeds: int, watching: OutputOptions | None = None) -> dict[str, Any]:
     """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
-    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
+    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or OutputOptions())
 
 
 @contextlib.contextmanager
@@ -68,17 +68,15 @@ def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Cluster, Training):
-    """What the command takes."""
+class Options(TrainingOptions):
+    """Options of the command."""
+
+    cluster: Cluster
 
     def __post_init__(self) -> None:
-        Training.__post_init__(self)
+        super().__post_init__()
         if self.seeds is not None and self.cluster != Cluster():
             raise UserError("--coordinator, --processes and --process are for one run, not for --seeds")
-
-    @property
-    def cluster(self) -> Cluster:
-        return part(Cluster, self)
 
 
 def main() -> None:
@@ -89,9 +87,9 @@ def main() -> None:
 
 def start(options: Options) -> None:
     if options.seeds is None:
-        train(options.config, options.watching, options.checkpoint_every, options.resumes, options.cluster)
+        train(options.config, options.output, options.checkpoint_every, options.resume, options.cluster)
     else:
-        train_seeds(options.config, options.seeds, options.watching)
+        train_seeds(options.config, options.seeds, options.output)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import mlp_workload.run.seeds
-from mlp_workload.cli.trainer import Training, run_trainer
+from mlp_workload.cli.trainer import TrainingOptions, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.interface import MakeEnsemble, MakeTrainer
 from mlp_workload.run import session
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from reference_torch.distributed import Rank
 
 
 def train(
     config: Config,
-    watching: Watching | None = None,
+    watching: OutputOptions | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
 ) -> dict[str, Any]:
@@ -25,14 +25,14 @@ def train(
     In the processes that torchrun started but the first it returns nothing; see `mlp_workload.run.session.follow`.
     """
     if Rank.of(config).is_first:
-        return session.train(config, framework, watching or Watching(), checkpoint_every, resume)
+        return session.train(config, framework, watching or OutputOptions(), checkpoint_every, resume)
     session.follow(config, framework, checkpoint_every, resume)
     return {}
 
 
-def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
+def train_seeds(config: Config, seeds: int, watching: OutputOptions | None = None) -> dict[str, Any]:
     """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
-    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
+    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or OutputOptions())
 
 
 @contextlib.contextmanager
@@ -60,14 +60,14 @@ def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
 
 
 def main() -> None:
-    run_trainer("python -m reference_torch.train", "Trains the MLP in PyTorch.", Training, start)
+    run_trainer("python -m reference_torch.train", "Trains the MLP in PyTorch.", TrainingOptions, start)
 
 
-def start(options: Training) -> None:
+def start(options: TrainingOptions) -> None:
     if options.seeds is None:
-        train(options.config, options.watching, options.checkpoint_every, options.resumes)
+        train(options.config, options.output, options.checkpoint_every, options.resume)
     elif Rank.of(options.config).is_first:
-        train_seeds(options.config, options.seeds, options.watching)
+        train_seeds(options.config, options.seeds, options.output)
 
 
 if __name__ == "__main__":

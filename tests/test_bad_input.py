@@ -21,7 +21,7 @@ from warm import python
 import mlp_compare.report.__main__ as report
 from fuzz.targets import TARGETS
 from mlp_compare.report.page import render
-from mlp_workload.cli.trainer import Training, parse_config
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import Config
 from mlp_workload.data.idx import read_idx
 from mlp_workload.errors import LONGEST, UserError
@@ -312,7 +312,7 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
     with pytest.raises(UserError, match="not a file"):
         RecordedRun.load(tmp_path)
     with pytest.raises(UserError, match=r"config\.json: not a file but a named pipe"):
-        parse_config(["--resume", str(tmp_path)], Training)
+        parse_config(["--resume", str(tmp_path)], TrainingOptions)
 
 
 def test_names_that_the_system_refuses(tmp_path):
@@ -322,7 +322,7 @@ def test_names_that_the_system_refuses(tmp_path):
         with pytest.raises(UserError):
             Trace.load(tmp_path / name)
         with pytest.raises(UserError):
-            parse_config(["--resume", name], Training)
+            parse_config(["--resume", name], TrainingOptions)
 
 
 DRAWN = pytest.mark.long("draws the whole report first, as for others here")

@@ -1,11 +1,9 @@
 """Times steps on several devices and says when more of them help: `python -m experiments.scaling --help`."""
 
-import inspect
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import run_command
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand, new_file, write_json
 from mlp_workload.sinks.console import Output
@@ -23,11 +21,11 @@ class Options:
     """
 
     quick: bool = False
-    """Four networks of six, once each: a rough fit."""
+    """Times four networks of six, once each, for a rough fit."""
     json: Path | None = None
-    """A new file for all timings."""
+    """Writes all timings to this new file."""
     docs: Path | None = None
-    """A folder where scaling.json, scaling.svg and the tables of scaling.md are to be those of this measurement."""
+    """Writes scaling.json, scaling.svg and the tables of scaling.md in this folder."""
 
     def __post_init__(self) -> None:
         if self.docs is not None and self.json is not None:
@@ -35,8 +33,7 @@ class Options:
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        run(parse(Options, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Options)))
+    run_command(PROGRAM, Options, run)
 
 
 def run(options: Options) -> None:

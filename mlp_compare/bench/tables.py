@@ -1,13 +1,11 @@
 """A benchmark's figures as a table, as Markdown for a README (`python -m mlp_compare.bench.tables`), as a picture."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.box import SIMPLE_HEAD
@@ -30,7 +28,7 @@ from mlp_compare.bench.whole_commands import (
     TORCH_WATCHED,
 )
 from mlp_compare.figures import COLOURS, INK, style, to_svg
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.environment.description import under_quota
 from mlp_workload.errors import UserError, escaped, refusal
 from mlp_workload.files import expand, read_json
@@ -44,13 +42,12 @@ Result = Mapping[str, Any]
 class Shown:
     """Prints what `mlp_compare.bench --json` wrote as Markdown, as it stands in the README."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, Positional("FILE")]
+    """Prints this file."""
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        result = read(parse(Shown, sys.argv[1:], prog=PROGRAM).file)
-        print(escaped(markdown(result)))
+    run_command(PROGRAM, Shown, lambda options: print(escaped(markdown(read(options.file)))))
 
 
 def read(path: Path) -> Result:

@@ -19,7 +19,7 @@ from mlp_workload.events import Event, Warned
 from mlp_workload.files import clear_write_errors, expand, write_json
 from mlp_workload.interface import Ensemble, MakeEnsemble
 from mlp_workload.run.folder import RunFolder, make_empty_folder, new_default_folder
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.run_events import RunEvents
 from mlp_workload.run.session import Record, begin, timed, weights_bytes
 from mlp_workload.run.signals import Stopped, StopSignals
@@ -43,7 +43,7 @@ _IN_COMMON = (
 _OF_EACH = ("seed", "steps", "test_correct", "test_examples", "test_accuracy", "test_loss", "lost_classes")
 
 
-def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watching) -> dict[str, Any]:
+def train_seeds(config: Config, seeds: int, framework: Framework, watching: OutputOptions) -> dict[str, Any]:
     """Trains with the seeds `config.seed`, `config.seed` + 1 and so on; returns the content of seeds.json.
 
     Leaves a folder with that and a run folder for each seed, `seed-0` and so on. Nothing goes to Visdom. Raises
@@ -118,7 +118,7 @@ def _train_together(
     configs: Sequence[Config],
     dataset: Dataset,
     ensemble: Ensemble,
-    watching: Watching,
+    watching: OutputOptions,
     events: Sequence[RunEvents],
     signals: StopSignals,
     advance: Callable[[], None],

@@ -27,7 +27,7 @@ from mlp_workload.interface import Framework, Trainer
 from mlp_workload.run.checkpoint import Checkpoint, Checkpoints
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Finished, Keeper, Pace, Resume, resumed_from
 from mlp_workload.run.folder import RunFolder, has_begun, new_default_folder
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.run_events import RunEvents
 from mlp_workload.run.signals import StopSignals
 from mlp_workload.sinks.console import Output
@@ -40,7 +40,7 @@ T = TypeVar("T")
 def train(
     config: Config,
     framework: Framework,
-    watching: Watching,
+    watching: OutputOptions,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
 ) -> dict[str, Any]:
