@@ -31,8 +31,6 @@ from mlp_workload.visdom.drawing import Drawing
 from mlp_workload.visdom.picture import Picture
 from twincheck.trace import FORMAT, Trace
 
-SLOW = ("arguments", "config")
-"""Targets that parse a command line, which takes a tenth of a second."""
 some_or_many = pytest.mark.parametrize(
     "examples", [25, pytest.param(200, marks=pytest.mark.long("many examples of each target"))]
 )
@@ -74,7 +72,7 @@ def damaged(draw, whole):
 @some_or_many
 @each_target
 def test_damaged_bytes(name, examples):
-    @settings(max_examples=examples // 3 if name in SLOW else examples)
+    @settings(max_examples=examples)
     @given(st.sampled_from(TARGETS[name].seeds).flatmap(damaged))
     def check(content):
         hold(name, content)
@@ -130,7 +128,7 @@ JSON_SEEDS = {name: [seed for seed in target.seeds if any(json_spans(seed))] for
 @some_or_many
 @pytest.mark.parametrize("name", [name for name, seeds in JSON_SEEDS.items() if seeds])
 def test_lying_json(name, examples):
-    @settings(max_examples=examples // 3 if name in SLOW else examples)
+    @settings(max_examples=examples)
     @given(st.sampled_from(JSON_SEEDS[name]).flatmap(lying))
     def check(content):
         hold(name, content)

@@ -13,7 +13,7 @@ import mlp_compare.parity.__main__ as parity
 import mlp_compare.report.__main__ as report
 from jax_mlp.train import Options
 from mlp_workload import dashboard, export_onnx
-from mlp_workload.cli.parse import Positional, option_fields, parse
+from mlp_workload.cli.parse import is_positional, option_fields, parse
 from mlp_workload.cli.trainer import TrainingOptions
 from mlp_workload.doctor import examination
 from mlp_workload.errors import UserError
@@ -36,7 +36,7 @@ FLAGS = [
     (kind, f"--{field.name.replace('_', '-')}")
     for kind in KINDS
     for field, hint in option_fields(kind)
-    if has_path(hint) and not any(isinstance(part, Positional) for part in get_args(hint))
+    if has_path(hint) and not is_positional(hint)
 ]
 
 

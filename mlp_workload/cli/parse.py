@@ -76,35 +76,37 @@ def given_flags(
     """Returns the values that `arguments` give, by field of the dataclass `kind` and of those nested in it.
 
     Each field is a flag, and its docstring the text in --help. `groups` has the fields of each group of --help; the
-    fields in `without` have no flag; `aliases` has the flag for each old name, which --help does not show.
+    fields in `without` have no flag; `aliases` has the new flag for each old one, which --help does not show.
 
     Raises `UserError` if they make no sense, `SystemExit` after --help.
     """
     about, _, details = (description or inspect.getdoc(kind) or "").partition("\n\n")
     parser = _Parser(prog=prog, description=about, epilog=details, allow_abbrev=False, add_help=False)
     parser.add_argument("-h", "--help", action="help", help="Shows this text.")
-    group_of = {name: title for title, names in (groups or {}).items() for name in names}
-    sections = {title: parser.add_argument_group(title) for title in groups or ()}
-    docs = _docs(kind) if {"-h", "--help"} & {*arguments} else {}
-    usage = "%(prog)s [options]"
+    sections = {
+        name: section
+        for title, names in (groups or {}).items()
+        for section in [parser.add_argument_group(title)]
+        for name in names
+    }
+    docs = _docs(kind) if {"-h", "--help"} & {*arguments} else {}  # reads source files
+    positionals = []
     for field, hint in option_fields(kind):
         if field.name in without:
             continue
-        section = sections.get(group_of.get(field.name, ""), parser)
-        settings = _settings(hint) | {"default": argparse.SUPPRESS, "help": _help(field, docs)}
-        if _is_positional(hint):
-            if field.default is MISSING and settings.get("nargs") == "*":
-                settings["nargs"] = "+"
+        section = sections.get(field.name, parser)
+        settings = _settings(field, hint) | {"default": argparse.SUPPRESS, "help": _help(field, docs)}
+        if is_positional(hint):
             section.add_argument(field.name, **settings)
-            many = {"*": "[{0} ...]", "+": "{0} [{0} ...]"}
-            usage += " " + many.get(settings.get("nargs", ""), "{0}").format(settings["metavar"])
-        else:
-            flag = f"--{field.name.replace('_', '-')}"
-            section.add_argument(flag, **settings)
-            for old in [old for old, new in (aliases or {}).items() if new == flag]:
-                parser.add_argument(old, dest=field.name, **settings | {"help": argparse.SUPPRESS})
-    parser.usage = usage
-    hyphenated = [re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), word) for word in arguments]
+            shapes = {"*": "[{0} ...]", "+": "{0} [{0} ...]"}
+            positionals.append(shapes.get(settings.get("nargs", ""), "{0}").format(settings["metavar"]))
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        section.add_argument(flag, **settings)
+        for old in [old for old, new in (aliases or {}).items() if new == flag]:
+            parser.add_argument(old, dest=field.name, **settings | {"help": argparse.SUPPRESS})
+    parser.usage = " ".join(["%(prog)s [options]", *positionals])
+    hyphenated = [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), word) for word in arguments]
     given = vars(parser.parse_intermixed_args(hyphenated))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
@@ -135,24 +137,25 @@ def option_fields(kind: Any) -> Iterator[tuple[Field[Any], Any]]:
             yield field, hints[field.name]
 
 
-def _settings(hint: Any) -> dict[str, Any]:
-    """Returns how argparse reads a value of the type `hint`."""
+def _settings(field: Field[Any], hint: Any) -> dict[str, Any]:
+    """Returns how argparse reads a `field` of the type `hint`."""
     inner = get_args(hint)
     if get_origin(hint) is Annotated:
-        return _settings(inner[0]) | {"metavar": str(inner[1])}
+        return _settings(field, inner[0]) | {"metavar": str(inner[1])}
     if NoneType in inner:
-        return _settings(inner[0])
+        return _settings(field, inner[0])
     if get_origin(hint) is Literal:
         return {"choices": inner}
     if get_origin(hint) is tuple:
-        return _settings(inner[0]) | {"nargs": "*" if inner[-1] is ... else len(inner)}
+        any_number = "+" if field.default is MISSING else "*"
+        return _settings(field, inner[0]) | {"nargs": any_number if inner[-1] is ... else len(inner)}
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     metavar = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}[hint]
     return {"type": _path if hint is Path else hint, "metavar": metavar}
 
 
-def _is_positional(hint: Any) -> bool:
+def is_positional(hint: Any) -> bool:
     return get_origin(hint) is Annotated and isinstance(get_args(hint)[1], Positional)
 
 
