@@ -60,7 +60,7 @@ def entries(section):
 def test_a_trainers_flags_are_in_groups(kind, text_of):
     groups = sections(text_of(kind, parse_config))
     assert list(groups) == ["options", *GROUPS]
-    assert groups.pop("options").split() == ["-h,", "--help", "Shows", "this", "text."]
+    assert entries(groups.pop("options")) == ["-h, --help Shows this text."]
     flags = {title: re.findall(r"^  --([\w-]+)", section, re.M) for title, section in groups.items()}
     for title, names in GROUPS.items():
         expected = {name.replace("_", "-") for name in names}
@@ -116,12 +116,11 @@ def test_arguments_stand_before_behind_and_between_flags():
         assert example(*arguments.split()) == expected
     assert example("a", "--new_name", "--sizes").sizes == ()
     assert example("a", "--new_name").new_name is True
-    assert example("--", "-a") == Example(inputs=(Path("-a"),))
 
 
 def test_a_percent_sign_and_paragraphs(text_of):
     text = text_of(Example)
-    assert text.startswith("usage: program [options] IN [IN ...]\n\nDoes something.\n\n")
+    assert re.match(r"usage: program .* IN \[IN \.\.\.\]\n\nDoes something\.\n\n", text, re.S)
     assert "Turns 100 % of it on." in text
     assert text.endswith("\nAnd more.\n")
 

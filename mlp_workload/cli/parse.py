@@ -81,31 +81,26 @@ def given_flags(
     Raises `UserError` if they make no sense, `SystemExit` after --help.
     """
     about, _, details = (description or inspect.getdoc(kind) or "").partition("\n\n")
-    parser = _Parser(prog=prog, description=about, epilog=details, allow_abbrev=False, add_help=False)
+    usage = "%(prog)s [options]"
+    parser = _Parser(prog, usage, about, details, allow_abbrev=False, add_help=False)
     parser.add_argument("-h", "--help", action="help", help="Shows this text.")
-    sections = {
-        name: section
-        for title, names in (groups or {}).items()
-        for section in [parser.add_argument_group(title)]
-        for name in names
-    }
+    sections: dict[str, Any] = {}
+    for title, names in (groups or {}).items():
+        sections |= dict.fromkeys(names, parser.add_argument_group(title))
     docs = _docs(kind) if {"-h", "--help"} & {*arguments} else {}  # reads source files
-    positionals = []
     for field, hint in option_fields(kind):
         if field.name in without:
             continue
         section = sections.get(field.name, parser)
         settings = _settings(field, hint) | {"default": argparse.SUPPRESS, "help": _help(field, docs)}
         if is_positional(hint):
+            parser.usage = None  # argparse draws it, with these
             section.add_argument(field.name, **settings)
-            shapes = {"*": "[{0} ...]", "+": "{0} [{0} ...]"}
-            positionals.append(shapes.get(settings.get("nargs", ""), "{0}").format(settings["metavar"]))
             continue
         flag = f"--{field.name.replace('_', '-')}"
         section.add_argument(flag, **settings)
         for old in [old for old, new in (aliases or {}).items() if new == flag]:
             parser.add_argument(old, dest=field.name, **settings | {"help": argparse.SUPPRESS})
-    parser.usage = " ".join(["%(prog)s [options]", *positionals])
     hyphenated = [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), word) for word in arguments]
     given = vars(parser.parse_intermixed_args(hyphenated))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -182,17 +177,12 @@ def _docs(kind: Any) -> dict[str, str]:
 
 
 def _help(field: Field[Any], docs: Mapping[str, str]) -> str:
-    text = docs.get(field.name, "").replace("%", "%%")
-    if field.default in (MISSING, None, ()):
+    text, default = docs.get(field.name, "").replace("%", "%%"), field.default
+    if default in (MISSING, None, ()):
         return text
-    match field.default:
-        case bool(value):
-            default = "on" if value else "off"
-        case tuple(values):
-            default = " ".join(map(str, values))
-        case value:
-            default = str(value)
-    return f"{text} (default: {default})"
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    return f"{text} (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
 
 
 @contextlib.contextmanager

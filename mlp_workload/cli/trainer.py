@@ -1,7 +1,7 @@
 """The flags of a trainer's command."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,55 +15,6 @@ from mlp_workload.run.output_options import OutputOptions
 
 O = TypeVar("O", bound="TrainingOptions")
 T = TypeVar("T")
-
-GROUPS = {
-    "model": ("preset", "hidden", "activation", "last_activation", "initialization", "initial_weights", "dtype"),
-    "optimization": (
-        "epochs", "batch_size", "learning_rate", "momentum", "nesterov", "weight_decay", "label_smoothing", "seed",
-        "seeds",
-    ),
-    "data": ("dataset", "transpose_images", "pixel_mean", "pixel_std"),
-    "devices": (
-        "device", "gpu", "matmul_precision", "deterministic", "devices", "split_hidden", "pad_batches", "coordinator",
-        "processes", "process",
-    ),
-    "output": (
-        "run_dir", "visdom", "visdom_host", "visdom_port", "visdom_base_url", "visdom_username", "visdom_password",
-        "tensorboard", "quiet",
-    ),
-    "checkpoints": ("resume", "resume_or_start", "checkpoint_every"),
-}  # fmt: skip
-"""Groups of --help and the fields in each."""
-
-
-def parse_config(arguments: Sequence[str], kind: type[T], **options: Any) -> T:
-    """Returns the run that `arguments` describe: the given flags, over the preset's values or the resumed run's.
-
-    `kind` is `Config` or a dataclass that contains one. `options` are those of `given_flags`.
-
-    Raises `UserError` if they make no sense, `SystemExit` after --help.
-    """
-    given = given_flags(arguments, kind, groups=GROUPS, **options)
-    values = vars(PRESETS[given.get("preset", Config.preset)])
-    if "resume" in given:
-        values = _begun("--resume", expand(given["resume"]))
-    elif "resume_or_start" in given:
-        folder = expand(given["resume_or_start"])
-        values = _begun("--resume-or-start", folder) if has_begun(folder) else values | {"run_dir": folder}
-    return build(kind, values | given)
-
-
-def _begun(flag: str, folder: Path) -> dict[str, Any]:
-    """Returns the configuration of the run in `folder`, which `flag` named. Raises `UserError` if there is none."""
-    try:
-        for path in folder.rglob("*"):
-            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-                raise UserError(f"{folder}: {path.relative_to(folder)} leads out of the folder")
-        return vars(replace(read_config(folder), run_dir=folder, gpu=None))  # this machine may have other GPUs
-    except UserError as error:
-        raise UserError(f"{flag} {error}") from error
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
-        raise UserError(f"{flag} {folder}: cannot be read ({error})") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +62,53 @@ class TrainingOptions:
             raise UserError("--resume, --resume-or-start and --checkpoint-every are for one run, not for --seeds")
         if self.seeds is not None and self.config.devices > 1:
             raise UserError("--devices is for one run, not for --seeds, which trains a model on each core")
+
+
+GROUPS = {
+    "model": ("preset", "hidden", "activation", "last_activation", "initialization", "initial_weights", "dtype"),
+    "optimization": (
+        "epochs", "batch_size", "learning_rate", "momentum", "nesterov", "weight_decay", "label_smoothing", "seed",
+        "seeds",
+    ),
+    "data": ("dataset", "transpose_images", "pixel_mean", "pixel_std"),
+    "devices": (
+        "device", "gpu", "matmul_precision", "deterministic", "devices", "split_hidden", "pad_batches", "coordinator",
+        "processes", "process",
+    ),
+    "output": ("run_dir", *(field.name for field in fields(OutputOptions))),
+    "checkpoints": [field.name for field in fields(CheckpointOptions)],
+}  # fmt: skip
+"""Groups of --help and the fields in each."""
+
+
+def parse_config(arguments: Sequence[str], kind: type[T], **options: Any) -> T:
+    """Returns the run that `arguments` describe: the given flags, over the preset's values or the resumed run's.
+
+    `kind` is `Config` or a dataclass that contains one. `options` are those of `given_flags`.
+
+    Raises `UserError` if they make no sense, `SystemExit` after --help.
+    """
+    given = given_flags(arguments, kind, groups=GROUPS, **options)
+    values = vars(PRESETS[given.get("preset", Config.preset)])
+    if "resume" in given:
+        values = _begun("--resume", expand(given["resume"]))
+    elif "resume_or_start" in given:
+        folder = expand(given["resume_or_start"])
+        values = _begun("--resume-or-start", folder) if has_begun(folder) else values | {"run_dir": folder}
+    return build(kind, values | given)
+
+
+def _begun(flag: str, folder: Path) -> dict[str, Any]:
+    """Returns the configuration of the run in `folder`, which `flag` named. Raises `UserError` if there is none."""
+    try:
+        for path in folder.rglob("*"):
+            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{folder}: {path.relative_to(folder)} leads out of the folder")
+        return vars(replace(read_config(folder), run_dir=folder, gpu=None))  # this machine may have other GPUs
+    except UserError as error:
+        raise UserError(f"{flag} {error}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
+        raise UserError(f"{flag} {folder}: cannot be read ({error})") from error
 
 
 def run_trainer(program: str, description: str, kind: type[O], start: Callable[[O], object]) -> None:
