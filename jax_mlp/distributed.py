@@ -11,6 +11,7 @@ from functools import partial
 
 from mlp_workload.config import check_divisible
 from mlp_workload.errors import PeerLost, UserError
+from mlp_workload.run.checkpointing import Finished
 from mlp_workload.run.joining import JOIN_SECONDS, join_others
 from mlp_workload.run.signals import Stopped
 
@@ -100,7 +101,7 @@ class Cluster:
         try:
             yield
             jax.distributed.shutdown()
-        except Stopped:
+        except (Stopped, Finished):
             jax.distributed.shutdown()
             raise
         except (RuntimeError, ValueError) as error:  # the latter where it fails as a result is read

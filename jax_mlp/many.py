@@ -1,6 +1,6 @@
 """Several models that train at once, in the forms that JAX's users choose: `mlp_compare.bench` times them.
 
-Each trains `models` models from the same weights, `run_epoch` each of them over its row of `orders` (models, n), and
+Each trains `models` models from the same weights, `train_steps` each of them over its row of `orders` (models, n), and
 has `parameters` of the first one.
 """
 
@@ -37,11 +37,11 @@ class Seeds:
             self._ensemble.start(range(self._at_once))
             self._states.append(self._ensemble.state)
 
-    def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
         losses = []
         for group, first in enumerate(self._groups):
             self._ensemble.state = self._states[group]
-            losses.append(self._ensemble.run_epoch(orders[first : first + self._at_once]))
+            losses.append(self._ensemble.train_steps(orders[first : first + self._at_once]))
             self._states[group] = self._ensemble.state
         return np.concatenate(losses)[: len(orders)]
 

@@ -16,14 +16,16 @@ import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_mlp.device import device_name, find_device, peak_bytes, product_threads, versions
-from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, train_epoch
+from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, train_steps
 from jax_mlp.sharding import ask_for_cpu_devices
 from jax_mlp.step import Setup, TrainState, begin, init_state
 from jax_mlp.trainer import examples
 from jax_mlp.weights import from_neutral, to_neutral
+from mlp_workload.batches import steps_per_epoch
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.environment.description import usable_cores
+from mlp_workload.interface import Losses
 from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
 
@@ -71,7 +73,11 @@ class Ensemble:
         self._shapes = jax.eval_shape(partial(begin, setup), setup.shapes)
         self._train, self._test = jax.device_put(examples(dataset), NamedSharding(self._mesh, _SAME))
         self._draw: Any = jax.jit(self._of_all(partial(init_state, setup), 0))
-        epoch = partial(train_epoch, setup, _unshared)
+        steps = steps_per_epoch(len(dataset.train), config.batch_size)
+
+        def epoch(state: TrainState, words: jax.Array, labels: jax.Array, order: jax.Array) -> Any:
+            return train_steps(setup, _unshared, state, words, labels, order, 0, steps)
+
         self._epoch: Any = jax.jit(self._of_all(epoch, 0, None, None, 0), donate_argnums=0)
         self._evaluate: Any = jax.jit(self._of_all(partial(evaluate, setup, _unshared), 0, None, None))
         self._models = 0
@@ -130,7 +136,7 @@ class Ensemble:
         placed: jax.Array = jax.device_put(full, NamedSharding(self._mesh, _SPREAD))
         return placed
 
-    def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
         self.state, losses = self._epoch(self.state, *self._train, self._for_each(orders))
         return np.asarray(jax.device_get(losses))[: self._models]
 

@@ -14,33 +14,36 @@ from mlp_workload.cli.trainer import TrainingOptions, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.interface import MakeEnsemble, MakeTrainer
-from mlp_workload.run import session
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
 from mlp_workload.run.output_options import OutputOptions
+from mlp_workload.run.session import Run
 
 
 def train(
     config: Config,
-    watching: OutputOptions | None = None,
+    output: OutputOptions | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
     cluster: Cluster | None = None,
 ) -> dict[str, Any]:
-    """Trains as `config` says and returns the summary; see `mlp_workload.run.session.train`.
+    """Trains as `config` says and returns the run's summary; see `mlp_workload.run.session.Run`.
 
-    In the processes of a `cluster` but the first it returns nothing; see `mlp_workload.run.session.follow`.
+    Returns an empty summary in the processes of a `cluster` other than the first.
     """
     cluster = (cluster or Cluster()).among(config.devices)
-    joined = partial(framework, cluster=cluster)
-    if cluster.is_first:
-        return session.train(config, joined, watching or OutputOptions(), checkpoint_every, resume)
-    session.follow(config, joined, checkpoint_every, resume)
-    return {}
+    with Run(config, output, checkpoint_every, resume, cluster.is_first) as run, framework(config, cluster) as make:
+        trainer = run.prepare(make)
+        for part in run.parts():
+            run.trained(trainer.train_steps(part.order, part.first, part.last))
+            if part.ends_epoch:
+                run.evaluated(trainer.evaluate())
+        run.finish()
+    return run.summary
 
 
-def train_seeds(config: Config, seeds: int, watching: OutputOptions | None = None) -> dict[str, Any]:
+def train_seeds(config: Config, seeds: int, output: OutputOptions | None = None) -> dict[str, Any]:
     """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
-    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or OutputOptions())
+    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, output or OutputOptions())
 
 
 @contextlib.contextmanager

@@ -133,8 +133,8 @@ with figure("Four windows", columns=2, rows=2, height=3.6) as axes:
 config = dataclasses.replace(
     PRESETS["leaky"], last_activation="none", epochs=2, run_dir=Path(folder.name, "run")
 )
-watching = OutputOptions(visdom="required", visdom_host="localhost", visdom_port=port, quiet=True)
-summary = train(config, watching)
+output = OutputOptions(visdom="required", visdom_host="localhost", visdom_port=port, quiet=True)
+summary = train(config, output)
 environment = environment_name(config.run_dir)
 windows = json.loads(viz.get_window_data(win=None, env=environment))
 points = len(windows["train_loss"]["content"]["data"][0]["x"])

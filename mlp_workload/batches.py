@@ -30,3 +30,10 @@ def step_batch(seed: int, step: int, examples: int, batch_size: int) -> npt.NDAr
     """The examples (batch_size,) or fewer of step `step` of a run, counted from 1 over all epochs."""
     epoch, batch = divmod(step - 1, steps_per_epoch(examples, batch_size))
     return epoch_order(seed, epoch + 1, examples)[batch * batch_size : (batch + 1) * batch_size]
+
+
+def part(
+    order: npt.NDArray[np.int32], batch_size: int, first: int = 0, last: int | None = None
+) -> npt.NDArray[np.int32]:
+    """Returns the examples of the batches from `first` to before `last`, by default the last one, of `order` (n,)."""
+    return order[first * batch_size : None if last is None else last * batch_size]

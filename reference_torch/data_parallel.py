@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import PeerLost, UserError
-from mlp_workload.interface import MakeTrainer
+from mlp_workload.interface import Losses, MakeTrainer
 from mlp_workload.metrics import Evaluation
+from mlp_workload.run.checkpointing import Finished
 from mlp_workload.run.joining import join_others
 from mlp_workload.run.signals import Stopped
 from mlp_workload.weights import Parameters
@@ -58,7 +59,7 @@ def joined(rank: Rank, config: Config) -> Iterator[MakeTrainer]:
         raise UserError(f"several processes need torchrun ({error})") from error
     try:
         yield partial(RankTrainer, rank)
-    except Stopped:
+    except (Stopped, Finished):
         distributed.destroy_process_group()
         raise
     except RuntimeError as error:
@@ -84,8 +85,8 @@ class RankTrainer(Trainer):
         in its own words, and take the first process's weights for others."""
         return DistributedDataParallel(self._module)
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        losses = torch.tensor(super().run_epoch(order))
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        losses = torch.tensor(super().train_steps(order, first, last))
         distributed.all_reduce(losses)
         return losses.numpy() / self._rank.world
 

@@ -1,6 +1,6 @@
 """Several models that train at once, in the forms that PyTorch's users choose: `mlp_compare.bench` times them.
 
-Each trains `models` models from the same weights by plain SGD, `run_epoch` each of them over its row of `orders`
+Each trains `models` models from the same weights by plain SGD, `train_steps` each of them over its row of `orders`
 (models, n), and has `parameters` of the first one.
 """
 
@@ -40,8 +40,8 @@ class InTurn:
     def compile(self) -> None:
         """Nothing: eager torch compiles nothing."""
 
-    def run_epoch(self, orders: Orders) -> Losses:
-        return np.stack([trainer.run_epoch(order) for trainer, order in zip(self._trainers, orders, strict=True)])
+    def train_steps(self, orders: Orders) -> Losses:
+        return np.stack([trainer.train_steps(order) for trainer, order in zip(self._trainers, orders, strict=True)])
 
     def parameters(self) -> Parameters:
         return self._trainers[0].parameters()
@@ -65,8 +65,9 @@ class Vmapped(Trainer):
         self._gradients_and_losses = torch.func.vmap(torch.func.grad_and_value(loss))
 
     @torch.no_grad()
-    def run_epoch(self, orders: Orders) -> Losses:
-        losses = [self._step(batches) for batches in self._indices(orders).split(self._config.batch_size, dim=1)]
+    def train_steps(self, order: Orders, first: int = 0, last: int | None = None) -> Losses:
+        batches = self._indices(order).split(self._config.batch_size, dim=1)[first:last]
+        losses = [self._step(batch) for batch in batches]
         return torch.stack(losses, dim=1).cpu().numpy()
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
@@ -104,9 +105,9 @@ class Processes:
         for waiting in [process.submit(_parameters) for process in self._processes]:
             waiting.result()
 
-    def run_epoch(self, orders: Orders) -> Losses:
+    def train_steps(self, orders: Orders) -> Losses:
         shares = zip(self._processes, np.split(orders, self._ends), strict=True)
-        running = [process.submit(_run_epoch, own) for process, own in shares]
+        running = [process.submit(_train_steps, own) for process, own in shares]
         return np.concatenate([each.result() for each in running])
 
     def parameters(self) -> Parameters:
@@ -123,8 +124,8 @@ def _begin(config: Config, dataset: Dataset, initial: Parameters, models: int) -
     _models = InTurn(config, dataset, initial, models)
 
 
-def _run_epoch(orders: Orders) -> Losses:
-    return _models.run_epoch(orders)
+def _train_steps(orders: Orders) -> Losses:
+    return _models.train_steps(orders)
 
 
 def _parameters() -> Parameters:

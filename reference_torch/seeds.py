@@ -38,8 +38,8 @@ class Ensemble:
         (seed,) = seeds
         self._trainer = Trainer(replace(self._config, seed=seed), self._dataset, self._initial)
 
-    def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        return self._trainer.run_epoch(orders[0])[None]
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+        return self._trainer.train_steps(orders[0])[None]
 
     def evaluate(self) -> list[Evaluation]:
         return [self._trainer.evaluate()]

@@ -8,31 +8,36 @@ import mlp_workload.run.seeds
 from mlp_workload.cli.trainer import TrainingOptions, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.interface import MakeEnsemble, MakeTrainer
-from mlp_workload.run import session
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
 from mlp_workload.run.output_options import OutputOptions
+from mlp_workload.run.session import Run
 from reference_torch.distributed import Rank
 
 
 def train(
     config: Config,
-    watching: OutputOptions | None = None,
+    output: OutputOptions | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
 ) -> dict[str, Any]:
-    """Trains as `config` says and returns the summary; see `mlp_workload.run.session.train`.
+    """Trains as `config` says and returns the run's summary; see `mlp_workload.run.session.Run`.
 
-    In the processes that torchrun started but the first it returns nothing; see `mlp_workload.run.session.follow`.
+    Returns an empty summary in the processes that torchrun started other than the first.
     """
-    if Rank.of(config).is_first:
-        return session.train(config, framework, watching or OutputOptions(), checkpoint_every, resume)
-    session.follow(config, framework, checkpoint_every, resume)
-    return {}
+    is_first = Rank.of(config).is_first
+    with Run(config, output, checkpoint_every, resume, is_first) as run, framework(config) as make:
+        trainer = run.prepare(make)
+        for part in run.parts():
+            run.trained(trainer.train_steps(part.order, part.first, part.last))
+            if part.ends_epoch:
+                run.evaluated(trainer.evaluate())
+        run.finish()
+    return run.summary
 
 
-def train_seeds(config: Config, seeds: int, watching: OutputOptions | None = None) -> dict[str, Any]:
+def train_seeds(config: Config, seeds: int, output: OutputOptions | None = None) -> dict[str, Any]:
     """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
-    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or OutputOptions())
+    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, output or OutputOptions())
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ Each trains as `Trainer` does, step by step; `mlp_compare.bench` holds them to i
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from mlp_workload.batches import part
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
+from mlp_workload.interface import Losses
 from mlp_workload.weights import Parameters
 from reference_torch.loss import IGNORED
 from reference_torch.optimizer import sgd
@@ -29,9 +30,10 @@ class Article(Trainer):
         super().__init__(config, dataset, initial)
         self._each_image = Images(config, dataset.train)
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        losses = []
-        for images, labels in DataLoader(self._each_image, self._config.batch_size, sampler=order.tolist()):
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        losses, size = [], self._config.batch_size
+        sampler = part(order, size, first, last).tolist()
+        for images, labels in DataLoader(self._each_image, size, sampler=sampler):
             x, y = images.flatten(start_dim=1).to(self._labels.device), labels.to(self._labels.device)
             loss = F.cross_entropy(self._model(x), y, ignore_index=IGNORED)
             self._optimizer.zero_grad()
@@ -160,8 +162,9 @@ class StepGraph(ByHand):
         for number in range(self.steps):
             self._losses[number] = self._step(self._batches[number])
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
         """Batches that do not fill a graph, such as the smaller last one, are trained on step by step."""
+        order = part(order, self._config.batch_size, first, last)
         indices, played = self._indices(order), []
         whole = len(order) // self._batches.numel() * self._batches.numel()
         for batches in indices[:whole].view(-1, *self._batches.shape):

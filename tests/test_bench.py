@@ -59,7 +59,7 @@ def check_against_the_trainer(name, preset, batch_size, digits):
     trainer.compile()
     for epoch in (1, 2):
         order = epoch_order(0, epoch, 103)
-        MODEL_FLOAT64.assert_close(trainer.run_epoch(order), reference.run_epoch(order))
+        MODEL_FLOAT64.assert_close(trainer.train_steps(order), reference.train_steps(order))
     for parameter, array in reference.state().items():
         MODEL_FLOAT64.assert_close(trainer.state()[parameter], array, parameter)
 
@@ -184,7 +184,7 @@ class Dispatched:
         matrix = jnp.ones((128, 128), jnp.float32) / 128
         self._products = jax.jit(lambda: jax.lax.fori_loop(0, 2000, lambda _, x: x @ matrix, matrix))
 
-    def run_epoch(self, order):
+    def train_steps(self, order):
         self.result = self._products()
         return self.result
 

@@ -112,10 +112,10 @@ def test_an_epoch_in_parts_goes_on_from_a_state_with_the_bytes_of_the_whole(digi
     config = dataclasses.replace(FLOAT64["leaky"], hidden=(8,), batch_size=20, **OPTIMIZER)
     whole, first, second = (Trainer(config, digits, None) for _ in range(3))
     order = epoch_order(0, 1, 103)
-    losses = [first.run_steps(order, *part) for part in ((0, 2), (2, 5))]
-    second.run_epoch(order)  # a past of its own, which must not show
+    losses = [first.train_steps(order, *part) for part in ((0, 2), (2, 5))]
+    second.train_steps(order)  # a past of its own, which must not show
     second.load_state(first.state())
-    np.testing.assert_array_equal(whole.run_epoch(order), np.concatenate([*losses, second.run_steps(order, 5, 6)]))
+    np.testing.assert_array_equal(whole.train_steps(order), np.concatenate([*losses, second.train_steps(order, 5, 6)]))
     for name, array in whole.state().items():
         np.testing.assert_array_equal(second.state()[name], array)
 
@@ -143,7 +143,7 @@ class Trainer:
     def __init__(self, *_): pass
     framework, packages, device = "lacking", ("numpy",), "cpu"
     gpu_versions, threads, peak_gpu_bytes = {}, None, None
-    compile = compile_steps = run_epoch = evaluate = parameters = state = load_state = largest = None
+    compile = evaluate = parameters = state = load_state = largest = None
 framework = contextlib.contextmanager(lambda config: (yield Trainer))
 """,
 }
@@ -157,7 +157,7 @@ framework = contextlib.contextmanager(lambda config: (yield Trainer))
         ("os", "--sides os: there is no module os.train"),
         ("without_framework", "--sides without_framework: without_framework.train has no `framework`"),
         ("without_its_library", "--sides without_its_library: there is no module no_such_library"),
-        ("lacking", "--sides lacking: its trainer lacks run_steps, trace_step of mlp_workload/run/session.py"),
+        ("lacking", "--sides lacking: its trainer lacks trace_step, train_steps of mlp_workload/interface.py"),
     ],
 )
 def test_what_is_no_side_is_named(side, message, digits, tmp_path, monkeypatch):

@@ -289,7 +289,7 @@ def test_a_side_that_is_not_there_is_refused_before_any_is_started(side):
 
 @pytest.mark.parametrize("side", ["jax_mlp", "examples.numpy_side"])
 def test_a_side_that_is_there_is_not_imported_to_see_that(side):
-    check = f"from twincheck.pipe import check_is_there; check_is_there({side!r})"
+    check = f"from mlp_workload.interface import check_is_there; check_is_there({side!r})"
     script = f"import sys; {check}; print({side!r} in sys.modules)"
     process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout == "False\n", process.stderr

@@ -169,7 +169,7 @@ def assert_end_as_one(side: str, config: Config, dataset: Dataset, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run", "start.safetensors"]
 
     alone = TRAINER[side](config, dataset, initial)
-    losses = alone.run_epoch(epoch_order(0, 1, len(dataset.train)))
+    losses = alone.train_steps(epoch_order(0, 1, len(dataset.train)))
     expected, found = alone.evaluate(), RecordedRun.load(tmp_path / "run")
     for name, array in load_file(tmp_path / "run/weights.safetensors").items():
         DEVICES_FLOAT64.assert_close(array, alone.parameters()[name], name)

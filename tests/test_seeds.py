@@ -204,14 +204,14 @@ def test_a_vmapped_program_trains_each_model_as_alone(preset, given, digits):
     ensemble.compile()
     ensemble.start(seeds)
     orders = [np.stack([epoch_order(seed, epoch, 103) for seed in seeds]) for epoch in (1, 2)]
-    losses = [ensemble.run_epoch(each) for each in orders]
+    losses = [ensemble.train_steps(each) for each in orders]
     evaluations, parameters = ensemble.evaluate(), ensemble.parameters()
     assert len(evaluations) == len(parameters) == len(losses[0]) == 2
     for model, seed in enumerate(seeds):
         alone = jax_mlp.trainer.Trainer(dataclasses.replace(config, seed=seed), digits, initial)
         alone.compile()
         for epoch in (0, 1):
-            RUN_FLOAT64.assert_close(losses[epoch][model], alone.run_epoch(orders[epoch][model]))
+            RUN_FLOAT64.assert_close(losses[epoch][model], alone.train_steps(orders[epoch][model]))
         for name, array in alone.parameters().items():
             RUN_FLOAT64.assert_close(parameters[model][name], array)
         expected = alone.evaluate()
@@ -224,7 +224,7 @@ def test_a_vmapped_program_trains_each_model_as_alone(preset, given, digits):
         return jax.device_put(np.stack([np.full_like(first, np.nan), *others]), leaf.sharding)
 
     ensemble.state = jax.tree.map(diverged, ensemble.state)
-    spoilt, sound = ensemble.run_epoch(orders[0])
+    spoilt, sound = ensemble.train_steps(orders[0])
     assert np.isnan(spoilt).all()
     assert np.isfinite(sound).all()
 
@@ -249,11 +249,11 @@ def test_each_way_of_training_many_models_trains_each_of_them(make, digits):
     many = make(config, digits, initial, 3)
     many.compile()
     orders = [np.stack([epoch_order(model, epoch, 103) for model in range(3)]) for epoch in (1, 2)]
-    losses = [many.run_epoch(each) for each in orders]
+    losses = [many.train_steps(each) for each in orders]
     for model in range(3):
         alone = reference_torch.trainer.Trainer(config, digits, initial)
         for epoch in (0, 1):
-            RUN_FLOAT64.assert_close(losses[epoch][model], alone.run_epoch(orders[epoch][model]))
+            RUN_FLOAT64.assert_close(losses[epoch][model], alone.train_steps(orders[epoch][model]))
         if model == 0:
             for name, array in many.parameters().items():
                 RUN_FLOAT64.assert_close(array, alone.parameters()[name])

@@ -46,7 +46,7 @@ class Runs:
             orders = OWN_ORDERS[self._framework](config.seed, config.epochs, examples)
         self._trainer.load_state(start)
         for order in orders:
-            self._trainer.run_epoch(order)
+            self._trainer.train_steps(order)
         return self._trainer.evaluate().correct
 
     def compiled(self, config: Config) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class NumPy(Products):
     def compile(self) -> None:
         """Nothing: there is nothing to compile."""
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         for _ in range(len(order) // self._batch_size):
             for number, ((x, w, d), (outputs, dw, dx)) in enumerate(zip(self._layers, self._out, strict=True)):
                 np.matmul(x, w.T, out=outputs)
@@ -96,7 +96,7 @@ class Torch(Products):
     def compile(self) -> None:
         """Nothing: there is nothing to compile."""
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         import torch
 
         for _ in range(len(order) // self._batch_size):
@@ -130,7 +130,7 @@ class Jax(Products):
 
         self._epoch = jax.jit(jax_products, static_argnums=(1, 2))
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         import jax
 
         jax.block_until_ready(self._epoch(self._layers, len(order) // self._batch_size, self._precision))

@@ -56,13 +56,13 @@ class Keras:
         rate = self._model.optimizer.learning_rate
         value = float(rate)
         rate.assign(0.0)
-        self.run_epoch(self.prepare(np.arange(self._config.batch_size)))
+        self.train_steps(self.prepare(np.arange(self._config.batch_size)))
         rate.assign(value)
 
     def prepare(self, order: npt.NDArray[Any]) -> Any:
         return self._x[order], self._y[order]
 
-    def run_epoch(self, ordered: Any) -> None:
+    def train_steps(self, ordered: Any) -> None:
         self._model.fit(*ordered, batch_size=self._config.batch_size, shuffle=False, verbose=0)
 
     def state(self) -> Parameters:
@@ -108,7 +108,7 @@ class ScikitLearn:
     def prepare(self, order: npt.NDArray[np.int32]) -> Any:
         return self._x[order], self._y[order]
 
-    def run_epoch(self, ordered: Any) -> None:
+    def train_steps(self, ordered: Any) -> None:
         self._model.partial_fit(*ordered)
 
     def state(self) -> Parameters:

@@ -56,6 +56,10 @@ def read(path: Path) -> Result:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("kind") != "benchmark":
         raise UserError(f"{path} is not what mlp_compare.bench writes by --json")
+    if isinstance(whole := content.get("whole"), dict):  # the tutorial's programs had another name in version 0.1
+        content["whole"] = {
+            name.replace("reference_torch.article", "reference_torch.tutorial"): runs for name, runs in whole.items()
+        }
     check(content, str(path))
     return content
 

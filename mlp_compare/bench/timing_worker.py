@@ -96,7 +96,7 @@ def epoch_seconds(trainer: Any, config: Config, dataset: Dataset, epochs: int) -
         if hasattr(trainer, "prepare"):
             order = trainer.prepare(order)
         clock = Clock()
-        np.asarray(trainer.run_epoch(order))
+        np.asarray(trainer.train_steps(order))
         seconds.append(clock.lap())
     return seconds
 
@@ -118,8 +118,8 @@ class Many:
     def prepare(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         return np.stack([np.roll(order, -model * self._apart) for model in range(MODELS)])
 
-    def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        losses: npt.NDArray[np.floating[Any]] = self._models.run_epoch(orders)
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+        losses: npt.NDArray[np.floating[Any]] = self._models.train_steps(orders)
         self._losses = losses
         return losses
 

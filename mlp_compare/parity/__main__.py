@@ -17,7 +17,7 @@ from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import clear_write_errors, empty_folder, new_file, write_json
 from mlp_workload.interface import check_is_there
-from mlp_workload.run.session import load_named
+from mlp_workload.run.inputs import load_dataset
 from mlp_workload.sinks.console import Output
 from twincheck.pipe import Side, both
 from twincheck.trace import Trace
@@ -92,7 +92,7 @@ def run(options: Parity) -> bool:
 
 def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces: Path | None, console: Output) -> bool:
     config = options.config
-    dataset = load_named(config)
+    dataset = load_dataset(config)
     console.tell_of(dataset)
     check = Lockstep(config, dataset, sides, options.steps)
     steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))

@@ -15,11 +15,10 @@ from mlp_workload import batches, data, initial
 from mlp_workload.cli.parse import INSTALL
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.files import expand
 from mlp_workload.interface import Trainer, framework_of, pre_activation
+from mlp_workload.run.inputs import check_batch_size, initial_weights
 from mlp_workload.run.run_events import describe_trainer_environment
-from mlp_workload.run.session import check_batch_size
-from mlp_workload.weights import Parameters, load_weights, parameter_shapes
+from mlp_workload.weights import Parameters
 from twincheck.trace import Array, Trace
 
 load = cache(data.load)
@@ -86,12 +85,9 @@ class Worker:
             self._around.enter_context(FAULTS[fault].plant())
         self._config, self._dataset = config, load(config.dataset, config.transpose_images)
         check_batch_size(config, self._dataset)
-        widths = config.widths(self._dataset.pixels, self._dataset.classes)
-        if config.initial_weights is None:
+        if (parameters := initial_weights(config, self._dataset)) is None:
+            widths = config.widths(self._dataset.pixels, self._dataset.classes)
             parameters = initial.initial_parameters(config.initialization, widths, config.seed)
-        else:
-            shapes = parameter_shapes(widths)
-            parameters = load_weights(expand(config.initial_weights), shapes, config.dtype)
         self._trainer = make_trainer(config, self._dataset, parameters)
         if lacks := [name for name in dir(Trainer) if not name.startswith("_") and not hasattr(self._trainer, name)]:
             raise UserError(f"--sides {self._side}: its trainer lacks {', '.join(lacks)} of mlp_workload/interface.py")
@@ -139,6 +135,6 @@ class Worker:
         while done < steps:
             epoch += 1
             indices = batches.epoch_order(self._config.seed, epoch, examples)[: (steps - done) * batch_size]
-            losses.append(self._trainer.run_epoch(indices))
+            losses.append(self._trainer.train_steps(indices))
             done += len(losses[-1])
         return FreeRun(np.concatenate(losses), self._trainer.state(), self.evaluate())

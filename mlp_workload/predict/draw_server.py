@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(200, to_json(self.server.artist.about()).encode())
         elif self.path in _FILES:
             name, kind = _FILES[self.path]
-            self._say(200, files("mlp_workload.draw").joinpath(name).read_bytes(), kind)
+            self._say(200, files("mlp_workload.predict").joinpath(name).read_bytes(), kind)
         else:
             self._refuse(404, "there is no such page")
 

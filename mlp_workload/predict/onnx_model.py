@@ -24,7 +24,7 @@ _SLOPE = 0.01
 def onnx_model(config: Config, parameters: Parameters) -> onnx.ModelProto:
     """`images` (batch, pixels) uint8 to `logits` (batch, classes) in the run's dtype, for batches of any size.
 
-    It normalises the pixels as the run does. In between the tensors have the names of `twincheck.trace`.
+    It normalises the pixels as the run does. In between the tensors have the names of `mlp_workload.interface`.
 
     Raises `UserError` where the parameters are too large for such a file.
     """

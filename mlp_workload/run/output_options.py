@@ -21,8 +21,7 @@ class OutputOptions:
     """Where a run shows itself besides its folder."""
 
     visdom: Literal["auto", "off", "required"] = "auto"
-    """Draws live curves on a Visdom server if one answers (auto), never (off), or stops at once without a server
-    (required)."""
+    """Draws live curves on a Visdom server: if one answers (auto), never (off), or always (required)."""
     visdom_host: str | None = None
     """Host of the Visdom server; by default VISDOM_HOST from the environment, or localhost."""
     visdom_port: int | None = None
@@ -32,7 +31,7 @@ class OutputOptions:
     visdom_username: str | None = None
     """Name for a Visdom server with login; by default VISDOM_USERNAME from the environment."""
     visdom_password: str | None = field(default=None, repr=False)
-    """Password for it; better set VISDOM_PASSWORD, which other users of the machine cannot see."""
+    """Password for a server with login; better set VISDOM_PASSWORD, which other users of the machine cannot read."""
     tensorboard: bool = False
     """Writes scalars for TensorBoard to the run folder's tensorboard/."""
     quiet: bool = False

@@ -7,21 +7,22 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mlp_workload.batches import epoch_order
 from mlp_workload.config import LARGEST_SEED, Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import UserError, warn
+from mlp_workload.errors import UserError, clear_memory_errors, warn
 from mlp_workload.events import Event, Warned
 from mlp_workload.files import clear_write_errors, expand, write_json
 from mlp_workload.interface import Ensemble, MakeEnsemble
 from mlp_workload.run.folder import RunFolder, make_empty_folder, new_default_folder
+from mlp_workload.run.inputs import initial_weights, reading, weights_bytes
 from mlp_workload.run.output_options import OutputOptions
+from mlp_workload.run.recorder import Recorder
 from mlp_workload.run.run_events import RunEvents
-from mlp_workload.run.session import Record, begin, timed, weights_bytes
 from mlp_workload.run.signals import Stopped, StopSignals
 from mlp_workload.sinks.console import Output
 from mlp_workload.weights import Parameters
@@ -43,7 +44,7 @@ _IN_COMMON = (
 _OF_EACH = ("seed", "steps", "test_correct", "test_examples", "test_accuracy", "test_loss", "lost_classes")
 
 
-def train_seeds(config: Config, seeds: int, framework: Framework, watching: OutputOptions) -> dict[str, Any]:
+def train_seeds(config: Config, seeds: int, framework: Framework, output: OutputOptions) -> dict[str, Any]:
     """Trains with the seeds `config.seed`, `config.seed` + 1 and so on; returns the content of seeds.json.
 
     Leaves a folder with that and a run folder for each seed, `seed-0` and so on. Nothing goes to Visdom. Raises
@@ -52,14 +53,17 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Outp
     start = time.perf_counter()
     if not 1 <= seeds <= LARGEST_SEED + 1 - config.seed:
         raise UserError(f"--seeds must be from 1 to {LARGEST_SEED + 1} less --seed, got {seeds}")
-    if watching.visdom == "required":
+    if output.visdom == "required":
         raise UserError("--visdom required is for one run: --seeds draws none, mlp_workload.dashboard --replay can")
-    replace(watching, visdom="off").check()
-    console = Output(markup=False, highlight=False, soft_wrap=True, quiet=watching.quiet)
+    replace(output, visdom="off").check()
+    console = Output(markup=False, highlight=False, soft_wrap=True, quiet=output.quiet)
     summaries: list[Mapping[str, Any]] = []
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        make, dataset, initial = begin(stack, framework(config, seeds), config)
+        read = stack.enter_context(reading(config))
+        make, dataset = stack.enter_context(framework(config, seeds)), read()
+        initial = initial_weights(config, dataset)
+        stack.enter_context(clear_memory_errors())
         ensemble = make(config, dataset, initial)
         _, compile_seconds = timed(ensemble.compile)
         folder = _claim(config, seeds, ensemble.framework)
@@ -68,7 +72,7 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Outp
             f"{ensemble.framework} on {ensemble.device}, {config.preset} preset, {config.dataset}, {config.dtype}, "
             f"seeds {config.seed} to {config.seed + seeds - 1}, {together}"
         )
-        if not watching.quiet:  # if quiet, each run prints its own warnings
+        if not output.quiet:  # if quiet, each run prints its own warnings
             console.tell_of(dataset)
         console.say(f"folder {folder}")
         progress = stack.enter_context(console.progress())
@@ -80,7 +84,7 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Outp
             once = 0.0 if summaries else compile_seconds
             events = [RunEvents(one, dataset, ensemble, began, once, at_once=ensemble.at_once) for one in configs]
             advance = partial(progress.advance, task, len(configs))
-            group = _train_together(configs, dataset, ensemble, watching, events, signals, advance)
+            group = _train_together(configs, dataset, ensemble, output, events, signals, advance)
             for summary in group:
                 console.say(_line(summary))
             summaries += group
@@ -118,7 +122,7 @@ def _train_together(
     configs: Sequence[Config],
     dataset: Dataset,
     ensemble: Ensemble,
-    watching: OutputOptions,
+    output: OutputOptions,
     events: Sequence[RunEvents],
     signals: StopSignals,
     advance: Callable[[], None],
@@ -134,22 +138,22 @@ def _train_together(
         def weights_of(model: int) -> Callable[[], Parameters]:
             return lambda: weights()[model]
 
-        records: list[Record] = []
+        recorders: list[Recorder] = []
         for model, config in enumerate(configs):
             assert config.run_dir is not None
             folder = stack.enter_context(RunFolder.claim(config.run_dir, config))
-            sinks = [*watching.files(folder.path), *([_Warnings(config.seed)] if watching.quiet else [])]
+            sinks = [*output.files(folder.path), *([_Warnings(config.seed)] if output.quiet else [])]
             stack.enter_context(folder.reserve(weights_bytes(config, dataset)))
-            records.append(Record(stack, folder, weights_of(model), sinks))
+            recorders.append(Recorder(stack, folder, weights_of(model), sinks))
 
-        def tell(told: Sequence[Iterable[Event]]) -> None:
-            for record, some in zip(records, told, strict=True):
-                for event in some:
-                    record.tell(event)
+        def emit(events_of_each: Sequence[Iterable[Event]]) -> None:
+            for recorder, own in zip(recorders, events_of_each, strict=True):
+                for event in own:
+                    recorder.emit(event)
 
         def evaluate() -> None:
             evaluations, seconds = timed(ensemble.evaluate)
-            tell([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
+            emit([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
 
         def stop_if_asked(epoch: int) -> None:
             if signals.received is not None:
@@ -157,24 +161,24 @@ def _train_together(
                 raise Stopped(said, signals.received)
 
         try:
-            tell([one.started() for one in events])
+            emit([one.started() for one in events])
             for epoch in range(1, configs[0].epochs + 1):
                 orders = np.stack([epoch_order(config.seed, epoch, len(dataset.train)) for config in configs])
-                losses, seconds = timed(partial(ensemble.run_epoch, orders))
+                losses, seconds = timed(partial(ensemble.train_steps, orders))
                 own = zip(events, orders, losses, strict=True)
-                tell([one.trained(order, each, seconds) for one, order, each in own])
+                emit([one.trained(order, each, seconds) for one, order, each in own])
                 evaluate()
                 advance()
                 stop_if_asked(epoch)
             if configs[0].epochs == 0:
                 evaluate()
                 stop_if_asked(0)
-            tell([one.finished() for one in events])
+            emit([one.finished() for one in events])
         except (UserError, KeyboardInterrupt):
-            for record in records:
-                record.save_weights()
+            for recorder in recorders:
+                recorder.save_weights()
             raise
-        return [record.summary for record in records]
+        return [recorder.summary for recorder in recorders]
 
 
 class _Warnings:
@@ -211,3 +215,12 @@ def _line(summary: Mapping[str, Any]) -> str:
     if not np.isfinite(loss):
         return f"{result}  diverged: try a lower --learning-rate"
     return f"{result}  lost classes {', '.join(map(str, lost))}" if lost else result
+
+
+T = TypeVar("T")
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """Returns what `work` returns, and how many seconds it took."""
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start

@@ -1,11 +1,12 @@
 """The loss and the gradients."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
 from mlp_compare.parity.faults.start import near_kinks
-from mlp_workload.batches import epoch_order
+from mlp_workload.batches import step_batch
 from mlp_workload.data import load
 
 
@@ -49,21 +50,39 @@ def _scaled_backward(original: Any) -> Any:
     return cross_entropy
 
 
-def _torch_gradient(name: str, edit: Callable[[Any], Any]) -> Any:
-    """The gradient of the parameter `name` through `edit`."""
+def _torch_gradient(name: str, edit: Callable[[Any], Any], in_step: Callable[[Any], bool] = lambda labels: True) -> Any:
+    """The gradient of the parameter `name` through `edit`, in the steps whose labels are `in_step`."""
 
     def make(original: Any) -> Any:
         from reference_torch.weights import neutral_names
 
-        def loss_and_gradients(config: Any, model: Any, *rest: Any) -> Any:
-            tensors = original(config, model, *rest)
+        hooks: list[Any] = []
+
+        def loss_fn(config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:
+            while hooks:
+                hooks.pop().remove()
             parameter = dict(zip(neutral_names(model), model.parameters(), strict=True))[name]
-            parameter.grad = edit(parameter.grad)
-            return tensors
+            if in_step(labels):
+                hooks.append(parameter.register_hook(edit))
+            return original(config, model, x, labels, *rest)
 
-        return loss_and_gradients
+        return loss_fn
 
-    return replaced("reference_torch.step:loss_and_gradients", make)
+    return replaced("reference_torch.step:loss_fn", make)
+
+
+def _torch_gradient_in_step(step: int, factor: float) -> Any:
+    """The gradient of the first weights is `factor` of itself in that step alone."""
+
+    @cache
+    def expected() -> Any:
+        labels = load("mnist").train.labels
+        return labels[step_batch(0, step, len(labels), 200)]
+
+    def in_step(labels: Any) -> bool:
+        return bool((labels.numpy() == expected()).all())
+
+    return _torch_gradient("layers.0.weight", lambda gradient: gradient * factor, in_step)
 
 
 def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
@@ -75,32 +94,17 @@ def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
         def edited(path: Any, leaf: Any) -> Any:
             return edit(leaf) if f"[{layer}]['{kind}']" in jax.tree_util.keystr(path) else leaf
 
-        def loss_and_gradients(*arguments: Any) -> Any:
-            tensors, gradients = original(*arguments)
-            return tensors, jax.tree_util.tree_map_with_path(edited, gradients)
+        def value_and_grad(*arguments: Any, **options: Any) -> Any:
+            def run(*arguments: Any) -> Any:
+                value, (gradients, *others) = right(*arguments)
+                return value, (jax.tree_util.tree_map_with_path(edited, gradients), *others)
 
-        return loss_and_gradients
+            right = original(*arguments, **options)
+            return run
 
-    return replaced("jax_mlp.step:loss_and_gradients", make)
+        return value_and_grad
 
-
-def _torch_gradient_in_step(step: int, factor: float) -> Any:
-    """The gradient of the first weights is `factor` of itself in that step alone."""
-
-    def make(original: Any) -> Any:
-        import torch
-
-        wrong = torch.from_numpy(load("mnist").train.labels[epoch_order(0, 1, 60_000)[(step - 1) * 200 : step * 200]])
-
-        def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:
-            tensors = original(config, model, x, labels, *rest)
-            if torch.equal(labels, wrong.to(labels)):
-                next(iter(model.parameters())).grad *= factor
-            return tensors
-
-        return loss_and_gradients
-
-    return replaced("reference_torch.step:loss_and_gradients", make)
+    return replaced("jax_mlp.step:value_and_grad", make)
 
 
 def _with(value: float, *index: int) -> Callable[[Any], Any]:

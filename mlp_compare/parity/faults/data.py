@@ -94,13 +94,13 @@ FAULTS = [
     Fault(
         name="last, smaller batch dropped by the compiled epoch alone", side="jax", step=9,
         tensor="epochs.loss", config=LARGE_BATCHES, runs_freely=True,
-        plant=replaced("jax_mlp.trainer:Trainer.run_epoch",
+        plant=replaced("jax_mlp.trainer:Trainer.train_steps",
                        lambda original: lambda self, order: original(self, order[: len(order) // 7000 * 7000])),
     ),
     Fault(
         name="losses of the compiled epoch nan in float32", side="jax", step=2, tensor="epochs.loss",
         dtype="float32", runs_freely=True,
-        plant=replaced("jax_mlp.trainer:Trainer.run_epoch",
+        plant=replaced("jax_mlp.trainer:Trainer.train_steps",
                        lambda original: lambda self, order: original(self, order) * np.float32("nan")),
     ),
 ]  # fmt: skip
