@@ -1,4 +1,4 @@
-"""How a run is watched, and the sinks that show it. Nothing here changes a number."""
+"""Options of a run's output, and the sinks that follow from them. None changes a number."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ from mlp_workload.visdom.server import Unreachable, VisdomServer
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """Where a run shows itself besides its folder."""
+    """Options of a run's output besides its folder."""
 
     visdom: Literal["auto", "off", "required"] = "auto"
-    """Draws live curves on a Visdom server: if one answers (auto), never (off), or always (required)."""
+    """Draws live curves on a Visdom server if one answers (auto) or never (off); required refuses to train without one."""
     visdom_host: str | None = None
     """Host of the Visdom server; by default VISDOM_HOST from the environment, or localhost."""
     visdom_port: int | None = None
