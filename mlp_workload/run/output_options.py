@@ -21,7 +21,7 @@ class OutputOptions:
     """Options of a run's output besides its folder."""
 
     visdom: Literal["auto", "off", "required"] = "auto"
-    """Draws live curves on a Visdom server if one answers (auto) or never (off); required refuses to train without one."""
+    """Draws live curves on a Visdom server if one answers (auto), never (off), or trains only with one (required)."""
     visdom_host: str | None = None
     """Host of the Visdom server; by default VISDOM_HOST from the environment, or localhost."""
     visdom_port: int | None = None
