@@ -1,4 +1,7 @@
-"""From arguments to a command's dataclass, and from an error to one line."""
+"""From arguments to a command's dataclass, and from an error to one line.
+
+This uses argparse because its public interface has groups, hidden flags and errors as text.
+"""
 
 import argparse
 import ast
@@ -75,10 +78,10 @@ def given_flags(
 ) -> dict[str, Any]:
     """Returns the values that `arguments` give, by field of the dataclass `kind` and of those nested in it.
 
-    Each field is a flag, and its docstring the text in --help. `groups` has the fields of each group of --help; the
-    fields in `without` have no flag; `aliases` has the new flag for each old one, which --help does not show.
+    Each field is a flag, and its docstring is the text in --help. `groups` has the fields of each group in --help.
+    Fields in `without` have no flag. `aliases` has the new flag for each old one; --help does not show the old one.
 
-    Raises `UserError` if they make no sense, `SystemExit` after --help.
+    Raises `UserError` if the arguments make no sense, `SystemExit` after --help.
     """
     about, _, details = (description or inspect.getdoc(kind) or "").partition("\n\n")
     usage = "%(prog)s [options]"
