@@ -112,12 +112,10 @@ def given_flags(
 def build(kind: type[T], values: Mapping[str, Any]) -> T:
     """Returns a `kind` with those of its fields, and of the dataclasses nested in it, that `values` has."""
     hints = get_type_hints(kind)
-    chosen = {
-        name: build(hint, values) if is_dataclass(hint) else values[name]
-        for name, hint in hints.items()
-        if is_dataclass(hint) or name in values
+    nested = {
+        name: build(hint, values) for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
     }
-    return kind(**chosen)
+    return kind(**nested, **{name: values[name] for name in hints.keys() & values.keys()})
 
 
 class _Parser(argparse.ArgumentParser):
