@@ -11,11 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import tyro
-
 from fuzz.target import Target
 from fuzz.targets import TARGETS
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.environment.description import usable_cores
 from mlp_workload.errors import UserError
 from mlp_workload.files import clear_write_errors
@@ -33,12 +31,12 @@ class Fuzz:
     Exit status 1 says that a content made one crash, hang, or fail otherwise than by one clear line; then it is kept.
     """
 
-    targets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TARGET ...]")] = ()
-    """By default all: idx, safetensors, checkpoint, trace, config, arguments, events."""
+    targets: Annotated[tuple[str, ...], Positional("TARGET")] = ()
+    """Fuzzes these; by default all: idx, safetensors, checkpoint, trace, config, arguments, events."""
     seconds: int = 600
-    """For each."""
+    """Fuzzes each for this many seconds."""
     findings: Path = Path("fuzz-findings")
-    """A folder for the contents that are found."""
+    """Writes the contents that were found to this folder."""
 
     def __post_init__(self) -> None:
         for name in self.targets:
@@ -49,18 +47,20 @@ class Fuzz:
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        options = parse(Fuzz, sys.argv[1:], prog=PROGRAM, description=Fuzz.__doc__)
-        if find_spec("atheris") is None:
-            raise UserError("atheris is not installed: make fuzz, or pip install '.[fuzz]' in the project's folder; "
-                            "it is there for Linux and Python 3.11 to 3.13")  # fmt: skip
-        findings = options.findings.absolute()
-        with clear_write_errors(findings):
-            findings.mkdir(parents=True, exist_ok=True)
-        names = options.targets or tuple(TARGETS)
-        with ThreadPoolExecutor(usable_cores()) as at_once:
-            clean = list(at_once.map(lambda name: fuzz(name, TARGETS[name], options.seconds, findings), names))
-        sys.exit(0 if all(clean) else 1)
+    run_command(PROGRAM, Fuzz, run)
+
+
+def run(options: Fuzz) -> bool:
+    """Returns whether nothing was found."""
+    if find_spec("atheris") is None:
+        raise UserError("atheris is not installed: make fuzz, or pip install '.[fuzz]' in the project's folder; "
+                        "it is there for Linux and Python 3.11 to 3.13")  # fmt: skip
+    findings = options.findings.absolute()
+    with clear_write_errors(findings):
+        findings.mkdir(parents=True, exist_ok=True)
+    names = options.targets or tuple(TARGETS)
+    with ThreadPoolExecutor(usable_cores()) as at_once:
+        return all(list(at_once.map(lambda name: fuzz(name, TARGETS[name], options.seconds, findings), names)))
 
 
 def fuzz(name: str, target: Target, seconds: int, findings: Path) -> bool:

@@ -2,11 +2,10 @@
 
 import contextlib
 import io
-from dataclasses import fields
 from pathlib import Path
 
 from fuzz.target import Target
-from mlp_workload.cli.trainer import Training, parse_config
+from mlp_workload.cli.trainer import GROUPS, TrainingOptions, parse_config
 
 _SEEDS = (
     "--preset relu --last-activation none --seed 1",
@@ -19,20 +18,20 @@ _SEEDS = (
 
 def read(content: bytes, folder: Path) -> None:
     """The content is the arguments, with zero bytes between them."""
-    arguments = [argument for argument in content.decode(errors="replace").split("\0") if "completion" not in argument]
+    arguments = content.decode(errors="replace").split("\0")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            options = parse_config(arguments, Training)
+            options = parse_config(arguments, TrainingOptions)
     except SystemExit as stop:
         if stop.code:  # only --help ends it
             raise
         return
-    assert isinstance(options, Training)
+    assert isinstance(options, TrainingOptions)
 
 
 TARGET = Target(
     read,
     tuple("\0".join(seed.split()).encode() for seed in _SEEDS),
-    (*(f"--{field.name.replace('_', '-')}" for field in fields(Training)), "--help", "--", "-", "=", "None", "True",
-     "nan", "1e999", "~nobody", "leaky_relu", "required"),
+    (*(f"--{name.replace('_', '-')}" for names in GROUPS.values() for name in names), "--help", "--", "-", "=", "None",
+     "True", "nan", "1e999", "~nobody", "leaky_relu", "required"),
 )  # fmt: skip

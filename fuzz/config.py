@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from fuzz.target import Target
-from mlp_workload.cli.trainer import Training, parse_config
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import PRESETS, Config
 
 
@@ -13,7 +13,7 @@ def read(content: bytes, folder: Path) -> None:
     text = content[1:]
     if content[:1] and content[0] % 2:
         (folder / "config.json").write_bytes(text)
-        assert parse_config(["--resume", str(folder)], Training).run_dir == folder
+        assert parse_config(["--resume", str(folder)], TrainingOptions).config.run_dir == folder
         return
     config = Config.from_json(text.decode(errors="replace"))
     assert Config.from_json(config.to_json()) == config

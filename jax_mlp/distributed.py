@@ -31,12 +31,11 @@ class ProcessGroup:
     """The processes of one run, and which of them this is."""
 
     coordinator: str | None = None
-    """HOST:PORT, free there, at which the other processes reach the first. What SLURM or Open MPI say by default."""
+    """Address HOST:PORT of the first process; by default as SLURM or Open MPI say."""
     processes: int | None = None
-    """Of the run, which share its --devices evenly, started with the same flags each. By default those that SLURM or
-    Open MPI started, if there are several --devices."""
+    """Number of processes that share the --devices; by default as SLURM or Open MPI say."""
     process: int | None = None
-    """Which of them this is, from 0; the first alone prints and writes. By default as SLURM or Open MPI say."""
+    """Number of this process, from 0; by default as SLURM or Open MPI say."""
 
     def for_run(self, config: Config) -> "ProcessGroup":
         """Returns the group of a run, with what the flags leave open filled in.

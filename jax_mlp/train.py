@@ -10,18 +10,18 @@ import mlp_workload.run.seeds
 from jax_mlp.compile_cache import keep_compiled_programs
 from jax_mlp.distributed import ProcessGroup, ending_alone
 from jax_mlp.startup import started_jax
-from mlp_workload.cli.trainer import Training, part, run_trainer
+from mlp_workload.cli.trainer import TrainingOptions, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.interface import MakeSeedsTrainer, MakeTrainer
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.session import Run
 
 
 def train(
     config: Config,
-    output: Watching | None = None,
+    output: OutputOptions | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
     cluster: ProcessGroup | None = None,
@@ -41,9 +41,9 @@ def train(
     return run.summary
 
 
-def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
+def train_seeds(config: Config, seeds: int, output: OutputOptions | None = None) -> dict[str, Any]:
     """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
-    return mlp_workload.run.seeds.train_seeds(config, seeds, seeds_framework, watching or Watching())
+    return mlp_workload.run.seeds.train_seeds(config, seeds, seeds_framework, output or OutputOptions())
 
 
 @contextlib.contextmanager
@@ -71,17 +71,15 @@ def seeds_framework(config: Config, models: int) -> Iterator[MakeSeedsTrainer]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ProcessGroup, Training):
-    """What the command takes."""
+class Options(TrainingOptions):
+    """Options of the command."""
+
+    cluster: ProcessGroup
 
     def __post_init__(self) -> None:
-        Training.__post_init__(self)
+        super().__post_init__()
         if self.seeds is not None and self.cluster != ProcessGroup():
             raise UserError("--coordinator, --processes and --process are for one run, not for --seeds")
-
-    @property
-    def cluster(self) -> ProcessGroup:
-        return part(ProcessGroup, self)
 
 
 def main() -> None:
@@ -92,9 +90,9 @@ def main() -> None:
 
 def start(options: Options) -> None:
     if options.seeds is None:
-        train(options.config, options.watching, options.checkpoint_every, options.resumes, options.cluster)
+        train(options.config, options.output, options.checkpoint_every, options.resume, options.cluster)
     else:
-        train_seeds(options.config, options.seeds, options.watching)
+        train_seeds(options.config, options.seeds, options.output)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from mlp_compare.figures import COLOURS
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.initial import initial_parameters
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
 config = dataclasses.replace(PRESETS["leaky"], last_activation="none", momentum=0.9, epochs=1)
@@ -69,7 +69,7 @@ mnist = load("mnist")
 with tempfile.TemporaryDirectory() as folder:
     start = Path(folder, "start.safetensors")
     save_weights(start, initial_parameters(config.initialization, widths, seed=0))
-    silent, trained = Watching(visdom="off", quiet=True), {}
+    silent, trained = OutputOptions(visdom="off", quiet=True), {}
     for name, train in (
         ("jax", jax_mlp.train.train),
         ("torch", reference_torch.train.train),

@@ -33,7 +33,7 @@ from mlp_compare.figures import COLOURS, INK
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.metrics import confusion_matrix
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.weights import load_weights, parameter_shapes
 
 SEEDS, EPOCHS = 16, 1
@@ -43,7 +43,7 @@ found, said = {}, io.StringIO()
 for last in ("same", "none"):
     config = dataclasses.replace(base, last_activation=last, run_dir=Path(folder.name, last))
     with contextlib.redirect_stderr(said):
-        found[last] = train_seeds(config, SEEDS, Watching(visdom="off", quiet=True))["seeds"]
+        found[last] = train_seeds(config, SEEDS, OutputOptions(visdom="off", quiet=True))["seeds"]
 
 # %% [markdown]
 # The same seeds, with the ReLU and with `--last-activation none`. A class counts as lost where not

@@ -41,7 +41,7 @@ from lessons.figure import figure, say
 from mlp_compare.figures import COLOURS
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.visdom.server import Unreachable, VisdomServer
 from mlp_workload.visdom.windows import environment_name
 
@@ -133,8 +133,8 @@ with figure("Four windows", columns=2, rows=2, height=3.6) as axes:
 config = dataclasses.replace(
     PRESETS["leaky"], last_activation="none", epochs=2, run_dir=Path(folder.name, "run")
 )
-watching = Watching(visdom="required", visdom_host="localhost", visdom_port=port, quiet=True)
-summary = train(config, watching)
+output = OutputOptions(visdom="required", visdom_host="localhost", visdom_port=port, quiet=True)
+summary = train(config, output)
 environment = environment_name(config.run_dir)
 windows = json.loads(viz.get_window_data(win=None, env=environment))
 points = len(windows["train_loss"]["content"]["data"][0]["x"])

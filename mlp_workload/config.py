@@ -4,10 +4,9 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
-from tyro.conf import DisallowNone  # so that the flag has the forms --transpose-images and --no-transpose-images
 
 from mlp_workload.data import check_source
 from mlp_workload.errors import UserError, refusal
@@ -30,66 +29,63 @@ class Config:
     """
 
     preset: Literal["relu", "leaky"] = "leaky"
-    """relu: Kaiming-normal weights, standardised pixels, ReLU. leaky: torch's Linear default, pixels in 0..1,
-    LeakyReLU. Sets the defaults of the flags below; each can still be given."""
+    """Sets the defaults of the flags below as in one of the tutorial's programs: relu has ReLU, Kaiming-normal weights
+    and standardised pixels; leaky has LeakyReLU, torch's Linear weights and pixels in 0..1."""
     dataset: str = "mnist"
-    """mnist, shipped with the package; idx:DIR, a folder of four IDX files; tfds:NAME, through tensorflow-datasets."""
-    transpose_images: Annotated[bool | None, DisallowNone] = None
-    """Whether the images are stored transposed and are turned upright, by exchanging rows and columns. By default
-    EMNIST's are, by its name; --no-transpose-images takes any set as it is stored."""
+    """Trains on this data set: mnist (in the package), idx:DIR (four IDX files) or tfds:NAME (tensorflow-datasets)."""
+    transpose_images: bool | None = None
+    """Exchanges rows and columns of the images; by default only for EMNIST, which is stored transposed."""
     epochs: int = 10
-    """Passes over the training set; 0 evaluates and saves the initial weights."""
+    """Passes over the training set; 0 only evaluates and saves the initial weights."""
     batch_size: int = 200
-    """Examples per step; where it does not divide the training set, the last step of an epoch is smaller."""
+    """Examples per step; the last step of an epoch has fewer if the training set does not divide evenly."""
     learning_rate: float = 0.01
-    """Of stochastic gradient descent, constant."""
+    """Constant learning rate of SGD."""
     momentum: float = 0.0
-    """Share of the last update's velocity that is kept; torch's rule, without dampening."""
+    """Momentum of SGD, as in torch without dampening."""
     nesterov: bool = False
-    """Nesterov's momentum, by torch's rule; needs --momentum."""
+    """Uses Nesterov momentum, as in torch; needs --momentum."""
     weight_decay: float = 0.0
-    """Times the parameters, added to the gradient before the momentum, by torch's rule; biases included."""
+    """L2 penalty, added to the gradients of weights and biases before the momentum, as in torch."""
     label_smoothing: float = 0.0
-    """Share of each training label spread over all classes; the test loss is always without."""
+    """Spreads this share of each training label over all classes; the test loss has none."""
     seed: int = 0
-    """Of the batch order, equal in both frameworks, and of the framework's own initial weights."""
+    """Seed of the batch order, which is the same in both frameworks, and of the initial weights."""
     dtype: Literal["float32", "float64"] = "float32"
-    """Of parameters, activations and gradients."""
+    """Type of parameters, activations and gradients."""
     hidden: tuple[int, ...] = (200, 200)
-    """Widths of the hidden layers; without any it is a linear model."""
+    """Widths of the hidden layers; none gives a linear model."""
     activation: Literal["relu", "leaky_relu"] = "leaky_relu"
-    """After each layer. leaky_relu has slope 0.01 below 0, and at 0 as in torch."""
+    """Activation after each layer; leaky_relu has slope 0.01 below 0."""
     last_activation: Literal["same", "none"] = "same"
-    """Whether the logits pass the activation too, as in the tutorial. That can lose classes for good; none cures it."""
+    """Applies the activation to the logits too, as the tutorial does (same), or not (none); same can lose classes for
+    good."""
     initialization: Initialization = "torch_linear"
-    """torch_linear: uniform in +-1/sqrt(fan_in). kaiming_normal: untruncated, variance 2/fan_in, biases 0. flax_linear:
-    truncated normal, variance 1/fan_in, biases 0."""
+    """Draws the weights uniformly within +-1/sqrt(fan_in) (torch_linear), with variance 2/fan_in (kaiming_normal), or
+    truncated with variance 1/fan_in (flax_linear)."""
     pixel_mean: float = 0.0
-    """Subtracted from pixels in 0..1."""
+    """Mean to subtract from the pixels, which are in 0..1."""
     pixel_std: float = 1.0
-    """Pixels are divided by it."""
+    """Standard deviation to divide the pixels by."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """auto takes a GPU if the framework sees one; gpu never falls back to the CPU."""
+    """Trains on this device; auto takes a GPU if the framework sees one, and gpu never falls back to the CPU."""
     gpu: int | None = None
-    """Which of the GPUs that the framework sees, counted from 0; never falls back to the CPU."""
+    """Trains on this one of the GPUs that the framework sees, counted from 0."""
     matmul_precision: Literal["highest", "tf32", "bf16"] = "highest"
-    """Of float32 products, in both frameworks. highest: IEEE. On GPUs since Ampere also tf32 and bf16: the operands are
-    rounded to 10 or 7 bits of fraction; sums, and everything else, stay float32."""
+    """Precision of float32 matrix products: IEEE (highest), or operands rounded to 10 bits (tf32) or 7 bits (bf16) on
+    GPUs since Ampere."""
     deterministic: bool = False
-    """On a GPU too, the same bytes from run to run: sets what each framework needs for it before it starts."""
+    """Gives the same bytes from run to run on a GPU too."""
     devices: int = 1
-    """How many share each batch, the same for whatever number of them up to rounding. On a CPU JAX makes as many of it;
-    torch takes a process for each, which torchrun starts."""
+    """Number of devices that share each batch; on a CPU JAX makes them, and torch needs torchrun."""
     split_hidden: int = 1
-    """So many of the --devices share each hidden layer in place of a batch, for widths beyond one device's memory; in
-    JAX only."""
+    """Number of the --devices that share each hidden layer instead of a batch; in JAX only."""
     pad_batches: bool = False
-    """Allows a --batch-size that the devices can't share evenly: some then have an example less, and means stay exact.
-    The last batch of an epoch, where it is smaller, may be uneven anyway."""
+    """Allows a --batch-size that the devices cannot share evenly; means stay exact."""
     initial_weights: Path | None = None
-    """A safetensors file to start from, such as another run's weights.safetensors, in place of --initialization."""
+    """Starts from this safetensors file, such as another run's weights, instead of --initialization."""
     run_dir: Path | None = None
-    """Where the run is written, a new or empty folder; by default runs/TIME-FRAMEWORK-PRESET-SEED."""
+    """Writes the run to this new or empty folder; by default into runs/, named by time, framework, preset and seed."""
 
     def __post_init__(self) -> None:
         for field, kind in get_type_hints(type(self)).items():

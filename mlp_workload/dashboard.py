@@ -5,16 +5,13 @@ import os
 import re
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import Metavar, run_command
 from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import expand
 from mlp_workload.run.recorded import RecordedRun
@@ -38,21 +35,21 @@ class Dashboard:
     """
 
     host: str = "localhost"
-    """localhost, or with a password any address to listen at: 0.0.0.0 for all."""
+    """Listens at this address; others than localhost, such as 0.0.0.0 for all, need a password."""
     port: int | None = None
-    """By default VISDOM_PORT from the environment, or 8097."""
+    """Listens at this port; by default at VISDOM_PORT from the environment, or 8097."""
     base_url: str | None = None
-    """By default VISDOM_BASE_URL, or /."""
+    """Path of the server's page; by default VISDOM_BASE_URL from the environment, or /."""
     username: str | None = None
-    """For a server with login; by default VISDOM_USERNAME."""
+    """Asks for a login with this name; by default VISDOM_USERNAME from the environment."""
     password: str | None = None
-    """By default VISDOM_PASSWORD."""
-    allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:PORT] [NAME[:PORT] ...]")] = ()
-    """Further names under which browsers reach the server, such as a proxy's."""
+    """Password of the login; better set VISDOM_PASSWORD, which other users of the machine cannot see."""
+    allow_host: Annotated[tuple[str, ...], Metavar("NAME[:PORT]")] = ()
+    """Further names by which browsers reach the server, such as a proxy's."""
     env_path: Path | None = None
-    """A folder where the server keeps the curves; by default ~/.visdom."""
-    replay: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")] = ()
-    """Run folders to draw."""
+    """Keeps the curves in this folder; by default in ~/.visdom."""
+    replay: Annotated[tuple[Path, ...], Metavar("RUN")] = ()
+    """Draws the runs in these folders."""
 
     @property
     def server(self) -> VisdomServer:
@@ -67,9 +64,7 @@ class Dashboard:
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        options = parse(Dashboard, sys.argv[1:], prog=PROGRAM, description=Dashboard.__doc__)
-        run(options)
+    run_command(PROGRAM, Dashboard, run)
 
 
 def run(options: Dashboard) -> None:

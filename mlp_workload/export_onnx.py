@@ -1,14 +1,10 @@
 """Exports a run's network as ONNX: `python -m mlp_workload.export_onnx --help`."""
 
-import inspect
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.files import clear_write_errors, new_file, write_atomically
 from mlp_workload.predict.trained import Trained
 from mlp_workload.sinks.console import Output
@@ -23,15 +19,14 @@ class Export:
     The model normalises the pixels and computes in the run's dtype.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The folder of a run, of either trainer, that is finished."""
-    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """A new file, such as mlp.onnx."""
+    run: Annotated[Path, Positional("RUN")]
+    """Exports the finished run in this folder, of either trainer."""
+    output: Annotated[Path, Positional("OUT")]
+    """Writes the model to this new file, such as mlp.onnx."""
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        run(parse(Export, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Export)))
+    run_command(PROGRAM, Export, run)
 
 
 def run(options: Export) -> None:

@@ -1,14 +1,10 @@
 """Converts weights between safetensors and torch's files: `python -m reference_torch.convert --help`."""
 
-import inspect
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.errors import UserError
 from mlp_workload.files import clear_write_errors, expand, new_file, write_atomically
 from mlp_workload.sinks.console import Output
@@ -27,10 +23,10 @@ class Conversion:
     bfloat16 are widened to float32.
     """
 
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
-    """A .safetensors, .pt or .pth file. No code in it is run."""
-    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """A new file, of the other kind."""
+    source: Annotated[Path, Positional("IN")]
+    """Reads this .safetensors, .pt or .pth file, and runs no code in it."""
+    target: Annotated[Path, Positional("OUT")]
+    """Writes this new file, of the other kind."""
 
     def __post_init__(self) -> None:
         for path in (self.source, self.target):
@@ -41,8 +37,7 @@ class Conversion:
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        run(parse(Conversion, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Conversion)))
+    run_command(PROGRAM, Conversion, run)
 
 
 def run(options: Conversion) -> None:

@@ -6,18 +6,18 @@ from functools import partial
 from typing import Any
 
 import mlp_workload.run.seeds
-from mlp_workload.cli.trainer import Training, run_trainer
+from mlp_workload.cli.trainer import TrainingOptions, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.interface import MakeSeedsTrainer, MakeTrainer
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.session import Run
 from reference_torch.distributed import ProcessGroup
 
 
 def train(
     config: Config,
-    output: Watching | None = None,
+    output: OutputOptions | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
 ) -> dict[str, Any]:
@@ -36,9 +36,9 @@ def train(
     return run.summary
 
 
-def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
+def train_seeds(config: Config, seeds: int, output: OutputOptions | None = None) -> dict[str, Any]:
     """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
-    return mlp_workload.run.seeds.train_seeds(config, seeds, seeds_framework, watching or Watching())
+    return mlp_workload.run.seeds.train_seeds(config, seeds, seeds_framework, output or OutputOptions())
 
 
 @contextlib.contextmanager
@@ -66,14 +66,14 @@ def seeds_framework(config: Config, models: int) -> Iterator[MakeSeedsTrainer]:
 
 
 def main() -> None:
-    run_trainer("python -m reference_torch.train", "Trains the MLP in PyTorch.", Training, start)
+    run_trainer("python -m reference_torch.train", "Trains the MLP in PyTorch.", TrainingOptions, start)
 
 
-def start(options: Training) -> None:
+def start(options: TrainingOptions) -> None:
     if options.seeds is None:
-        train(options.config, options.watching, options.checkpoint_every, options.resumes)
+        train(options.config, options.output, options.checkpoint_every, options.resume)
     elif ProcessGroup.for_run(options.config).is_first:
-        train_seeds(options.config, options.seeds, options.watching)
+        train_seeds(options.config, options.seeds, options.output)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,10 @@ lines, with a note on what their numbers mean. `reference_torch.train` computes 
 """
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import tyro
-
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import load
 
@@ -20,15 +17,18 @@ from mlp_workload.data import load
 class Program:
     """Runs one of the tutorial's two programs as it does, on MNIST with batches of 200."""
 
-    form: Annotated[Literal["hand-written", "module"], tyro.conf.Positional]
-    """hand-written: plain tensors and ReLU, the `relu` preset; module: nn.Module and LeakyReLU, the `leaky` preset."""
+    form: Annotated[Literal["hand-written", "module"], Positional("hand-written|module")]
+    """Runs plain tensors and ReLU (hand-written, preset relu), or nn.Module and LeakyReLU (module, preset leaky)."""
     epochs: int = 10
+    """Passes over the training set."""
     seed: int = 0
+    """Seed of the initial weights and the batch order."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Trains on this device; auto takes a GPU if there is one."""
     gpu: int | None = None
-    """Which of the GPUs, counted from 0."""
+    """Trains on this one of the GPUs, counted from 0."""
     matmul_precision: Literal["highest", "tf32"] = "highest"
-    """Of float32 products."""
+    """Precision of float32 matrix products on a GPU; highest is IEEE."""
 
     def config(self) -> Config:
         preset = PRESETS["relu" if self.form == "hand-written" else "leaky"]
@@ -39,12 +39,14 @@ class Program:
 
 
 def main() -> None:
-    program = "python -m reference_torch.tutorial"
-    with one_line_errors(program):
-        config = parse(Program, sys.argv[1:], prog=program).config()
-        from reference_torch.tutorial_loop import run
+    run_command("python -m reference_torch.tutorial", Program, run)
 
-        run(config, load(config.dataset))
+
+def run(options: Program) -> None:
+    from reference_torch import tutorial_loop  # torch only after the flags are known to be right
+
+    config = options.config()
+    tutorial_loop.run(config, load(config.dataset))
 
 
 if __name__ == "__main__":

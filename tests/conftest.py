@@ -40,7 +40,7 @@ import jax_mlp.train
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load
 from mlp_workload.predict.trained import Trained
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.weights import Parameters, save_weights
 
 jax.config.update("jax_enable_x64", True)
@@ -134,7 +134,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A run of an epoch, at about 95 % of the test set."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     config = Config(epochs=1, momentum=0.9, learning_rate=0.1, last_activation="none", run_dir=folder)
-    jax_mlp.train.train(config, Watching(visdom="off", quiet=True))
+    jax_mlp.train.train(config, OutputOptions(visdom="off", quiet=True))
     return Trained.load(folder)
 
 

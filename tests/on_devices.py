@@ -20,7 +20,7 @@ from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples, load
 from mlp_workload.initial import initial_parameters
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 
 DEVICES = (1, 2, 4, 8)
 MESHES = {"1": (1, 1), "2": (2, 2), "4": (4, 4), "2x2": (4, 2)}
@@ -99,7 +99,7 @@ def run_folders(out: Path, digits: str) -> None:
 
 
 def train(config: Config, resume: bool = False) -> None:
-    jax_mlp.train.train(config, Watching(visdom="off", quiet=True), resume=resume)
+    jax_mlp.train.train(config, OutputOptions(visdom="off", quiet=True), resume=resume)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import jax_mlp.train
 import reference_torch.train
 from mlp_workload.config import PRESETS
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
 
@@ -25,7 +25,7 @@ PUBLISHED = {
 def test_final_accuracy(side, preset, tmp_path):
     config = dataclasses.replace(PRESETS[preset], last_activation="none", run_dir=tmp_path / "run")
     lowest, highest = PUBLISHED[preset]
-    assert lowest <= TRAIN[side](config, Watching(visdom="off"))["test_correct"] <= highest
+    assert lowest <= TRAIN[side](config, OutputOptions(visdom="off"))["test_correct"] <= highest
 
 
 @pytest.mark.long("trains two epochs twice")

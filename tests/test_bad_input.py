@@ -21,7 +21,7 @@ from warm import python
 import mlp_compare.report.__main__ as report
 from fuzz.targets import TARGETS
 from mlp_compare.report.page import render
-from mlp_workload.cli.trainer import Training, parse_config
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import Config
 from mlp_workload.data.idx import read_idx
 from mlp_workload.errors import LONGEST, UserError
@@ -31,8 +31,6 @@ from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.windows import Drawing
 from twincheck.trace import FORMAT, Trace
 
-SLOW = ("arguments", "config")
-"""Targets that parse a command line, which takes a tenth of a second."""
 some_or_many = pytest.mark.parametrize(
     "examples", [25, pytest.param(200, marks=pytest.mark.long("many examples of each target"))]
 )
@@ -74,7 +72,7 @@ def damaged(draw, whole):
 @some_or_many
 @each_target
 def test_damaged_bytes(name, examples):
-    @settings(max_examples=examples // 3 if name in SLOW else examples)
+    @settings(max_examples=examples)
     @given(st.sampled_from(TARGETS[name].seeds).flatmap(damaged))
     def check(content):
         hold(name, content)
@@ -130,7 +128,7 @@ JSON_SEEDS = {name: [seed for seed in target.seeds if any(json_spans(seed))] for
 @some_or_many
 @pytest.mark.parametrize("name", [name for name, seeds in JSON_SEEDS.items() if seeds])
 def test_lying_json(name, examples):
-    @settings(max_examples=examples // 3 if name in SLOW else examples)
+    @settings(max_examples=examples)
     @given(st.sampled_from(JSON_SEEDS[name]).flatmap(lying))
     def check(content):
         hold(name, content)
@@ -313,7 +311,7 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
     with pytest.raises(UserError, match="not a file"):
         RecordedRun.load(tmp_path)
     with pytest.raises(UserError, match=r"config\.json: not a file but a named pipe"):
-        parse_config(["--resume", str(tmp_path)], Training)
+        parse_config(["--resume", str(tmp_path)], TrainingOptions)
 
 
 def test_names_that_the_system_refuses(tmp_path):
@@ -323,7 +321,7 @@ def test_names_that_the_system_refuses(tmp_path):
         with pytest.raises(UserError):
             Trace.load(tmp_path / name)
         with pytest.raises(UserError):
-            parse_config(["--resume", name], Training)
+            parse_config(["--resume", name], TrainingOptions)
 
 
 DRAWN = pytest.mark.long("draws the whole report first, as for others here")

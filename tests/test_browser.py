@@ -265,7 +265,7 @@ def test_a_page_of_one_run_needs_no_comparison(shown):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name at least one run folder"),
+        ([], "the following arguments are required: RUN"),
         (["nowhere"], "nowhere: no such run folder"),
         (["runs/jax", "--output", "taken.html"], "--output taken.html exists; name a new file"),
         (["runs/jax", "--results", "taken.html"], "taken.html is not JSON"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_workload.cli.trainer import Training, parse_config, part
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 
@@ -32,8 +32,8 @@ def test_the_preset_sets_defaults(arguments):
 def test_a_resumed_run_keeps_its_settings_but_for_its_folder_and_gpu(tmp_path):
     begun = dataclasses.replace(PRESETS["relu"], gpu=1, momentum=0.9, run_dir=tmp_path / "elsewhere")
     (tmp_path / "config.json").write_text(begun.to_json())
-    resumed = parse_config(["--resume", str(tmp_path)], Training)
-    assert part(Config, resumed) == dataclasses.replace(begun, gpu=None, run_dir=tmp_path)
+    resumed = parse_config(["--resume", str(tmp_path)], TrainingOptions)
+    assert resumed.config == dataclasses.replace(begun, gpu=None, run_dir=tmp_path)
 
 
 def test_a_flag_beats_the_preset_wherever_it_stands():

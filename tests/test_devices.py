@@ -19,7 +19,7 @@ from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
 import jax_mlp.train
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorded import RecordedRun
 
 MANY = pytest.mark.long("trains on each number of devices, and 300 steps of MNIST")
@@ -145,7 +145,7 @@ def test_fewer_devices_than_were_asked_for(tmp_path):
     seen = len(jax.devices("cpu"))
     config = Config(devices=2 * seen, batch_size=2 * seen, device="cpu", run_dir=tmp_path / "run")
     with pytest.raises(UserError, match=rf"--devices {2 * seen}: JAX sees {seen} \(cpu\)"):
-        jax_mlp.train.train(config, Watching(visdom="off", quiet=True))
+        jax_mlp.train.train(config, OutputOptions(visdom="off", quiet=True))
     assert not (tmp_path / "run").exists()
 
 

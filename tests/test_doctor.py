@@ -185,7 +185,7 @@ def test_the_rest_of_a_broken_installation_is_still_looked_at(broken):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--frobnicate", "Unrecognized options: --frobnicate"),
+        ("--frobnicate", "unrecognized arguments: --frobnicate"),
         ("--json there", "--json there exists"),
         ("--json no/where", "cannot write no/where"),
     ],

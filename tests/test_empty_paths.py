@@ -1,8 +1,7 @@
 """An empty path, as an unset variable of a script leaves it, is not the current folder."""
 
-from dataclasses import fields
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args
 
 import pytest
 
@@ -14,15 +13,15 @@ import mlp_compare.parity.__main__ as parity
 import mlp_compare.report.__main__ as report
 from jax_mlp.train import Options
 from mlp_workload import dashboard, export_onnx
-from mlp_workload.cli.parse import parse
-from mlp_workload.cli.trainer import Training
+from mlp_workload.cli.parse import is_positional, option_fields, parse
+from mlp_workload.cli.trainer import TrainingOptions
 from mlp_workload.doctor import examination
 from mlp_workload.errors import UserError
 from mlp_workload.predict import command
 from reference_torch import convert
 
 KINDS = (
-    Options, Training, accuracy.Accuracy, bench.Bench, gpu_check.GpuCheck, parity.Parity, report.Report,
+    Options, TrainingOptions, accuracy.Accuracy, bench.Bench, gpu_check.GpuCheck, parity.Parity, report.Report,
     scaling.Options, dashboard.Dashboard, export_onnx.Export, command.Predict, examination.Doctor,
     convert.Conversion,
 )  # fmt: skip
@@ -36,10 +35,8 @@ def has_path(kind: object) -> bool:
 FLAGS = [
     (kind, f"--{field.name.replace('_', '-')}")
     for kind in KINDS
-    for field in fields(kind)
-    if has_path(get_type_hints(kind)[field.name])
-    and "Positional" not in str(get_type_hints(kind, include_extras=True)[field.name])
-    and not (kind is parity.Parity and field.name == "run_dir")
+    for field, hint in option_fields(kind)
+    if has_path(hint) and not is_positional(hint)
 ]
 
 
@@ -47,15 +44,15 @@ FLAGS = [
 def test_a_flag(kind, flag):
     run = ["run"] if kind is command.Predict else []
     for words in ([*run, flag, ""], [*run, f"{flag}="]):
-        with pytest.raises(UserError, match=f"^{flag} is empty"):
-            parse(kind, words)
+        with pytest.raises(UserError, match=f"^{flag}: the path is empty"):
+            parse(words, kind)
 
 
 @pytest.mark.parametrize("kind", [report.Report, export_onnx.Export, command.Predict, convert.Conversion])
 def test_an_argument(kind):
     for words in (["", "x.pt"], ["x.safetensors", ""]):
-        with pytest.raises(UserError, match=r"^a path is empty \(--help"):
-            parse(kind, words)
+        with pytest.raises(UserError, match=r"^[A-Z]+: the path is empty \(--help"):
+            parse(words, kind)
 
 
 def test_the_flags_are_found():
@@ -66,4 +63,4 @@ def test_the_flags_are_found():
 
 
 def test_other_empty_values_stay():
-    assert parse(dashboard.Dashboard, ["--username", ""]).username == ""
+    assert parse(["--username", ""], dashboard.Dashboard).username == ""

@@ -18,7 +18,7 @@ from mlp_workload.environment import description
 from mlp_workload.environment.variables import effect, set_variables
 from mlp_workload.errors import BadVariable, PeerLost, why_ended
 from mlp_workload.run.checkpointing import Finished
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.run.signals import Stopped
 
@@ -109,7 +109,7 @@ def resume(framework, config):
     """Trains an epoch more; what is warned of in it about settings."""
     before = warnings_of_settings(config.run_dir)
     config = dataclasses.replace(config, epochs=config.epochs + 1)
-    TRAIN[framework](config, Watching(visdom="off", quiet=True), resume=True)
+    TRAIN[framework](config, OutputOptions(visdom="off", quiet=True), resume=True)
     return warnings_of_settings(config.run_dir)[len(before) :]
 
 
@@ -123,7 +123,7 @@ def threads():
 
 def test_resuming_with_other_threads_warns(config, threads):
     threads(1)
-    assert TRAIN["torch"](config, Watching(visdom="off", quiet=True))["environment"]["threads"] == 1
+    assert TRAIN["torch"](config, OutputOptions(visdom="off", quiet=True))["environment"]["threads"] == 1
     threads(2)
     said = "the run may end with other bits than without the interruption: threads 2, before 1"
     assert resume("torch", config) == [said]
@@ -131,7 +131,7 @@ def test_resuming_with_other_threads_warns(config, threads):
 
 
 def test_resuming_with_other_variables_warns_unless_the_framework_is_another(config, monkeypatch):
-    TRAIN["jax"](config, Watching(visdom="off", quiet=True))
+    TRAIN["jax"](config, OutputOptions(visdom="off", quiet=True))
     monkeypatch.setenv("NPROC", "7")
     monkeypatch.setenv("JAX_RANDOM_SEED_OFFSET", "3")
     (said,) = resume("jax", config)
@@ -142,7 +142,7 @@ def test_resuming_with_other_variables_warns_unless_the_framework_is_another(con
 
 
 def test_a_run_of_an_older_version_warns_of_what_that_recorded(config, threads, monkeypatch):
-    TRAIN["torch"](config, Watching(visdom="off", quiet=True))
+    TRAIN["torch"](config, OutputOptions(visdom="off", quiet=True))
     events = config.run_dir / "events.jsonl"
     first, *others = events.read_text().splitlines()
     started = json.loads(first)

@@ -25,7 +25,7 @@ from mlp_workload.export_onnx import Export
 from mlp_workload.export_onnx import run as export_run
 from mlp_workload.initial import initial_parameters
 from mlp_workload.predict import onnx_model
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
 WIDTHS = (784, 200, 200, 10)
@@ -65,7 +65,7 @@ def test_the_logits_are_those_of_both_trainers(preset, last_activation, dtype, m
         PRESETS[preset], last_activation=last_activation, dtype=dtype, epochs=1, batch_size=6000, device="cpu",
         run_dir=tmp_path / "run",
     )  # fmt: skip
-    summary = reference_torch.train.train(config, Watching(visdom="off", quiet=True))
+    summary = reference_torch.train.train(config, OutputOptions(visdom="off", quiet=True))
     export(tmp_path / "run", tmp_path / "mlp.onnx")
     images = mnist.test.images.reshape(-1, 784)
     (logits,) = outputs(tmp_path / "mlp.onnx", images).values()

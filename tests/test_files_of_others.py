@@ -31,7 +31,7 @@ from mlp_workload.predict.trained import Trained
 from mlp_workload.run.checkpoint import Checkpoint, Checkpoints
 from mlp_workload.run.checkpointing import resumed_from
 from mlp_workload.run.folder import RunFolder, read_config
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines, check_can_change, cut_events
 from mlp_workload.visdom import assets
@@ -307,10 +307,10 @@ def test_a_run_below_a_folder_whose_name_is_no_text(no_text, digits, monkeypatch
     source = write_idx_folder(no_text, digits)
     monkeypatch.chdir(no_text)  # nothing on the command line shows it then
     config = dataclasses.replace(CONFIG, dataset=source, dtype="float64", run_dir=Path("run"))
-    watching = Watching(visdom="auto", visdom_port=1, quiet=True)
-    train_with(numpy_framework, config, watching)
+    output = OutputOptions(visdom="auto", visdom_port=1, quiet=True)
+    train_with(numpy_framework, config, output)
     more = dataclasses.replace(config, epochs=2, run_dir=no_text / "run")
-    train_with(numpy_framework, more, watching, resume=True)
+    train_with(numpy_framework, more, output, resume=True)
     assert RecordedRun.load(no_text / "run").summary["steps"] == 12
     report_page.run(report_page.Report(runs=(Path("run"),), output=no_text / "report.html"))
     assert environment_name(no_text / "run").startswith("b_d_run_")

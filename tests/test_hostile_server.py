@@ -17,7 +17,7 @@ from mlp_workload.doctor.visdom_server import server as examine
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.metrics import Mistakes
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.sinks.visdom import Visdom
@@ -142,7 +142,7 @@ def test_a_dead_address_and_a_slow_look_up_leave_time_for_the_others(monkeypatch
 
 
 COMMANDS = {
-    "required": lambda folder: Watching(visdom="required").check(),
+    "required": lambda folder: OutputOptions(visdom="required").check(),
     "replay": lambda folder: dashboard.run(dashboard.Dashboard(replay=(folder,))),
     "doctor": lambda folder: examine(),
 }

@@ -176,7 +176,7 @@ def test_what_is_no_side_is_named(side, message, digits, tmp_path, monkeypatch):
     [
         (["jax", "jax"], "--sides must be two different ones of jax, torch and packages to import, got"),
         (["jax", "../torch"], "--sides must be two different ones of"),
-        (["torch", NUMPY, "--teeth"], "--teeth takes no flag of a run"),
+        (["torch", NUMPY, "--self-test"], "--self-test takes no flag of a run"),
         ([NUMPY, "nonsense", "--dtype", "float64"], "--sides nonsense: there is no module nonsense"),
         ([NUMPY, "torch"], "--dtype must be float64 in NumPy, got float32"),
     ],

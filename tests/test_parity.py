@@ -204,9 +204,9 @@ def test_a_real_mismatch_ends_with_status_1_and_names_it(tmp_path, monkeypatch, 
     [
         (["--steps", "0"], "--steps must be from 1 to 10000000, got 0"),
         (["--steps", "100000000000000000000000"], "--steps must be from 1 to 10000000, got 1000000000"),
-        (["--teeth", "another seed", "--hidden", "3"], "--teeth takes no flag of a run"),
-        (["--epochs", "3"], "Unrecognized options: --epochs, 3"),
-        (["--teeth", "learning rate"], "there is no fault 'learning rate'; the nearest is 'learning rate 1 % off'"),
+        (["--self-test", "another seed", "--hidden", "3"], "--self-test takes no flag of a run"),
+        (["--epochs", "3"], "unrecognized arguments: --epochs 3"),
+        (["--self-test", "learning rate"], "there is no fault 'learning rate'; the nearest is 'learning rate 1 % off'"),
         (["--json", "no/such/folder.json"], "cannot write no/such/folder.json: No such file or directory"),
         (["--json", "taken.json"], "--json taken.json exists; name a new file"),
         (["--traces", "taken"], "--traces taken is not empty; name a new or empty folder"),
@@ -225,7 +225,7 @@ def test_bad_arguments_end_in_one_line_and_status_2(arguments, message, tmp_path
     (tmp_path / "taken.json").write_text("kept")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").write_text("kept")
-    assert run_parity(monkeypatch, *([] if "--teeth" in arguments else ["--steps", "2"]), *arguments) == 2
+    assert run_parity(monkeypatch, *([] if "--self-test" in arguments else ["--steps", "2"]), *arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1

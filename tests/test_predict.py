@@ -39,7 +39,7 @@ from mlp_workload.predict.draw_server import Predictor, _Handler, _Server
 from mlp_workload.predict.draw_side import Side
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run import recorded
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 
 NETWORKS = {"jax": jax_mlp.network.Network, "torch": reference_torch.network.Network}
 DIGITS = 100
@@ -346,7 +346,7 @@ def test_a_run_on_images_of_another_size_takes_these_as_they_are(tmp_path):
     parameters = {n: a.astype(np.float32) for n, a in initial_parameters("torch_linear", (30, 4, 3), seed=1).items()}
     folder = tmp_path / "run"
     reference_torch.train.train(
-        dataclasses.replace(config, epochs=0, run_dir=folder), Watching(visdom="off", quiet=True)
+        dataclasses.replace(config, epochs=0, run_dir=folder), OutputOptions(visdom="off", quiet=True)
     )
     trained = Trained.load(folder)
     assert trained.image_format == ImageFormat((6, 5), False, None)

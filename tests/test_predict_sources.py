@@ -22,7 +22,7 @@ from mlp_workload.errors import UserError
 from mlp_workload.predict import image_file
 from mlp_workload.predict.digit import SHAPE
 from mlp_workload.predict.trained import Trained
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 
 NETWORKS = {"jax": jax_mlp.network.Network, "torch": reference_torch.network.Network}
 AS_MANY = 97
@@ -106,7 +106,7 @@ def elsewhere(request, mnist, trained, tmp_path_factory):
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDS_DATA_DIR", str(folder))
-        reference_torch.train.train(config, Watching(visdom="off", quiet=True))
+        reference_torch.train.train(config, OutputOptions(visdom="off", quiet=True))
     return Trained.load(folder / "run"), request.param == "dark on light"
 
 

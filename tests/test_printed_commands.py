@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, write_idx_folder
 
 import reference_torch.train
-from mlp_workload.cli.trainer import Training, parse_config
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import PRESETS
 from mlp_workload.doctor import mnist_files
 from mlp_workload.errors import UserError, one_line
@@ -49,13 +49,13 @@ def test_a_stopped_run_goes_on_by_what_is_printed(tmp_path, digits, monkeypatch)
             os.kill(os.getpid(), signal.SIGTERM)
 
     flags = ["--dataset", "idx:data", "--epochs", "1", "--visdom", "off", "--checkpoint-every", "2"]
-    options = parse_config([*flags, "--batch-size", "20", "--run-dir", ODD], Training)
+    options = parse_config([*flags, "--batch-size", "20", "--run-dir", ODD], TrainingOptions)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpointer, "_save", saved)
         with pytest.raises(Stopped) as stopped:
             reference_torch.train.start(options)
     printed = re.search(r"--resume .*?(?= goes on)", str(stopped.value))[0]
-    reference_torch.train.start(parse_config([*shlex.split(printed), "--visdom", "off"], Training))
+    reference_torch.train.start(parse_config([*shlex.split(printed), "--visdom", "off"], TrainingOptions))
     assert Path(ODD, "summary.json").exists()
 
 

@@ -28,18 +28,18 @@ import reference_torch.trainer
 from jax_mlp import distributed
 from mlp_compare.bench.processes import environment
 from mlp_workload.batches import epoch_order
-from mlp_workload.cli.trainer import Training, parse_config
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.run import process_group
 from mlp_workload.run.checkpoint import Checkpoints
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.weights import save_weights
 
-UNWATCHED = Watching(visdom="off", quiet=True)
+UNWATCHED = OutputOptions(visdom="off", quiet=True)
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
 TRAINER = {"jax": jax_mlp.trainer.Trainer, "torch": reference_torch.trainer.Trainer}
 side = pytest.mark.parametrize("side", TRAINERS)
@@ -352,7 +352,7 @@ def test_torch_takes_a_process_for_each_device(flags, variables, message, monkey
     for variable in variables.split():
         monkeypatch.setenv(*variable.split("="))
     with pytest.raises(UserError, match=message):
-        reference_torch.train.start(parse_config(flags.split(), Training))
+        reference_torch.train.start(parse_config(flags.split(), TrainingOptions))
 
 
 @pytest.mark.parametrize("devices", [1, 2])

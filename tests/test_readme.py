@@ -15,10 +15,10 @@ from conftest import ROOT
 from flax import nnx
 
 import jax_mlp.train
+import mlp_compare.parity.__main__ as parity
 import twincheck.record_jax
 import twincheck.record_torch
-from mlp_compare.parity.__main__ import Parity
-from mlp_workload.cli.trainer import Training, parse_config
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 
 PAGES = {
     path: path.read_text()
@@ -47,10 +47,10 @@ def test_the_readmes_commands_run_as_written(script, tmp_path):
 
 
 OPTIONS = {
-    "examples.numpy_side.train": Training,
+    "examples.numpy_side.train": TrainingOptions,
     "jax_mlp.train": jax_mlp.train.Options,
-    "mlp_compare.parity": Parity,
-    "reference_torch.train": Training,
+    "mlp_compare.parity": parity.Parity,
+    "reference_torch.train": TrainingOptions,
 }
 LINES = map(shlex.split, "".join(SCRIPTS).splitlines())
 COMMANDS = [words[2:] for words in LINES if len(words) > 2 and words[2] in OPTIONS]
@@ -60,7 +60,8 @@ assert COMMANDS
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "--resume" not in command], ids=shlex.join)
 def test_their_flags_are_there(command):
     module, *flags = command
-    parse_config(flags, OPTIONS[module])
+    old_names = parity.ALIASES if module == "mlp_compare.parity" else {}
+    parse_config(flags, OPTIONS[module], aliases=old_names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])

@@ -17,14 +17,14 @@ import jax_mlp.train
 import reference_torch.train
 from jax_mlp.train import Options
 from mlp_workload.cli.parse import one_line_errors
-from mlp_workload.cli.trainer import Training, parse_config
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.run.checkpointing import Checkpointer
 from mlp_workload.run.folder import RunFolder
 from mlp_workload.run.signals import Stopped
 
-TRAINERS = {"jax": (Options, jax_mlp.train.start), "torch": (Training, reference_torch.train.start)}
+TRAINERS = {"jax": (Options, jax_mlp.train.start), "torch": (TrainingOptions, reference_torch.train.start)}
 
 
 @pytest.fixture

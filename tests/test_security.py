@@ -9,7 +9,7 @@ from conftest import ROOT
 from test_page import recorded
 
 from mlp_compare.report.page import render
-from mlp_workload.cli.trainer import Training, parse_config
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.visdom.windows import comparison_name, environment_name
@@ -70,28 +70,28 @@ def test_a_run_whose_folder_leads_out_of_it_is_not_resumed(name, tmp_path):
     folder = run_folder(tmp_path / "run")
     (folder / name).symlink_to(tmp_path / "mine" if name in ("checkpoints", "tensorboard") else tmp_path / "mine/file")
     with pytest.raises(UserError, match=f"--resume .*run: {re.escape(name)} leads out of the folder"):
-        parse_config(["--resume", str(folder)], Training)
+        parse_config(["--resume", str(folder)], TrainingOptions)
 
 
 def test_a_link_to_itself_is_one_error(tmp_path):
     folder = run_folder(tmp_path / "run")
     (folder / "loop").symlink_to("loop")
     with pytest.raises(UserError, match=r"--resume .*run: "):
-        parse_config(["--resume", str(folder)], Training)
+        parse_config(["--resume", str(folder)], TrainingOptions)
 
 
 def test_a_run_in_a_folder_that_is_a_link_is_resumed_where_it_is(tmp_path):
     folder = run_folder(tmp_path / "run")
     (folder / "latest").symlink_to("config.json")
     (tmp_path / "link").symlink_to(folder)
-    assert parse_config(["--resume", str(tmp_path / "link")], Training).run_dir == tmp_path / "link"
+    assert parse_config(["--resume", str(tmp_path / "link")], TrainingOptions).config.run_dir == tmp_path / "link"
 
 
 def test_a_configuration_of_others_names_no_other_folder(tmp_path):
     folder = run_folder(tmp_path / "run")
     lies = json.loads(Config().to_json()) | {"run_dir": str(tmp_path / "elsewhere")}
     (folder / "config.json").write_text(json.dumps(lies))
-    assert parse_config(["--resume", str(folder)], Training).run_dir == folder
+    assert parse_config(["--resume", str(folder)], TrainingOptions).config.run_dir == folder
 
 
 def test_names_of_others_stay_names(tmp_path):

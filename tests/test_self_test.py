@@ -63,7 +63,7 @@ def test_there_are_faults_of_all_kinds_on_both_sides():
 def test_a_fault_that_is_switched_off_is_not_caught(monkeypatch, capsys):
     right = dataclasses.replace(FAULTS["learning rate 0.01 % off"], flags={"learning_rate": 0.01})
     monkeypatch.setitem(FAULTS, right.name, right)
-    assert run_parity(monkeypatch, "--teeth", right.name, "one gradient transposed") == 1
+    assert run_parity(monkeypatch, "--self-test", right.name, "one gradient transposed") == 1
     output = capsys.readouterr().out
     assert "not caught  learning rate 0.01 % off (torch)" in output
     assert "caught  one gradient transposed (torch): step 1, layers.1.weight.grad" in output
@@ -73,7 +73,7 @@ def test_a_fault_that_is_switched_off_is_not_caught(monkeypatch, capsys):
 def test_a_fault_that_is_caught_elsewhere_is_not_located(tmp_path, monkeypatch, capsys):
     fault = dataclasses.replace(FAULTS["sum for mean"], tensor="logits.grad")
     monkeypatch.setitem(FAULTS, fault.name, fault)
-    assert run_parity(monkeypatch, "--teeth", fault.name, "--json", str(tmp_path / "faults.json")) == 1
+    assert run_parity(monkeypatch, "--self-test", fault.name, "--json", str(tmp_path / "faults.json")) == 1
     line = "caught elsewhere  sum for mean (jax): planted at step 1, logits.grad, named step 1, loss"
     assert line in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "faults.json").read_text())["faults"]

@@ -7,7 +7,7 @@ import pytest
 from rich.table import Table
 
 from mlp_compare.bench.tables import read as read_benchmark
-from mlp_workload.cli.trainer import Training, parse_config
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError, escaped, one_line, warn
 from mlp_workload.events import Warned
@@ -51,7 +51,7 @@ def test_help_shows_nothing_of_a_run(tmp_path, capsys):
     values = json.loads(Config().to_json()) | {"dataset": f"idx:{STEER}"}
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(SystemExit):
-        parse_config(["--resume", str(tmp_path), "--help"], Training)
+        parse_config(["--resume", str(tmp_path), "--help"], TrainingOptions)
     assert "\x1b]0;title" not in capsys.readouterr().out
 
 

@@ -25,14 +25,14 @@ from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunFinished, TrainLosses, Warned
 from mlp_workload.initial import initial_parameters
 from mlp_workload.run import inputs
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.run_events import RunEvents
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
-UNWATCHED = Watching(visdom="off")
+UNWATCHED = OutputOptions(visdom="off")
 TRAIN = {
-    "jax": partial(jax_mlp.train.train, watching=UNWATCHED),
-    "torch": partial(reference_torch.train.train, watching=UNWATCHED),
+    "jax": partial(jax_mlp.train.train, output=UNWATCHED),
+    "torch": partial(reference_torch.train.train, output=UNWATCHED),
 }
 TRAINER = {"jax": jax_mlp.trainer.Trainer, "torch": reference_torch.trainer.Trainer}
 side = pytest.mark.parametrize("side", TRAIN)

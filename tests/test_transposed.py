@@ -18,11 +18,11 @@ from mlp_workload.errors import UserError
 from mlp_workload.events import RunStarted
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run import recorded
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.visdom.picture import Picture
 
-QUIET = Watching(visdom="off", quiet=True)
+QUIET = OutputOptions(visdom="off", quiet=True)
 LINE = "EMNIST stores its images transposed: they are turned upright"
 EXCHANGED = "rows and columns are exchanged: the run was trained on"
 
@@ -202,7 +202,7 @@ def old_run(stored, upright, run_on, tmp_path):
 
 def test_the_console_says_it_and_the_run_records_it(stored, upright, tmp_path, capsys):
     config = Config(dataset=stored, hidden=(8,), batch_size=100, epochs=0, run_dir=tmp_path / "run")
-    reference_torch.train.train(config, Watching(visdom="off"))
+    reference_torch.train.train(config, OutputOptions(visdom="off"))
     assert f"{stored}: {LINE}\n" in capsys.readouterr().out
     facts = RecordedRun.load(tmp_path / "run").facts
     assert facts["data_notes"] == [LINE]

@@ -525,7 +525,7 @@ assert "torch" not in sys.modules
 @pytest.mark.parametrize(
     ("flags", "environment", "message"),
     [
-        (["--visdom", "on"], {}, "invalid choice 'on'"),
+        (["--visdom", "on"], {}, "invalid choice: 'on'"),
         (
             ["--visdom-host", "http://localhost:8097"],
             {},

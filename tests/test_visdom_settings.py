@@ -5,7 +5,7 @@ from conftest import write_idx_folder
 
 from mlp_workload import dashboard
 from mlp_workload.errors import UserError
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.visdom.server import VisdomServer
 
 NAMES = ("HOST", "PORT", "BASE_URL", "USERNAME", "PASSWORD")
@@ -41,7 +41,7 @@ def environment(monkeypatch):
 )
 def test_values_that_are_taken(variables, flags, expected, environment):
     environment(variables)
-    server = Watching(visdom="required", **{f"visdom_{name}": value for name, value in flags.items()}).server
+    server = OutputOptions(visdom="required", **{f"visdom_{name}": value for name, value in flags.items()}).server
     assert (server.host, server.port, server.base_url, server.username, server.password) == expected
     assert server.ignored == ()
 
@@ -67,11 +67,11 @@ def test_values_that_are_taken(variables, flags, expected, environment):
 )
 def test_bad_values_are_ignored_with_a_line(variables, reason, environment):
     environment(variables)
-    server = Watching(visdom="auto").server
+    server = OutputOptions(visdom="auto").server
     assert server.ignored[0].startswith(reason)
     assert (server.port, server.base_url, server.username) == (8097, "/", None)
     with pytest.raises(UserError) as error:
-        Watching(visdom="required")
+        OutputOptions(visdom="required")
     assert str(error.value).startswith(reason)
 
 

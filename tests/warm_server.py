@@ -29,7 +29,7 @@ from warm_python import context
 
 PRELOADED = (
     "PIL.Image", "flax.nnx", "jax", "jinja2", "numpy.random", "optax", "requests", "rich.live", "rich.table",
-    "safetensors.numpy", "tornado.web", "tornado.websocket", "torch", "torch._dynamo", "tyro", "urllib.request",
+    "safetensors.numpy", "tornado.web", "tornado.websocket", "torch", "torch._dynamo", "urllib.request",
     "twincheck.record_jax", "jax_mlp.trainer", "mlp_workload.run.session", "mlp_workload.sinks.console",
     "twincheck.record_torch", "reference_torch.trainer",
 )  # fmt: skip

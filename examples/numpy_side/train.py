@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from examples.numpy_side.trainer import Trainer
-from mlp_workload.cli.trainer import Training, run_trainer
+from mlp_workload.cli.trainer import TrainingOptions, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.interface import MakeTrainer
@@ -20,11 +20,11 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
         yield Trainer
 
 
-def start(options: Training) -> None:
+def start(options: TrainingOptions) -> None:
     if options.seeds is not None:
         raise UserError("--seeds: in NumPy one run after the other")
     config = options.config
-    with Run(config, options.watching, options.checkpoint_every, options.resumes) as run, framework(config) as make:
+    with Run(config, options.output, options.checkpoint_every, options.resume) as run, framework(config) as make:
         trainer = run.prepare(make)
         for part in run.parts():
             run.trained(trainer.train_steps(part.order, part.first, part.last))
@@ -34,7 +34,7 @@ def start(options: Training) -> None:
 
 
 def main() -> None:
-    run_trainer("python -m examples.numpy_side.train", "Trains the MLP in NumPy, in float64.", Training, start)
+    run_trainer("python -m examples.numpy_side.train", "Trains the MLP in NumPy, in float64.", TrainingOptions, start)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ Mistake = Literal["none", "layer-norm-epsilon", "gelu-tanh", "nhwc-flatten", "ba
 
 @dataclass(frozen=True)
 class Arguments:
-    """Where a side writes its trace, where the weights are that both begin with, and what to plant in the port."""
+    """Records a pass of one side."""
 
     trace: Path
+    """Writes the trace to this file."""
     weights: Path
+    """File of the weights that both sides start from."""
     mistake: Mistake = "none"
+    """Plants this mistake in the port."""
 
 
 def batch() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from examples.port_your_model.common import Mistake
 from examples.port_your_model.names import FLAX, TORCH_ONLY
 from mlp_compare import Comparison, compare, uniform
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import run_command
 from mlp_workload.errors import UserError
 from twincheck.trace import Trace, rename
 
@@ -17,7 +17,7 @@ from twincheck.trace import Trace, rename
 @dataclass(frozen=True)
 class Arguments:
     mistake: Mistake = "none"
-    """Plants this one in the port."""
+    """Plants this mistake in the port."""
 
 
 def recorded(side: str, folder: Path, mistake: Mistake) -> Trace:
@@ -38,19 +38,17 @@ def comparison(torch: Trace, flax: Trace) -> Comparison:
     return compare(torch, rename(flax, FLAX), uniform("float64"))
 
 
-def main() -> None:
-    mistake = parse(Arguments, sys.argv[1:], prog=PROGRAM, description=__doc__).mistake
+def main(arguments: Arguments) -> bool:
+    """Returns whether the models agree."""
     with TemporaryDirectory() as folder:
-        torch, flax = (recorded(side, Path(folder), mistake) for side in ("torch_model", "flax_model"))
+        torch, flax = (recorded(side, Path(folder), arguments.mistake) for side in ("torch_model", "flax_model"))
     found = comparison(torch, flax)
     if found.first is not None:
         print(f"torch and Flax first depart at {found.first}")
-        sys.exit(1)
+        return False
     print(f"torch and Flax agree in all {len(found.differences)} tensors")
+    return True
 
-
-PROGRAM = f"python -m {__package__}.compare_models"
 
 if __name__ == "__main__":
-    with one_line_errors(PROGRAM):
-        main()
+    run_command(f"python -m {__package__}.compare_models", Arguments, main, description=__doc__)

@@ -1,6 +1,5 @@
 """The port, in Flax: loads the weights that torch saved, and records the same pass."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from safetensors.numpy import load_file
 
 from examples.port_your_model.common import Arguments, Mistake, batch
 from examples.port_your_model.names import PARAMETERS, STATISTICS
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import run_command
 from twincheck.record_jax import record
 
 
@@ -88,7 +87,5 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("flax_model"):
-        arguments = parse(Arguments, sys.argv[1:])
-        jax.config.update("jax_enable_x64", True)
-        main(arguments)
+    jax.config.update("jax_enable_x64", True)
+    run_command("flax_model", Arguments, main)

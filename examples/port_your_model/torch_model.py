@@ -1,13 +1,11 @@
 """The original, in torch: draws the weights, saves them, and records a pass."""
 
-import sys
-
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from examples.port_your_model.common import Arguments, batch
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import run_command
 from twincheck.record_torch import record
 
 
@@ -38,5 +36,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("torch_model"):
-        main(parse(Arguments, sys.argv[1:]))
+    run_command("torch_model", Arguments, main)

@@ -1,11 +1,9 @@
 """Times steps on several devices and reports when more of them help: `python -m experiments.scaling --help`."""
 
-import inspect
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import run_command
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand, new_file, write_json
 from mlp_workload.sinks.console import Output
@@ -24,9 +22,9 @@ class Options:
     quick: bool = False
     """Times four of the six networks, once each, for a rough fit."""
     json: Path | None = None
-    """A new file for all timings."""
+    """Writes all timings to this new file."""
     docs: Path | None = None
-    """Folder in which scaling.json, scaling.svg and the tables of scaling.md are replaced by this measurement."""
+    """Replaces scaling.json, scaling.svg and the tables of scaling.md in this folder."""
 
     def __post_init__(self) -> None:
         if self.docs is not None and self.json is not None:
@@ -34,8 +32,7 @@ class Options:
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        run(parse(Options, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Options)))
+    run_command(PROGRAM, Options, run)
 
 
 def run(options: Options) -> None:

@@ -1,7 +1,6 @@
 """Tables and picture of `scaling.md`, from a measurement of `experiments.scaling`."""
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -19,7 +17,7 @@ from experiments.scaling.cost_model import counts
 from experiments.scaling.gpu import INFINIBAND, MEASURED_OPERATIONS, NVLINK, PEAK_OPERATIONS, gpu_costs
 from experiments.scaling.measure import FORMAT, Run
 from mlp_compare.figures import COLOURS, INK, style, to_svg
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.environment.description import under_quota
 from mlp_workload.errors import UserError, refusal
 from mlp_workload.files import clear_write_errors, expand, read_at_most, read_json, write_atomically
@@ -37,13 +35,17 @@ _SLOW, _FAST = MEASURED_OPERATIONS, PEAK_OPERATIONS
 class Shown:
     """Rewrites the tables of a folder's scaling.md, and scaling.svg, from its scaling.json."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path, Positional("FOLDER")]
+    """Reads and writes in this folder."""
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        folder = expand(parse(Shown, sys.argv[1:], prog=PROGRAM).folder)
-        rewrite(folder, read(folder / MEASURED))
+    run_command(PROGRAM, Shown, run)
+
+
+def run(options: Shown) -> None:
+    folder = expand(options.folder)
+    rewrite(folder, read(folder / MEASURED))
 
 
 def read(path: Path) -> "Scaling":

@@ -1,12 +1,10 @@
 """Final accuracies of both frameworks over several seeds: `python -m mlp_compare.accuracy --help`."""
 
-import inspect
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import run_command
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import clear_write_errors, new_file, write_atomically, write_json
@@ -31,22 +29,23 @@ class Accuracy:
     """
 
     seeds: int = 5
-    """How many, from seed 0 on; at least 2."""
+    """Trains with this many seeds, from seed 0 on; at least 2."""
     preset: Literal["relu", "leaky", "both"] = "both"
-    """The tutorial's programs, as for training."""
+    """Trains this program of the tutorial, or both."""
     last_activation: Literal["same", "none", "both"] = "both"
-    """Whether the logits pass the activation too, as for training."""
+    """Says whether the logits pass the activation too: same, none, or one after the other."""
     epochs: int = 10
-    """Of each run."""
+    """Passes over the training set in each run."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Trains on this device; auto takes a GPU if there is one."""
     gpu: int | None = None
-    """Which of the GPUs, counted from 0."""
+    """Trains on this one of the GPUs, counted from 0."""
     matmul_precision: Literal["highest", "tf32", "bf16"] = "highest"
-    """Of float32 products, as for training."""
+    """Precision of float32 matrix products on a GPU; highest is IEEE."""
     json: Path | None = None
-    """A new file for all counts and figures."""
+    """Writes all counts and figures to this new file."""
     plot: Path | None = None
-    """A new SVG file for a picture of all runs."""
+    """Writes a picture of all runs to this new SVG file."""
 
     def __post_init__(self) -> None:
         for flag, value, least in (("--seeds", self.seeds, 2), ("--epochs", self.epochs, 1)):
@@ -75,13 +74,11 @@ class Accuracy:
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        options: Accuracy = parse(Accuracy, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Accuracy))
-        sys.exit(1 if run(options) else 0)
+    run_command(PROGRAM, Accuracy, run)
 
 
 def run(options: Accuracy) -> bool:
-    """Returns whether a cell is different."""
+    """Returns whether no cell is different."""
     from mlp_compare.accuracy import distributions, measurement  # `main` reports a missing scipy or matplotlib
 
     console = Output(markup=False, highlight=False, soft_wrap=True)
@@ -93,7 +90,7 @@ def run(options: Accuracy) -> bool:
         if plot is not None:
             with clear_write_errors(plot):
                 write_atomically(plot, distributions.draw(measured.cells))
-    return any(cell.equivalence.result == "different" for cell in measured.cells)
+    return all(cell.equivalence.result != "different" for cell in measured.cells)
 
 
 if __name__ == "__main__":

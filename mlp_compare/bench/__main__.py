@@ -1,10 +1,7 @@
 """Times all ways of training the network: `python -m mlp_compare.bench --help`."""
 
-import inspect
-import sys
-
 from mlp_compare.bench.options import Bench
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import run_command
 from mlp_workload.files import clear_write_errors, new_file, write_atomically, write_json
 from mlp_workload.sinks.console import Output
 
@@ -12,8 +9,7 @@ PROGRAM = "python -m mlp_compare.bench"
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        run(parse(Bench, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Bench)))
+    run_command(PROGRAM, Bench, run)
 
 
 def run(options: Bench) -> None:

@@ -21,33 +21,37 @@ class Bench:
     """
 
     quick: bool = False
-    """jax, torch, torch-hand and two floors, four rounds of three epochs, nothing else: done in two minutes."""
+    """Times only jax, torch, torch-hand and two floors, four rounds of three epochs, in two minutes."""
     rungs: tuple[str, ...] | None = None
-    """Those to time, the first against the others: jax, jax-step, torch, torch-fused, torch-compile, torch-autotune,
+    """Times these, the first against the others: jax, jax-step, torch, torch-fused, torch-compile, torch-autotune,
     torch-hand, torch-tutorial, torch-step-graph, torch-epoch-graph, keras-jax, keras-torch, sklearn, products-torch,
-    products-numpy, products-jax. By default all that the device and what is installed allow."""
+    products-numpy, products-jax; by default all that can run here."""
     rounds: int = 8
-    """At most: from six on no more are run than narrow intervals need."""
+    """Runs at most this many rounds; from six on it stops when the intervals are narrow."""
     epochs: int = 5
-    """That are timed in a process, after a first one."""
+    """Times this many epochs in each process, after a first one."""
     batch_size: int = 200
+    """Examples per step."""
     hidden: tuple[int, ...] = (200, 200)
+    """Widths of the hidden layers."""
     dtype: Literal["float32", "float64"] = "float32"
+    """Type of parameters, activations and gradients."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Times on this device; auto takes a GPU if there is one."""
     gpu: int | None = None
-    """Which of the GPUs, counted from 0."""
+    """Times on this one of the GPUs, counted from 0."""
     matmul_precision: Literal["highest", "tf32"] = "highest"
-    """Of float32 products, in every rung."""
+    """Precision of float32 matrix products in every variant."""
     many: bool = True
-    """On a CPU also several models at once: --seeds, vmap, a process a core, or one after another."""
+    """Also times several models at once on a CPU: --seeds, vmap, a process a core, or one after another."""
     whole: bool = True
     """Also times the trainers' commands from start to end, as they are typed."""
     sweep: bool = True
-    """Also batch sizes from 20 to 20,000 and widths from 50 to 4,000."""
+    """Also times batch sizes from 20 to 20,000 and widths from 50 to 4,000."""
     json: Path | None = None
-    """A new file for all samples."""
+    """Writes all samples to this new file."""
     plot: Path | None = None
-    """A new file for the picture, an SVG."""
+    """Writes the picture to this new SVG file."""
 
     def __post_init__(self) -> None:
         if self.rungs == ():

@@ -1,13 +1,11 @@
 """Figures of a benchmark as tables and as Markdown: `python -m mlp_compare.bench.tables`."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tyro
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -28,7 +26,7 @@ from mlp_compare.bench.whole_commands import (
     TUTORIAL,
 )
 from mlp_compare.old_names import with_current_names
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.data.shipped import CLASSES, PIXELS
 from mlp_workload.environment.description import under_quota
 from mlp_workload.errors import UserError, escaped, refusal
@@ -43,13 +41,12 @@ Result = Mapping[str, Any]
 class Shown:
     """Prints what `mlp_compare.bench --json` wrote as Markdown, as it stands in the README."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, Positional("FILE")]
+    """Prints this file."""
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        result = read(parse(Shown, sys.argv[1:], prog=PROGRAM).file)
-        print(escaped(markdown(result)))
+    run_command(PROGRAM, Shown, lambda options: print(escaped(markdown(read(options.file)))))
 
 
 def read(path: Path) -> Result:

@@ -1,13 +1,11 @@
 """Checks the whole project on one machine's GPU: `python -m mlp_compare.gpu_check --help`."""
 
-import inspect
-import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import run_command
 from mlp_workload.config import Config
 from mlp_workload.environment.description import describe_environment
 from mlp_workload.files import clear_write_errors, empty_folder, write_atomically, write_json
@@ -25,21 +23,20 @@ class GpuCheck:
     """
 
     output: Path = Path("gpu-check")
-    """A new or empty folder for gpu-check.json, report.md, and what the commands wrote."""
+    """Writes gpu-check.json, report.md and what the commands wrote to this new or empty folder."""
     quick: bool = False
-    """300 steps of parity and a small benchmark: minutes. Without it an hour or so."""
+    """Runs 300 steps of parity and a small benchmark, in minutes instead of an hour or so."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Checks on this device; auto takes a GPU if there is one."""
     gpu: int | None = None
-    """Which of the GPUs, counted from 0."""
+    """Checks this one of the GPUs, counted from 0."""
 
     def __post_init__(self) -> None:
         Config(device=self.device, gpu=self.gpu)
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        options: GpuCheck = parse(GpuCheck, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(GpuCheck))
-        sys.exit(0 if run(options) else 1)
+    run_command(PROGRAM, GpuCheck, run)
 
 
 def run(options: GpuCheck) -> bool:

@@ -1,21 +1,18 @@
 """Compares two trainers step by step through one run: `python -m mlp_compare.parity --help`."""
 
 import difflib
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-
-import tyro
 
 from mlp_compare.parity.faults import FAULTS
 from mlp_compare.parity.lockstep import Lockstep
 from mlp_compare.parity.output import as_json, print_fault_result, print_report
 from mlp_compare.parity.self_test import self_test
 from mlp_compare.parity.worker import Worker
-from mlp_workload.cli.parse import one_line_errors
-from mlp_workload.cli.trainer import parse_config, part
+from mlp_workload.cli.parse import run_command
+from mlp_workload.cli.trainer import parse_config
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import clear_write_errors, empty_folder, new_file, write_json
@@ -29,59 +26,55 @@ TRACED = (1, 2, 10, 100, 1000)
 """Steps that are compared tensor by tensor, besides the last one."""
 LARGEST_STEPS = 10_000_000
 """Limit set by memory, which holds the losses of all steps."""
+WITHOUT = ("epochs", "run_dir")
+"""Fields of `Config` that have no flag here."""
+ALIASES = {"--teeth": "--self-test"}
 _WIDTH = 140
 """Columns of the table if the output is not a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity(Config):
+class Parity:
     """Trains two sides from the same weights on the same batches and compares every step's loss and parameters.
 
-    Some steps are compared tensor by tensor. Exit status 0: all within bounds. 1: not, and the first departure is
+    Some steps are compared tensor by tensor. Exit status 0: all within bounds. 1: not, and the first mismatch is
     named: step, phase, tensor, index, both values, bound. 2: the arguments or the machine do not allow the check.
     """
 
-    epochs: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 10
-    run_dir: tyro.conf.Suppress[tyro.conf.Fixed[Path | None]] = None
+    config: Config = PRESETS["leaky"]
     sides: tuple[str, str] = ("jax", "torch")
-    """jax, torch, or a package with a trainer of its own, such as examples.numpy_side."""
+    """Compares these two of jax, torch and packages with a trainer of their own, such as examples.numpy_side."""
     steps: int = 3000
-    """Of training, over as many epochs as it takes."""
+    """Trains this many steps, over as many epochs as that takes."""
     json: Path | None = None
-    """A new file for all figures."""
+    """Writes all figures to this new file."""
     traces: Path | None = None
-    """A new or empty folder for what was compared tensor by tensor: one file for each step and side."""
-    teeth: tuple[str, ...] | None = None
-    """Instead of a run: plants faults, those named or all, each in a run of its own, and sees whether it is caught
-    where it was planted."""
+    """Writes the tensors that were compared to this new or empty folder, one file for each step and side."""
+    self_test: tuple[str, ...] | None = None
+    """Checks the check instead: plants the named faults, or all, one at a time, and says whether each is found."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.matmul_precision != "highest":
+        if self.config.matmul_precision != "highest":
             raise UserError("--matmul-precision: parity is checked with highest; the bounds are those of IEEE products")
-        self._require("steps", 1 <= self.steps <= LARGEST_STEPS, f"from 1 to {LARGEST_STEPS}")
-        names = [part for side in self.sides for part in side.split(".")]
-        named = len({*self.sides}) == 2 and all(map(str.isidentifier, names))
-        self._require("sides", named, "two different ones of jax, torch and packages to import")
+        if not 1 <= self.steps <= LARGEST_STEPS:
+            raise UserError(f"--steps must be from 1 to {LARGEST_STEPS}, got {self.steps}")
+        names = [name for side in self.sides for name in side.split(".")]
+        if len({*self.sides}) < 2 or not all(map(str.isidentifier, names)):
+            expected = "two different ones of jax, torch and packages to import"
+            raise UserError(f"--sides must be {expected}, got {self.sides}")
         for side in self.sides:
             check_is_there(side)
-        run = (self.run, self.sides, self.steps, self.traces)
-        if self.teeth is not None and run != (PRESETS[self.preset], Parity.sides, Parity.steps, None):
-            raise UserError("--teeth takes no flag of a run: each fault has its own run")
-        for name in self.teeth or ():
+        run = (self.config, self.sides, self.steps, self.traces)
+        if self.self_test is not None and run != (PRESETS[self.config.preset], Parity.sides, Parity.steps, None):
+            raise UserError("--self-test takes no flag of a run: each fault has its own run")
+        for name in self.self_test or ():
             if name not in FAULTS:
                 near = difflib.get_close_matches(name, FAULTS, 1, cutoff=0.0)[0]
-                raise UserError(f"--teeth: there is no fault {name!r}; the nearest is {near!r}")
-
-    @property
-    def run(self) -> Config:
-        return part(Config, self)
+                raise UserError(f"--self-test: there is no fault {name!r}; the nearest is {near!r}")
 
 
 def main() -> None:
-    with one_line_errors("python -m mlp_compare.parity"):
-        options = parse_config(sys.argv[1:], Parity, prog="python -m mlp_compare.parity", description=Parity.__doc__)
-        sys.exit(0 if run(options) else 1)
+    run_command("python -m mlp_compare.parity", Parity, run, parse_config, without=WITHOUT, aliases=ALIASES)
 
 
 def run(options: Parity) -> bool:
@@ -92,7 +85,7 @@ def run(options: Parity) -> bool:
     traces = empty_folder("--traces", options.traces)
     with new_file("--json", options.json) as json, ExitStack() as stack:
         sides = [stack.enter_context(WorkerProcess(side, Worker)) for side in options.sides]
-        if options.teeth is not None:
+        if options.self_test is not None:
             return _self_test(options, sides, json, console)
         return _lockstep(options, sides, json, traces, console)
 
@@ -100,7 +93,7 @@ def run(options: Parity) -> bool:
 def _lockstep(
     options: Parity, sides: Sequence[WorkerProcess], json: Path | None, traces: Path | None, console: Output
 ) -> bool:
-    config = options.run
+    config = options.config
     dataset = load_dataset(config)
     console.tell_of(dataset)
     check = Lockstep(config, dataset, sides, options.steps)
@@ -119,7 +112,7 @@ def _lockstep(
 
 
 def _self_test(options: Parity, sides: Sequence[WorkerProcess], json: Path | None, console: Output) -> bool:
-    chosen = [fault for name, fault in FAULTS.items() if not options.teeth or name in options.teeth]
+    chosen = [fault for name, fault in FAULTS.items() if not options.self_test or name in options.self_test]
     results = []
     for result in self_test(chosen, sides):
         print_fault_result(console, result)

@@ -1,15 +1,11 @@
 """Writes one page about runs, which needs no server and no network: `python -m mlp_compare.report --help`."""
 
-import inspect
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 from mlp_compare.old_names import with_current_names
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.errors import UserError, refusal
 from mlp_workload.files import clear_write_errors, expand, new_file, read_json, write_atomically
 from mlp_workload.run.recorded import RecordedRun
@@ -25,21 +21,16 @@ class Report:
     The file holds everything it shows. Runs may be finished, going on, or interrupted.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run folders."""
+    runs: Annotated[tuple[Path, ...], Positional("RUN")]
+    """Folders of the runs to report."""
     output: Path = Path("report.html")
-    """A new file."""
+    """Writes the page to this new file."""
     results: tuple[Path, ...] = ()
-    """Files that mlp_compare.parity or mlp_compare.accuracy wrote by --json, to show as well."""
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise UserError("name at least one run folder")
+    """Also shows these files, which mlp_compare.parity, .accuracy or .bench wrote by --json."""
 
 
 def main() -> None:
-    with one_line_errors(PROGRAM):
-        run(parse(Report, sys.argv[1:], prog=PROGRAM, description=inspect.getdoc(Report)))
+    run_command(PROGRAM, Report, run)
 
 
 def run(options: Report) -> None:

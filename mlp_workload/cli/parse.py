@@ -1,19 +1,28 @@
-"""From the command line to a `Config`, and from an error to one line."""
+"""From arguments to a command's dataclass, and from an error to one line.
 
+This uses argparse because its public interface has groups, hidden flags and errors as text.
+"""
+
+import argparse
+import ast
 import contextlib
+import inspect
 import io
 import itertools
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
-
-import tyro
+from types import NoneType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from mlp_workload.errors import NO_THREADS, UserError, one_line
+
+T = TypeVar("T")
 
 INSTALL = {
     "torch": "make setup, or pip install '.[torch]' in the project's folder",
@@ -31,56 +40,150 @@ INSTALL = {
 """How to get a package, by the name it is imported by."""
 
 
-def parse(kind: Any, arguments: Sequence[str], **options: Any) -> Any:
-    """`tyro.cli`, its box of lines on standard error turned into the one line that matters.
+class Metavar(str):
+    """Name of a flag's value in --help, as metadata of an `Annotated` field."""
 
-    Raises `UserError` where it refuses the arguments, `SystemExit` after `--help`.
+
+class Positional(Metavar):
+    """Name of an argument that has no flag."""
+
+
+def parse(arguments: Sequence[str], kind: type[T], **options: Any) -> T:
+    """Returns the `kind` that `arguments` describe. `options` and errors are those of `given_flags`."""
+    return build(kind, given_flags(arguments, kind, **options))
+
+
+def run_command(
+    program: str, kind: type[T], run: Callable[[T], object], parse: Callable[..., T] = parse, **options: Any
+) -> None:
+    """Runs a command on the process's arguments. Ends with status 1 if `run` returns False; see `one_line_errors`.
+
+    `options` are those of `given_flags`.
     """
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, args=arguments, registry=_PATHS, **options)
-    except _EmptyPath:
-        words = [word for argument in arguments for word in argument.split("=", 1)]
-        before = words[max(words.index("") - 1, 0)]
-        where = before if before.startswith("--") else "a path"
-        raise UserError(f"{where} is empty (--help lists the flags)") from None
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        lines = [line.strip("│ ").strip() for line in box.getvalue().splitlines()[1:]]
-        is_rule = re.compile("[─╰├]|-{9}").match  # a box of ASCII has another one below its title
-        lines = list(itertools.dropwhile(is_rule, lines))
-        raise UserError(
-            f"{' '.join(itertools.takewhile(lambda line: not is_rule(line), lines))} (--help lists the flags)"
-        ) from None
+    with one_line_errors(program):
+        passed = run(parse(sys.argv[1:], kind, prog=program, **options))
+    if passed is False:
+        sys.exit(1)
 
 
-class _EmptyPath(Exception):
-    """An argument is an empty path, which `Path` would take for the current folder."""
+def given_flags(
+    arguments: Sequence[str],
+    kind: type,
+    *,
+    prog: str | None = None,
+    description: str | None = None,
+    groups: Mapping[str, Collection[str]] | None = None,
+    without: Collection[str] = (),
+    aliases: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Returns the values that `arguments` give, by field of the dataclass `kind` and of those nested in it.
+
+    Each field is a flag, and its docstring is the text in --help. `groups` has the fields of each group in --help.
+    Fields in `without` have no flag. `aliases` has the new flag for each old one; --help does not show the old one.
+
+    Raises `UserError` if the arguments make no sense, `SystemExit` after --help.
+    """
+    about, _, details = (description or inspect.getdoc(kind) or "").partition("\n\n")
+    usage = "%(prog)s [options]"
+    parser = _Parser(prog, usage, about, details, allow_abbrev=False, add_help=False)
+    parser.add_argument("-h", "--help", action="help", help="Shows this text.")
+    sections: dict[str, Any] = {}
+    for title, names in (groups or {}).items():
+        sections |= dict.fromkeys(names, parser.add_argument_group(title))
+    docs = _docs(kind) if {"-h", "--help"} & {*arguments} else {}  # reads source files
+    for field, hint in option_fields(kind):
+        if field.name in without:
+            continue
+        section = sections.get(field.name, parser)
+        settings = _settings(field, hint) | {"default": argparse.SUPPRESS, "help": _help(field, docs)}
+        if is_positional(hint):
+            parser.usage = None  # argparse draws it, with these
+            section.add_argument(field.name, **settings)
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        section.add_argument(flag, **settings)
+        for old in [old for old, new in (aliases or {}).items() if new == flag]:
+            parser.add_argument(old, dest=field.name, **settings | {"help": argparse.SUPPRESS})
+    hyphenated = [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), word) for word in arguments]
+    given = vars(parser.parse_intermixed_args(hyphenated))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
-def _path(words: list[str]) -> Path:
-    if not words[0]:
-        raise _EmptyPath
-    return Path(words[0])
+def build(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Returns a `kind` with those of its fields, and of the dataclasses nested in it, that `values` has."""
+    hints = get_type_hints(kind)
+    nested = {
+        name: build(hint, values) for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
+    }
+    return kind(**nested, **{name: values[name] for name in hints.keys() & values.keys()})
 
 
-_PATHS = tyro.constructors.ConstructorRegistry()
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')} (--help lists the flags)")
 
 
-@_PATHS.primitive_rule
-def _path_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
-    """Reads a path as tyro does, and raises `_EmptyPath` for an empty one."""
-    if info.type is not Path:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH",
-        instance_from_str=_path,
-        is_instance=lambda value: isinstance(value, Path),
-        str_from_instance=lambda path: [str(path)],
-    )
+def option_fields(kind: Any) -> Iterator[tuple[Field[Any], Any]]:
+    """Yields the fields that are no dataclasses, with their types."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        if is_dataclass(hints[field.name]):
+            yield from option_fields(hints[field.name])
+        else:
+            yield field, hints[field.name]
+
+
+def _settings(field: Field[Any], hint: Any) -> dict[str, Any]:
+    """Returns how argparse reads a `field` of the type `hint`."""
+    inner = get_args(hint)
+    if get_origin(hint) is Annotated:
+        return _settings(field, inner[0]) | {"metavar": str(inner[1])}
+    if NoneType in inner:
+        return _settings(field, inner[0])
+    if get_origin(hint) is Literal:
+        return {"choices": inner}
+    if get_origin(hint) is tuple:
+        any_number = "+" if field.default is MISSING else "*"
+        return _settings(field, inner[0]) | {"nargs": any_number if inner[-1] is ... else len(inner)}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    metavar = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}[hint]
+    return {"type": _path if hint is Path else hint, "metavar": metavar}
+
+
+def is_positional(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and isinstance(get_args(hint)[1], Positional)
+
+
+def _path(word: str) -> Path:
+    if not word:  # `Path` takes it for the current folder
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(word)
+
+
+def _docs(kind: Any) -> dict[str, str]:
+    """Returns the docstrings of all fields, nested ones too, from the source: Python does not keep them."""
+    docs = {}
+    for base in reversed(kind.__mro__[:-1]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for pair in itertools.pairwise(tree.body):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = " ".join(text.split())
+    for hint in get_type_hints(kind).values():
+        if is_dataclass(hint):
+            docs |= _docs(hint)
+    return docs
+
+
+def _help(field: Field[Any], docs: Mapping[str, str]) -> str:
+    text, default = docs.get(field.name, "").replace("%", "%%"), field.default
+    if default in (MISSING, None, ()):
+        return text
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    return f"{text} (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
 
 
 @contextlib.contextmanager

@@ -1,114 +1,116 @@
 """The flags of a trainer's command."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import build, given_flags, run_command
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
 from mlp_workload.run.folder import has_begun, read_config
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 
-C = TypeVar("C", bound=Config)
-O = TypeVar("O", bound="Training")
+O = TypeVar("O", bound="TrainingOptions")
 T = TypeVar("T")
 
 
-def parse_config(arguments: Sequence[str], kind: type[C], **options: Any) -> C:
-    """The run that `arguments` describe: the flags that are given, over the preset's values for the rest.
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Where a run continues, and how often it saves its state."""
 
-    `kind` is `Config` or one with more flags. `options` are tyro's, such as `prog` and `description`.
+    resume: Path | None = None
+    """Continues the run in this folder from its newest checkpoint; needs no other flag."""
+    resume_or_start: Path | None = None
+    """Resumes the run in this folder, starts one there if it has no checkpoint, and does nothing if it is finished."""
+    checkpoint_every: int = CHECKPOINT_EVERY
+    """Saves a checkpoint after at least this many steps; an epoch with fewer steps is not interrupted for it."""
 
-    Raises `UserError` in one line where they make no sense, `SystemExit` after `--help`.
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 1:
+            raise UserError(f"--checkpoint-every must be at least 1, got {self.checkpoint_every}")
+        if self.resume is not None and self.resume_or_start is not None:
+            raise UserError("--resume and --resume-or-start: one of them, not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Options of a trainer's command."""
+
+    config: Config
+    output: OutputOptions
+    checkpoints: CheckpointOptions
+    seeds: int | None = None
+    """Trains this many models, with --seed and the seeds after it, each into its own run folder; none is drawn on
+    Visdom."""
+
+    @property
+    def checkpoint_every(self) -> int:
+        return self.checkpoints.checkpoint_every
+
+    @property
+    def resume(self) -> Resume:
+        return "or_start" if self.checkpoints.resume_or_start is not None else self.checkpoints.resume is not None
+
+    def __post_init__(self) -> None:
+        folder, run_dir = self.checkpoints.resume or self.checkpoints.resume_or_start, self.config.run_dir
+        if folder and run_dir and expand(run_dir).resolve() != expand(folder).resolve():
+            raise UserError(f"--run-dir {run_dir}: a run that is resumed stays in its folder")
+        if self.seeds is not None and self.checkpoints != CheckpointOptions():
+            raise UserError("--resume, --resume-or-start and --checkpoint-every are for one run, not for --seeds")
+        if self.seeds is not None and self.config.devices > 1:
+            raise UserError("--devices is for one run, not for --seeds, which trains a model on each core")
+
+
+GROUPS = {
+    "model": ("preset", "hidden", "activation", "last_activation", "initialization", "initial_weights", "dtype"),
+    "optimization": (
+        "epochs", "batch_size", "learning_rate", "momentum", "nesterov", "weight_decay", "label_smoothing", "seed",
+        "seeds",
+    ),
+    "data": ("dataset", "transpose_images", "pixel_mean", "pixel_std"),
+    "devices": (
+        "device", "gpu", "matmul_precision", "deterministic", "devices", "split_hidden", "pad_batches", "coordinator",
+        "processes", "process",
+    ),
+    "output": ("run_dir", *(field.name for field in fields(OutputOptions))),
+    "checkpoints": [field.name for field in fields(CheckpointOptions)],
+}  # fmt: skip
+"""Groups of --help and the fields in each."""
+
+
+def parse_config(arguments: Sequence[str], kind: type[T], **options: Any) -> T:
+    """Returns the run that `arguments` describe: the given flags, over the preset's values or the resumed run's.
+
+    `kind` is `Config` or a dataclass that contains one. `options` are those of `given_flags`.
+
+    Raises `UserError` if they make no sense, `SystemExit` after --help.
     """
-
-    chosen, rest = parse(_Preset, arguments, return_unknown_args=True, add_help=False)
-    values = dict(vars(PRESETS.get(chosen.preset, Config())))
-    wants_help = bool({"-h", "--help"} & set(rest))  # which would print the text of another's config.json as it is
-    if issubclass(kind, Training) and not wants_help:
-        new = chosen.resume_or_start and expand(chosen.resume_or_start)
-        if chosen.resume is not None:
-            values = _begun("--resume", expand(chosen.resume))
-        elif new is not None and has_begun(new):
-            values = _begun("--resume-or-start", new)
-        elif new is not None:
-            values["run_dir"] = new
-    return cast(C, parse(kind, arguments, default=kind(**values), **options))
+    given = given_flags(arguments, kind, groups=GROUPS, **options)
+    values = vars(PRESETS[given.get("preset", Config.preset)])
+    if "resume" in given:
+        values = _begun("--resume", expand(given["resume"]))
+    elif "resume_or_start" in given:
+        folder = expand(given["resume_or_start"])
+        values = _begun("--resume-or-start", folder) if has_begun(folder) else values | {"run_dir": folder}
+    return build(kind, values | given)
 
 
 def _begun(flag: str, folder: Path) -> dict[str, Any]:
-    """The configuration of the run in `folder`, which `flag` named. Raises `UserError` where there is none."""
+    """Returns the configuration of the run in `folder`, which `flag` named. Raises `UserError` if there is none."""
     try:
         for path in folder.rglob("*"):
             if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{folder}: {path.relative_to(folder)} leads out of the folder")
-        return vars(replace(read_config(folder), run_dir=folder, gpu=None))  # which GPU is for this machine to say
+        return vars(replace(read_config(folder), run_dir=folder, gpu=None))  # this machine may have other GPUs
     except UserError as error:
         raise UserError(f"{flag} {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
         raise UserError(f"{flag} {folder}: cannot be read ({error})") from error
 
 
-@dataclass
-class _Preset:
-    preset: str = Config.preset
-    resume: Path | None = None
-    resume_or_start: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training(Watching, Config):
-    """What a trainer's command takes: a run, and how it is watched."""
-
-    resume: Path | None = None
-    """The folder of a run, of either trainer, that goes on from its newest checkpoint; needs no other flag. More
-    --epochs can be given, another --device or number of --devices, and where the data are now."""
-    resume_or_start: Path | None = None
-    """A folder: resumes its run or, if it has no checkpoint yet, begins one there; does nothing if it is finished. For
-    jobs that are started again by the same command."""
-    checkpoint_every: int = CHECKPOINT_EVERY
-    """Steps from one checkpoint to the next, at least; an epoch of fewer steps is not interrupted for one."""
-    seeds: int | None = None
-    """So many runs, with --seed and the seeds after it: a run folder each, and seeds.json. Not drawn on Visdom."""
-
-    @property
-    def config(self) -> Config:
-        return part(Config, self)
-
-    @property
-    def resumes(self) -> Resume:
-        return "or_start" if self.resume_or_start is not None else self.resume is not None
-
-    @property
-    def watching(self) -> Watching:
-        return part(Watching, self)
-
-    def __post_init__(self) -> None:
-        Config.__post_init__(self)
-        Watching.__post_init__(self)
-        self._require("checkpoint_every", self.checkpoint_every >= 1, "at least 1")
-        if self.resume is not None and self.resume_or_start is not None:
-            raise UserError("--resume and --resume-or-start: one of them, not both")
-        folder = self.resume or self.resume_or_start
-        if folder and self.run_dir and expand(self.run_dir).resolve() != expand(folder).resolve():
-            raise UserError(f"--run-dir {self.run_dir}: a run that is resumed stays in its folder")
-        if self.seeds is not None and (folder is not None or self.checkpoint_every != CHECKPOINT_EVERY):
-            raise UserError("--resume, --resume-or-start and --checkpoint-every are for one run, not for --seeds")
-        if self.seeds is not None and self.devices > 1:
-            raise UserError("--devices is for one run, not for --seeds, which trains a model on each core")
-
-
-def run_trainer(program: str, description: str, kind: type[O], train: Callable[[O], object]) -> None:
-    """A trainer's `main`: parses the process's arguments, a `kind`, and trains."""
-    with one_line_errors(program):
-        train(parse_config(sys.argv[1:], kind, prog=program, description=description))
-
-
-def part(kind: type[T], options: Any) -> T:
-    """Those fields of `options` that make up a `kind`."""
-    return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+def run_trainer(program: str, description: str, kind: type[O], start: Callable[[O], object]) -> None:
+    """Runs a trainer's command: parses the process's arguments, a `kind`, and trains."""
+    run_command(program, kind, start, parse_config, description=description)

@@ -1,14 +1,12 @@
 """Runs all checks and prints their findings."""
 
-import inspect
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.text import Text
 
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import run_command
 from mlp_workload.doctor import folders, frameworks, machine, mnist_files, packages, visdom_server
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.finding import Finding
@@ -30,7 +28,7 @@ class Doctor:
     """
 
     json: Path | None = None
-    """A new file for the findings, and for all that the frameworks' processes answered."""
+    """Writes the findings, and all that the frameworks' processes answered, to this new file."""
 
 
 @dataclass
@@ -57,8 +55,7 @@ class Examination:
 
 
 def main() -> None:
-    with one_line_errors(_PROGRAM):
-        sys.exit(0 if run(parse(Doctor, sys.argv[1:], prog=_PROGRAM, description=inspect.getdoc(Doctor))) else 1)
+    run_command(_PROGRAM, Doctor, run)
 
 
 def run(options: Doctor) -> bool:

@@ -8,7 +8,7 @@ from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.packages import release
 from mlp_workload.doctor.probe import Facts
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.visdom.server import PORT, NothingThere, NotVisdom, ServerError, Unreachable
 
 _START = "python -m mlp_workload.dashboard"
@@ -48,7 +48,7 @@ def _fix(facts: Facts) -> str:
 
 def server() -> Finding:
     """Returns whether the server answers that a trainer without flags uses."""
-    wanted = Watching().server
+    wanted = OutputOptions().server
     if wanted.ignored:
         return Finding("wrong", "Visdom server", "; ".join(wanted.ignored), "correct the variable, or unset it")
     try:

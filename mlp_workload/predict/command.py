@@ -1,6 +1,5 @@
 """The command of both frameworks that predicts the digits or letters in pictures."""
 
-import inspect
 import io
 import itertools
 import sys
@@ -11,9 +10,8 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-import tyro
 
-from mlp_workload.cli.parse import one_line_errors, parse
+from mlp_workload.cli.parse import Metavar, Positional, run_command
 from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import clear_write_errors, expand
 from mlp_workload.interface import Network
@@ -29,24 +27,22 @@ SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """A line for each image: the three likeliest classes, and where a picture of what the network saw is.
+    """Prints a line for each image: the three likeliest classes, and the path of a picture of what the network saw.
 
-    PNG or JPEG of any size, with one digit or letter, dark on light or light on dark. An image that can't be read, or
-    shows none, has an error's line, the others are answered all the same, and the exit status is 2.
+    Takes PNG or JPEG of any size, with one digit or letter, dark on light or light on dark. If an image cannot be read
+    or is empty, an error says so, the other images are answered, and the exit status is 2.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The folder of a run, of either trainer, that is finished."""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE ...]")] = ()
-    """Files."""
-    seen: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where what the network saw is kept, as PNG files of its images' size, none of them written over another; by
-    default RUN/seen."""
+    run: Annotated[Path, Positional("RUN")]
+    """Predicts with the finished run in this folder, of either trainer."""
+    images: Annotated[tuple[Path, ...], Positional("IMAGE")] = ()
+    """Reads these PNG or JPEG files."""
+    seen: Annotated[Path | None, Metavar("DIR")] = None
+    """Keeps what the network saw in this folder, as PNG files; by default in RUN/seen."""
     draw: bool = False
-    """In place of images: a page for this machine's browsers, where one draws a digit and sees what both frameworks
-    make of it; Ctrl-C stops it."""
+    """Serves a page instead, for this machine's browsers, on which you draw a digit and both frameworks answer."""
     port: int | None = None
-    """Port of the page of --draw; 0 takes any that is free. By default 8098."""
+    """Serves the page of --draw at this port; 0 takes any free one, and the default is 8098."""
 
     def __post_init__(self) -> None:
         if self.draw == bool(self.images):
@@ -60,13 +56,15 @@ class Predict:
 
 def run_predict(program: str, load_network: Callable[[Trained], Network]) -> None:
     """Parses the process's arguments and predicts. `load_network` imports the framework."""
-    with one_line_errors(program):
-        options = parse(Predict, sys.argv[1:], prog=program, description=inspect.getdoc(Predict))
+
+    def run(options: Predict) -> None:
         trained = Trained.load(options.run)
         if options.draw:
             draw_server.serve(trained, PORT if options.port is None else options.port)
         elif not predict(options, trained, load_network, program):
             sys.exit(2)
+
+    run_command(program, Predict, run)
 
 
 def predict(options: Predict, trained: Trained, load_network: Callable[[Trained], Network], program: str) -> bool:

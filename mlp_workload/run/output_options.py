@@ -1,4 +1,4 @@
-"""How a run is watched, and the sinks that show it. Nothing here changes a number."""
+"""Options of a run's output, and the sinks that follow from them. None changes a number."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -17,25 +17,25 @@ from mlp_workload.visdom.server import Unreachable, VisdomServer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watching:
-    """Where a run shows itself besides its folder."""
+class OutputOptions:
+    """Options of a run's output besides its folder."""
 
     visdom: Literal["auto", "off", "required"] = "auto"
-    """Live curves on a Visdom server. auto goes on without one and says so at the end; required does not begin."""
+    """Draws live curves on a Visdom server if one answers (auto), never (off), or trains only with one (required)."""
     visdom_host: str | None = None
-    """By default VISDOM_HOST from the environment, or localhost."""
+    """Host of the Visdom server; by default VISDOM_HOST from the environment, or localhost."""
     visdom_port: int | None = None
-    """By default VISDOM_PORT, or 8097."""
+    """Port of the Visdom server; by default VISDOM_PORT from the environment, or 8097."""
     visdom_base_url: str | None = None
-    """The server's own -base_url; by default VISDOM_BASE_URL, or /."""
+    """Path of the Visdom server, its -base_url; by default VISDOM_BASE_URL from the environment, or /."""
     visdom_username: str | None = None
-    """Of a server with login; by default VISDOM_USERNAME."""
+    """Name for a Visdom server with login; by default VISDOM_USERNAME from the environment."""
     visdom_password: str | None = field(default=None, repr=False)
-    """By default VISDOM_PASSWORD, which other users of the machine can't read off the process list."""
+    """Password for a server with login; better set VISDOM_PASSWORD, which other users of the machine cannot read."""
     tensorboard: bool = False
-    """Scalars for TensorBoard, in the run folder's tensorboard/. A run that has them keeps them when it is resumed."""
+    """Writes scalars for TensorBoard to the run folder's tensorboard/."""
     quiet: bool = False
-    """Nothing on standard output; warnings still come, on standard error."""
+    """Prints only warnings, on standard error."""
 
     def __post_init__(self) -> None:
         ignored = self.server.ignored if self.visdom != "off" else ()
@@ -54,7 +54,7 @@ class Watching:
             password=self.visdom_password,
         )
 
-    def as_before(self, folder: Path) -> "Watching":
+    def as_before(self, folder: Path) -> "OutputOptions":
         """Also keeps up the scalars for TensorBoard that the run in `folder` has; warns if they can't be written."""
         if self.tensorboard or not any((folder / "tensorboard").glob("events*")):
             return self

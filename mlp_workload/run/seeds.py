@@ -20,7 +20,7 @@ from mlp_workload.files import clear_write_errors, expand, write_json
 from mlp_workload.interface import MakeSeedsTrainer, SeedsTrainer
 from mlp_workload.run.folder import RunFolder, make_empty_folder, new_default_folder
 from mlp_workload.run.inputs import initial_weights, reading, weights_bytes
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorder import Recorder
 from mlp_workload.run.run_events import RunEvents
 from mlp_workload.run.signals import Stopped, StopSignals
@@ -44,7 +44,7 @@ _IN_COMMON = (
 _OF_EACH = ("seed", "steps", "test_correct", "test_examples", "test_accuracy", "test_loss", "lost_classes")
 
 
-def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watching) -> dict[str, Any]:
+def train_seeds(config: Config, seeds: int, framework: Framework, output: OutputOptions) -> dict[str, Any]:
     """Trains with the seeds `config.seed`, `config.seed` + 1 and so on; returns the content of seeds.json.
 
     Leaves a folder with that and a run folder for each seed, `seed-0` and so on. Nothing goes to Visdom. Raises
@@ -53,10 +53,10 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
     start = time.perf_counter()
     if not 1 <= seeds <= LARGEST_SEED + 1 - config.seed:
         raise UserError(f"--seeds must be from 1 to {LARGEST_SEED + 1} less --seed, got {seeds}")
-    if watching.visdom == "required":
+    if output.visdom == "required":
         raise UserError("--visdom required is for one run: --seeds draws none, mlp_workload.dashboard --replay can")
-    replace(watching, visdom="off").check()
-    console = Output(markup=False, highlight=False, soft_wrap=True, quiet=watching.quiet)
+    replace(output, visdom="off").check()
+    console = Output(markup=False, highlight=False, soft_wrap=True, quiet=output.quiet)
     summaries: list[Mapping[str, Any]] = []
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
@@ -72,7 +72,7 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
             f"{ensemble.framework} on {ensemble.device}, {config.preset} preset, {config.dataset}, {config.dtype}, "
             f"seeds {config.seed} to {config.seed + seeds - 1}, {together}"
         )
-        if not watching.quiet:  # if quiet, each run prints its own warnings
+        if not output.quiet:  # if quiet, each run prints its own warnings
             console.tell_of(dataset)
         console.say(f"folder {folder}")
         progress = stack.enter_context(console.progress())
@@ -84,7 +84,7 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
             once = 0.0 if summaries else compile_seconds
             events = [RunEvents(one, dataset, ensemble, began, once, at_once=ensemble.at_once) for one in configs]
             advance = partial(progress.advance, task, len(configs))
-            group = _train_together(configs, dataset, ensemble, watching, events, signals, advance)
+            group = _train_together(configs, dataset, ensemble, output, events, signals, advance)
             for summary in group:
                 console.say(_line(summary))
             summaries += group
@@ -122,7 +122,7 @@ def _train_together(
     configs: Sequence[Config],
     dataset: Dataset,
     ensemble: SeedsTrainer,
-    watching: Watching,
+    output: OutputOptions,
     events: Sequence[RunEvents],
     signals: StopSignals,
     advance: Callable[[], None],
@@ -142,7 +142,7 @@ def _train_together(
         for model, config in enumerate(configs):
             assert config.run_dir is not None
             folder = stack.enter_context(RunFolder.claim(config.run_dir, config))
-            sinks = [*watching.files(folder.path), *([_Warnings(config.seed)] if watching.quiet else [])]
+            sinks = [*output.files(folder.path), *([_Warnings(config.seed)] if output.quiet else [])]
             stack.enter_context(folder.reserve(weights_bytes(config, dataset)))
             recorders.append(Recorder(stack, folder, weights_of(model), sinks))
 

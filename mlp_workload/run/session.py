@@ -32,7 +32,7 @@ from mlp_workload.run.checkpointing import (
 )
 from mlp_workload.run.folder import RunFolder, has_begun, new_default_folder
 from mlp_workload.run.inputs import initial_weights, reading, weights_bytes
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorder import Recorder
 from mlp_workload.run.run_events import RunEvents
 from mlp_workload.run.signals import StopSignals
@@ -66,7 +66,7 @@ class Run:
     def __init__(
         self,
         config: Config,
-        output: Watching | None = None,
+        output: OutputOptions | None = None,
         checkpoint_every: int = CHECKPOINT_EVERY,
         resume: Resume = False,
         is_first: bool = True,
@@ -74,7 +74,8 @@ class Run:
         self.summary: dict[str, Any] = {}
         """Content of summary.json, once the run is finished; empty in other processes than the first."""
         self._began = time.perf_counter()
-        self._config, self._output, self._every, self._resume = config, output or Watching(), checkpoint_every, resume
+        self._config, self._output = config, output or OutputOptions()
+        self._every, self._resume = checkpoint_every, resume
         self._is_first = is_first
         self._recorder: Recorder | None = None
         self._schedule: CheckpointSchedule | None = None
