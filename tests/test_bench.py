@@ -82,7 +82,7 @@ def small_benchmark(monkeypatch, folder, *variants):
     """Two rounds of an epoch; the exit status."""
     monkeypatch.chdir(folder)
     flags = ["--rounds", "2", "--epochs", "1", "--no-many", "--no-whole", "--no-sweep", "--device", "cpu"]
-    command = ["bench", "--rungs", *variants, *flags, "--json", "bench.json", "--plot", "bench.svg"]
+    command = ["bench", "--variants", *variants, *flags, "--json", "bench.json", "--plot", "bench.svg"]
     monkeypatch.setattr(sys, "argv", command)
     try:
         bench.main()
@@ -152,22 +152,22 @@ def test_a_variant_answers_from_a_process_of_its_own():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rungs", "jaxx"], "--rungs: jaxx is none of jax, jax-step, torch"),
-        (["--rungs", "jax", "jax"], "--rungs: each at most once"),
-        (["--rungs", "torch-epoch-graph"], "nothing to time: PyTorch, CUDA graph of an epoch: needs a GPU"),
-        (["--rungs"], "--rungs needs one at least"),
+        (["--variants", "jaxx"], "--variants: jaxx is none of jax, jax-step, torch"),
+        (["--variants", "jax", "jax"], "--variants: each at most once"),
+        (["--variants", "torch-epoch-graph"], "nothing to time: PyTorch, CUDA graph of an epoch: needs a GPU"),
+        (["--variants"], "--variants needs one at least"),
         (["--quick", "--rounds", "5"], "--quick has rounds and epochs of its own"),
         (["--rounds", "0"], "--rounds must be from 1 to 1000, got 0"),
         (["--epochs", "-1"], "--epochs must be from 1 to 1000, got -1"),
         (["--batch-size", "0"], "--batch-size must be"),
         (["--batch-size", "70000"], "--batch-size must be at most 60000, the training examples, got 70000"),
         pytest.param(
-            ["--batch-size", "7000", "--rungs", "products-numpy"],
+            ["--batch-size", "7000", "--variants", "products-numpy"],
             "batches of 7000 do not divide the set",
             marks=pytest.mark.long("starts a process"),
         ),
         pytest.param(
-            ["--device", "gpu", "--rungs", "torch"], "torch sees none", marks=pytest.mark.long("starts a process")
+            ["--device", "gpu", "--variants", "torch"], "torch sees none", marks=pytest.mark.long("starts a process")
         ),
         (["--json", "taken"], "--json taken exists"),
         (["--plot", "nowhere/plot.svg"], "cannot write nowhere/plot.svg"),
@@ -267,7 +267,7 @@ def test_names_of_earlier_versions_are_understood():
     chosen, left_out = benchmark._possible(["floor-torch", "torch-article", "floor-numpy"], gpu=False, batch_size=7000)
     assert chosen == ["torch-tutorial"]
     assert set(left_out) == {"products-torch", "products-numpy"}
-    assert bench.Bench(rungs=("jax", "floor-jax")).rungs == ("jax", "floor-jax")
+    assert bench.Bench(variants=("jax", "floor-jax")).variants == ("jax", "floor-jax")
 
 
 @pytest.mark.parametrize(

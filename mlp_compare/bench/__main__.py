@@ -6,10 +6,11 @@ from mlp_workload.files import clear_write_errors, new_file, write_atomically, w
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.bench"
+ALIASES = {"--rungs": "--variants"}
 
 
 def main() -> None:
-    run_command(PROGRAM, Bench, run)
+    run_command(PROGRAM, Bench, run, aliases=ALIASES)
 
 
 def run(options: Bench) -> None:

@@ -52,7 +52,7 @@ def measure(options: Bench, console: Output) -> Iterator[dict[str, Any]]:
     """
     with console.progress() as progress:
         gpu = options.device != "cpu" and find_spec("torch") is not None and _torch_sees_a_gpu()
-        wanted = options.rungs or (QUICK if options.quick else VARIANTS)
+        wanted = options.variants or (QUICK if options.quick else VARIANTS)
         chosen, left_out = _possible(wanted, gpu, options.batch_size)
         with tempfile.TemporaryDirectory() as folder:
             _check(chosen, left_out, options.config, Path(folder), progress)

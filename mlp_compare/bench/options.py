@@ -15,14 +15,14 @@ from mlp_workload.errors import UserError
 class Bench:
     """Times the training of one network, in JAX, in PyTorch and by other libraries, in fresh processes that take turns.
 
-    Every rung first trains in float64 and must end where the others do. Then each round starts a process for each
-    rung, forwards and backwards in turn (A B B A), all with the same cores, threads and precision. Ratios are taken
+    Every variant first trains in float64 and must end where the others do. Then each round starts a process for each
+    variant, forwards and backwards in turn (A B B A), all with the same cores, threads and precision. Ratios are taken
     within rounds. The network has ReLU and no activation on the logits, which all libraries can express.
     """
 
     quick: bool = False
-    """Times only jax, torch, torch-hand and two floors, four rounds of three epochs, in two minutes."""
-    rungs: tuple[str, ...] | None = None
+    """Times only jax, torch, torch-hand and two lower bounds, four rounds of three epochs, in two minutes."""
+    variants: tuple[str, ...] | None = None
     """Times these, the first against the others: jax, jax-step, torch, torch-fused, torch-compile, torch-autotune,
     torch-hand, torch-tutorial, torch-step-graph, torch-epoch-graph, keras-jax, keras-torch, sklearn, products-torch,
     products-numpy, products-jax; by default all that can run here."""
@@ -54,13 +54,13 @@ class Bench:
     """Writes the picture to this new SVG file."""
 
     def __post_init__(self) -> None:
-        if self.rungs == ():
-            raise UserError("--rungs needs one at least")
-        for name in self.rungs or ():
+        if self.variants == ():
+            raise UserError("--variants needs one at least")
+        for name in self.variants or ():
             if current_name(name) not in VARIANTS:
-                raise UserError(f"--rungs: {name} is none of {', '.join(VARIANTS)}")
-        if self.rungs is not None and len(set(self.rungs)) < len(self.rungs):
-            raise UserError("--rungs: each at most once")
+                raise UserError(f"--variants: {name} is none of {', '.join(VARIANTS)}")
+        if self.variants is not None and len(set(self.variants)) < len(self.variants):
+            raise UserError("--variants: each at most once")
         for flag in ("rounds", "epochs"):
             if not 1 <= getattr(self, flag) <= 1000:
                 raise UserError(f"--{flag} must be from 1 to 1000, got {getattr(self, flag)}")
@@ -87,6 +87,6 @@ class Bench:
 
     @property
     def device_flags(self) -> list[str]:
-        """Of a trainer's command that computes as the rungs do."""
+        """Flags of a trainer's command that computes as the variants do."""
         gpu = [] if self.gpu is None else ["--gpu", str(self.gpu)]
         return ["--device", self.device, "--matmul-precision", self.matmul_precision, *gpu]
