@@ -63,7 +63,7 @@ class Layout:
 
     def of_state(self, shapes: TrainState, optimizer: optax.GradientTransformation) -> Any:
         """The shardings of a state of these shapes. A hidden layer is divided by its units, and so are the last layer's
-        weights, by their inputs; the velocities lie where their parameters do."""
+        weights, by their inputs; the optimizer's slots lie where their parameters do."""
         params: Params = jax.tree.map(lambda leaf: leaf, shapes.params)  # variables of its own
         *hidden, last = (layer for _, layer in sorted(params["layers"].items()))
         for layer in hidden:
@@ -71,7 +71,14 @@ class Layout:
             layer["bias"].set_value(self._sharding(_HIDDEN))
         last["weight"].set_value(self._sharding(None, _HIDDEN))
         last["bias"].set_value(self.everywhere)
-        return TrainState(params, optax.tree.map_params(optimizer, lambda _, own: own, shapes.optimizer, params))
+        slots = optax.tree.map_params(
+            optimizer,
+            lambda _, own: own,
+            shapes.optimizer,
+            params,
+            transform_non_params=lambda _: self.everywhere,
+        )
+        return TrainState(params, slots)
 
 
 def place(tree: Any, shardings: Any) -> Any:

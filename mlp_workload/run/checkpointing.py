@@ -8,6 +8,7 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import shell_quoted
+from mlp_workload.optimizer import state_shapes
 from mlp_workload.run.checkpoint import Checkpoint, Checkpoints, NoCheckpoint
 from mlp_workload.run.folder import RunFolder
 from mlp_workload.run.signals import Stopped, StopSignals
@@ -130,9 +131,7 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> tuple[C
 
     Raises `UserError` where there is none, or none from which a run by `config` can go on.
     """
-    shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
-    if config.momentum:
-        shapes |= {f"{name}.momentum": shape for name, shape in shapes.items()}
+    shapes = state_shapes(config, parameter_shapes(config.widths(dataset.pixels, dataset.classes)))
     try:
         at = Checkpoints(folder.checkpoints).newest()
         changed = [
