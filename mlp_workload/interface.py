@@ -167,6 +167,7 @@ def step_tensors(tensors: Mapping[str, Array]) -> dict[str, Array]:
     order += ["loss", "logits.grad"]
     order += [f"layers.{layer}.{kind}.grad" for layer in reversed(range(layers)) for kind in ("weight", "bias")]
     order += [name for slot in SLOTS for parameter in parameters if (name := f"{parameter}.{slot}") in tensors]
+    order += [name for name in tensors if name.startswith("optimizer.")]
     order += parameters
     tensors = {**tensors, "batch.digest": batch_digest(tensors["batch.images"], tensors["batch.labels"])}
     return {name: tensors[name] for name in order}

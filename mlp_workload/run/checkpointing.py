@@ -134,10 +134,11 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> tuple[C
     shapes = state_shapes(config, parameter_shapes(config.widths(dataset.pixels, dataset.classes)))
     try:
         at = Checkpoints(folder.checkpoints).newest()
+        began = json.loads(Config().to_json()) | at.config  # an older version lacks what came later
         changed = [
-            f"--{name.replace('_', '-')} {value}, it began with {at.config.get(name)}"
+            f"--{name.replace('_', '-')} {value}, it began with {began[name]}"
             for name, value in json.loads(config.to_json()).items()
-            if name not in MAY_CHANGE and value != at.config.get(name)
+            if name not in MAY_CHANGE and value != began[name]
         ]
         if changed:
             raise UserError(f"a run goes on as it began: {'; '.join(changed)}")
