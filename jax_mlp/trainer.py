@@ -133,7 +133,7 @@ class Trainer:
 
     def load_state(self, state: Parameters) -> None:
         params = from_canonical(self._shapes.params, state)
-        optimizer = slots_from_canonical(self._setup.config, self._shapes.optimizer, state)
+        optimizer = slots_from_canonical(self._setup.config, self._state.optimizer, state)
         self._state = place(TrainState(params, optimizer), self._shardings)
 
     def max_over_processes(self, number: int) -> int:
