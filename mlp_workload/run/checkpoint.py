@@ -77,7 +77,7 @@ class Checkpoints:
         Raises `UserError` where it can't be written; those that were there are untouched then.
         """
         about = {name: getattr(checkpoint, name) for name in _ABOUT} | {"format": FORMAT}
-        tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
+        tensors = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}  # keeps a scalar one
         tensors[_LOSSES] = checkpoint.losses
         text = json.dumps(about)
         path = self._folder / _name(checkpoint.step)
