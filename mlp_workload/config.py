@@ -40,13 +40,23 @@ class Config:
     batch_size: int = 200
     """Examples per step; where it does not divide the training set, the last step of an epoch is smaller."""
     learning_rate: float = 0.01
-    """Of stochastic gradient descent, constant."""
+    """Of the optimizer, constant."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """The rule of the update, torch's in both frameworks. adam adds the weight decay to the gradient; adamw takes it
+    off the parameters."""
     momentum: float = 0.0
     """Share of the last update's velocity that is kept; torch's rule, without dampening."""
     nesterov: bool = False
     """Nesterov's momentum, by torch's rule; needs --momentum."""
+    beta1: float = 0.9
+    """Share of the mean gradient that adam and adamw keep at each step."""
+    beta2: float = 0.999
+    """Share of the mean squared gradient that adam and adamw keep at each step."""
+    epsilon: float = 1e-8
+    """Added by adam and adamw to the root of the mean squared gradient."""
     weight_decay: float = 0.0
-    """Times the parameters, added to the gradient before the momentum, by torch's rule; biases included."""
+    """Times the parameters, added to the gradient before the momentum, by torch's rule; biases included. With adamw
+    the decay is apart from the gradient."""
     label_smoothing: float = 0.0
     """Share of each training label spread over all classes; the test loss is always without."""
     seed: int = 0
@@ -108,8 +118,15 @@ class Config:
         smallest, largest = float(np.finfo(self.dtype).tiny), float(np.finfo(self.dtype).max)
         from_zero = f"from 0 to {largest:.3g}, the largest {self.dtype}"
         self._require("learning_rate", 0 <= self.learning_rate <= largest, from_zero)
+        others = ("beta1", "beta2", "epsilon") if self.optimizer == "sgd" else ("momentum", "nesterov")
+        for name in others:
+            is_default = getattr(self, name) == getattr(Config, name)
+            self._require(name, is_default, f"left out with --optimizer {self.optimizer}")
         self._require("momentum", 0 <= self.momentum <= largest, from_zero)
         self._require("momentum", self.momentum > 0 or not self.nesterov, "above 0 for --nesterov")
+        self._require("beta1", 0 <= self.beta1 < 1, "from 0 to below 1")
+        self._require("beta2", 0 <= self.beta2 < 1, "from 0 to below 1")
+        self._require("epsilon", smallest <= self.epsilon <= largest, f"above 0 and finite in {self.dtype}")
         self._require("weight_decay", 0 <= self.weight_decay <= largest, from_zero)
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("seed", 0 <= self.seed <= LARGEST_SEED, f"from 0 to {LARGEST_SEED}")

@@ -1,26 +1,36 @@
 """Optimizers: the slots that each keeps, and its rule in NumPy, which each framework's own must match.
 
 A slot is an array of the shape of a parameter, that of `layers.0.weight` is `layers.0.weight.momentum`. Each side's
-`optimizer.py` maps the state of its framework's optimizer to slots and back.
+`optimizer.py` maps the state of its framework's optimizer to slots, and for Adam the number of its steps, and back.
 """
 
 import numpy as np
 
 from mlp_workload.config import Config
-from mlp_workload.weights import Parameters, Shapes
+from mlp_workload.weights import Array, Parameters, Shapes
 
-SLOTS = {"momentum": 1}
+SLOTS = {"momentum": 1, "first_moment": 1, "second_moment": 2}
 """Names of all slots, and the power of the gradient that each sums up."""
+STEPS = "optimizer.steps"
+"""Name of the number of steps so far, a scalar in the run's dtype, which adam and adamw keep."""
 
 
 def slots(config: Config) -> tuple[str, ...]:
     """Returns the names of the slots that the run's optimizer keeps for each parameter."""
+    if is_adaptive(config):
+        return "first_moment", "second_moment"
     return ("momentum",) if config.momentum else ()
+
+
+def is_adaptive(config: Config) -> bool:
+    """Returns whether the optimizer divides by the size of the gradients, which amplifies rounding in small ones."""
+    return config.optimizer != "sgd"
 
 
 def state_shapes(config: Config, shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a trainer's state: of the parameters, which are given, and the optimizer's."""
-    return {**shapes, **{f"{name}.{slot}": shape for slot in slots(config) for name, shape in shapes.items()}}
+    own = {f"{name}.{slot}": shape for slot in slots(config) for name, shape in shapes.items()}
+    return {**shapes, **own, **({STEPS: ()} if is_adaptive(config) else {})}
 
 
 def initial_state(config: Config, parameters: Parameters) -> Parameters:
@@ -31,10 +41,12 @@ def initial_state(config: Config, parameters: Parameters) -> Parameters:
 
 
 def update(config: Config, state: Parameters, gradients: Parameters) -> Parameters:
-    """Returns the state after a step from `state`, given the gradients by names of parameters.
+    """Returns the state after a step from `state`, given the gradients by names of parameters."""
+    return (_adam if is_adaptive(config) else _sgd)(config, state, gradients)
 
-    g += weight_decay p; v = momentum v + g; p -= learning_rate (g + momentum v if nesterov else v).
-    """
+
+def _sgd(config: Config, state: Parameters, gradients: Parameters) -> Parameters:
+    """g += weight_decay p; v = momentum v + g; p -= learning_rate (g + momentum v if nesterov else v)."""
     after: Parameters = {}
     for name, gradient in gradients.items():
         change = gradient + config.weight_decay * state[name]
@@ -43,3 +55,30 @@ def update(config: Config, state: Parameters, gradients: Parameters) -> Paramete
             change = change + config.momentum * velocity if config.nesterov else velocity
         after[name] = state[name] - config.learning_rate * change
     return after
+
+
+def _adam(config: Config, state: Parameters, gradients: Parameters) -> Parameters:
+    """adamw: p -= learning_rate weight_decay p; else g += weight_decay p. Then
+    m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p -= `adam_change`."""
+    after: Parameters = {STEPS: np.asarray(state[STEPS] + 1)}
+    for name, gradient in gradients.items():
+        parameter = state[name]
+        if config.optimizer == "adamw":
+            parameter = parameter * (1 - config.learning_rate * config.weight_decay)
+        else:
+            gradient = gradient + config.weight_decay * parameter
+        first = config.beta1 * state[f"{name}.first_moment"] + (1 - config.beta1) * gradient
+        second = config.beta2 * state[f"{name}.second_moment"] + (1 - config.beta2) * gradient**2
+        after |= {f"{name}.first_moment": first, f"{name}.second_moment": second}
+        after[name] = parameter - adam_change(config, after, name)
+    return after
+
+
+def adam_change(config: Config, state: Parameters, name: str) -> Array:
+    """Returns learning_rate m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon), for t steps and the moments m and
+    v of the parameter in `state`."""
+    first, second = (state[f"{name}.{slot}"].astype(np.float64) for slot in ("first_moment", "second_moment"))
+    correction1, correction2 = (1 - beta ** float(state[STEPS]) for beta in (config.beta1, config.beta2))
+    root = np.sqrt(second) / correction2**0.5
+    change: Array = config.learning_rate / correction1 * first / (root + config.epsilon)
+    return change

@@ -2,19 +2,24 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 
 from mlp_workload.config import Config
-from mlp_workload.optimizer import slots
+from mlp_workload.optimizer import STEPS, is_adaptive, slots
 from mlp_workload.weights import Parameters
 
-_FIELDS = {"momentum": "momentum_buffer"}
+_FIELDS = {"momentum": "momentum_buffer", "first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 """Names of slots in the states of torch."""
 
 
 def make_optimizer(config: Config, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
     """Returns the run's optimizer of these parameters."""
-    return sgd(parameters, config.learning_rate, config.momentum, config.nesterov, config.weight_decay)
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "sgd":
+        return sgd(parameters, rate, config.momentum, config.nesterov, decay)
+    adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return adam(parameters, lr=rate, betas=(config.beta1, config.beta2), eps=config.epsilon, weight_decay=decay)
 
 
 def slots_to_canonical(
@@ -27,6 +32,9 @@ def slots_to_canonical(
             array = optimizer.state[parameter].get(_FIELDS[slot])  # None before the first step
             array = torch.zeros_like(parameter) if array is None else array
             arrays[f"{name}.{slot}"] = array.detach().cpu().numpy().copy()
+    if is_adaptive(config):
+        first = next(iter(parameters.values()))
+        arrays[STEPS] = np.array(float(optimizer.state[first].get("step", 0)), config.dtype)
     return arrays
 
 
@@ -35,10 +43,13 @@ def slots_from_canonical(
 ) -> None:
     """Sets the optimizer's slots to copies of those in `arrays`."""
     for name, parameter in parameters.items():
+        own = optimizer.state[parameter]
         for slot in slots(config):
-            array = torch.tensor(arrays[f"{name}.{slot}"], dtype=parameter.dtype, device=parameter.device)
-            # Without a buffer torch's step is its first: it then begins one, undampened.
-            optimizer.state[parameter][_FIELDS[slot]] = array if array.any() else None
+            own[_FIELDS[slot]] = torch.tensor(arrays[f"{name}.{slot}"], dtype=parameter.dtype, device=parameter.device)
+        if is_adaptive(config):
+            own["step"] = torch.tensor(float(arrays[STEPS]))
+        elif config.momentum and not own[_FIELDS["momentum"]].any():
+            own.clear()  # without a buffer torch's step is its first: it then begins one, undampened
 
 
 def sgd(
