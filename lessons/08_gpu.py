@@ -74,11 +74,11 @@ def examples_per_second(make, device, size):
     trainer = make(dataclasses.replace(config, device=device, batch_size=size), mnist, start)
     examples = min(20_000, 100 * size)
     order = epoch_order(seed=0, epoch=1, examples=60_000)[:examples]
-    trainer.run_epoch(order)
+    trainer.train_steps(order)
     seconds = []
     for _ in range(2):
         begin = time.perf_counter()
-        trainer.run_epoch(order)
+        trainer.train_steps(order)
         seconds.append(time.perf_counter() - begin)
     return examples / min(seconds)
 

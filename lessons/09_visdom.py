@@ -42,8 +42,8 @@ from mlp_compare.figures import COLOURS
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.run.output_options import Watching
-from mlp_workload.visdom.drawing import environment_name
 from mlp_workload.visdom.server import Unreachable, VisdomServer
+from mlp_workload.visdom.windows import environment_name
 
 with socket.create_server(("127.0.0.1", 0)) as listener:
     port = listener.getsockname()[1]

@@ -22,12 +22,12 @@ import numpy as np
 from lessons.figure import figure, say
 from mlp_compare.figures import COLOURS, INK
 from mlp_compare.parity import bound_table
-from mlp_compare.parity.gradient_noise import gradient_floors
-from mlp_compare.parity.sign_flips import effect, find_crossings
+from mlp_compare.parity.gradient_noise import gradient_noise
+from mlp_compare.parity.sign_flips import find_sign_flips, sign_flip_effect
 from mlp_compare.parity.worker import Worker
 from mlp_workload.config import PRESETS
 from twincheck.comparison import compare
-from twincheck.pipe import Side, both
+from twincheck.pipe import WorkerProcess, ask_all
 
 config = dataclasses.replace(PRESETS["relu"], batch_size=500)
 MOST_STEPS, STEPS_AFTER = 600, 40
@@ -45,22 +45,22 @@ def apart(a, b):
 
 # %%
 distances, crossed, before = {"float32": [], "float64": []}, None, None
-with Side("jax", Worker) as one, Side("torch", Worker) as other:
+with WorkerProcess("jax", Worker) as one, WorkerProcess("torch", Worker) as other:
     sides = (one, other)
-    both(sides, "start", config, None)
+    ask_all(sides, "start", config, None)
     for step in range(1, MOST_STEPS + 1):
-        a, b = both(sides, "step", step)
+        a, b = ask_all(sides, "step", step)
         distances["float32"].append(apart(a, b))
         if crossed is None and (a.signs != b.signs).any():
-            crossed, traces, began = step, both(sides, "trace", step), before
+            crossed, traces, began = step, ask_all(sides, "trace", step), before
         before = a.state, b.state
         if crossed is not None and step == crossed + STEPS_AFTER:
             break
     if not crossed or crossed == 1:
         raise RuntimeError("no crossing, or one in the first step: the lesson needs another seed")
-    both(sides, "start", dataclasses.replace(config, dtype="float64"), None)
+    ask_all(sides, "start", dataclasses.replace(config, dtype="float64"), None)
     for again in range(1, step + 1):
-        distances["float64"].append(apart(*both(sides, "step", again)))
+        distances["float64"].append(apart(*ask_all(sides, "step", again)))
 for dtype, values in distances.items():
     say(f"{dtype}: after {step} steps no weight is more than {values[-1]:.1e} apart.")
 
@@ -81,7 +81,7 @@ say(f"float32: {after / before:.0f} times as far apart after the crossing's step
 # tell it from one. So it looks for the cause:
 
 # %%
-(crossing, *more) = find_crossings(config, *traces, *began, crossed)
+(crossing, *more) = find_sign_flips(config, *traces, *began, crossed)
 say(f"{crossing}. Explained: {crossing.explained}; {len(more)} more in this step.")
 
 # %% [markdown]
@@ -93,7 +93,7 @@ say(f"{crossing}. Explained: {crossing.explained}; {len(more)} more in this step
 
 # %%
 table = bound_table.table("float32", 784, crossed)
-floors = gradient_floors(traces[0], began[0])
+floors = gradient_noise(traces[0], began[0])
 
 
 def bound(name):
@@ -102,7 +102,7 @@ def bound(name):
 
 
 plain = compare(*traces, bound)
-explained = compare(*traces, bound, effect(config, *traces, began[0]))
+explained = compare(*traces, bound, sign_flip_effect(config, *traces, began[0]))
 rows = ["| gradient | apart | less the crossing | allowed |", "|---|---|---|---|"]
 for one, other in zip(plain.differences, explained.differences, strict=True):
     if one.name.endswith("weight.grad"):

@@ -48,7 +48,7 @@ EXACT_ADAM_STEP = Tolerance(5e-7, 0.0)
 """A few roundings of float32; 1 - 0.999 in float32 is 1.3e-5 off."""
 MODEL_FLOAT64 = Tolerance(1e-13, 1e-15)
 """One pass of a small model, a dozen sums of up to 30 terms after one another; also a dozen steps by two programs."""
-CROSSING_EFFECT = Tolerance(0.0, 1e-8)
+SIGN_FLIP_EFFECT = Tolerance(0.0, 1e-8)
 """The two starts are 2e-9 apart, through slopes of a few."""
 RUN_FLOAT64 = Tolerance(0.0, 1e-12)
 """Test loss after 600 steps from one start: a prototype's parameters stayed within 7e-16 over 3,000 steps."""
