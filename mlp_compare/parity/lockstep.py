@@ -16,7 +16,7 @@ from mlp_workload.batches import steps_per_epoch
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.interface import pre_activation
-from mlp_workload.weights import Parameters
+from mlp_workload.weights import Parameters, is_parameter
 from twincheck.bounds import Bound
 from twincheck.comparison import Array, Comparison, Difference, compare, difference
 from twincheck.pipe import WorkerProcess, ask_all
@@ -281,7 +281,7 @@ class Lockstep:
 
 def _streamed(a: Step, b: Step) -> Sequence[tuple[str, Array, Array]]:
     """Returns the tensors that are compared at every step, in causal order."""
-    names = sorted(a.state, key=lambda name: not name.endswith(".momentum"))
+    names = sorted(a.state, key=is_parameter)
     states = [(name, a.state[name], b.state[name]) for name in names]
     return [("batch.digest", a.digest, b.digest), ("loss", a.loss, b.loss), *states]
 

@@ -7,7 +7,7 @@ from mlp_compare.parity.faults.fault import Fault, replaced
 
 def _jax_sgd(make: Any) -> Any:
     """Returns a plant that replaces `jax_mlp.optimizer.sgd` by `make`, which has the same arguments."""
-    return replaced("jax_mlp.step:sgd", lambda original: make)
+    return replaced("jax_mlp.optimizer:sgd", lambda original: make)
 
 
 def _averaged_velocity(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
@@ -43,7 +43,7 @@ def _rounded_update(learning_rate: float, momentum: float, nesterov: bool, weigh
 
 def _torch_sgd(make: Any) -> Any:
     """Returns a plant that replaces `sgd` by `make`, which takes the original and its arguments."""
-    return replaced("reference_torch.trainer:sgd", lambda original: lambda *arguments: make(original, *arguments))
+    return replaced("reference_torch.optimizer:sgd", lambda original: lambda *arguments: make(original, *arguments))
 
 
 def _decay_of(dimensions: int) -> Any:
