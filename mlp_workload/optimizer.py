@@ -46,7 +46,7 @@ def update(config: Config, state: Parameters, gradients: Parameters) -> Paramete
 
 
 def _sgd(config: Config, state: Parameters, gradients: Parameters) -> Parameters:
-    """g += weight_decay p; v = momentum v + g; p -= learning_rate (g + momentum v if nesterov else v)."""
+    """Returns p - learning_rate (g + momentum v if nesterov else v), with g += weight_decay p and v = momentum v + g."""
     after: Parameters = {}
     for name, gradient in gradients.items():
         change = gradient + config.weight_decay * state[name]
@@ -58,8 +58,10 @@ def _sgd(config: Config, state: Parameters, gradients: Parameters) -> Parameters
 
 
 def _adam(config: Config, state: Parameters, gradients: Parameters) -> Parameters:
-    """adamw: p -= learning_rate weight_decay p; else g += weight_decay p. Then
-    m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p -= `adam_change`."""
+    """Returns p - `adam_change`, where m = beta1 m + (1 - beta1) g and v = beta2 v + (1 - beta2) g^2.
+
+    Before that adamw has p -= learning_rate weight_decay p, and adam g += weight_decay p.
+    """
     after: Parameters = {STEPS: np.asarray(state[STEPS] + 1)}
     for name, gradient in gradients.items():
         parameter = state[name]
@@ -75,10 +77,12 @@ def _adam(config: Config, state: Parameters, gradients: Parameters) -> Parameter
 
 
 def adam_change(config: Config, state: Parameters, name: str) -> Array:
-    """Returns learning_rate m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon), for t steps and the moments m and
-    v of the parameter in `state`."""
+    """Returns the change of a parameter: learning_rate m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon).
+
+    `state` is the one after the step, with the parameter's moments m and v and the number of steps t.
+    """
     first, second = (state[f"{name}.{slot}"].astype(np.float64) for slot in ("first_moment", "second_moment"))
-    correction1, correction2 = (1 - beta ** float(state[STEPS]) for beta in (config.beta1, config.beta2))
+    correction1, correction2 = (1 - np.float64(beta) ** state[STEPS] for beta in (config.beta1, config.beta2))
     root = np.sqrt(second) / correction2**0.5
     change: Array = config.learning_rate / correction1 * first / (root + config.epsilon)
     return change

@@ -18,6 +18,13 @@ DRIFT_FLOAT64 = 1e-13
 The parameters of a prototype stayed within 7e-16 over 3,000 steps.
 """
 
+ADAPTIVE_DRIFT_FLOAT64 = 1e-12
+"""Bound of parameters in float64 runs of adam and adamw.
+
+An update is lr g / epsilon where the gradient g is near epsilon, 1e-8. There rounding of 1e-19, as in a gradient of a
+thousandth, makes 1e-14 a step with lr 0.001, and a random walk of 5e-13 over 3,000 steps.
+"""
+
 
 def kind(name: str) -> str:
     """Returns the row of the table for a tensor of an MLP's trace."""
@@ -33,7 +40,7 @@ def kind(name: str) -> str:
     return {"grad": "gradients", "weight": "parameters", "bias": "parameters"}.get(last, f"{last}s")
 
 
-def table(dtype: str, terms: int, steps: float = 1) -> Table:
+def table(dtype: str, terms: int, steps: float = 1, adaptive: bool = False) -> Table:
     """Returns the bounds by `kind`, for sums of up to `terms` products, `steps` after both sides had equal parameters.
 
     The error of a sum of n rounded terms is about sqrt(n) eps times the size of the terms (Higham and Mary 2019,
@@ -52,6 +59,9 @@ def table(dtype: str, terms: int, steps: float = 1) -> Table:
             DRIFT_FLOAT64, DRIFT_FLOAT64, "rounding does not add up over a run; a prototype stayed within 7e-16"
         )
         slots = dict.fromkeys(SLOTS, drift)
+        if adaptive and steps > 1:
+            walked = "an adaptive update divides rounding of a gradient by epsilon: 1e-14 a step, in a random walk"
+            drift = Bound(ADAPTIVE_DRIFT_FLOAT64, ADAPTIVE_DRIFT_FLOAT64, walked)
     else:
         rounds = "8 eps sqrt(steps): each side rounds each update; the last update has the bound of its gradient"
         drift = Bound(8 * eps * walk, tiny, rounds)
