@@ -46,7 +46,7 @@ def update(config: Config, state: Parameters, gradients: Parameters) -> Paramete
 
 
 def _sgd(config: Config, state: Parameters, gradients: Parameters) -> Parameters:
-    """Returns p - learning_rate (g + momentum v if nesterov else v), with g += weight_decay p and v = momentum v + g."""
+    """Returns p - learning_rate (g + momentum v if nesterov else v), with g += weight_decay p, v = momentum v + g."""
     after: Parameters = {}
     for name, gradient in gradients.items():
         change = gradient + config.weight_decay * state[name]
