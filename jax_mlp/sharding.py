@@ -77,7 +77,14 @@ class DeviceMesh:
             layer["bias"].set_value(self._sharding(_HIDDEN))
         last["weight"].set_value(self._sharding(None, _HIDDEN))
         last["bias"].set_value(self.replicated)
-        return TrainState(params, optax.tree.map_params(optimizer, lambda _, own: own, shapes.optimizer, params))
+        slots = optax.tree.map_params(
+            optimizer,
+            lambda _, own: own,
+            shapes.optimizer,
+            params,
+            transform_non_params=lambda _: self.replicated,
+        )
+        return TrainState(params, slots)
 
 
 def device_put(tree: Any, shardings: Any) -> Any:

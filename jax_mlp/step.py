@@ -15,7 +15,7 @@ from jax import value_and_grad
 
 from jax_mlp.loss import cross_entropy
 from jax_mlp.model import MLP, Params, build_model
-from jax_mlp.optimizer import sgd
+from jax_mlp.optimizer import make_optimizer
 from mlp_workload.config import Config
 
 
@@ -40,8 +40,7 @@ class Setup:
     def of(cls, config: Config, pixels: int, classes: int) -> "Setup":
         widths = tuple(config.widths(pixels, classes))
         graph, shapes = nnx.split(nnx.eval_shape(lambda: build_model(config, widths)))
-        optimizer = sgd(config.learning_rate, config.momentum, config.nesterov, config.weight_decay)
-        return cls(config, widths, graph, shapes, optimizer)
+        return cls(config, widths, graph, shapes, make_optimizer(config))
 
 
 def init_state(setup: Setup, seed: jax.Array) -> TrainState:

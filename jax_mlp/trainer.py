@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 import numpy.typing as npt
-import optax
 
 from jax_mlp.device import device_name, peak_bytes, product_threads, versions
 from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, in_chunks, pack, trace_step, train_steps
 from jax_mlp.model import Params
+from jax_mlp.optimizer import slots_from_canonical, slots_to_canonical
 from jax_mlp.sharding import device_put, find_mesh, to_host
 from jax_mlp.step import Setup, TrainState, begin, init_state
 from jax_mlp.weights import from_canonical, to_canonical
@@ -98,16 +98,12 @@ class Trainer:
         return _canonical(self._state.params)
 
     def state(self) -> Parameters:
-        velocity = optax.tree.get(self._state.optimizer, "trace")
-        return self.parameters() | ({} if velocity is None else _suffixed(_canonical(velocity), "momentum"))
+        return self.parameters() | slots_to_canonical(self._setup.config, to_host(self._state.optimizer))
 
     def load_state(self, state: Parameters) -> None:
         params = from_canonical(self._shapes.params, state)
-        optimizer_state = self._state.optimizer
-        if optax.tree.get(optimizer_state, "trace") is not None:
-            velocity = {name: state[f"{name}.momentum"] for name in to_canonical(params)}
-            optimizer_state = optax.tree.set(optimizer_state, trace=from_canonical(self._shapes.params, velocity))
-        self._state = device_put(TrainState(params, optimizer_state), self._shardings)
+        optimizer = slots_from_canonical(self._setup.config, self._state.optimizer, state)
+        self._state = device_put(TrainState(params, optimizer), self._shardings)
 
     def max_over_processes(self, number: int) -> int:
         return self._layout.max_over_processes(number)

@@ -40,13 +40,22 @@ class Config:
     batch_size: int = 200
     """Examples per step; the last step of an epoch has fewer if the training set does not divide evenly."""
     learning_rate: float = 0.01
-    """Constant learning rate of SGD."""
+    """Constant learning rate of the optimizer."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Updates the parameters by this rule, as in torch."""
     momentum: float = 0.0
     """Momentum of SGD, as in torch without dampening."""
     nesterov: bool = False
     """Uses Nesterov momentum, as in torch; needs --momentum."""
+    beta1: float = 0.9
+    """Decay of the mean gradient in adam and adamw."""
+    beta2: float = 0.999
+    """Decay of the mean squared gradient in adam and adamw."""
+    epsilon: float = 1e-8
+    """Added to the root of the mean squared gradient in adam and adamw."""
     weight_decay: float = 0.0
-    """L2 penalty, added to the gradients of weights and biases before the momentum, as in torch."""
+    """L2 penalty, added to the gradients of weights and biases before the momentum, as in torch; adamw decays the
+    parameters instead."""
     label_smoothing: float = 0.0
     """Spreads this share of each training label over all classes; the test loss has none."""
     seed: int = 0
@@ -106,8 +115,15 @@ class Config:
         smallest, largest = float(np.finfo(self.dtype).tiny), float(np.finfo(self.dtype).max)
         from_zero = f"from 0 to {largest:.3g}, the largest {self.dtype}"
         self._require("learning_rate", 0 <= self.learning_rate <= largest, from_zero)
+        others = ("beta1", "beta2", "epsilon") if self.optimizer == "sgd" else ("momentum", "nesterov")
+        for name in others:
+            is_default = getattr(self, name) == getattr(Config, name)
+            self._require(name, is_default, f"left out with --optimizer {self.optimizer}")
         self._require("momentum", 0 <= self.momentum <= largest, from_zero)
         self._require("momentum", self.momentum > 0 or not self.nesterov, "above 0 for --nesterov")
+        self._require("beta1", 0 <= self.beta1 < 1, "from 0 to below 1")
+        self._require("beta2", 0 <= self.beta2 < 1, "from 0 to below 1")
+        self._require("epsilon", smallest <= self.epsilon <= largest, f"above 0 and finite in {self.dtype}")
         self._require("weight_decay", 0 <= self.weight_decay <= largest, from_zero)
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("seed", 0 <= self.seed <= LARGEST_SEED, f"from 0 to {LARGEST_SEED}")

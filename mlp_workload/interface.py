@@ -2,8 +2,8 @@
 
 For an MLP these stand in causal order: the batch (`batch.images`, `batch.labels`, `batch.digest`), `inputs`, then
 `layers.0.pre_activation`, `layers.0.activation` and so on to `logits`, `loss`, `logits.grad`, the gradients from the
-last layer back (`layers.2.weight.grad`), the momentum (`layers.0.weight.momentum`), and the parameters after the step
-(`layers.0.weight`). Weights and their like are (fan_out, fan_in); the rest is (batch, features).
+last layer back (`layers.2.weight.grad`), the optimizer's slots (`layers.0.weight.momentum`), and the parameters after
+the step (`layers.0.weight`). Weights and their like are (fan_out, fan_in); the rest is (batch, features).
 """
 
 import importlib.util
@@ -24,7 +24,8 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.metrics import Evaluation
-from mlp_workload.weights import Parameters
+from mlp_workload.optimizer import SLOTS
+from mlp_workload.weights import Parameters, is_parameter
 
 Array = npt.NDArray[Any]
 Losses = npt.NDArray[np.floating[Any]]
@@ -81,8 +82,8 @@ class Trainer(Implementation, Protocol):
         """A copy of the weights under canonical names."""
 
     def state(self) -> Parameters:
-        """A copy of all that the next step depends on: the weights and, where the run has momentum, the velocities as
-        `layers.0.weight.momentum`, zeros before the first step."""
+        """A copy of all that the next step depends on: the weights and the optimizer's state, whose names and shapes
+        are those of `mlp_workload.optimizer.state_shapes`; it is zeros before the first step."""
 
     def load_state(self, state: Parameters) -> None:
         """Goes on from what `state` returned, which it copies."""
@@ -157,14 +158,15 @@ def activation(layer: int, layers: int) -> str:
 
 def step_tensors(tensors: Mapping[str, Array]) -> dict[str, Array]:
     """Returns the tensors of one step of an MLP in causal order, the batch's digest added."""
-    parameters = [name for name in tensors if name.endswith((".weight", ".bias"))]
+    parameters = [name for name in tensors if is_parameter(name)]
     layers = len(parameters) // 2
     order = ["batch.images", "batch.labels", "batch.digest", "inputs"]
     for layer in range(layers):
         order += [pre_activation(layer), activation(layer, layers)]
     order += ["loss", "logits.grad"]
     order += [f"layers.{layer}.{kind}.grad" for layer in reversed(range(layers)) for kind in ("weight", "bias")]
-    order += [f"{name}.momentum" for name in parameters if f"{name}.momentum" in tensors]
+    order += [name for slot in SLOTS for parameter in parameters if (name := f"{parameter}.{slot}") in tensors]
+    order += [name for name in tensors if name.startswith("optimizer.")]
     order += parameters
     tensors = {**tensors, "batch.digest": batch_digest(tensors["batch.images"], tensors["batch.labels"])}
     return {name: tensors[name] for name in order}

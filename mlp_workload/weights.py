@@ -34,6 +34,11 @@ def parameter_shapes(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def is_parameter(name: str) -> bool:
+    """Returns whether this is the name of a parameter, and not of an optimizer's array or another tensor of a step."""
+    return name.endswith((".weight", ".bias"))
+
+
 def check(parameters: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
     """Raises `UserError`, naming the tensor, if one is missing, extra, misshapen, not floating or not finite."""
     check_shapes({name: array.shape for name, array in parameters.items()}, shapes, source)

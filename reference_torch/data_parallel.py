@@ -19,6 +19,7 @@ from mlp_workload.weights import Parameters
 from reference_torch.distributed import ProcessGroup
 from reference_torch.loss import IGNORED
 from reference_torch.model import HandWritten
+from reference_torch.optimizer import make_optimizer
 from reference_torch.step import normalize
 from reference_torch.trainer import Trainer, gather
 
@@ -31,7 +32,7 @@ class DataParallelTrainer(Trainer):
         super().__init__(replace(config, devices=1, gpu=group.local_process if on_gpu else None), dataset, initial)
         self._group = group
         self._module = AsModule(self._model) if isinstance(self._model, HandWritten) else self._model
-        self._optimizer = self._make_optimizer()
+        self._optimizer = make_optimizer(config, self._model.parameters())
 
     @cached_property
     def _parallel(self) -> DistributedDataParallel:

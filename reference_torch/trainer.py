@@ -12,7 +12,7 @@ from mlp_workload.weights import Parameters
 from reference_torch.device import device_name, find_device, peak_bytes, product_threads, versions
 from reference_torch.loss import cross_entropy
 from reference_torch.model import build_model
-from reference_torch.optimizer import sgd
+from reference_torch.optimizer import make_optimizer, slots_from_canonical, slots_to_canonical
 from reference_torch.step import eval_step, train_step
 from reference_torch.weights import canonical_names, load_canonical, to_canonical
 
@@ -35,7 +35,7 @@ class Trainer:
             self._model = build_model(config, config.widths(dataset.pixels, dataset.classes)).to(device)
         if initial is not None:
             load_canonical(self._model, initial)
-        self._optimizer = self._make_optimizer()
+        self._optimizer = make_optimizer(config, self._model.parameters())
         (self._images, self._labels), self._test = (
             (
                 torch.tensor(examples.images.reshape(len(examples), -1), device=device),
@@ -47,12 +47,6 @@ class Trainer:
     @property
     def peak_gpu_bytes(self) -> int | None:
         return peak_bytes(self._labels.device)
-
-    def _make_optimizer(self) -> torch.optim.SGD:
-        config = self._config
-        return sgd(
-            self._model.parameters(), config.learning_rate, config.momentum, config.nesterov, config.weight_decay
-        )
 
     def compile(self) -> None:
         """Nothing: eager torch compiles nothing."""
@@ -96,22 +90,11 @@ class Trainer:
         return to_canonical(self._model)
 
     def state(self) -> Parameters:
-        if not self._config.momentum:
-            return self.parameters()
-        return self.parameters() | {
-            f"{name}.momentum": np.zeros(parameter.shape, self._config.dtype)
-            if (velocity := self._optimizer.state[parameter].get("momentum_buffer")) is None  # before the first step
-            else velocity.cpu().numpy().copy()
-            for name, parameter in self._named_parameters().items()
-        }
+        return self.parameters() | slots_to_canonical(self._config, self._optimizer, self._named_parameters())
 
     def load_state(self, state: Parameters) -> None:
         load_canonical(self._model, state)
-        if self._config.momentum:
-            for name, parameter in self._named_parameters().items():
-                velocity = torch.tensor(state[f"{name}.momentum"], dtype=parameter.dtype, device=parameter.device)
-                # Without a buffer torch's step is its first: it then begins one, undampened.
-                self._optimizer.state[parameter]["momentum_buffer"] = velocity if velocity.any() else None
+        slots_from_canonical(self._config, self._optimizer, self._named_parameters(), state)
 
     def max_over_processes(self, number: int) -> int:
         return number

@@ -58,3 +58,30 @@ def test_a_large_update_widens_the_bound_of_what_it_changes(sign):
     assert bound.relative == table["parameters"].relative
     assert Lockstep._bound(table, "layers.0.weight", before["layers.0.weight"], before) == table["parameters"]
     assert Lockstep._bound(table, "layers.0.weight.momentum", after, before) == table["momentums"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [("float32", "adamw"), pytest.param("float64", "adam", marks=pytest.mark.long("compiles all again"))],
+)
+def test_adam_agrees(dtype, kind, digits, tmp_path):
+    """In float32 from common parameters, where what the rule makes of rounding in the moments is taken off."""
+    report = check(digits, tmp_path, 12, dtype=dtype, optimizer=kind, learning_rate=0.01, weight_decay=0.01)
+    assert report.mismatch is None, str(report.mismatch)
+    assert not report.drifts
+    assert {"first_moments", "second_moments", "optimizer"} <= report.worst.keys()
+
+
+def test_only_adam_drifts_further_in_float64():
+    row = "parameters"
+    assert bound_table.table("float64", 784, 100)[row].absolute == bound_table.DRIFT_FLOAT64
+    assert bound_table.table("float64", 784, 1, adaptive=True)[row].absolute == bound_table.DRIFT_FLOAT64
+    adaptive = bound_table.table("float64", 784, 100, adaptive=True)
+    assert adaptive[row].absolute == bound_table.ADAPTIVE_DRIFT_FLOAT64
+    assert adaptive["second_moments"].absolute == bound_table.DRIFT_FLOAT64
+
+
+def test_the_error_of_a_square_is_twice_that_of_the_gradient():
+    table = bound_table.table("float32", 784)
+    assert table["first_moments"].relative == table["gradients"].relative
+    assert table["second_moments"].relative == 2 * table["gradients"].relative

@@ -20,6 +20,7 @@ FIRST = (
     "sum for mean", "one entry of a gradient dropped", "one gradient transposed",
     "one gradient 1.1 of itself after ReLU sign flips",
     "learning rate 0.01 % off", "momentum 0.90001", "dampening 0.1",
+    "Adam's epsilon inside the root", "bias correction one step late", "decay coupled in AdamW",
     "one sure prediction wrong", "last test examples dropped",
 )  # fmt: skip
 """Faults planted by `make test`: some of each kind and side."""

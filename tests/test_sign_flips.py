@@ -10,6 +10,7 @@ from examples.numpy_side.mlp import forward_backward
 from mlp_compare.parity.sign_flips import find_sign_flips, sign_flip_effect
 from mlp_workload.config import PRESETS
 from mlp_workload.initial import initial_parameters
+from mlp_workload.optimizer import initial_state, slots, update
 from twincheck.trace import Trace
 
 WIDTHS = (5, 7, 6, 4)
@@ -37,19 +38,29 @@ def flipped_pair(config, layer, unit, reach=1e-9):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("last_activation", ["same", "none"])
-@pytest.mark.parametrize("optimizer", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}])
+@pytest.mark.parametrize(
+    "optimizer", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"optimizer": "adam"}]
+)
 @pytest.mark.parametrize(("layer", "unit"), [(0, 3), (1, 2), (2, 1)])
 def test_the_effect_is_the_whole_difference_of_the_gradients(preset, last_activation, optimizer, layer, unit):
     config = dataclasses.replace(PRESETS[preset], last_activation=last_activation, learning_rate=0.1, **optimizer)
     (before_a, _), (a, b) = flipped_pair(config, layer, unit)
-    effects = sign_flip_effect(config, a, b, before_a)
+    before = initial_state(config, before_a)
+    effects = sign_flip_effect(config, a, b, before)
+    gradients = [{name: trace.tensors[f"{name}.grad"] for name in before_a} for trace in (a, b)]
+    after_a, after_b = (update(config, before, one) for one in gradients)
     factor = -0.1 * (1.9 if config.nesterov else 1)
     seen = False
     for name in before_a:
         change = b.tensors[f"{name}.grad"] - a.tensors[f"{name}.grad"]
         SIGN_FLIP_EFFECT.assert_close(effects[f"{name}.grad"], change)
-        FORWARD_BACKWARD["float64"].assert_close(effects[f"{name}.momentum"], effects[f"{name}.grad"])
-        FORWARD_BACKWARD["float64"].assert_close(effects[name], factor * effects[f"{name}.grad"])
+        for slot in slots(config):
+            key = f"{name}.{slot}"
+            SIGN_FLIP_EFFECT.assert_close(effects[key], after_b[key] - after_a[key])
+        if config.momentum:
+            FORWARD_BACKWARD["float64"].assert_close(effects[f"{name}.momentum"], effects[f"{name}.grad"])
+        if config.optimizer == "sgd":
+            FORWARD_BACKWARD["float64"].assert_close(effects[name], factor * effects[f"{name}.grad"])
         seen |= np.abs(change).max() > 1e-5
     assert seen == (config.activation != "none" and (layer < 2 or last_activation == "same")), "a flip matters"
 

@@ -23,14 +23,15 @@ TRAINER = {
 side = pytest.mark.parametrize("side", ["jax", "torch"])
 each_side = pytest.mark.parametrize("side", TRAINER)  # in float64, which is all that NumPy's has
 OTHER = pytest.mark.long("compiles programs of other settings")
+ADAMW = {"optimizer": "adamw", "weight_decay": 0.01}
 NESTEROV = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
 preset_and_optimizer = pytest.mark.parametrize(
     ("preset", "optimizer"),
-    [("leaky", {}), ("relu", NESTEROV)]
+    [("leaky", {}), ("relu", NESTEROV), ("leaky", ADAMW)]
     + [
         pytest.param(preset, optimizer, marks=OTHER)
-        for preset, optimizer in product(PRESETS, ({}, {"momentum": 0.9}, NESTEROV))
-        if (preset, optimizer) not in (("leaky", {}), ("relu", NESTEROV))
+        for preset, optimizer in product(PRESETS, ({}, {"momentum": 0.9}, NESTEROV, ADAMW, {"optimizer": "adam"}))
+        if (preset, optimizer) not in (("leaky", {}), ("relu", NESTEROV), ("leaky", ADAMW))
     ],
 )
 

@@ -39,6 +39,13 @@ UPDATE = {
     "float64": Tolerance(1e-14, 1e-15),
     "float32": Tolerance(1e-5, 1e-7),
 }
+ADAM_UPDATE = {
+    # 200 steps of a few roundings each, all of them of changes below 0.03.
+    "float64": Tolerance(1e-14, 1e-14),
+    "float32": Tolerance(1e-5, 1e-5),
+}
+EXACT_ADAM_STEP = Tolerance(5e-7, 0.0)
+"""A few roundings of float32; 1 - 0.999 in float32 is 1.3e-5 off."""
 MODEL_FLOAT64 = Tolerance(1e-13, 1e-15)
 """One pass of a small model, a dozen sums of up to 30 terms after one another; also a dozen steps by two programs."""
 SIGN_FLIP_EFFECT = Tolerance(0.0, 1e-8)

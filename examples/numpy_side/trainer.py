@@ -13,7 +13,8 @@ from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.interface import Array, Losses, step_tensors
 from mlp_workload.metrics import Evaluation
-from mlp_workload.weights import Parameters
+from mlp_workload.optimizer import initial_state, update
+from mlp_workload.weights import Parameters, is_parameter
 
 _EVALUATED_AT_ONCE = 2000
 """Test examples whose activations are in memory together."""
@@ -41,8 +42,7 @@ class Trainer:
             initial = initial_parameters(config.initialization, widths, config.seed)
         self._config, self._dataset = config, dataset
         self._activations = [*[config.activation] * len(config.hidden), config.logits_activation]
-        self._parameters = _copy(initial)
-        self._velocity = {name: np.zeros_like(array) for name, array in initial.items() if config.momentum}
+        self._state = initial_state(config, initial)
 
     def compile(self) -> None:
         """Nothing."""
@@ -63,14 +63,13 @@ class Trainer:
         return Evaluation(losses, predictions, test.labels, np.any(logits > 0, axis=0), margins)
 
     def parameters(self) -> Parameters:
-        return _copy(self._parameters)
+        return {name: array for name, array in self.state().items() if is_parameter(name)}
 
     def state(self) -> Parameters:
-        return self.parameters() | {f"{name}.momentum": array.copy() for name, array in self._velocity.items()}
+        return {name: array.copy() for name, array in self._state.items()}
 
     def load_state(self, state: Parameters) -> None:
-        self._parameters = _copy({name: state[name] for name in self._parameters})
-        self._velocity = _copy({name: state[f"{name}.momentum"] for name in self._velocity})
+        self._state = {name: np.array(state[name], np.float64) for name in self._state}
 
     def max_over_processes(self, number: int) -> int:
         return number
@@ -79,28 +78,19 @@ class Trainer:
         return step_tensors(self._step(batch) | self.state())
 
     def _step(self, batch: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[Any]]:
-        """Trains on the examples `batch` (b,): g += weight_decay p; v = momentum v + g;
-        p -= learning_rate (g + momentum v if nesterov else v)."""
+        """Trains on the examples `batch` (b,)."""
         config, train = self._config, self._dataset.train
         images, labels = train.images[batch].reshape(len(batch), -1), train.labels[batch]
         x = self._inputs(images)
-        tensors = forward_backward(self._parameters, self._activations, x, labels, config.label_smoothing)
-        for name, parameter in self._parameters.items():
-            update = tensors[f"{name}.grad"] + config.weight_decay * parameter
-            if config.momentum:
-                velocity = self._velocity[name] = config.momentum * self._velocity[name] + update
-                update = update + config.momentum * velocity if config.nesterov else velocity
-            self._parameters[name] = parameter - config.learning_rate * update
+        tensors = forward_backward(self._state, self._activations, x, labels, config.label_smoothing)
+        gradients = {name: tensors[f"{name}.grad"] for name in self._state if is_parameter(name)}
+        self._state = update(config, self._state, gradients)
         return {"batch.images": images, "batch.labels": labels, "inputs": x, **tensors}
 
     def _logits(self, images: npt.NDArray[np.uint8]) -> Array:
-        return forward(self._parameters, self._activations, self._inputs(images))["logits"]
+        return forward(self._state, self._activations, self._inputs(images))["logits"]
 
     def _inputs(self, images: npt.NDArray[np.uint8]) -> Array:
         """uint8 (n, ...) to 0..1, then standardised as the preset says: (n, pixels)."""
         pixels = images.reshape(len(images), -1) / np.float64(255)
         return (pixels - self._config.pixel_mean) / self._config.pixel_std
-
-
-def _copy(parameters: Parameters) -> Parameters:
-    return {name: np.array(array, np.float64) for name, array in parameters.items()}

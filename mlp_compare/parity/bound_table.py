@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mlp_workload.optimizer import SLOTS
 from twincheck.bounds import Bound
 
 Table = Mapping[str, Bound]
@@ -12,9 +13,16 @@ Table = Mapping[str, Bound]
 EXACT = Bound(reason="bytes of the data set, whole numbers and counts: nothing rounds")
 
 DRIFT_FLOAT64 = 1e-13
-"""Bound of losses, parameters and momentum in float64 runs, relative to the tensor or to 1, whichever is larger.
+"""Bound of losses, parameters and slots in float64 runs, relative to the tensor or to 1, whichever is larger.
 
 The parameters of a prototype stayed within 7e-16 over 3,000 steps.
+"""
+
+ADAPTIVE_DRIFT_FLOAT64 = 1e-12
+"""Bound of parameters in float64 runs of adam and adamw.
+
+An update is lr g / epsilon where the gradient g is near epsilon, 1e-8. There rounding of 1e-19, as in a gradient of a
+thousandth, makes 1e-14 a step with lr 0.001, and a random walk of 5e-13 over 3,000 steps.
 """
 
 
@@ -24,13 +32,15 @@ def kind(name: str) -> str:
         return "batch"
     if name.startswith("epochs."):
         return f"epochs.{kind(name.removeprefix('epochs.'))}"
+    if name.startswith("optimizer."):
+        return "optimizer"
     if name.startswith("evaluation.") or name in ("inputs", "logits", "loss", "logits.grad"):
         return name
     last = name.rpartition(".")[2]
     return {"grad": "gradients", "weight": "parameters", "bias": "parameters"}.get(last, f"{last}s")
 
 
-def table(dtype: str, terms: int, steps: float = 1) -> Table:
+def table(dtype: str, terms: int, steps: float = 1, adaptive: bool = False) -> Table:
     """Returns the bounds by `kind`, for sums of up to `terms` products, `steps` after both sides had equal parameters.
 
     The error of a sum of n rounded terms is about sqrt(n) eps times the size of the terms (Higham and Mary 2019,
@@ -45,13 +55,18 @@ def table(dtype: str, terms: int, steps: float = 1) -> Table:
     each = f"4 sqrt({terms}) eps: each number is a sum of up to {terms} products"
     log = "as the logits, from whose differences it is computed; a loss below 1 counts as 1"
     if dtype == "float64":
-        drift = loss = momentum = Bound(
+        drift = loss = Bound(
             DRIFT_FLOAT64, DRIFT_FLOAT64, "rounding does not add up over a run; a prototype stayed within 7e-16"
         )
+        slots = dict.fromkeys(SLOTS, drift)
+        if adaptive and steps > 1:
+            walked = "an adaptive update divides rounding of a gradient by epsilon: 1e-14 a step, in a random walk"
+            drift = Bound(ADAPTIVE_DRIFT_FLOAT64, ADAPTIVE_DRIFT_FLOAT64, walked)
     else:
         rounds = "8 eps sqrt(steps): each side rounds each update; the last update has the bound of its gradient"
         drift = Bound(8 * eps * walk, tiny, rounds)
-        momentum = Bound(product, drifted, "as the gradients, because it is a sum of them")
+        summed = "as the gradients, because it is a sum of them, or of their squares, whose error is doubled"
+        slots = {slot: Bound(power * product, power * drifted, summed) for slot, power in SLOTS.items()}
         loss = Bound(product, product, log)
     table = {
         "batch": EXACT,
@@ -64,7 +79,8 @@ def table(dtype: str, terms: int, steps: float = 1) -> Table:
             product, tiny, "as the logits, whose error softmax passes on; at least the gradient noise"
         ),
         "gradients": Bound(product, drifted, f"{each}; at least the gradient noise"),
-        "momentums": momentum,
+        **{kind(slot): bound for slot, bound in slots.items()},
+        "optimizer": EXACT,
         "parameters": drift,
         "evaluation.labels": EXACT,
         "evaluation.losses": Bound(product, product, log),
@@ -72,4 +88,4 @@ def table(dtype: str, terms: int, steps: float = 1) -> Table:
         "evaluation.correct": EXACT,
         "evaluation.loss": Bound(product, product, log),
     }
-    return table | {f"epochs.{row}": table[row] for row in ("loss", "momentums", "parameters")}
+    return table | {f"epochs.{row}": table[row] for row in ("loss", *map(kind, SLOTS), "optimizer", "parameters")}

@@ -7,12 +7,13 @@ tiny, as on examples learned by heart. A bound relative to the gradient would sh
 import numpy as np
 
 from mlp_compare.parity.sign_flips import layer_count, layer_inputs
+from mlp_workload.optimizer import SLOTS
 from mlp_workload.weights import Parameters
 from twincheck.trace import Array, Trace
 
 
 def gradient_noise(trace: Trace, before: Parameters) -> dict[str, float]:
-    """Returns absolute bounds of `logits.grad`, of each gradient and of its momentum, for a step from `before`.
+    """Returns absolute bounds of `logits.grad`, of gradients and slots, for a step from `before`.
 
     The bound of the logits' gradient is 4 eps max(1, |logits|) / batch. Further back, the error passes through the
     weights and is summed over the batch with the layer's inputs. Signs are random, so sums grow as the root of squares.
@@ -32,8 +33,12 @@ def _gradient_noise(trace: Trace, before: Parameters) -> dict[str, float]:
         noise[f"layers.{layer}.bias.grad"] = error * batch**0.5
         noise[f"layers.{layer}.weight.grad"] = error * batch**0.5 * _largest(inputs)
         error *= float(np.sqrt(np.square(before[f"layers.{layer}.weight"].astype(np.float64)).sum(axis=0)).max())
-    momentum = {name.replace(".grad", ".momentum"): value for name, value in noise.items()}
-    return momentum | noise
+    slots: dict[str, float] = {}
+    for name, value in noise.items():
+        size = _largest(trace.tensors[name]) + value
+        for slot, power in SLOTS.items():  # of a difference of powers, by the mean value theorem
+            slots[name.replace(".grad", f".{slot}")] = power * size ** (power - 1) * value
+    return slots | noise
 
 
 def _largest(array: Array) -> float:

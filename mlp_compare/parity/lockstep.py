@@ -1,6 +1,6 @@
 """Runs two sides in lockstep: measures the largest differences and finds the first mismatch."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,8 @@ from mlp_workload.batches import steps_per_epoch
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.interface import pre_activation
-from mlp_workload.weights import Parameters
+from mlp_workload.optimizer import adam_change, is_adaptive
+from mlp_workload.weights import Parameters, is_parameter
 from twincheck.bounds import Bound
 from twincheck.comparison import Array, Comparison, Difference, compare, difference
 from twincheck.pipe import WorkerProcess, ask_all
@@ -27,15 +28,16 @@ class Lockstep:
     """Compares `steps` steps of `config` on two `sides`, each in its worker process.
 
     Until the first ReLU sign flip, the sides train independently. After it, both begin each step from the parameters of
-    the first side, because runs with different gradients diverge. Every step is still compared.
+    the first side, because runs with different gradients diverge. Every step is still compared. With an adaptive
+    optimizer in float32 they always do, because it amplifies the rounding of small gradients.
     """
 
     def __init__(self, config: Config, dataset: Dataset, sides: Sequence[WorkerProcess], steps: int) -> None:
         self._config, self._sides, self._steps = config, sides, steps
         self._epoch = steps_per_epoch(len(dataset.train), config.batch_size)
         terms = max(*config.widths(dataset.pixels, dataset.classes), min(config.batch_size, len(dataset.train)))
-        self._table = partial(bound_table.table, config.dtype, terms)
-        self._rebased_at: int | None = None
+        self._table = partial(bound_table.table, config.dtype, terms, adaptive=is_adaptive(config))
+        self._rebased_at = 1 if rebases_always(config) else None
         self.report = Report()
 
     def run(
@@ -57,6 +59,8 @@ class Lockstep:
             facts = ask_all(self._sides, "facts")
             require_comparable({side.name: fact for side, fact in zip(self._sides, facts, strict=True)})
             self._check_start(states)
+            if self._rebased_at is not None:
+                states = states[0], states[0]
             if evaluate:
                 self._evaluate(0)
             for step in range(1, self._steps + 1):
@@ -107,14 +111,17 @@ class Lockstep:
             self._explain(step, before, table)
             self._rebased_at = self._rebased_at or step
             streamed: Iterable[tuple[str, Array, Array]] = ()
+            explained: Mapping[str, Array] = {}
         else:
             streamed = _streamed(a, b)
+            explained = self._amplified(before, a.state, b.state)
         if self._rebased_at is not None:
             self._sides[1].do("load_state", a.state)
         if go_on:
             self._ask(step + 1)
         for name, array_a, array_b in streamed:
-            result = difference(name, array_a, array_b, self._bound(table, name, array_a, before[0]))
+            bound = self._bound(table, name, array_a, before[0])
+            result = difference(name, array_a, array_b, bound, explained.get(name))
             if result.within:
                 self.report.take(bound_table.kind(name), step, result)
                 continue
@@ -162,14 +169,29 @@ class Lockstep:
             row = self._bound(table, name, traces[0].tensors[name], before[0])
             return replace(row, absolute=max(row.absolute, noise.get(name, 0.0)))
 
-        comparison = compare(*traces, bound)
+        amplified = self._amplified(before, *(trace.tensors for trace in traces))
+        comparison = compare(*traces, bound, amplified)
         if comparison.first is not None and Mismatch(step, comparison.first).phase in ("batch", "forward", "loss"):
             return comparison, []
         sign_flips = list(find_sign_flips(self._config, *traces, before[0], before[1], step))
         if sign_flips:
-            comparison = compare(*traces, bound, sign_flip_effect(self._config, *traces, before[0]))
+            effect = sign_flip_effect(self._config, *traces, before[0])
+            comparison = compare(*traces, bound, {**effect, **amplified})
         unexplained = {pre_activation(flip.layer): _unexplained(flip) for flip in sign_flips if not flip.explained}
         return Comparison(tuple(unexplained.get(result.name, result) for result in comparison.differences)), sign_flips
+
+    def _amplified(
+        self, before: Sequence[Parameters], a: Mapping[str, Array], b: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Returns b - a of each parameter, as far as an adaptive rule makes it of the slots of both sides.
+
+        The slots have bounds of their own. It is empty if the sides' parameters differed before the step.
+        """
+        if not is_adaptive(self._config) or before[0] is not before[1]:
+            return {}
+        names = filter(is_parameter, before[0])
+        with np.errstate(all="ignore"):
+            return {name: adam_change(self._config, a, name) - adam_change(self._config, b, name) for name in names}
 
     def _take(self, step: int, comparison: Comparison, traces: tuple[Trace, Trace]) -> None:
         for result in comparison.differences:
@@ -279,9 +301,14 @@ class Lockstep:
                 raise MismatchFound(Mismatch(self._steps, result))
 
 
+def rebases_always(config: Config) -> bool:
+    """Returns whether each step begins from common parameters, and not only after a sign flip."""
+    return is_adaptive(config) and config.dtype == "float32"
+
+
 def _streamed(a: Step, b: Step) -> Sequence[tuple[str, Array, Array]]:
     """Returns the tensors that are compared at every step, in causal order."""
-    names = sorted(a.state, key=lambda name: not name.endswith(".momentum"))
+    names = sorted(a.state, key=is_parameter)
     states = [(name, a.state[name], b.state[name]) for name in names]
     return [("batch.digest", a.digest, b.digest), ("loss", a.loss, b.loss), *states]
 

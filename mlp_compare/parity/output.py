@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlp_compare.parity import bound_table
+from mlp_compare.parity.lockstep import rebases_always
 from mlp_compare.parity.result import Report
 from mlp_compare.parity.self_test import FaultResult
 from mlp_workload.config import Config
@@ -36,6 +37,8 @@ def print_report(
         f"{' and '.join(computed)}, {config.preset} preset, {config.dataset}, {config.dtype}, seed {config.seed}"
     )
     console.print(_table(console, report, table))
+    if rebases_always(config):
+        console.print(f"{config.optimizer} in float32 amplifies rounding: each step began from common parameters")
     _print_sign_flips(console, report)
     for drift in report.drifts[:_LISTED]:
         console.print(f"drift: {drift}; from common parameters the step agrees, and both went on from there")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from mlp_compare.parity import bound_table
 from mlp_compare.parity.sign_flips import SignFlip
 from mlp_compare.parity.worker import FreeRun
+from mlp_workload.optimizer import SLOTS
 from twincheck.comparison import Difference
 from twincheck.trace import Trace
 
@@ -14,7 +15,8 @@ _PHASES = {
     "loss": "loss",
     "logits.grad": "backward",
     "gradients": "backward",
-    "momentums": "update",
+    **{bound_table.kind(slot): "update" for slot in SLOTS},
+    "optimizer": "update",
     "parameters": "update",
 }
 """Phase of a step by kind of quantity; all other kinds belong to the forward pass."""

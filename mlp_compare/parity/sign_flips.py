@@ -10,6 +10,7 @@ import numpy as np
 
 from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.interface import activation, pre_activation
+from mlp_workload.optimizer import update
 from mlp_workload.weights import Array, Parameters
 from twincheck.trace import Trace
 
@@ -76,9 +77,9 @@ def find_sign_flips(
 
 
 def sign_flip_effect(config: Config, a: Trace, b: Trace, before: Parameters) -> dict[str, Array]:
-    """Returns b - a of each gradient, momentum and parameter, as far as sign flips cause it.
+    """Returns b - a of each gradient, slot and parameter, as far as sign flips cause it.
 
-    `before` are the parameters from which the step began. The effect is the difference of two backward passes of the
+    `before` is the state from which the step began. The effect is the difference of two backward passes of the
     affected examples, with b's signs and with a's; everything else is a's.
     """
     layers = layer_count(a)
@@ -95,12 +96,11 @@ def sign_flip_effect(config: Config, a: Trace, b: Trace, before: Parameters) -> 
         effects[f"layers.{layer}.weight"] = difference.T @ layer_inputs(a, layer, layers)[rows]
         effects[f"layers.{layer}.bias"] = difference.sum(axis=0)
         backward = [gradient @ before[f"layers.{layer}.weight"] for gradient in backward]
-    factor = config.learning_rate * (1 + config.momentum if config.nesterov else 1)
-    return (
-        {f"{name}.grad": change for name, change in effects.items()}
-        | {f"{name}.momentum": change for name, change in effects.items()}
-        | {name: -factor * change for name, change in effects.items()}
-    )
+    gradients = {name: a.tensors[f"{name}.grad"].astype(np.float64) for name in effects}
+    flipped = {name: gradient + effects[name] for name, gradient in gradients.items()}
+    after_a, after_b = (update(config, before, one) for one in (gradients, flipped))
+    gradient_effects = {f"{name}.grad": change for name, change in effects.items()}
+    return gradient_effects | {name: after_b[name] - after_a[name] for name in after_a}
 
 
 def layer_count(trace: Trace) -> int:

@@ -67,8 +67,8 @@ class TrainingOptions:
 GROUPS = {
     "model": ("preset", "hidden", "activation", "last_activation", "initialization", "initial_weights", "dtype"),
     "optimization": (
-        "epochs", "batch_size", "learning_rate", "momentum", "nesterov", "weight_decay", "label_smoothing", "seed",
-        "seeds",
+        "epochs", "batch_size", "optimizer", "learning_rate", "momentum", "nesterov", "beta1", "beta2", "epsilon",
+        "weight_decay", "label_smoothing", "seed", "seeds",
     ),
     "data": ("dataset", "transpose_images", "pixel_mean", "pixel_std"),
     "devices": (

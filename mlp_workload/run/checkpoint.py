@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from mlp_workload.errors import UserError, refusal, warn
 from mlp_workload.files import clear_write_errors, remove_half_written, sync_folder, write_atomically
-from mlp_workload.weights import Parameters, check, read_safetensors
+from mlp_workload.weights import Parameters, check, is_parameter, read_safetensors
 
 FORMAT = 1
 KEPT = 2
@@ -43,7 +43,7 @@ class Checkpoint:
 
     @property
     def parameters(self) -> Parameters:
-        return {name: array for name, array in self.state.items() if not name.endswith(".momentum")}
+        return {name: array for name, array in self.state.items() if is_parameter(name)}
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
         """Raises `UserError`, naming the tensor, where the state is not one of these, all finite."""
@@ -77,7 +77,7 @@ class Checkpoints:
         Raises `UserError` where it can't be written; those that were there are untouched then.
         """
         about = {name: getattr(checkpoint, name) for name in _ABOUT} | {"format": FORMAT}
-        tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
+        tensors = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}  # keeps a scalar one
         tensors[_LOSSES] = checkpoint.losses
         text = json.dumps(about)
         path = self._folder / _name(checkpoint.step)

@@ -9,6 +9,7 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import shell_quoted
+from mlp_workload.optimizer import state_shapes
 from mlp_workload.run.checkpoint import Checkpoint, Checkpoints, NoCheckpoint
 from mlp_workload.run.folder import RunFolder
 from mlp_workload.run.recorder import Recorder
@@ -137,15 +138,14 @@ def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> tuple[C
 
     Raises `UserError` where there is none, or none from which a run by `config` can go on.
     """
-    shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
-    if config.momentum:
-        shapes |= {f"{name}.momentum": shape for name, shape in shapes.items()}
+    shapes = state_shapes(config, parameter_shapes(config.widths(dataset.pixels, dataset.classes)))
     try:
         at = Checkpoints(folder.checkpoints).newest()
+        began = json.loads(Config().to_json()) | at.config  # an older version lacks what came later
         changed = [
-            f"--{name.replace('_', '-')} {value}, it began with {at.config.get(name)}"
+            f"--{name.replace('_', '-')} {value}, it began with {began[name]}"
             for name, value in json.loads(config.to_json()).items()
-            if name not in MAY_CHANGE and value != at.config.get(name)
+            if name not in MAY_CHANGE and value != began[name]
         ]
         if changed:
             raise UserError(f"a run goes on as it began: {'; '.join(changed)}")

@@ -7,7 +7,7 @@ from mlp_compare.parity.faults.fault import Fault, replaced
 
 def _jax_sgd(make: Any) -> Any:
     """Returns a plant that replaces `jax_mlp.optimizer.sgd` by `make`, which has the same arguments."""
-    return replaced("jax_mlp.step:sgd", lambda original: make)
+    return replaced("jax_mlp.optimizer:sgd", lambda original: make)
 
 
 def _averaged_velocity(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
@@ -43,7 +43,7 @@ def _rounded_update(learning_rate: float, momentum: float, nesterov: bool, weigh
 
 def _torch_sgd(make: Any) -> Any:
     """Returns a plant that replaces `sgd` by `make`, which takes the original and its arguments."""
-    return replaced("reference_torch.trainer:sgd", lambda original: lambda *arguments: make(original, *arguments))
+    return replaced("reference_torch.optimizer:sgd", lambda original: lambda *arguments: make(original, *arguments))
 
 
 def _decay_of(dimensions: int) -> Any:
@@ -95,8 +95,81 @@ def _stale(original: Any, *arguments: Any) -> Any:
     return optimizer
 
 
+def _jax_adam(make: Any) -> Any:
+    """Returns a plant that replaces `jax_mlp.optimizer.scale_by_adam` by `make`, which takes the original too."""
+    return replaced("jax_mlp.optimizer:scale_by_adam", lambda original: lambda *rates: make(original, *rates))
+
+
+def _epsilon_in_root(original: Any, beta1: float, beta2: float, epsilon: float) -> Any:
+    import optax
+
+    return optax.scale_by_adam(beta1, beta2, eps=0.0, eps_root=epsilon)
+
+
+def _amsgrad(original: Any, *rates: float) -> Any:
+    import optax
+
+    return optax.scale_by_amsgrad(*rates)
+
+
+def _corrected_for(more_steps: int) -> Any:
+    """Returns Adam whose bias correction is that of so many steps later; after many there is none."""
+
+    def make(original: Any, *rates: float) -> Any:
+        import optax
+
+        right = original(*rates)
+
+        def update(gradients: Any, state: Any, params: Any = None) -> Any:
+            updates, after = right.update(gradients, state._replace(count=state.count + more_steps), params)
+            return updates, after._replace(count=state.count + 1)
+
+        return optax.GradientTransformation(right.init, update)
+
+    return make
+
+
+def _rate_in_moments(rate: float, beta1: float, beta2: float, epsilon: float, decay: float, decoupled: bool) -> Any:
+    """Returns Adam with the learning rate before the moments, which divide it away."""
+    import optax
+
+    return optax.chain(optax.scale(rate), optax.scale_by_adam(beta1, beta2, epsilon), optax.scale(-rate))
+
+
+def _decay_without_rate(rate: float, beta1: float, beta2: float, epsilon: float, decay: float, decoupled: bool) -> Any:
+    """Returns AdamW whose weight decay is not times the learning rate, as in the paper's own notation."""
+    import optax
+
+    adam = optax.chain(optax.scale_by_adam(beta1, beta2, epsilon), optax.scale(-rate))
+    return optax.chain(adam, optax.add_decayed_weights(-decay))
+
+
+def _without_square(original: Any) -> Any:
+    return lambda gradients, moments, decay, order: original(gradients, moments, decay, 1)
+
+
+def _torch_step_lost(original: Any) -> Any:
+    """Returns Adam that takes each step for its first."""
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        optimizer = original(*arguments, **options)
+
+        def forget(*rest: Any) -> None:
+            for state in optimizer.state.values():
+                if "step" in state:
+                    state["step"].zero_()
+
+        optimizer.register_step_pre_hook(forget)
+        return optimizer
+
+    return make
+
+
 _MOMENTUM = {"momentum": 0.9}
 _DECAY = {"momentum": 0.9, "weight_decay": 1e-4}
+_ADAM = {"optimizer": "adam", "learning_rate": 0.001}
+_ADAM_DECAY = _ADAM | {"weight_decay": 0.01}
+_ADAMW = _ADAM_DECAY | {"optimizer": "adamw"}
 
 FAULTS = [
     Fault(name="learning rate 1 % off", side="jax", step=1, tensor="layers.0.weight", dtype="float32",
@@ -126,4 +199,30 @@ FAULTS = [
     Fault(name="update before gradient", side="torch", step=1, tensor="layers.0.weight", plant=_torch_sgd(_stale)),
     Fault(name="update rounded to float32 in a float64 run", side="jax", step=1, tensor="layers.0.weight",
           plant=_jax_sgd(_rounded_update)),
+    Fault(name="Adam's epsilon inside the root", side="jax", step=1, tensor="layers.0.weight", config=_ADAM,
+          plant=_jax_adam(_epsilon_in_root)),
+    Fault(name="Adam's epsilon 1e-7", side="torch", step=1, tensor="layers.0.weight", config=_ADAM,
+          dtype="float32", flags={"epsilon": 1e-7}),
+    Fault(name="no bias correction", side="jax", step=1, tensor="layers.0.weight", config=_ADAM,
+          plant=_jax_adam(_corrected_for(10**6))),
+    Fault(name="bias correction one step late", side="jax", step=1, tensor="layers.0.weight", config=_ADAMW,
+          dtype="float32", plant=_jax_adam(_corrected_for(1))),
+    Fault(name="decay coupled in AdamW", side="torch", step=1, tensor="layers.0.weight.first_moment", config=_ADAMW,
+          flags={"optimizer": "adam"}),
+    Fault(name="decay decoupled in Adam", side="jax", step=1, tensor="layers.0.weight.first_moment",
+          config=_ADAM_DECAY, flags={"optimizer": "adamw"}),
+    Fault(name="AdamW's decay without the learning rate", side="jax", step=1, tensor="layers.0.weight",
+          config=_ADAMW, plant=replaced("jax_mlp.optimizer:adam", lambda original: _decay_without_rate)),
+    Fault(name="betas swapped", side="torch", step=1, tensor="layers.0.weight.first_moment", config=_ADAM,
+          flags={"beta1": 0.999, "beta2": 0.9}),
+    Fault(name="beta2 0.99901", side="torch", step=1, tensor="layers.0.weight.second_moment", config=_ADAM,
+          flags={"beta2": 0.99901}),
+    Fault(name="second moment without the square", side="jax", step=1, tensor="layers.0.weight.second_moment",
+          config=_ADAM, plant=replaced("optax.tree:update_moment_per_elem_norm", _without_square)),
+    Fault(name="learning rate inside the moments", side="jax", step=1, tensor="layers.0.weight.first_moment",
+          config=_ADAM, plant=replaced("jax_mlp.optimizer:adam", lambda original: _rate_in_moments)),
+    Fault(name="AMSGrad's maximum", side="jax", step=2, tensor="layers.0.weight", config=_ADAM,
+          plant=_jax_adam(_amsgrad)),
+    Fault(name="Adam's step lost", side="torch", step=2, tensor="optimizer.steps", config=_ADAM,
+          plant=replaced("torch.optim:Adam", _torch_step_lost)),
 ]  # fmt: skip
