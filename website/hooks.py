@@ -46,7 +46,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Pages of docs/ may lead above it, as they do in the repository."""
-    return markdown if page.file.generated_by else with_links_from_docs(markdown.replace("](../", "]("))
+    is_in_docs = not page.file.generated_by and "/" not in page.file.src_uri
+    return with_links_from_docs(markdown.replace("](../", "](")) if is_in_docs else markdown
 
 
 def with_links_from_docs(text: str) -> str:
