@@ -87,6 +87,7 @@ def python_of(page):
     return code
 
 
+@pytest.mark.long("trains and compiles")
 @pytest.mark.parametrize("page", API, ids=[page.stem for page in API])
 def test_the_examples_of_the_reference_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
