@@ -1,4 +1,4 @@
-"""Compiled programs kept from run to run, so that the next run of the same shapes begins at once."""
+"""Keeps compiled programs from run to run, so that the next run of the same shapes starts at once."""
 
 import os
 import stat
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def keep_compiled_programs() -> None:
-    """Turns on JAX's persistent compilation cache, in `~/.cache/jax-mlp` or under XDG_CACHE_HOME; call it before JAX
-    is imported.
+    """Turns on JAX's persistent compilation cache, in `~/.cache/jax-mlp` or under XDG_CACHE_HOME.
 
-    By itself JAX keeps only what took a second or longer to compile, which none of our programs does. Where the user
-    has named a place (JAX_COMPILATION_CACHE_DIR; empty for none), or nothing can be written to ours, that stands. What
-    lies there is run: a folder that others can write to is not used. A damaged program is compiled anew, silently.
+    Call it before JAX is imported. It changes nothing if JAX_COMPILATION_CACHE_DIR is set (empty turns the cache off),
+    or if the folder can't be written. Cached programs are executed, so a folder that others can write to is not used.
+    By default JAX keeps only programs that took a second to compile; ours take less. Damaged programs are silently
+    compiled again.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -21,7 +21,7 @@ def keep_compiled_programs() -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_ours(folder):
             return
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
+    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         return
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -29,13 +29,13 @@ def keep_compiled_programs() -> None:
 
 
 def own_folder() -> Path:
-    """The place where none is named. Raises `RuntimeError` where there is no home."""
+    """Returns the default folder. Raises `RuntimeError` if there is no home folder."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (named if named.is_absolute() else Path.home() / ".cache") / "jax-mlp"
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether we, and nobody else, can write there."""
+    """Returns whether this user, and nobody else, can write to `folder`."""
     if not os.access(folder, os.W_OK):
         return False
     if not hasattr(os, "getuid"):

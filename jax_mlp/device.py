@@ -1,4 +1,4 @@
-"""The device that JAX computes on, and what must be said before its backend starts."""
+"""The device that JAX computes on, and the settings that must be made before its backend starts."""
 
 import contextlib
 import os
@@ -20,18 +20,18 @@ _DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
 
 def find_device(config: Config) -> jax.Device:
-    """The one for `--device auto|cpu|gpu` and `--gpu`; where JAX has not begun, it begins.
+    """Returns the device for `--device auto|cpu|gpu` and `--gpu`. Starts JAX if it has not started yet.
 
-    It then takes a GPU's memory as it needs it, where it would take three quarters of it at once, unless the
-    environment says how much. Raises `UserError` where the device is not there (a GPU that is wanted is never replaced
-    by the CPU), or does not compute with the wanted precision, or JAX has begun without what `--deterministic` needs.
+    Unless the environment says otherwise, JAX then takes GPU memory as it needs it, not three quarters of it at once.
+    Raises `UserError` if the device is missing or lacks the precision, or if JAX has started without the flag that
+    `--deterministic` needs. The CPU never replaces a GPU that was asked for.
     """
     _prepare(config)
     gpu_is_wanted = config.device == "gpu" or config.gpu is not None
     try:
         with starting_within_quota():
             devices = jax.devices("gpu" if gpu_is_wanted else None if config.device == "auto" else config.device)
-    except (RuntimeError, AssertionError) as error:  # the latter where JAX_PLATFORMS wants what is not installed
+    except (RuntimeError, AssertionError) as error:  # AssertionError: JAX_PLATFORMS names what is not installed
         wanted = f"--device {config.device}" if config.gpu is None else f"--gpu {config.gpu}"
         platforms = os.environ.get("JAX_PLATFORMS")
         reason = str(error) or f"JAX_PLATFORMS is {platforms}, which is not installed or does not start"
@@ -49,21 +49,21 @@ def _prepare(config: Config) -> None:
     if not set_variables("memory"):
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     flags = os.environ.get("XLA_FLAGS", "").split()
-    said = [flag for flag in flags if flag.partition("=")[0] == _DETERMINISTIC]
-    if not config.deterministic or (said and said[-1].partition("=")[2] in ("", "true", "1")):
+    given = [flag for flag in flags if flag.partition("=")[0] == _DETERMINISTIC]
+    if not config.deterministic or (given and given[-1].partition("=")[2] in ("", "true", "1")):
         return
-    if said or (flags and not flags[0].startswith("-")):  # else it names a file
-        raise UserError(f"--deterministic: XLA_FLAGS says {(said or flags)[-1]}")
+    if given or (flags and not flags[0].startswith("-")):  # XLA_FLAGS may name a file of flags
+        raise UserError(f"--deterministic: XLA_FLAGS says {(given or flags)[-1]}")
     if backend_has_begun() and jax.default_backend() != "cpu":
-        raise UserError(f"--deterministic: JAX has begun without XLA_FLAGS={_DETERMINISTIC}=true")
+        raise UserError(f"--deterministic: JAX has started without XLA_FLAGS={_DETERMINISTIC}=true")
     os.environ["XLA_FLAGS"] = " ".join([*flags, f"{_DETERMINISTIC}=true"])
 
 
 @contextlib.contextmanager
 def starting_within_quota() -> Iterator[None]:
-    """Gives a backend that starts inside as many threads as a CPU quota allows, unless the user says how many.
+    """Limits the threads of a backend that starts inside to the CPU quota, unless the user has set their number.
 
-    By itself JAX takes one for each core that it may run on. With more than the quota allows, all are paused.
+    By default JAX starts a thread per core. If the threads use up the quota, the kernel pauses all of them.
     """
     cores = quota_cores()
     if cores is None or _wanted_threads() is not None:
@@ -77,12 +77,12 @@ def starting_within_quota() -> Iterator[None]:
 
 
 def cpu_threads() -> int:
-    """Threads of JAX's CPU backend, which share each product: nothing public tells, so by what it starts with."""
+    """Returns the number of threads of JAX's CPU backend, by the rule that JAX starts with: no public API tells it."""
     return _wanted_threads() or usable_cores()
 
 
 def _wanted_threads() -> int | None:
-    """The number of threads that the user has set, parsed as XLA parses it; None if none is set."""
+    """Returns the number of threads that the user has set, parsed as XLA does; None if none is set."""
     for name in _THREADS:
         with contextlib.suppress(ValueError):
             return max(1, int(os.environ.get(name, "")))
@@ -90,28 +90,28 @@ def _wanted_threads() -> int | None:
 
 
 def device_name(device: jax.Device) -> str:
-    """ "cpu", or "gpu" with the card's name."""
+    """Returns "cpu", or "gpu" with the GPU's name."""
     platform = "gpu" if device.platform in ("gpu", "cuda", "rocm") else device.platform
     return "cpu" if platform == "cpu" else f"{platform} ({device.device_kind})"
 
 
 def versions(device: jax.Device) -> dict[str, str]:
-    """Of what computes on a GPU; empty on a CPU."""
+    """Returns the versions of the GPU libraries; empty on a CPU."""
     return {} if device.platform == "cpu" else {"backend": " ".join(device.client.platform_version.split())}
 
 
 def product_threads(device: jax.Device) -> int | None:
-    """CPU threads that share each product; None on a GPU."""
+    """Returns the number of CPU threads that share a matrix product; None on a GPU."""
     return cpu_threads() if device.platform == "cpu" else None
 
 
 def peak_bytes(device: jax.Device) -> int | None:
-    """The most of a GPU's memory that JAX's allocator had given out; None where nobody counts, as on a CPU."""
+    """Returns the peak of GPU memory in use, by JAX's allocator; None if it is not counted, as on a CPU."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def product_precision(config: Config) -> Any:
-    """For `dot_general`. IEEE is torch's default; JAX's own is TF32 on GPUs since Ampere."""
+    """Returns the `precision` of matrix products. Torch's default is IEEE; JAX's is TF32 on GPUs since Ampere."""
     return {
         "highest": lax.Precision.HIGHEST,
         "tf32": lax.DotAlgorithmPreset.TF32_TF32_F32,

@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, that are one run."""
+"""A run of several processes, on one machine or on several."""
 
 import contextlib
 import os
@@ -9,24 +9,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mlp_workload.config import check_divisible
+from mlp_workload.config import Config, check_divisible
 from mlp_workload.errors import PeerLost, UserError
-from mlp_workload.run.joining import JOIN_SECONDS, join_others
+from mlp_workload.run.checkpointing import Finished
+from mlp_workload.run.process_group import JOIN_SECONDS, join_others
 from mlp_workload.run.signals import Stopped
 
 _LAUNCHERS = (
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
 )
-"""By which variables SLURM and Open MPI say how many processes they started together, which of them this is, and which
-on its machine. The shell of a SLURM job has a number of tasks too (SLURM_NTASKS), but is a step of one."""
+"""Variables of SLURM and of Open MPI: number of processes, number of this process, its number on its machine.
+
+SLURM_NTASKS is not one of them: it is also set in the shell of a job, which is one process."""
 _HEARTBEAT_SECONDS = 20
-"""How long processes wait for one that does not answer."""
+"""Time after which a process that does not answer counts as lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Which of a run's processes this one is."""
+class ProcessGroup:
+    """The processes of one run, and which of them this is."""
 
     coordinator: str | None = None
     """HOST:PORT, free there, at which the other processes reach the first. What SLURM or Open MPI say by default."""
@@ -36,22 +38,25 @@ class Cluster:
     process: int | None = None
     """Which of them this is, from 0; the first alone prints and writes. By default as SLURM or Open MPI say."""
 
-    def among(self, devices: int) -> "Cluster":
-        """With what the flags leave open, for a run on so many devices. Raises `UserError` where it makes no sense."""
-        found = self
+    def for_run(self, config: Config) -> "ProcessGroup":
+        """Returns the group of a run, with what the flags leave open filled in.
+
+        Raises `UserError` if the numbers contradict each other.
+        """
+        group, devices = self, config.devices
         if devices > 1 and (launched := _launched()) and self.processes in (None, launched[0]):
             if self.process not in (None, launched[1]):
                 raise UserError(f"--process {self.process}: its launcher calls this process {launched[1]}")
-            found = replace(self, processes=launched[0], process=launched[1])
-        found = replace(found, processes=1 if found.processes is None else found.processes)
-        assert found.processes is not None
-        if found.processes > 1 and found.process is None:
-            raise UserError(f"--processes {found.processes} needs --process, from 0 to {found.processes - 1}")
-        if found.processes == 1 and self.coordinator is not None:
+            group = replace(self, processes=launched[0], process=launched[1])
+        group = replace(group, processes=1 if group.processes is None else group.processes)
+        assert group.processes is not None
+        if group.processes > 1 and group.process is None:
+            raise UserError(f"--processes {group.processes} needs --process, from 0 to {group.processes - 1}")
+        if group.processes == 1 and self.coordinator is not None:
             raise UserError(f"--coordinator {self.coordinator} is for several --processes, which share --devices")
-        found = replace(found, process=found.process or 0)
-        found._check(devices)
-        return found
+        group = replace(group, process=group.process or 0)
+        group._check(devices)
+        return group
 
     def _check(self, devices: int) -> None:
         assert self.processes is not None
@@ -70,10 +75,11 @@ class Cluster:
         return not self.process
 
     @contextlib.contextmanager
-    def joined(self, devices: int) -> Iterator[None]:
-        """Joined with the others, before JAX begins, until all are done; each with its share of the `devices`.
+    def join(self, config: Config) -> Iterator[None]:
+        """Joins the other processes before JAX starts, and leaves them when all are done.
 
-        Raises `UserError` where the others don't come, and `PeerLost` where one ends before.
+        Each process has an equal share of the run's devices. Raises `UserError` if the others do not come, and
+        `PeerLost` if one of them ends early.
         """
         if self.processes is None or self.processes == 1:
             yield
@@ -82,14 +88,15 @@ class Cluster:
 
         from jax_mlp.sharding import ask_for_cpu_devices
 
-        ask_for_cpu_devices(devices // self.processes)
-        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which `StopSignals` answers
+        own_devices = config.devices // self.processes
+        ask_for_cpu_devices(own_devices)
+        jax.config.update("jax_enable_preemption_service", False)  # else JAX takes SIGTERM from `StopSignals`
         join = partial(
             jax.distributed.initialize,
             self.coordinator,
             self.processes,
             self.process,
-            local_device_ids=own_gpus(devices // self.processes),
+            local_device_ids=own_gpus(own_devices),
             cluster_detection_method="deactivate" if self.coordinator else None,
             initialization_timeout=2 * JOIN_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
@@ -101,17 +108,20 @@ class Cluster:
         try:
             yield
             jax.distributed.shutdown()
-        except Stopped:
+        except (Stopped, Finished):
             jax.distributed.shutdown()
             raise
-        except (RuntimeError, ValueError) as error:  # the latter where it fails as a result is read
+        except (RuntimeError, ValueError) as error:  # ValueError: it failed while a result was read
             if re.search(_LOST, str(error), re.I):
                 raise PeerLost(error) from error
             raise
 
 
 def _launched() -> tuple[int, int, int] | None:
-    """How many processes a launcher started together, if they are several, and this one's number there and here."""
+    """Returns the number of processes that a launcher started, this process, and its number on its machine.
+
+    None if no launcher started several processes.
+    """
     for names in _LAUNCHERS:
         numbers = [os.environ.get(name, "") for name in names]
         if all(number.isdecimal() for number in numbers) and int(numbers[0]) > 1:
@@ -121,28 +131,28 @@ def _launched() -> tuple[int, int, int] | None:
 
 
 def own_gpus(count: int) -> list[int] | None:
-    """Which of the GPUs that this process sees are its own, of each process so many. None for the first ones.
+    """Returns the indices of this process's own GPUs among those that it sees, if each process has `count`.
 
-    By itself JAX takes the one of the process's number on its machine, though a process may have several, or see none
-    but its own, as by srun's --gpus-per-task: github.com/jax-ml/jax/issues 16788 and 28194.
+    None lets JAX take the first ones. JAX's own rule is one GPU per process, by its number on the machine. It fails if
+    a process has several GPUs, or sees only its own, as with srun's --gpus-per-task:
+    github.com/jax-ml/jax/issues 16788 and 28194.
     """
-    launched, said = _launched(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    launched, visible = _launched(), os.environ.get("CUDA_VISIBLE_DEVICES")
     if launched is None or "JAX_LOCAL_DEVICE_IDS" in os.environ:
         return None
     first = launched[2] * count
-    if said is not None and (seen := len(said.split(","))) <= count:
+    if visible is not None and (seen := len(visible.split(","))) <= count:
         return list(range(seen))
     return list(range(first, first + count))
 
 
 _LOST = r"gloo|nccl|connection|peer|timed? ?out|heartbeat|coordination"
-"""In what JAX says where a process is not there any more."""
+"""Words in JAX's errors about a lost process."""
 
 
 @contextlib.contextmanager
 def ending_alone() -> Iterator[None]:
-    """Ends this process at once, where it ends by an error and other processes of the run may not: JAX would wait for
-    them, and they for it."""
+    """Ends this process at once if an error ends it and there are others: JAX would wait for them, and they for it."""
     try:
         yield
     except BaseException as error:

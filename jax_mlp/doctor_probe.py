@@ -1,4 +1,4 @@
-"""What JAX is, sees and computes here, for `python -m mlp_workload.doctor`: `python -m jax_mlp.doctor_probe`."""
+"""Facts about JAX on this machine, for `python -m mlp_workload.doctor`, which runs this module."""
 
 import importlib
 import os
@@ -8,18 +8,18 @@ from typing import Any
 
 from jax_mlp.compile_cache import is_ours, own_folder
 from jax_mlp.startup import check_jit, import_jax
-from mlp_workload.doctor import libraries, places
+from mlp_workload.doctor import folders, libraries
 from mlp_workload.doctor.probe import Facts, product, tell
 
 _NAMED = "JAX_COMPILATION_CACHE_DIR"
 
 
 def facts() -> Iterator[Facts]:
-    """In the order in which they cost; whatever an import raises."""
+    """Yields the facts, the cheapest first. Exceptions of imports pass through."""
     yield {"doing": "looking for the compile cache"}
     yield {"cache": _cache()}
-    os.environ[_NAMED] = ""  # what is compiled here is not kept
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # nor is a card's memory taken
+    os.environ[_NAMED] = ""  # keep nothing that is compiled here
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # take no GPU memory in advance
     yield {"doing": "import jax"}
     import_jax()
     import jax
@@ -34,7 +34,7 @@ def facts() -> Iterator[Facts]:
         devices = jax.devices()
     yield {"devices": [_described(device) for device in devices], "cuda": _built_for()}
     if devices[0].platform == "cpu":
-        yield {"no_card": _refusal(jax)}
+        yield {"no_gpu": _refusal(jax)}
     check_jit()
     yield {"doing": f"a product on the {devices[0].platform}"}
     yield {"product": product(lambda x, y: jax.numpy.matmul(x, y, precision="highest"))}
@@ -51,7 +51,7 @@ def facts() -> Iterator[Facts]:
 
 
 def _cache() -> Facts:
-    """Where compiled programs are kept, and why they can't be."""
+    """Returns the folder of compiled programs, and why it can't be used if so."""
     named = os.environ.get(_NAMED)
     if named == "" or "://" in (named or ""):
         return {"folder": named or None, "refusal": None, "named": True}
@@ -59,21 +59,21 @@ def _cache() -> Facts:
         folder = Path(named) if named else own_folder()
     except RuntimeError as error:
         return {"folder": None, "refusal": str(error), "named": False}
-    refusal = places.refusal(folder)
+    refusal = folders.refusal(folder)
     if refusal is None and not named and folder.exists() and not is_ours(folder):
-        refusal = "it is not ours alone to write to, and what lies there is run"
+        refusal = "others can write to it, and programs in it are run"
     return {"folder": str(folder), "refusal": refusal, "named": bool(named)}
 
 
 def _described(device: Any) -> Facts:
-    """Its name as a run's summary has it, and the bytes that JAX would take of a card."""
+    """Returns the device's name as in a run's summary, and the bytes of GPU memory that JAX would take."""
     from jax_mlp.device import device_name
 
     return {"name": device_name(device), "memory": (device.memory_stats() or {}).get("bytes_limit")}
 
 
 def _built_for() -> Facts | None:
-    """The versions of CUDA and cuDNN that the plugin was built for, which JAX itself holds the loaded ones against."""
+    """Returns the versions of CUDA and cuDNN that the plugin was built for; None without a plugin."""
     for plugin in ("jax_cuda13_plugin", "jax_cuda12_plugin"):
         try:
             versions: Any = importlib.import_module(f"{plugin}._versions")
@@ -87,7 +87,7 @@ def _built_for() -> Facts | None:
 
 
 def _refusal(jax: Any) -> str | None:
-    """What JAX says where it is asked for a card."""
+    """Returns JAX's error if it is asked for a GPU; None if it has one."""
     try:
         jax.devices("cuda")
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""JAX's answers for the page of `--draw`: `python -m jax_mlp.drawing RUN`, which it starts."""
+"""Answers the page of `--draw` with JAX, in a process that it starts: `python -m jax_mlp.drawing RUN`."""
 
 from jax_mlp.compile_cache import keep_compiled_programs
 from jax_mlp.predict import load_network

@@ -27,33 +27,6 @@ FOR_ONE_CALL: Any = {"xla_backend_optimization_level": 1}
 """Compiler options for the random numbers of the initial weights: the same bits after half the time."""
 
 
-def train_on(
-    setup: Setup, shard: Shard, state: TrainState, words: jax.Array, labels: jax.Array, batch: jax.Array
-) -> tuple[TrainState, dict[str, jax.Array], Params]:
-    """Runs `train_step` on the examples `batch` (b,) of the training set."""
-    batch = shard(batch)
-    images = unpack(gather(words, batch), setup.widths[0])
-    return train_step(setup, state, images, gather(labels, batch))
-
-
-def train_epoch(
-    setup: Setup, shard: Shard, state: TrainState, words: jax.Array, labels: jax.Array, order: jax.Array
-) -> tuple[TrainState, jax.Array]:
-    """Trains once on the examples `order` (n,); returns the losses (steps,) too."""
-
-    def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, jax.Array]:
-        state, tensors, _ = train_on(setup, shard, state, words, labels, batch)
-        return state, tensors["loss"]
-
-    size = setup.config.batch_size
-    full = len(order) // size * size
-    state, losses = lax.scan(step, state, order[:full].reshape(-1, size))
-    if full < len(order):
-        state, last = step(state, order[full:])
-        losses = jnp.append(losses, last)
-    return state, losses
-
-
 def train_steps(
     setup: Setup,
     shard: Shard,
@@ -61,24 +34,43 @@ def train_steps(
     words: jax.Array,
     labels: jax.Array,
     order: jax.Array,
-    losses: jax.Array,
-    first: jax.Array,
-    last: jax.Array,
+    first: jax.Array | int,
+    last: jax.Array | int,
 ) -> tuple[TrainState, jax.Array]:
-    """Trains on the full batches from `first` to before `last` of `order` (n,), and sets their `losses` (batches,).
+    """Trains on the batches from `first` to before `last` of the examples `order` (n,).
 
-    One compiled program serves any two numbers.
+    Returns the losses (batches,) too; those of the other batches are 0. One compiled program serves any two numbers.
     """
     size = setup.config.batch_size
+    full, rest = divmod(len(order), size)
 
-    def step(number: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+    def step(number: jax.Array | int, carry: tuple[TrainState, jax.Array], size: int = size) -> Any:
         state, losses = carry
-        batch = lax.dynamic_slice_in_dim(order, number * size, size)
-        state, tensors, _ = train_on(setup, shard, state, words, labels, batch)
+        batch = lax.dynamic_slice_in_dim(order, number * setup.config.batch_size, size)
+        state, tensors, _ = train_step(setup, state, *select(setup, shard, words, labels, batch))
         return state, losses.at[number].set(tensors["loss"])
 
-    result: tuple[TrainState, jax.Array] = lax.fori_loop(first, last, step, (state, losses))
-    return result
+    carry = state, jnp.zeros(full + bool(rest), setup.config.dtype)
+    if full:
+        carry = lax.fori_loop(first, jnp.minimum(last, full), step, carry)
+    if rest:
+        carry = lax.cond(last > full, lambda carry: step(full, carry, rest), lambda carry: carry, carry)
+    return carry
+
+
+def trace_step(
+    setup: Setup, shard: Shard, state: TrainState, words: jax.Array, labels: jax.Array, batch: jax.Array
+) -> tuple[TrainState, dict[str, jax.Array], Params]:
+    """Runs `train_step` on the examples `batch` (b,) of the training set."""
+    return train_step(setup, state, *select(setup, shard, words, labels, batch))
+
+
+def select(
+    setup: Setup, shard: Shard, words: jax.Array, labels: jax.Array, batch: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the images (b, pixels) and labels (b,) of the examples `batch` (b,)."""
+    batch = shard(batch)
+    return unpack(gather(words, batch), setup.widths[0]), gather(labels, batch)
 
 
 def evaluate(setup: Setup, shard: Shard, params: Params, chunks: jax.Array, labels: jax.Array) -> jax.Array:

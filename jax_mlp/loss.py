@@ -12,7 +12,7 @@ from mlp_workload.entropy import check_labels
 
 @dataclass(frozen=True)
 class Loss:
-    """Losses per example (batch,) in nats; what is made of them is said by name, never by an argument."""
+    """Losses per example (batch,), in nats, and their sum and mean."""
 
     per_example: jax.Array
 
@@ -30,17 +30,16 @@ class Loss:
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> Loss:
-    """-sum_k t_k log softmax(logits)_k with t = (1 - s) onehot(label) + s / classes, from logits (batch, classes).
+    """Returns -sum_k t_k log softmax(logits)_k for logits (batch, classes), t = (1 - s) onehot(label) + s / classes.
 
-    The same as `torch.nn.functional.cross_entropy`. Raises `ValueError` on a label (batch,) outside 0 .. classes-1, as
-    torch does, where labels are concrete; inside `jit` values can't be looked at, and the example's loss is nan.
-    Raises `ValueError` unless there is one integer for each example.
+    Equals `torch.nn.functional.cross_entropy`. Raises `ValueError` unless there is one integer label per example, and,
+    like torch, if a label is outside 0 .. classes-1. Inside `jit` such an example's loss is nan instead.
     """
     classes = logits.shape[-1]
     if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels {labels.shape}, {labels.dtype}, of logits {logits.shape}")
     if not isinstance(labels, jax.core.Tracer):
-        check_labels(np.asarray(labels), classes)  # a comparison in JAX would be traced inside `jit`
+        check_labels(np.asarray(labels), classes)  # in NumPy: inside `jit` JAX would trace it
     outside = (labels < 0) | (labels >= classes)
     if label_smoothing == 0:
         per_example = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -10,20 +10,20 @@ from flax import nnx
 from jax.nn.initializers import Initializer, lecun_normal, variance_scaling, zeros
 
 from jax_mlp.device import product_precision
-from mlp_workload.config import Config
+from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.initial import Initialization
 from mlp_workload.interface import activation as activation_name
 from mlp_workload.interface import pre_activation
 
 Activation = Literal["relu", "leaky_relu", "none"]
 Params = nnx.State[Any, Any]
-"""What `nnx.split` makes of the module besides its graph."""
+"""The module's parameters, as `nnx.split` returns them beside its graph."""
 
 
-def leaky_relu(x: jax.Array, negative_slope: float = 0.01) -> jax.Array:
-    """x where x > 0, else negative_slope * x, elementwise.
+def leaky_relu(x: jax.Array, negative_slope: float = LEAKY_RELU_SLOPE) -> jax.Array:
+    """Returns x if x > 0, else negative_slope * x, elementwise.
 
-    The slope at exactly 0 is `negative_slope`, as in torch; `jax.nn.leaky_relu` has 1 there.
+    The gradient at exactly 0 is `negative_slope`, as in torch; that of `jax.nn.leaky_relu` is 1.
     """
     return jnp.where(x > 0, x, negative_slope * x)
 
@@ -38,8 +38,8 @@ ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
 class Linear(nnx.Module):
     """Computes x W^T + b, (batch, fan_in) to (batch, fan_out), with W stored as (fan_out, fan_in).
 
-    That is torch's layout, the transpose of `nnx.Linear`'s. A CPU computes its products faster (`docs/performance.md`),
-    and parameters need no transpose on their way in and out. The initial numbers are those of `nnx.Linear`.
+    This is torch's layout, the transpose of `nnx.Linear`'s: faster on a CPU (`docs/performance.md`), and parameters
+    are read and written without a transpose. The initial numbers are those of `nnx.Linear`.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Linear(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Linear layers with an activation behind each; (batch, widths[0]) to logits (batch, widths[-1]).
+    """Linear layers, each followed by an activation; maps (batch, widths[0]) to logits (batch, widths[-1]).
 
-    Matrix products have `precision`, by default IEEE. Flax's default initialiser is `flax_linear`.
+    Matrix products have `precision`, by default IEEE. Flax's own default initialization is `flax_linear`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class MLP(nnx.Module):
         return logits
 
     def intermediates(self, x: jax.Array) -> Iterator[tuple[str, jax.Array]]:
-        """Each layer's pre-activation and activation, by the names of `twincheck.trace`; the logits come last."""
+        """Yields the pre-activation and activation of each layer with their names in a trace; the logits come last."""
         for index, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True)):
             x = layer(x)
             yield pre_activation(index), x
@@ -89,7 +89,7 @@ class MLP(nnx.Module):
 
 
 def build_model(config: Config, widths: Sequence[int], seed: int | jax.Array | None = None) -> MLP:
-    """The model of a run, with initial weights drawn from its seed, or from another one."""
+    """Returns the model of a run, with initial weights drawn from `seed`, by default the run's."""
     return MLP(
         widths,
         config.activation,
@@ -102,9 +102,9 @@ def build_model(config: Config, widths: Sequence[int], seed: int | jax.Array | N
 
 
 def kernel_init(initialization: Initialization) -> Initializer:
-    """For a kernel (fan_in, fan_out); distributions as `mlp_workload.initial` defines them."""
+    """Returns the initializer of a kernel (fan_in, fan_out); `mlp_workload.initial` defines the distributions."""
     match initialization:
-        case "torch_linear":  # uniform has bound sqrt(3 scale / fan_in)
+        case "torch_linear":  # the uniform bound is sqrt(3 scale / fan_in)
             return variance_scaling(1 / 3, "fan_in", "uniform")
         case "kaiming_normal":  # "normal", unlike he_normal's "truncated_normal", is not cut off
             return variance_scaling(2.0, "fan_in", "normal")
@@ -113,7 +113,7 @@ def kernel_init(initialization: Initialization) -> Initializer:
 
 
 def bias_init(initialization: Initialization, fan_in: int) -> Initializer:
-    """For a bias (fan_out,), whose own shape does not tell the layer's fan_in."""
+    """Returns the initializer of a bias (fan_out,) of a layer with `fan_in` inputs."""
     if initialization != "torch_linear":
         return zeros
     bound = fan_in**-0.5

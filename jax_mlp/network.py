@@ -1,4 +1,4 @@
-"""A trained network in JAX."""
+"""Prediction by a trained network in JAX."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from mlp_workload.predict.trained import Trained
 
 
 class Network:
-    """See `mlp_workload.interface.Network`."""
+    """A trained network; see `mlp_workload.interface.Network`."""
 
     def __init__(self, trained: Trained) -> None:
         config = trained.on_cpu

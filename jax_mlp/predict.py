@@ -1,4 +1,4 @@
-"""Takes images for digits, by a run's network in JAX: `python -m jax_mlp.predict --help`."""
+"""Predicts the digits in images with a trained network in JAX: `python -m jax_mlp.predict --help`."""
 
 from jax_mlp.compile_cache import keep_compiled_programs
 from jax_mlp.startup import import_jax
@@ -8,7 +8,7 @@ from mlp_workload.predict.trained import Trained
 
 
 def load_network(trained: Trained) -> Network:
-    """JAX, imported only now: a wrong image is answered before that."""
+    """Imports JAX and returns the network. Wrong images are reported before this import."""
     import_jax()
     from jax_mlp.network import Network
 

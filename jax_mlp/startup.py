@@ -1,4 +1,4 @@
-"""Checks before JAX starts, in place of which it or XLA would end the process: environment variables and threads."""
+"""Checks of environment variables and threads before JAX starts: without them JAX or XLA would abort the process."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from mlp_workload.errors import NO_THREADS, BadVariable, UserError
 
 _PARSE_FLAGS = "from jaxlib.xla_client import CompileOptions as c; c().executable_build_options.debug_options"
-"""Program that has XLA read XLA_FLAGS; XLA ends the process if they are wrong."""
+"""Program in which XLA parses XLA_FLAGS; XLA aborts it if they are wrong."""
 _THREADS = 18
 """Threads that XLA starts on one core; on two it starts 31."""
 _PROBE_SECONDS = 60.0
@@ -21,10 +21,7 @@ _PROBE_SECONDS = 60.0
 
 @contextlib.contextmanager
 def started_jax() -> Iterator[None]:
-    """Imports JAX, to train; what it then raises because of an environment variable names that variable.
-
-    Raises `BadVariable`.
-    """
+    """Imports JAX for training. Raises `BadVariable` if JAX then fails because of an environment variable."""
     import_jax()
     check_jit()
     try:
@@ -38,13 +35,16 @@ def started_jax() -> Iterator[None]:
         checks = [f"JAX_DEBUG_{what}" for what in ("NANS", "INFS") if values.get(f"jax_debug_{what.lower()}")]
         if not checks:
             raise
-        said = " in ".join(map(str, reversed(error.args))) or "nan"
-        raise BadVariable(checks[0], f"JAX found {said}; without the variable the run goes on and says it") from error
+        where = " in ".join(map(str, reversed(error.args))) or "nan"
+        raise BadVariable(checks[0], f"JAX found {where}; without the variable the run goes on and says it") from error
 
 
 def import_jax() -> None:
-    """Raises `BadVariable` if the environment has a value that JAX or XLA refuses, or that forbids what is done here,
-    and `UserError` if there can't be as many threads as XLA needs."""
+    """Imports JAX.
+
+    Raises `BadVariable` if JAX or XLA refuses an environment variable, or if one forbids transfers. Raises `UserError`
+    if the system allows fewer threads than XLA needs.
+    """
     if not backend_has_begun():
         check_threads()
         check_xla_flags()
@@ -59,13 +59,13 @@ def import_jax() -> None:
 
 
 def backend_has_begun() -> bool:
-    """Whether JAX has started a backend in this process; from then on it reads no more flags and starts no threads."""
+    """Returns whether JAX has started a backend in this process. After that it reads no flags and starts no threads."""
     bridge = sys.modules.get("jax._src.xla_bridge")
     return bridge is not None and bool(bridge.backends_are_initialized())
 
 
 def check_threads() -> None:
-    """Raises `UserError` if XLA would end the process because it can't start its threads."""
+    """Raises `UserError` if XLA would abort the process because it can't start its threads."""
     end, threads = threading.Event(), list[threading.Thread]()
     try:
         for _ in range(_THREADS):
@@ -81,7 +81,7 @@ def check_threads() -> None:
 
 
 def check_jit() -> None:
-    """Raises `BadVariable` if JAX would not compile or not run a program."""
+    """Raises `BadVariable` if a variable keeps JAX from compiling or running programs."""
     import jax
 
     for name in ("jax_disable_jit", "jax_no_tracing", "jax_no_execution"):
@@ -90,16 +90,16 @@ def check_jit() -> None:
 
 
 def _named_in(message: str) -> str | None:
-    """The environment variable that JAX's `message` names, if it is set."""
-    found = re.search(r"jax[._]\w+", message, re.I)
-    name = found[0].upper().replace(".", "_") if found else ""
+    """Returns the environment variable that JAX's `message` names; None if it is not set."""
+    match = re.search(r"jax[._]\w+", message, re.I)
+    name = match[0].upper().replace(".", "_") if match else ""
     return name if name in os.environ else None
 
 
 def check_xla_flags() -> None:
-    """Raises `BadVariable` if XLA would end the process because of XLA_FLAGS, or ignore a part of it.
+    """Raises `BadVariable` if XLA would abort because of XLA_FLAGS, or ignore a part of it.
 
-    A process of its own reads them, but only if there are any: it takes half a second.
+    A child process parses them. That takes half a second, so it is only started if there are any flags.
     """
     words = _words(os.environ.get("XLA_FLAGS", ""))
     if not words:
@@ -116,7 +116,7 @@ def check_xla_flags() -> None:
 
 
 def _words(text: str) -> Sequence[str]:
-    """The flags in XLA_FLAGS or, if it names a file, in that file."""
+    """Returns the flags in XLA_FLAGS, or in the file that it names."""
     try:
         words = shlex.split(text)
         if words and not words[0].startswith("-") and Path(text.strip()).is_file():
@@ -126,11 +126,11 @@ def _words(text: str) -> Sequence[str]:
     return words
 
 
-def _refusal(said: str) -> str | None:
-    """The reason for which XLA ended the process, from its standard error; None if something else ended it."""
-    if found := re.search(r"Unknown flags? in XLA_FLAGS: (.*)", said):
-        return f"XLA has no flag {found[1].strip()}"
-    if found := re.search(r"Couldn't interpret value (.*) for flag (.*)\.", said):
-        return f"--{found[2]} can't be {found[1]!r}"
-    found = re.search(r"^F\d{4} .*?\] (.*)", said, re.M)
-    return found[1] if found else None
+def _refusal(stderr: str) -> str | None:
+    """Returns the reason why XLA aborted, from its standard error; None if it gives none."""
+    if match := re.search(r"Unknown flags? in XLA_FLAGS: (.*)", stderr):
+        return f"XLA has no flag {match[1].strip()}"
+    if match := re.search(r"Couldn't interpret value (.*) for flag (.*)\.", stderr):
+        return f"--{match[2]} can't be {match[1]!r}"
+    match = re.search(r"^F\d{4} .*?\] (.*)", stderr, re.M)
+    return match[1] if match else None

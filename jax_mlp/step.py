@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax import value_and_grad
 
 from jax_mlp.loss import cross_entropy
 from jax_mlp.model import MLP, Params, build_model
@@ -74,16 +75,6 @@ def loss_fn(
     return cross_entropy(tensors["logits"], labels, setup.config.label_smoothing).mean, tensors
 
 
-def loss_and_gradients(
-    setup: Setup, params: Params, x: jax.Array, labels: jax.Array
-) -> tuple[dict[str, jax.Array], Params]:
-    """Returns the tensors of a forward and backward pass, and the gradients of the parameters."""
-    zero = jnp.zeros((len(x), setup.widths[-1]), x.dtype)
-    value_and_grad = jax.value_and_grad(loss_fn, argnums=(1, 4), has_aux=True)
-    (loss, tensors), (gradients, logits_gradient) = value_and_grad(setup, params, x, labels, zero)
-    return tensors | {"loss": loss, "logits.grad": logits_gradient}, gradients
-
-
 def train_step(
     setup: Setup, state: TrainState, images: jax.Array, labels: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array], Params]:
@@ -92,11 +83,13 @@ def train_step(
     The tensors have the names of `twincheck.trace`. If nobody uses them the compiler leaves out what only they need.
     """
     x = normalize(setup.config, images)
-    tensors, gradients = loss_and_gradients(setup, state.params, x, labels)
+    zero = jnp.zeros((len(x), setup.widths[-1]), x.dtype)
+    gradients_of = value_and_grad(loss_fn, argnums=(1, 4), has_aux=True)
+    (loss, tensors), (gradients, logits_gradient) = gradients_of(setup, state.params, x, labels, zero)
     updates, optimizer_state = setup.optimizer.update(gradients, state.optimizer, state.params)
     params = cast(Params, optax.apply_updates(state.params, updates))
-    tensors |= {"batch.images": images, "batch.labels": labels, "inputs": x}
-    return TrainState(params, optimizer_state), tensors, gradients
+    tensors |= {"batch.images": images, "batch.labels": labels, "inputs": x, "loss": loss}
+    return TrainState(params, optimizer_state), tensors | {"logits.grad": logits_gradient}, gradients
 
 
 def eval_step(setup: Setup, params: Params, images: jax.Array) -> jax.Array:

@@ -8,77 +8,80 @@ from typing import Any
 
 import mlp_workload.run.seeds
 from jax_mlp.compile_cache import keep_compiled_programs
-from jax_mlp.distributed import Cluster, ending_alone
+from jax_mlp.distributed import ProcessGroup, ending_alone
 from jax_mlp.startup import started_jax
 from mlp_workload.cli.trainer import Training, part, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.interface import MakeEnsemble, MakeTrainer
-from mlp_workload.run import session
+from mlp_workload.interface import MakeSeedsTrainer, MakeTrainer
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
 from mlp_workload.run.output_options import Watching
+from mlp_workload.run.session import Run
 
 
 def train(
     config: Config,
-    watching: Watching | None = None,
+    output: Watching | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
-    cluster: Cluster | None = None,
+    cluster: ProcessGroup | None = None,
 ) -> dict[str, Any]:
-    """Trains as `config` says and returns the summary; see `mlp_workload.run.session.train`.
+    """Trains as `config` says and returns the run's summary; see `mlp_workload.run.session.Run`.
 
-    In the processes of a `cluster` but the first it returns nothing; see `mlp_workload.run.session.follow`.
+    Returns an empty summary in the processes of a `cluster` other than the first.
     """
-    cluster = (cluster or Cluster()).among(config.devices)
-    joined = partial(framework, cluster=cluster)
-    if cluster.is_first:
-        return session.train(config, joined, watching or Watching(), checkpoint_every, resume)
-    session.follow(config, joined, checkpoint_every, resume)
-    return {}
+    cluster = (cluster or ProcessGroup()).for_run(config)
+    with Run(config, output, checkpoint_every, resume, cluster.is_first) as run, framework(config, cluster) as make:
+        trainer = run.prepare(make)
+        for part in run.parts():
+            run.trained(trainer.train_steps(part.order, part.first, part.last))
+            if part.ends_epoch:
+                run.evaluated(trainer.evaluate())
+        run.finish()
+    return run.summary
 
 
 def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
     """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
-    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
+    return mlp_workload.run.seeds.train_seeds(config, seeds, seeds_framework, watching or Watching())
 
 
 @contextlib.contextmanager
-def framework(config: Config, cluster: Cluster | None = None) -> Iterator[MakeTrainer]:
+def framework(config: Config, cluster: ProcessGroup | None = None) -> Iterator[MakeTrainer]:
     """JAX, imported only now: a wrong flag is answered before that, and the data are read beside it."""
     with started_jax():
         import jax
 
         from jax_mlp.trainer import Trainer
 
-        with (cluster or Cluster()).joined(config.devices), jax.enable_x64(config.dtype == "float64"):
+        with (cluster or ProcessGroup()).join(config), jax.enable_x64(config.dtype == "float64"):
             yield Trainer
 
 
 @contextlib.contextmanager
-def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
+def seeds_framework(config: Config, models: int) -> Iterator[MakeSeedsTrainer]:
     """The same for many models."""
     with started_jax():
         import jax
 
-        from jax_mlp.seeds import make_ensemble
+        from jax_mlp.seeds import make_seeds_trainer
 
         with jax.enable_x64(config.dtype == "float64"):
-            yield partial(make_ensemble, models=models)
+            yield partial(make_seeds_trainer, models=models)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Cluster, Training):
+class Options(ProcessGroup, Training):
     """What the command takes."""
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)
-        if self.seeds is not None and self.cluster != Cluster():
+        if self.seeds is not None and self.cluster != ProcessGroup():
             raise UserError("--coordinator, --processes and --process are for one run, not for --seeds")
 
     @property
-    def cluster(self) -> Cluster:
-        return part(Cluster, self)
+    def cluster(self) -> ProcessGroup:
+        return part(ProcessGroup, self)
 
 
 def main() -> None:

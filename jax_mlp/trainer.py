@@ -11,14 +11,15 @@ import numpy.typing as npt
 import optax
 
 from jax_mlp.device import device_name, peak_bytes, product_threads, versions
-from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, in_chunks, pack, train_epoch, train_on, train_steps
+from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, in_chunks, pack, trace_step, train_steps
 from jax_mlp.model import Params
-from jax_mlp.sharding import fetch, find_layout, place
+from jax_mlp.sharding import device_put, find_mesh, to_host
 from jax_mlp.step import Setup, TrainState, begin, init_state
 from jax_mlp.weights import from_canonical, to_canonical
+from mlp_workload.batches import steps_per_epoch
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.interface import Array, step_tensors
+from mlp_workload.interface import Array, Losses, step_tensors
 from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
 
@@ -30,7 +31,7 @@ class Trainer:
     packages = ("jax", "jaxlib", "flax", "optax")
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
-        layout = self._layout = find_layout(config)
+        layout = self._layout = find_mesh(config)
         device = self._device = layout.mesh.local_devices[0]
         self.device, self.gpu_versions = device_name(device), versions(device)
         self.threads = product_threads(device)
@@ -40,8 +41,8 @@ class Trainer:
         self._start: Callable[[], TrainState]
         setup = self._setup = Setup.of(config, dataset.pixels, dataset.classes)
         self._shapes = jax.eval_shape(partial(begin, setup), setup.shapes)
-        self._shardings = layout.of_state(self._shapes, setup.optimizer)
-        results = self._shardings, layout.everywhere
+        self._shardings = layout.state_shardings(self._shapes, setup.optimizer)
+        results = self._shardings, layout.replicated
         if initial is None:
             seed = np.uint32(config.seed)
             drawing = jax.jit(partial(init_state, setup), out_shardings=self._shardings).lower(seed)
@@ -49,16 +50,14 @@ class Trainer:
             self._start = lambda: drawn.result()(seed)
         else:
             self._start = lambda: self._begin(initial)
-        train, (images, labels) = examples(dataset, layout.shares)
-        self._train = place(train, layout.everywhere)
-        self._test = place(images, layout.chunks), place(labels, layout.everywhere)
-        on_devices = setup, layout.divide
-        self._step: Any = jax.jit(partial(train_on, *on_devices), out_shardings=(self._shardings, None, None))
-        self._epoch: Any = jax.jit(partial(train_epoch, *on_devices), donate_argnums=0, out_shardings=results)
-        self._part: Any = jax.jit(partial(train_steps, *on_devices), donate_argnums=0, out_shardings=results)
-        self._last_batch: Any = jax.jit(partial(train_epoch, *on_devices), donate_argnums=0, out_shardings=results)
-        self._evaluate: Any = jax.jit(partial(evaluate, *on_devices), out_shardings=layout.everywhere)
-        self._batch_size, self._dtype = config.batch_size, config.dtype
+        train, (images, labels) = examples(dataset, layout.batch_shards)
+        self._train = device_put(train, layout.replicated)
+        self._test = device_put(images, layout.chunked), device_put(labels, layout.replicated)
+        on_devices = setup, layout.shard_batch
+        self._train_steps: Any = jax.jit(partial(train_steps, *on_devices), donate_argnums=0, out_shardings=results)
+        self._trace_step: Any = jax.jit(partial(trace_step, *on_devices), out_shardings=(self._shardings, None, None))
+        self._evaluate: Any = jax.jit(partial(evaluate, *on_devices), out_shardings=layout.replicated)
+        self._batch_size = config.batch_size
 
     @cached_property
     def _state(self) -> TrainState:
@@ -67,59 +66,29 @@ class Trainer:
 
     def _begin(self, initial: Parameters) -> TrainState:
         """Returns the state before the first step, each part of it only where the layout has it."""
-        return begin(self._setup, place(from_canonical(self._shapes.params, initial), self._shardings.params))
+        return begin(self._setup, device_put(from_canonical(self._shapes.params, initial), self._shardings.params))
 
     @property
     def peak_gpu_bytes(self) -> int | None:
         return peak_bytes(self._device)
 
     def compile(self) -> None:
-        order, state = self._everywhere(len(self._train[1]), np.int32), self._abstract_state()
-        epoch = self._compilers.submit(self._epoch.lower(state, *self._train, order).compile)
-        evaluate = self._compilers.submit(self._evaluate.lower(state.params, *self._test).compile)
-        _ = self._state
-        self._epoch, self._evaluate = epoch.result(), evaluate.result()
-
-    def _abstract_state(self) -> Any:
-        """The state's shapes, and where it lies."""
-        return jax.tree.map(
+        order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32, sharding=self._layout.replicated)
+        state = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             self._shapes,
             self._shardings,
         )
-
-    def _everywhere(self, size: int, dtype: Any) -> jax.ShapeDtypeStruct:
-        """The shape of an array (size,) that each device has."""
-        return jax.ShapeDtypeStruct((size,), dtype, sharding=self._layout.everywhere)
-
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        self._state, losses = self._epoch(self._state, *self._train, order)
-        return np.asarray(jax.device_get(losses))
-
-    def compile_steps(self) -> None:
-        examples = len(self._train[1])
-        full, rest = divmod(examples, self._batch_size)
-        order, losses = self._everywhere(examples, np.int32), self._everywhere(full, self._dtype)
         number = np.int32(0)
-        part = self._compilers.submit(
-            self._part.lower(self._state, *self._train, order, losses, number, number).compile
-        )
-        if rest:
-            last = self._last_batch.lower(self._state, *self._train, self._everywhere(rest, np.int32))
-            self._last_batch = last.compile()
-        self._part = part.result()
+        steps = self._compilers.submit(self._train_steps.lower(state, *self._train, order, number, number).compile)
+        evaluate = self._compilers.submit(self._evaluate.lower(state.params, *self._test).compile)
+        _ = self._state
+        self._train_steps, self._evaluate = steps.result(), evaluate.result()
 
-    def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
-        full = len(order) // self._batch_size
-        end = min(last, full)
-        self._state, losses = self._part(
-            self._state, *self._train, order, np.zeros(full, self._dtype), np.int32(first), np.int32(end)
-        )
-        losses = jax.device_get(losses)[first:end]
-        if last == end:
-            return np.asarray(losses)
-        self._state, loss = self._last_batch(self._state, *self._train, order[full * self._batch_size :])
-        return np.concatenate([losses, jax.device_get(loss)])
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        last = steps_per_epoch(len(order), self._batch_size) if last is None else last
+        self._state, losses = self._train_steps(self._state, *self._train, order, np.int32(first), np.int32(last))
+        return np.asarray(jax.device_get(losses))[first:last]
 
     def evaluate(self) -> Evaluation:
         values = jax.device_get(self._evaluate(self._state.params, *self._test))
@@ -138,13 +107,13 @@ class Trainer:
         if optax.tree.get(optimizer_state, "trace") is not None:
             velocity = {name: state[f"{name}.momentum"] for name in to_canonical(params)}
             optimizer_state = optax.tree.set(optimizer_state, trace=from_canonical(self._shapes.params, velocity))
-        self._state = place(TrainState(params, optimizer_state), self._shardings)
+        self._state = device_put(TrainState(params, optimizer_state), self._shardings)
 
     def max_over_processes(self, number: int) -> int:
         return self._layout.max_over_processes(number)
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
-        self._state, tensors, gradients = self._step(self._state, *self._train, batch)
+        self._state, tensors, gradients = self._trace_step(self._state, *self._train, batch)
         return step_tensors(jax.device_get(tensors) | _suffixed(_canonical(gradients), "grad") | self.state())
 
 
@@ -156,7 +125,7 @@ def examples(dataset: Dataset, shares: int = 1) -> Any:
 
 def _canonical(params: Params) -> Parameters:
     """Copies of what is on the device."""
-    return to_canonical(fetch(params))
+    return to_canonical(to_host(params))
 
 
 def _suffixed(parameters: Parameters, suffix: str) -> Parameters:

@@ -1,4 +1,4 @@
-"""Parameters of the Flax module to and from their canonical names."""
+"""Converts the parameters of the Flax module to and from their canonical names."""
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,10 @@ def load_canonical(model: MLP, parameters: Parameters) -> None:
 def from_canonical(like: Params, parameters: Parameters) -> Params:
     """Returns copies of `parameters` with the structure and dtypes of `like`, which may be abstract.
 
-    Names and shapes must fit. The copies are NumPy's: on the CPU a JAX array can lie in NumPy's or torch's memory and
-    would change with it, and JAX's own `copy=True` is asynchronous, so that a change right after the call can still
-    get in.
+    Names and shapes must fit. The copies are made by NumPy. On the CPU a JAX array can share memory with NumPy or
+    torch, and JAX's `copy=True` is asynchronous: a change right after the call could still get in.
     """
-    new: Params = jax.tree.map(lambda leaf: leaf, like)  # variables of its own
+    new: Params = jax.tree.map(lambda leaf: leaf, like)  # new variables
     for index, layer in new["layers"].items():
         for name, leaf in layer.items():
             leaf.set_value(np.array(parameters[f"layers.{index}.{name}"], leaf.get_value().dtype))

@@ -108,7 +108,7 @@ weights, jax_losses = jax.jit(lambda weights: jax.lax.scan(step, weights, batche
 # digits.
 
 # %%
-own_losses = Trainer(config, mnist, start).run_steps(order, 0, 50)
+own_losses = Trainer(config, mnist, start).train_steps(order, 0, 50)
 apart = np.abs(np.array(torch_losses[:50]) - own_losses).max()
 say(f"Ours and the project's trainer: losses of 50 steps at most {apart:.1e} nats apart.")
 test_x = mnist.test.images.reshape(len(mnist.test), -1)

@@ -70,11 +70,11 @@ def examples_per_second(trainer_class, device, size):
     trainer = trainer_class(run, mnist, start)
     examples = min(20_000, 100 * size)
     order = epoch_order(seed=0, epoch=1, examples=60_000)[:examples]
-    trainer.run_epoch(order)
+    trainer.train_steps(order)
     seconds = []
     for _ in range(2):
         begin = time.perf_counter()
-        trainer.run_epoch(order)
+        trainer.train_steps(order)
         seconds.append(time.perf_counter() - begin)
     return examples / min(seconds)
 

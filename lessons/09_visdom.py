@@ -32,7 +32,7 @@ from lessons.helpers import say, start_visdom, windows
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.run.output_options import Watching
-from mlp_workload.visdom.drawing import environment_name
+from mlp_workload.visdom.windows import environment_name
 
 # %% [markdown]
 # The tutorial's four windows, by hand. A line begins with one point and is appended to. Two lines

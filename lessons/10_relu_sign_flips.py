@@ -22,12 +22,12 @@ import numpy as np
 
 from lessons.helpers import COLOURS, INK, figure, say
 from mlp_compare.parity import bound_table
-from mlp_compare.parity.gradient_noise import gradient_floors
-from mlp_compare.parity.sign_flips import effect, find_crossings
+from mlp_compare.parity.gradient_noise import gradient_noise
+from mlp_compare.parity.sign_flips import find_sign_flips, sign_flip_effect
 from mlp_compare.parity.worker import Worker
 from mlp_workload.config import PRESETS
 from twincheck.comparison import compare
-from twincheck.pipe import Side, both
+from twincheck.pipe import WorkerProcess, ask_all
 
 # %% [markdown]
 # Each framework gets a process of its own, as in the parity check. From the same weights and over
@@ -46,22 +46,22 @@ def apart(jax, torch):
 
 # %% Train both, in float32 and again in float64
 distances, flipped, before = {"float32": [], "float64": []}, None, None
-with Side("jax", Worker) as in_jax, Side("torch", Worker) as in_torch:
+with WorkerProcess("jax", Worker) as in_jax, WorkerProcess("torch", Worker) as in_torch:
     sides = (in_jax, in_torch)
-    both(sides, "start", config, None)
+    ask_all(sides, "start", config, None)
     for step in range(1, MOST_STEPS + 1):
-        jax, torch = both(sides, "step", step)
+        jax, torch = ask_all(sides, "step", step)
         distances["float32"].append(apart(jax, torch))
         if flipped is None and (jax.signs != torch.signs).any():
-            flipped, traces, began = step, both(sides, "trace", step), before
+            flipped, traces, began = step, ask_all(sides, "trace", step), before
         before = jax.state, torch.state
         if flipped is not None and step == flipped + STEPS_AFTER:
             break
     if not flipped or flipped == 1:
         raise RuntimeError("no sign flip, or one in the first step: the lesson needs another seed")
-    both(sides, "start", dataclasses.replace(config, dtype="float64"), None)
+    ask_all(sides, "start", dataclasses.replace(config, dtype="float64"), None)
     for again in range(1, step + 1):
-        distances["float64"].append(apart(*both(sides, "step", again)))
+        distances["float64"].append(apart(*ask_all(sides, "step", again)))
 
 # %%
 for dtype, values in distances.items():
@@ -84,7 +84,7 @@ with figure("How far the weights of JAX and torch are apart, by step") as axes:
 # one. So it looks for the cause:
 
 # %%
-(flip, *more) = find_crossings(config, *traces, *began, flipped)
+(flip, *more) = find_sign_flips(config, *traces, *began, flipped)
 say(f"{flip}. Explained: {flip.explained}; {len(more)} more in this step.")
 
 # %% [markdown]
@@ -95,7 +95,7 @@ say(f"{flip}. Explained: {flip.explained}; {len(more)} more in this step.")
 
 # %%
 table = bound_table.table("float32", 784, flipped)
-noise = gradient_floors(traces[0], began[0])
+noise = gradient_noise(traces[0], began[0])
 
 
 def bound(name):
@@ -104,7 +104,7 @@ def bound(name):
 
 
 plain = compare(*traces, bound)
-explained = compare(*traces, bound, effect(config, *traces, began[0]))
+explained = compare(*traces, bound, sign_flip_effect(config, *traces, began[0]))
 rows = ["| gradient | apart | less the flip's effect | allowed |", "|---|---|---|---|"]
 for first, second in zip(plain.differences, explained.differences, strict=True):
     if first.name.endswith("weight.grad"):

@@ -1,4 +1,4 @@
-"""Holds the JAX and the torch side together, each in a process of its own."""
+"""Compares the JAX and the PyTorch side, each in a process of its own."""
 
 from twincheck.bounds import Bound, uniform
 from twincheck.comparison import Comparison, Difference, compare

@@ -1,4 +1,4 @@
-"""How all pictures are drawn: SVG without a background, legible on white and on black."""
+"""Style of all pictures: SVG without a background, legible on white and on black."""
 
 import io
 import re
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 INK = "#808080"
 COLOURS = ("#3f86e0", "#e06c2f", "#2a9d5c", "#b04fc4", "#b58900", "#1fa2a8")
-"""Of series: the first two are JAX's and PyTorch's."""
+"""Colours of series: JAX, PyTorch, then others."""
 
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "figures",
@@ -24,21 +24,21 @@ _STYLE: dict[Any, Any] = {
 
 
 def style() -> Any:
-    """A context to make and save figures in."""
+    """Returns the context in which figures are made and saved."""
     return rc_context(_STYLE)
 
 
 def to_svg(figure: Figure) -> bytes:
-    """An SVG file, the same whenever the figure is."""
+    """Returns the figure as an SVG file; equal figures give equal bytes."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue()
 
 
 def inline(svg: bytes, name: str, title: str) -> str:
-    """The `<svg>` to put into a page: its ink the page's text colour, its ids its own, `title` read out for it.
+    """Returns the `<svg>` element for a page, in the page's text colour, with `title` for screen readers.
 
-    What names other hosts, document type, metadata and namespaces, has no use there and is left out.
+    Its ids start with `name`. The document type, metadata and namespaces are removed, because they name other hosts.
     """
     text = svg.decode()
     text = text[text.index("<svg") :]

@@ -1,1 +1,1 @@
-"""What both frameworks must do, said once: standard library and NumPy only, imports neither JAX nor torch."""
+"""Everything that both trainers share: configuration, data, runs, sinks, commands. Imports neither JAX nor torch."""

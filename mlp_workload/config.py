@@ -17,6 +17,8 @@ LARGEST_SEED = 2**32 - 1
 """Both frameworks' generators take it."""
 LARGEST_WIDTH = 1_000_000
 """Far from what memory allows, and near enough that no product of two overflows."""
+LEAKY_RELU_SLOPE = 0.01
+"""Slope of leaky_relu for inputs up to 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A Visdom server for the curves of runs, and old runs drawn on it: `python -m mlp_workload.dashboard --help`."""
+"""Starts a Visdom server for the curves of runs, or draws old runs: `python -m mlp_workload.dashboard --help`."""
 
 import ipaddress
 import os
@@ -19,22 +19,22 @@ from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import expand
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.visdom import assets, timed_http
-from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import Unreachable, VisdomServer, host_headers
 from mlp_workload.visdom.serving import http_server
+from mlp_workload.visdom.windows import Drawing, comparison_name, environment_name, trace_name
 
 PROGRAM = "python -m mlp_workload.dashboard"
 ASSETS_SECONDS = 60.0
-"""For fetching what the page is made of, at most."""
+"""Longest time for downloading the files of the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dashboard:
-    """Starts a Visdom server, on this machine only and also without a network; Ctrl-C stops it.
+    """Starts a Visdom server for this machine, also without a network. Ctrl-C stops it.
 
-    With --replay it draws runs from their events.jsonl, finished or interrupted: on the server that answers at this
-    address, or on one that it starts.
+    With --replay it draws finished or interrupted runs from their events.jsonl, on the server at this address. If there
+    is none, it starts one.
     """
 
     host: str = "localhost"
@@ -73,10 +73,10 @@ def main() -> None:
 
 
 def run(options: Dashboard) -> None:
-    """Raises `UserError` where it can't begin."""
+    """Serves or replays as `options` say. Raises `UserError` if it can't start."""
     server = options.server
     for reason in server.ignored:
-        if reason.startswith("VISDOM_USERNAME"):  # nobody gets a server without the login that was asked for
+        if reason.startswith("VISDOM_USERNAME"):  # never start without a login that was asked for
             raise UserError(reason)
         warn(f"{reason}; it is ignored")
     runs = RecordedRun.load_all(options.replay)
@@ -92,25 +92,25 @@ def run(options: Dashboard) -> None:
 
 
 def serve(server: VisdomServer, allowed: set[str], env_path: Path | None, runs: list[RecordedRun]) -> None:
-    """Runs a Visdom server until Ctrl-C. Raises `UserError` if its port or folder is not to be had."""
+    """Runs a Visdom server until Ctrl-C. Raises `UserError` if its port or folder can't be used."""
     folder = _folder(env_path)
     listener = http_server(server, folder, _hosts(server), allowed)
     from tornado.ioloop import IOLoop
 
-    _place_assets()
+    _install_assets()
     try:
         listener.listen(server.port, address=server.host)
     except OSError as error:
         raise UserError(f"cannot listen at {server.host}, port {server.port}: {error.strerror or error}") from None
     if hasattr(os, "nice"):
-        os.nice(19)  # drawing takes next to no time from training
+        os.nice(19)  # leave the cores to training
     loop = IOLoop.current()
 
     def stop(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # for a loop that is blocked
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends a blocked loop
         loop.asyncio_loop.call_soon_threadsafe(loop.stop)  # type: ignore[attr-defined]
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # whose KeyboardInterrupt a finalizer may swallow
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a finalizer could swallow its KeyboardInterrupt
         signal.signal(signal.SIGINT, stop)
     print(one_line(f"Visdom at {server.address}, curves kept in {folder}; Ctrl-C stops it"), flush=True)
     if runs:
@@ -127,7 +127,7 @@ def _replay_here(runs: list[RecordedRun], server: VisdomServer) -> None:
 
 
 def _replay(runs: list[RecordedRun], server: VisdomServer) -> None:
-    """Raises `Unreachable`."""
+    """Draws the runs on the server. Raises `Unreachable`."""
     for recorded in runs:
         comparison = comparison_name(recorded.config, recorded.fact("dataset_digest"))
         names = environment_name(recorded.folder), comparison
@@ -136,15 +136,15 @@ def _replay(runs: list[RecordedRun], server: VisdomServer) -> None:
         for event in recorded.events:
             picture.take(event)
         drawing.complete(picture)
-        places = " and ".join(f"{server.address}/env/{name}" for name in names)
+        pages = " and ".join(f"{server.address}/env/{name}" for name in names)
         lacks = "" if recorded.dataset else f"; {recorded.config.dataset} is gone: no images, no labels"
-        print(one_line(f"{recorded.folder}: {places}{lacks}"), flush=True)
+        print(one_line(f"{recorded.folder}: {pages}{lacks}"), flush=True)
 
 
 def _folder(env_path: Path | None) -> Path:
-    """Makes the folder of the curves; a temporary one if none is named and the home folder can't be written.
+    """Creates the folder of the curves. Without `env_path` and a writable home folder it is a temporary one.
 
-    Raises `UserError` if the one named can't be written.
+    Raises `UserError` if `env_path` can't be written.
     """
     try:
         folder = Path("~/.visdom").expanduser() if env_path is None else expand(env_path)
@@ -160,7 +160,7 @@ def _folder(env_path: Path | None) -> Path:
 
 
 def _hosts(server: VisdomServer) -> set[str]:
-    """The server's own names and ports, as Host headers say them."""
+    """Returns the server's own names and ports, as in Host headers."""
     names = {"localhost", "127.0.0.1", "::1", server.host}
     if not _is_local(server.host):
         names.add(socket.gethostname())
@@ -168,7 +168,7 @@ def _hosts(server: VisdomServer) -> set[str]:
 
 
 def _allowed(server: VisdomServer, names: tuple[str, ...]) -> set[str]:
-    """The same for the `names` of --allow-host. Without a port it is any scheme's own, and the server's."""
+    """Returns the `names` of --allow-host as in Host headers: without a port, at the default ports and the server's."""
     hosts: set[str] = set()
     for name in names:
         parts = re.fullmatch(r"(?:\[([\da-fA-F:.]+)\]|([\w.-]+))(?::(\d{1,5}))?", name)
@@ -181,12 +181,12 @@ def _allowed(server: VisdomServer, names: tuple[str, ...]) -> set[str]:
 
 
 def _is_local(host: str) -> bool:
-    """Raises `UserError` where there is no such host."""
+    """Returns whether all addresses of `host` are of this machine. Raises `UserError` if there is no such host."""
     try:
-        found = {address[0] for *_, address in timed_http.addresses(host, None)}
+        addresses = {address[0] for *_, address in timed_http.addresses(host, None)}
     except OSError as error:
         raise UserError(f"--host {host}: {error.strerror or error}") from None
-    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
+    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in addresses)
 
 
 def _listens(server: VisdomServer) -> bool:
@@ -197,10 +197,10 @@ def _listens(server: VisdomServer) -> bool:
     return True
 
 
-def _place_assets() -> None:
+def _install_assets() -> None:
     static = assets.static_folder()
     try:
-        assets.place(static, ASSETS_SECONDS)
+        assets.install(static, ASSETS_SECONDS)
     except OSError as error:
         warn(f"cannot write what the page needs into {static}: {error.strerror}")
     if lacks := assets.features(assets.missing(static)):

@@ -16,54 +16,53 @@ NATS_PER_UNIT: dict[Base, float] = {"bits": math.log(2), "nats": 1.0}
 
 
 def entropy(p: npt.ArrayLike, base: Base = "bits", check: bool = True) -> Array:
-    """H(p) = -sum p log p of distributions (..., classes), as (...).
+    """Returns H(p) = -sum p log p of distributions (..., classes), as (...).
 
-    `check=False` takes p as it is; the tutorial's third example sums to 1.002 and gives its printed 0.0313 only so.
-    A nan, or the logarithm of a negative number, then makes the result nan.
-    Raises `ValueError` where `check` finds p to be no distribution.
+    `check=False` takes p as it is: the tutorial's third example sums to 1.002, and its printed 0.0313 needs this. A nan
+    or a negative number then makes the result nan. Raises `ValueError` if `check` finds that p is not a distribution.
     """
     return cross_entropy(p, p, base, check)
 
 
 def cross_entropy(p: npt.ArrayLike, q: npt.ArrayLike, base: Base = "bits", check: bool = True) -> Array:
-    """H(p, q) = -sum p log q of distributions (..., classes), as (...): H(p) + KL(p || q).
+    """Returns H(p, q) = -sum p log q of distributions (..., classes), as (...): H(p) + KL(p || q).
 
-    Takes probabilities. `torch.nn.functional.cross_entropy` and the trainers' losses take logits instead.
-    Raises `ValueError` where `check` finds p or q to be no distribution.
+    Takes probabilities; `torch.nn.functional.cross_entropy` and the trainers' losses take logits instead.
+    Raises `ValueError` if `check` finds that p or q is not a distribution.
     """
     p, q = _distributions(check, p=p, q=q)
     return np.asarray((0.0 - _xlogy(p, q).sum(axis=-1)) / NATS_PER_UNIT[base])  # 0 - 0 is 0, and -0 is not
 
 
 def kl_divergence(p: npt.ArrayLike, q: npt.ArrayLike, base: Base = "bits", check: bool = True) -> Array:
-    """KL(p || q) = sum p log(p / q) of distributions (..., classes), as (...).
+    """Returns KL(p || q) = sum p log(p / q) of distributions (..., classes), as (...).
 
     `torch.nn.functional.kl_div(log q, p)` takes its arguments in the other order, and q as logarithms.
-    Raises `ValueError` where `check` finds p or q to be no distribution.
+    Raises `ValueError` if `check` finds that p or q is not a distribution.
     """
     p, q = _distributions(check, p=p, q=q)
     return np.asarray((_xlogy(p, p) - _xlogy(p, q)).sum(axis=-1) / NATS_PER_UNIT[base])
 
 
 def _xlogy(x: Array, y: Array) -> Array:
-    """x log y, and 0 where x is 0 and y a number, as `scipy.special.xlogy` has it."""
+    """Returns x log y, and 0 if x is 0 and y is a number, like `scipy.special.xlogy`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((x == 0) & ~np.isnan(y), 0.0, x * np.log(y))
 
 
 def check_distributions(**distributions: Array) -> None:
-    """Raises `ValueError` as `check_distribution` does, or if they are not over the same number of classes."""
+    """Raises `ValueError` as `check_distribution` does, and if the numbers of classes differ."""
     for name, p in distributions.items():
         check_distribution(name, p)
     classes = {name: p.shape[-1] for name, p in distributions.items()}
-    if len(set(classes.values())) > 1:  # one class would be broadcast
+    if len(set(classes.values())) > 1:  # NumPy would broadcast one class
         raise ValueError(f"expected the same number of classes, got {classes}")
 
 
 def check_distribution(name: str, p: Array) -> None:
-    """Raises `ValueError` where a value of p (..., classes) is negative or nan, or a sum is not 1.
+    """Raises `ValueError` if a value of p (..., classes) is negative or nan, or a sum is not 1.
 
-    Sums may be off by what rounding explains in float32: machine epsilon times the number of classes.
+    Sums may be off by float32 rounding: machine epsilon times the number of classes.
     """
     if not (p >= 0).all():
         raise ValueError(f"{name} holds {p[~(p >= 0)][0]}, expected probabilities of at least 0")

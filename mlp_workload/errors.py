@@ -1,4 +1,4 @@
-"""The one kind of failure that a user can mend."""
+"""Errors that the user can fix, and text made safe for a terminal."""
 
 import contextlib
 import re
@@ -7,22 +7,22 @@ import unicodedata
 from collections.abc import Iterator
 
 LONGEST = 2000
-"""Characters of an error's line."""
+"""Most characters of an error's line."""
 
 NO_THREADS = "the system allows no more processes and threads: raise ulimit -u, or the container's limit of pids"
 
 
 def warn(message: str) -> None:
-    """Says it on standard error; where that can't be, as at a full disk, nothing ends by it."""
+    """Prints a warning to standard error. A failure to print, such as a full disk, is ignored."""
     with contextlib.suppress(OSError):
         print(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 class UserError(Exception):
-    """Something that the person at the terminal can put right, said in one line.
+    """An error that the user can fix, described in one line.
 
-    Every command prints the message without a traceback and ends with exit status 2. Messages quote files and flags;
-    what can't be printed in these is escaped, and the middle of what is long left out.
+    Every command prints the message without a traceback and ends with exit status 2. Unprintable characters of quoted
+    files and flags are escaped, and long messages are shortened in the middle.
     """
 
     def __str__(self) -> str:
@@ -30,10 +30,10 @@ class UserError(Exception):
 
 
 class BadVariable(UserError):
-    """An environment variable stands in the way of the program."""
+    """An environment variable has a value that the program can't work with."""
 
     def __init__(self, variable: str, reason: str) -> None:
-        super().__init__(variable, reason)  # as it is pickled, on its way out of a process
+        super().__init__(variable, reason)  # so that it can be pickled between processes
         self.variable = variable
 
     def __str__(self) -> str:
@@ -41,15 +41,16 @@ class BadVariable(UserError):
 
 
 class PeerLost(UserError):
-    """Another process of this run ended, or can't be reached any more, as the framework says by `error`."""
+    """Another process of this run ended or can't be reached; `error` is the framework's."""
 
     def __init__(self, error: BaseException | str) -> None:
-        super().__init__(str(error))  # as it is pickled
+        super().__init__(str(error))  # so that it can be pickled
         self.__cause__ = error if isinstance(error, BaseException) else None
 
     def __str__(self) -> str:
-        said = re.sub(r"\[\S*/\S*\] ", "", re.split(r"\n|\. ", self.args[0].strip())[0])  # without places in its source
-        return one_line(f"another process of this run ended, or can't be reached ({said})")
+        sentence = re.split(r"\n|\. ", self.args[0].strip())[0]
+        sentence = re.sub(r"\[\S*/\S*\] ", "", sentence)  # lines of the framework's source
+        return one_line(f"another process of this run ended, or can't be reached ({sentence})")
 
 
 def one_line(text: str) -> str:
@@ -58,9 +59,9 @@ def one_line(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Returns `text`, its line ends kept, with each character escaped that steers a terminal or reorders a line.
+    """Returns `text` with all characters escaped that control a terminal or reorder a line; line ends are kept.
 
-    Everything that a server or another person's file says goes through here before it is shown.
+    All text from servers and other people's files passes through here before it is shown.
     """
     return re.sub(r"[^\n -~]", lambda match: _visible(match[0]), text)
 
@@ -72,7 +73,7 @@ def _visible(character: str) -> str:
 
 
 def refusal(error: Exception) -> str:
-    """Returns in plain words why a parser refused content: `error` is the exception that it raised."""
+    """Returns in plain words why a parser raised `error`."""
     match error:
         case RecursionError():
             return "nested too deeply"
@@ -86,14 +87,14 @@ def refusal(error: Exception) -> str:
 
 
 _EXCEPTION = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)", re.M)
-"""Its line comes behind those of the calls, which are indented."""
+"""A traceback, and the line of its exception after the indented lines of the calls."""
 
 
 def why_ended(status: int, stderr: str) -> str:
-    """Returns the line of `stderr` that says why a process ended with `status`.
+    """Returns the line of `stderr` that explains why a process ended with `status`.
 
-    If an exception ended it, this is the exception's own line, with a compiler's first error if there is one: torch and
-    JAX put general advice behind it. Otherwise it is the last line.
+    This is the last exception's own line, with a compiler's first error if there is one; torch and JAX print general
+    advice after it. Without an exception it is the last line.
     """
     lines = [line for line in stderr.splitlines() if line.strip()]
     if status != 1 or not (exceptions := list(_EXCEPTION.finditer(stderr))):
@@ -109,7 +110,7 @@ def _shortened(text: str) -> str:
 
 @contextlib.contextmanager
 def clear_memory_errors() -> Iterator[None]:
-    """Turns running out of memory, a `RuntimeError` of many lines in both frameworks, into a `UserError`."""
+    """Turns out-of-memory errors, in both frameworks a `RuntimeError` of many lines, into a `UserError`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What happens in a run, told to whoever listens."""
+"""Events of a run, and the sinks that receive them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mlp_workload.metrics import Mistakes
 
 @dataclass(frozen=True)
 class RunStarted:
-    """Everything is loaded and compiled; the first step comes next. `facts` are the summary's, as far as known."""
+    """The first step comes next: everything is loaded and compiled. `facts` go into the summary too."""
 
     config: Config
     facts: Mapping[str, Any]
@@ -21,7 +21,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RunResumed:
-    """The run goes on after `step` steps, maybe by the other framework. `facts` are as at its start, now."""
+    """The run goes on after `step` steps, maybe in the other framework. `facts` are those of now."""
 
     config: Config
     facts: Mapping[str, Any]
@@ -30,9 +30,9 @@ class RunResumed:
 
 @dataclass(frozen=True)
 class TrainLosses:
-    """One epoch: `losses` (steps,) are each step's mean over its batch, in nats. Steps and epochs count from 1.
+    """One epoch of training. `losses` (steps,) are the batches' means in nats. Steps and epochs count from 1.
 
-    `labels_digest`, SHA-256 of the labels in the epoch's order, tells whether two runs saw the same batches.
+    `labels_digest` is the SHA-256 of the labels in the epoch's order. It is equal if two runs saw the same batches.
     """
 
     epoch: int
@@ -44,9 +44,9 @@ class TrainLosses:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The test set after `step` steps.
+    """One evaluation of the test set, after `step` steps.
 
-    `test_loss` is the true mean over examples in nats, `article_test_loss` the number that the tutorial prints.
+    `test_loss` is the mean over examples in nats; `article_test_loss` is the number that the tutorial prints.
     """
 
     epoch: int
@@ -65,12 +65,14 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Warned:
+    """A warning for the user."""
+
     message: str
 
 
 @dataclass(frozen=True)
 class RunFinished:
-    """`summary` is what summary.json holds."""
+    """The end of the run. `summary` is the content of summary.json."""
 
     summary: Mapping[str, Any]
 
@@ -79,7 +81,7 @@ Event = RunStarted | RunResumed | TrainLosses | Evaluated | Warned | RunFinished
 
 
 class Sink(Protocol):
-    """Somewhere events go."""
+    """Receives the events of a run."""
 
     def emit(self, event: Event) -> None: ...
 

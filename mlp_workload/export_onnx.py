@@ -1,4 +1,4 @@
-"""A run's network for other programs: `python -m mlp_workload.export_onnx --help`."""
+"""Exports a run's network as ONNX: `python -m mlp_workload.export_onnx --help`."""
 
 import inspect
 import sys
@@ -18,9 +18,9 @@ PROGRAM = "python -m mlp_workload.export_onnx"
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Writes the network of a run as an ONNX model, images (batch, pixels) of bytes to logits (batch, classes).
+    """Writes the network of a run as an ONNX model from images (batch, pixels), uint8, to logits (batch, classes).
 
-    The model normalises the pixels itself, and computes in the run's dtype.
+    The model normalises the pixels and computes in the run's dtype.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -35,8 +35,8 @@ def main() -> None:
 
 
 def run(options: Export) -> None:
-    """Raises `UserError` where there is no such run or OUT can't be written, which then is not there."""
-    from mlp_workload.predict.onnx_model import onnx_model  # onnx may be missing, which `main` says
+    """Writes the model. Raises `UserError` if there is no such run or OUT can't be written; then OUT is not created."""
+    from mlp_workload.predict.onnx_model import onnx_model  # `main` reports a missing onnx
 
     trained = Trained.load(options.run)
     model = onnx_model(trained.config, trained.parameters)

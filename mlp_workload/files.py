@@ -1,4 +1,4 @@
-"""Paths as users type them, files that may come from elsewhere, and files that are there whole or not at all."""
+"""Paths from users, files of any origin, and atomic writes."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ from mlp_workload.environment.cgroup import ROOT, memory_limit
 from mlp_workload.errors import UserError, refusal
 
 _PLAIN = set(string.printable[:95]) - {"'", "\\"}
-"""Characters that stand for themselves within $'...'."""
+"""Characters that need no escape within $'...'."""
 _KINDS: Mapping[int, str] = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -29,11 +29,11 @@ _KINDS: Mapping[int, str] = {
 }
 
 LARGEST_JSON = 2**26
-"""Bytes; a benchmark's results take a few hundred kilobytes."""
+"""Most bytes of a JSON file; a benchmark's results take a few hundred kilobytes."""
 
 
 def expand(path: Path) -> Path:
-    """`path` with the home folder for a leading ~. Raises `UserError` where there is no such user."""
+    """Returns `path` with a leading ~ replaced by the home folder. Raises `UserError` if there is no such user."""
     try:
         return path.expanduser()
     except RuntimeError as error:
@@ -41,9 +41,9 @@ def expand(path: Path) -> Path:
 
 
 def shell_quoted(path: Path) -> str:
-    """`path` as an argument of a command that can be pasted into a shell, and means there what it means here."""
+    """Returns `path` quoted for a shell command."""
     text = str(path)
-    if text.startswith(("-", "~")):  # else read as a flag, or as a home folder by `expand`
+    if text.startswith(("-", "~")):  # else it would be a flag, or a home folder
         text = os.path.abspath(text)
     if text.isprintable():
         return shlex.quote(text)
@@ -51,10 +51,10 @@ def shell_quoted(path: Path) -> str:
 
 
 def open_regular(path: Path, mode: str = "rb", buffering: int = -1) -> io.BufferedRandom:
-    """Opens a file of any origin, in a binary mode; nothing that a program could wait on for ever.
+    """Opens a regular file in a binary mode. It refuses anything that a program could wait on for ever.
 
-    Raises `OSError`, which tells what else it is (a named pipe, a device, a socket, a folder), or why it can't be
-    opened; `FileNotFoundError` only if nothing has this name, not for a link that leads nowhere.
+    Raises `OSError` if it can't be opened, or is a named pipe, a device, a socket, a folder or a dangling link.
+    `FileNotFoundError` means that nothing has this name.
     """
     return cast(io.BufferedRandom, open(path, mode, buffering, opener=_regular))
 
@@ -74,7 +74,7 @@ def _regular(path: str, flags: int) -> int:
 
 
 def read_at_most(path: Path, size: int) -> bytes:
-    """The content of a file that `open_regular` opens. Raises `UserError`, also if it has more than `size` bytes."""
+    """Returns the content of a regular file. Raises `UserError` if it can't be read or has more than `size` bytes."""
     try:
         with open_regular(path) as file:
             content = file.read(size + 1)
@@ -86,12 +86,12 @@ def read_at_most(path: Path, size: int) -> bytes:
 
 
 def reason(error: OSError) -> str:
-    """The system's words, without the path."""
+    """Returns the system's message, without the path."""
     return "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
 
 
 def check_fits_memory(size: int, source: str, system: Path = ROOT) -> None:
-    """Raises `UserError` if `size` bytes and a copy of them are more than the memory of this machine or container."""
+    """Raises `UserError` if twice `size` bytes exceed the memory of this machine or container."""
     limits = [limit[0]] if (limit := memory_limit(system)) else []
     if hasattr(os, "sysconf"):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -100,7 +100,7 @@ def check_fits_memory(size: int, source: str, system: Path = ROOT) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """So that the names in it outlast a power cut; where the system can't, as on Windows, it does nothing."""
+    """Syncs a folder, so that its entries survive a power cut. Does nothing on Windows, which lacks this."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -114,19 +114,21 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_half_written(path: Path) -> bool:
-    """Whether `write_atomically` left it, because its process was killed."""
+    """Returns whether `path` is a temporary file that `write_atomically` left when its process was killed."""
     return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None and path.is_file()
 
 
 def remove_half_written(folder: Path) -> None:
-    """What `write_atomically` left in `folder` where its process was killed."""
+    """Removes the temporary files that `write_atomically` left in `folder` when its process was killed."""
     for path in filter(is_half_written, folder.glob(".*.tmp")):
         path.unlink()
 
 
 def lock_file(descriptor: int) -> None:
-    """Locks an open file until it is closed. Raises `BlockingIOError` if another process has it locked, and another
-    `OSError` if the file system has no locks."""
+    """Locks an open file until it is closed.
+
+    Raises `BlockingIOError` if another process holds the lock, and another `OSError` if the file system has no locks.
+    """
     if sys.platform == "win32":
         import msvcrt
 
@@ -141,11 +143,11 @@ def lock_file(descriptor: int) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` beside `path`, syncs it, and renames it into place. Raises `OSError` with `path` untouched."""
+    """Writes `content` to a temporary file, syncs it and renames it to `path`. An `OSError` leaves `path` untouched."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # no pipe or link that somebody laid there
+        with temporary.open("xb") as file:  # not through a pipe or link that somebody put there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -156,13 +158,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes `content` for people and programs, whole or not at all. Raises `UserError` where it can't."""
+    """Writes `content` as indented JSON, atomically. Raises `UserError` if it can't."""
     with clear_write_errors(path):
         write_atomically(path, (to_json(content, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json`, or another program, wrote. Raises `UserError` where it can't be read or is no JSON."""
+    """Returns the content of a JSON file. Raises `UserError` if it can't be read or is not JSON."""
     try:
         return json.loads(read_at_most(path, LARGEST_JSON))
     except (ValueError, RecursionError) as error:
@@ -171,7 +173,7 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def clear_write_errors(path: Path) -> Iterator[None]:
-    """Turns a full disk, a missing permission and their like into a `UserError` that names what was being written."""
+    """Turns errors such as a full disk or a missing permission into a `UserError` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -179,7 +181,7 @@ def clear_write_errors(path: Path) -> Iterator[None]:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """As `json.dumps`, but numbers that JSON lacks (nan and the infinities) become null."""
+    """Returns `value` as JSON. Numbers that JSON lacks (nan and infinities) become null."""
     return json.dumps(_finite(value), allow_nan=False, indent=indent)
 
 
@@ -197,7 +199,10 @@ def _finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def new_file(flag: str, path: Path | None) -> Iterator[Path | None]:
-    """Claims `path`, expanded, before any work, so that nothing is overwritten; leaves none where the work fails."""
+    """Creates the file `path` and yields it, expanded. If the work inside fails, an empty file is removed again.
+
+    Raises `UserError` if the file exists or can't be created.
+    """
     if path is None:
         yield None
         return
@@ -218,7 +223,7 @@ def new_file(flag: str, path: Path | None) -> Iterator[Path | None]:
 
 
 def empty_folder(flag: str, path: Path | None) -> Path | None:
-    """`path`, expanded: a folder that is empty or yet to be made. Raises `UserError` where there is something."""
+    """Returns `path`, expanded. Raises `UserError` if it is neither an empty folder nor a new name."""
     if path is None:
         return None
     path = expand(path)

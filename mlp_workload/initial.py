@@ -1,4 +1,4 @@
-"""Initial weights by named schemes, as NumPy arrays: what each framework's own initialiser must match."""
+"""Initial weights by named schemes, as NumPy arrays. Each framework's own initializer must match them."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -13,12 +13,14 @@ Initialization = Literal["torch_linear", "kaiming_normal", "flax_linear"]
 Layer = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 TRUNCATED_STD = 0.87962566103423978
-"""Standard deviation of a standard normal cut off at +-2; JAX divides by it to keep the variance that it promises."""
+"""Standard deviation of a standard normal cut off at +-2. JAX divides by it to keep the variance."""
 
 
 def initial_parameters(initialization: Initialization, widths: Sequence[int], seed: int) -> Parameters:
-    """The float64 starting weights of an MLP of these widths under canonical names; the same on every machine."""
-    np.empty(sum(fan_in * fan_out for fan_in, fan_out in pairwise(widths)))  # fails at once where it does not fit
+    """Returns float64 weights of an MLP of these widths, under canonical names, equal on every machine."""
+    np.empty(
+        sum(fan_in * fan_out for fan_in, fan_out in pairwise(widths))
+    )  # fails at once if it does not fit in memory
     rng = np.random.default_rng(seed)
     parameters: Parameters = {}
     for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
@@ -28,25 +30,27 @@ def initial_parameters(initialization: Initialization, widths: Sequence[int], se
 
 
 def torch_linear(rng: np.random.Generator, fan_in: int, fan_out: int) -> Layer:
-    """`torch.nn.Linear`'s default: weight (fan_out, fan_in) and bias (fan_out,) uniform in +-1/sqrt(fan_in).
+    """Draws weight (fan_out, fan_in) and bias (fan_out,) uniform in +-1/sqrt(fan_in), `torch.nn.Linear`'s default.
 
-    Torch comes by it through `kaiming_uniform_(a=sqrt(5))`: bound = sqrt(6 / ((1 + a^2) fan_in)).
+    Torch computes the bound by `kaiming_uniform_(a=sqrt(5))`: bound = sqrt(6 / ((1 + a^2) fan_in)).
     """
     bound = fan_in**-0.5
     return rng.uniform(-bound, bound, (fan_out, fan_in)), rng.uniform(-bound, bound, fan_out)
 
 
 def kaiming_normal(rng: np.random.Generator, fan_in: int, fan_out: int) -> Layer:
-    """`torch.nn.init.kaiming_normal_`'s default: normal of variance 2 / fan_in, not truncated; zero biases.
+    """Draws normal weights of variance 2 / fan_in, `torch.nn.init.kaiming_normal_`'s default; biases are zero.
 
-    He et al. 2015, equation 10. `jax.nn.initializers.he_normal` has the same variance but cuts off at 2 deviations.
+    He et al. 2015, equation 10. `jax.nn.initializers.he_normal` has this variance, but truncates.
     """
     return rng.normal(0.0, (2 / fan_in) ** 0.5, (fan_out, fan_in)), np.zeros(fan_out)
 
 
 def flax_linear(rng: np.random.Generator, fan_in: int, fan_out: int) -> Layer:
-    """Flax's default for `Linear`, `lecun_normal`: normal of variance 1 / fan_in cut off at +-2 deviations of the
-    uncut normal, rescaled to that variance; zero biases."""
+    """Draws weights by `lecun_normal`, the default of Flax's `Linear`; biases are zero.
+
+    They are normal, truncated at +-2 standard deviations and rescaled to variance 1 / fan_in.
+    """
     normal = rng.normal(size=(fan_out, fan_in))
     while (outside := np.abs(normal) > 2).any():
         normal[outside] = rng.normal(size=int(outside.sum()))

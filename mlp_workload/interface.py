@@ -27,6 +27,7 @@ from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
 
 Array = npt.NDArray[Any]
+Losses = npt.NDArray[np.floating[Any]]
 
 
 class Implementation(Protocol):
@@ -60,20 +61,18 @@ class Trainer(Implementation, Protocol):
     """What a framework must provide: the methods below and the properties of `Implementation`.
 
     Arrays come and go as NumPy's, parameters under the names of `mlp_workload.weights`, all in the run's dtype. The
-    parity check asks for `state`, `load_state`, `trace_step`, `run_epoch` and `evaluate`; training for the others too.
+    parity check asks for `state`, `load_state`, `trace_step`, `train_steps`, `evaluate`; training for all.
     """
 
     def compile(self) -> None:
         """Makes everything ready, so that the first epoch takes as long as the others."""
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        """Trains once over the training set in `order` (n,); the losses (steps,) when all is computed."""
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        """Trains on the examples `order` (n,), from batch `first` to before `last`, by default to the end.
 
-    def compile_steps(self) -> None:
-        """Makes `run_steps` ready too, after `compile`."""
-
-    def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
-        """A part of `run_epoch`, with its bits: from batch `first`, counted from 0, to before `last`."""
+        Batches count from 0. Returns their losses (steps,) when all is computed. The bits do not depend on how an epoch
+        is divided into calls.
+        """
 
     def evaluate(self) -> Evaluation:
         """Of the whole test set, with the weights of now."""
@@ -92,7 +91,7 @@ class Trainer(Implementation, Protocol):
         """The largest of what the processes of the run give at this point, each a whole number of 32 bits."""
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Mapping[str, Array]:
-        """Trains on the examples `batch` (b,), as `run_epoch` does with each of its batches; returns `step_tensors`."""
+        """Trains on the examples `batch` (b,), as `train_steps` does on each batch; returns `step_tensors`."""
 
 
 MakeTrainer = Callable[[Config, Dataset, Parameters | None], Trainer]
@@ -101,13 +100,13 @@ the wanted device is not there."""
 
 
 Framework = Callable[[Config], AbstractContextManager[MakeTrainer]]
-"""What a package has as `train.framework`, for its own command and for `mlp_compare.parity --sides`.
+"""What a side's package has as `train.framework`, for its own command and for comparisons.
 
 Imports what it takes; all that a trainer does happens within the context. It raises `PeerLost` where another process
 of the run is not there any more."""
 
 
-class Ensemble(Implementation, Protocol):
+class SeedsTrainer(Implementation, Protocol):
     """What a framework must provide: some models that train together."""
 
     @property
@@ -120,7 +119,7 @@ class Ensemble(Implementation, Protocol):
     def start(self, seeds: Sequence[int]) -> None:
         """Begins anew, with a model for each of these seeds: by the framework's initialiser or from given weights."""
 
-    def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
         """Trains each model once over the training set in its row of `orders` (models, n); losses (models, steps)."""
 
     def evaluate(self) -> list[Evaluation]: ...
@@ -129,7 +128,7 @@ class Ensemble(Implementation, Protocol):
         """Copies of each model's weights under canonical names."""
 
 
-MakeEnsemble = Callable[[Config, Dataset, Parameters | None], Ensemble]
+MakeSeedsTrainer = Callable[[Config, Dataset, Parameters | None], SeedsTrainer]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an evaluation says, from sums and counts: never a mean of means."""
+"""Metrics of an evaluation, from sums and counts: never a mean of means."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from mlp_workload.errors import UserError
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Test examples that were taken for another class: their numbers in the test set, and the class, both (n,)."""
+    """Misclassified test examples: their indices in the test set and their predicted classes, both (n,)."""
 
     examples: Sequence[int]
     predictions: Sequence[int]
 
     def predicted(self, labels: npt.NDArray[np.integer[Any]], classes: int) -> npt.NDArray[np.integer[Any]]:
-        """The predictions (m,) for test examples of these `labels` (m,): the labels, but for the mistakes.
+        """Returns the predictions (m,) for test examples with `labels` (m,): the labels, except for the mistakes.
 
-        Raises `UserError` where there is no such example, or a prediction that is none of the `classes`.
+        Raises `UserError` if an example or a predicted class does not exist.
         """
         if max(self.examples, default=0) >= len(labels) or max(self.predictions, default=0) >= classes:
             raise UserError(f"mistakes of a test set other than one of {len(labels)} examples in {classes} classes")
@@ -35,9 +35,9 @@ def weighted_means(
     weights: npt.NDArray[Any],
     starts: Sequence[int] | npt.NDArray[np.integer[Any]] = (0,),
 ) -> npt.NDArray[np.float64]:
-    """Weighted means of neighbouring `values` (n,), one for each group; `starts` are the indices where groups begin.
+    """Returns the weighted means of groups of neighbouring `values` (n,). Groups begin at the indices `starts`.
 
-    A mean whose sum overflows is an infinity, or nan.
+    A mean whose sum overflows is infinite or nan.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         means: npt.NDArray[np.float64] = np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts)
@@ -45,7 +45,7 @@ def weighted_means(
 
 
 def group_means(values: npt.NDArray[np.float64], weights: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:
-    """Weighted means of neighbouring `values` (n,), `size` to a group; the last group may be smaller.
+    """Returns the weighted means of groups of `size` neighbouring `values` (n,). The last group may be smaller.
 
     A mean whose sum overflows is nan.
     """
@@ -58,34 +58,34 @@ def group_means(values: npt.NDArray[np.float64], weights: npt.NDArray[Any], size
 def confusion_matrix(
     labels: npt.NDArray[np.integer[Any]], predictions: npt.NDArray[np.integer[Any]], classes: int
 ) -> npt.NDArray[np.int64]:
-    """(classes, classes): how many of the examples (n,) of the row's label were taken for the column's."""
+    """Returns counts (classes, classes): examples with the row's label that were predicted as the column's."""
     flat = labels.astype(np.int64) * classes + predictions
     return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
 
 
 @dataclass(frozen=True)
 class Recall:
-    """How many of a class's examples were recognised."""
+    """Recall of one class."""
 
     name: str
     correct: int
     examples: int
 
     @property
-    def share(self) -> float | None:
-        """None for a class without examples."""
+    def fraction(self) -> float | None:
+        """The recall as a fraction; None for a class without examples."""
         return self.correct / self.examples if self.examples else None
 
     @property
     def brief(self) -> str:
-        return "0 of 0" if self.share is None else f"{self.share:.1%}"
+        return "0 of 0" if self.fraction is None else f"{self.fraction:.1%}"
 
     def __str__(self) -> str:
-        return self.brief if self.share is None else f"{self.correct} of {self.examples} = {self.share:.2%}"
+        return self.brief if self.fraction is None else f"{self.correct} of {self.examples} = {self.fraction:.2%}"
 
 
 def recalls(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> list[Recall]:
-    """The recall of each class, from a confusion matrix (classes, classes)."""
+    """Returns the recall of each class, from a confusion matrix (classes, classes)."""
     return [
         Recall(name, int(row[label]), int(row.sum()))
         for label, (name, row) in enumerate(zip(names, confusion, strict=True))
@@ -93,17 +93,20 @@ def recalls(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> list[Reca
 
 
 def worst(recalls: Iterable[Recall]) -> Recall:
-    """The first one with the smallest share, among those of classes with examples."""
-    return min((one for one in recalls if one.examples), key=lambda one: one.correct / one.examples)
+    """Returns the first one with the smallest fraction, among classes with examples."""
+    return min((recall for recall in recalls if recall.examples), key=lambda recall: recall.correct / recall.examples)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """One pass over a test set of n examples, each counted once.
 
-    `losses` (n,) are cross-entropies in nats without label smoothing, in the run's dtype; `predictions` (n,) the first
-    largest logit; `labels` (n,) the truth; `positive` (classes,) whether a logit, after the last activation, was above
-    0 for at least one example; `margins` (n,) by how much the largest logit exceeds the next, in the run's dtype.
+    Attributes:
+        losses: (n,) cross-entropies in nats, without label smoothing, in the run's dtype.
+        predictions: (n,) index of the largest logit, the first if several are equal.
+        labels: (n,) true classes.
+        positive: (classes,) whether a logit, after the last activation, was above 0 for at least one example.
+        margins: (n,) distance of the largest logit from the next, in the run's dtype.
     """
 
     losses: npt.NDArray[np.floating[Any]]
@@ -114,7 +117,7 @@ class Evaluation:
 
     @classmethod
     def of_parts(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
-        """Of a test set whose examples are in one of the `parts` each, in order."""
+        """Joins evaluations of consecutive parts of a test set."""
         losses, predictions, labels, margins = (
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("losses", "predictions", "labels", "margins")
@@ -140,14 +143,14 @@ class Evaluation:
 
     @cached_property
     def loss(self) -> float:
-        """True mean over examples, in nats, summed in float64."""
+        """Mean over examples in nats, summed in float64."""
         return float(self.losses.sum(dtype=np.float64)) / self.examples
 
     def article_loss(self, batch_size: int) -> float:
-        """The number that the tutorial prints as "average loss".
+        """Returns the number that the tutorial prints as "average loss".
 
-        It adds up the batches' mean losses and divides by the number of examples, so that it is the true mean over
-        the batch size where batches are of one size: ten equal logits at batch 200 give ln(10) / 200 = 0.011513.
+        It is the sum of the batches' mean losses over the number of examples. With equal batches this is the true mean
+        over the batch size: ten equal logits at batch 200 give ln(10) / 200 = 0.011513.
         """
         starts = np.arange(0, self.examples, batch_size)
         sums = np.add.reduceat(self.losses.astype(np.float64), starts)
@@ -155,15 +158,15 @@ class Evaluation:
 
     @cached_property
     def confusion(self) -> npt.NDArray[np.int64]:
-        """(classes, classes): how many examples of the row's label were taken for the column's."""
+        """Counts (classes, classes): examples with the row's label that were predicted as the column's."""
         return confusion_matrix(self.labels, self.predictions, len(self.positive))
 
     @property
     def lost_classes(self) -> list[int]:
-        """Labels that occur and are never predicted rightly: recall 0."""
+        """Labels that occur and are never predicted correctly: recall 0."""
         return np.flatnonzero((self.confusion.sum(axis=1) > 0) & (self.confusion.diagonal() == 0)).tolist()
 
     @property
     def never_positive(self) -> list[int]:
-        """Logits that are not above 0 for any example; behind a ReLU they have no gradient left to learn from."""
+        """Logits that are above 0 for no example; after a ReLU they have no gradient to learn from."""
         return np.flatnonzero(~self.positive).tolist()

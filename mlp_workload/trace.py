@@ -1,4 +1,4 @@
-"""The former place of `twincheck.Trace` and `twincheck.rename`, for one more release."""
+"""Former module of `twincheck.Trace` and `twincheck.rename`, kept for one release."""
 
 from twincheck.trace import Trace, rename
 

@@ -1,6 +1,7 @@
-"""The canonical names and layouts of parameters, and their safetensors files.
+"""Canonical names and layouts of parameters, and their safetensors files.
 
-`layers.0.weight` (fan_out, fan_in) and `layers.0.bias` (fan_out,), counted from the input: torch's convention.
+The names are `layers.0.weight` (fan_out, fan_in) and `layers.0.bias` (fan_out,), counted from the input: torch's
+convention.
 """
 
 import json
@@ -25,7 +26,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def parameter_shapes(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes, in order from the input, of an MLP of these widths: (784, 200, 200, 10) has three layers."""
+    """Returns names and shapes, from the input on, of an MLP of these widths: (784, 200, 200, 10) has three layers."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
         shapes[f"layers.{layer}.weight"] = (fan_out, fan_in)
@@ -34,14 +35,14 @@ def parameter_shapes(widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
 
 
 def check(parameters: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """Raises `UserError`, naming the tensor, where one is missing, extra, misshapen, not floating or not finite."""
+    """Raises `UserError`, naming the tensor, if one is missing, extra, misshapen, not floating or not finite."""
     check_shapes({name: array.shape for name, array in parameters.items()}, shapes, source)
     for problem in _problems(parameters, shapes):
         raise UserError(f"{source}: {problem}")
 
 
 def check_shapes(found: Shapes, expected: Shapes, source: str) -> None:
-    """Raises `UserError`, naming the tensor, where one is missing, extra or misshapen."""
+    """Raises `UserError`, naming the tensor, if one is missing, extra or misshapen."""
     for name in sorted(expected.keys() - found.keys()):
         raise UserError(f"{source}: {name} is missing")
     for name in sorted(found.keys() - expected.keys()):
@@ -62,16 +63,15 @@ def _problems(parameters: Mapping[str, Array], shapes: Shapes) -> Iterator[str]:
 
 
 def save_weights(path: Path, parameters: Parameters) -> None:
-    """Writes a safetensors file, whole or not at all."""
+    """Writes a safetensors file atomically."""
     write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in parameters.items()}))
 
 
 def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str | None = None) -> Parameters:
-    """Reads a safetensors file that must hold exactly `shapes`, in float32 or float64, all finite, also in `dtype`.
+    """Reads a safetensors file that holds exactly `shapes`, in float32 or float64, finite also in `dtype`.
 
-    The arrays come back in `dtype`, by default in the file's.
-
-    Raises `UserError`, naming the file and the tensor, where it does not.
+    Returns the arrays in `dtype`, by default the file's. Raises `UserError`, naming the file and the tensor, if the
+    file does not fit.
     """
     parameters, _ = read_safetensors(path, "safetensors file", lambda found: check_shapes(found, shapes, str(path)))
     check(parameters, shapes, str(path))
@@ -85,16 +85,16 @@ _TYPES = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8",
     "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8",
 }  # fmt: skip
-"""NumPy's by the format's names; the format has others, such as BF16 and F8_E4M3."""
+"""NumPy's types by the format's names; the format has others, such as BF16 and F8_E4M3."""
 
 
 def read_safetensors(
     path: Path, kind: str, check: Callable[[Shapes], None] = lambda shapes: None
 ) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, str]]:
-    """The tensors by name, and the metadata. `check` is given the shapes before any tensor is read.
+    """Returns the tensors by name, and the metadata. Calls `check` with the shapes before any tensor is read.
 
-    Raises `UserError`, naming the file, where it is no readable `kind`; its cause is an `OSError` or `MemoryError` if
-    what is in the file could not be found out.
+    Raises `UserError`, naming the file, if it is not a readable `kind`. The error's cause is an `OSError` or
+    `MemoryError` if the content could not be read.
     """
     try:
         with open_regular(path) as file:
@@ -106,7 +106,7 @@ def read_safetensors(
             check({name: tuple(tensor["shape"]) for name, tensor in about.items()})
             check_fits_memory(path.stat().st_size, str(path))
             tensors = {}
-            for name, tensor in about.items():  # not through a map of the file, of which an I/O error ends the process
+            for name, tensor in about.items():  # not by mmap: an I/O error there kills the process
                 if tensor["dtype"] not in _TYPES:
                     raise UserError(f"{path}: {name} is {tensor['dtype']}, which NumPy lacks: save it in float32")
                 tensors[name] = np.empty(tensor["shape"], _TYPES[tensor["dtype"]])
@@ -131,7 +131,7 @@ _NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,8})(?![0-9])")
 def load_layers(path: Path) -> Parameters:
     """Reads a safetensors file of parameters under canonical names, of any widths, from the input on.
 
-    Raises `UserError`, naming the file and the tensor, where it is none.
+    Raises `UserError`, naming the file and the tensor, if it is not one.
     """
     arrays, _ = read_safetensors(path, "safetensors file")
     parameters = find_layers(arrays, str(path))
@@ -140,13 +140,13 @@ def load_layers(path: Path) -> Parameters:
 
 
 def find_layers(arrays: Mapping[str, Array], source: str) -> Parameters:
-    """`arrays` under canonical names, from the input on.
+    """Returns `arrays` under canonical names, from the input on.
 
-    By their own names they are `PATH.weight` (fan_out, fan_in) and `PATH.bias` (fan_out,). If the paths differ only in
-    their numbers, such as `model.0` and `model.2`, `fc1` and `fc2` or `layers.0.linear` and `layers.1.linear`, the
-    numbers tell the order. Otherwise, as for `hidden` and `out`, it is that of `arrays`.
+    Their own names are `PATH.weight` (fan_out, fan_in) and `PATH.bias` (fan_out,). If the paths differ only in their
+    numbers, such as `model.0` and `model.2`, `fc1` and `fc2` or `layers.0.linear` and `layers.1.linear`, the numbers
+    give the order. Otherwise, as for `hidden` and `out`, the order is that of `arrays`.
 
-    Raises `UserError`, naming the array, where one is missing, extra, misshapen, not floating or not finite.
+    Raises `UserError`, naming the array, if one is missing, extra, misshapen, not floating or not finite.
     """
     layers = _layers(arrays, source)
     names = [name for layer in layers for name in layer]
@@ -169,13 +169,13 @@ def find_layers(arrays: Mapping[str, Array], source: str) -> Parameters:
 
 
 def layer_widths(parameters: Parameters) -> tuple[int, ...]:
-    """Of all layers of an MLP with these parameters, input and output included."""
+    """Returns the widths of an MLP with these parameters, input and output included."""
     weights = [array for array in parameters.values() if array.ndim == 2]
     return (weights[0].shape[1], *(weight.shape[0] for weight in weights))
 
 
 def _layers(names: Iterable[str], source: str) -> list[tuple[str, str]]:
-    """The names of each layer's weight and bias, in order. Raises `UserError` if there is another among `names`."""
+    """Returns the names of each layer's weight and bias, in order. Raises `UserError` for any other name."""
     paths = {name: match["path"] if (match := _NAME.fullmatch(name)) else "" for name in names}
     forms = Counter(_NUMBER.sub("N", path) for path in paths.values() if path)
     if not forms:

@@ -1,1 +1,1 @@
-"""The MLP in PyTorch, the original that JAX is held against. Never imports jax."""
+"""The MLP in PyTorch, the reference for the JAX side. Never imports jax."""

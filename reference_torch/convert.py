@@ -1,4 +1,4 @@
-"""Weights between this project's files and torch's: `python -m reference_torch.convert --help`."""
+"""Converts weights between safetensors and torch's files: `python -m reference_torch.convert --help`."""
 
 import inspect
 import sys
@@ -20,10 +20,10 @@ _TORCH = (".pt", ".pth")
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """Turns a run's weights.safetensors into a state_dict of the tutorial's nn.Module, or the state_dict of any linear
-    layers, one after the other, into a file that --initial-weights takes.
+    """Converts a run's weights.safetensors into a state_dict of the tutorial's nn.Module, or the state_dict of a stack
+    of linear layers into a file for --initial-weights.
 
-    The suffixes tell which: .safetensors, and .pt or .pth. The numbers stay the same, byte for byte; float16 and
+    The suffixes .safetensors and .pt or .pth tell the direction. The numbers stay the same, byte for byte; float16 and
     bfloat16 are widened to float32.
     """
 
@@ -46,8 +46,8 @@ def main() -> None:
 
 
 def run(options: Conversion) -> None:
-    """Raises `UserError` where IN can't be read or OUT can't be written, which then is not there."""
-    from reference_torch import state_dict  # torch only after the names are known to be right
+    """Converts IN to OUT. Raises `UserError` if IN can't be read or OUT can't be written; then OUT is not created."""
+    from reference_torch import state_dict  # torch is imported after the names are checked
 
     source = expand(options.source)
     from_torch = source.suffix in _TORCH

@@ -1,11 +1,7 @@
-"""Training in PyTorch by several processes, each with one device: `DistributedDataParallel`."""
+"""Training in PyTorch by several processes, each with one device, through `DistributedDataParallel`."""
 
-import contextlib
-import re
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,92 +13,56 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import PeerLost, UserError
-from mlp_workload.interface import MakeTrainer
+from mlp_workload.interface import Losses
 from mlp_workload.metrics import Evaluation
-from mlp_workload.run.joining import join_others
-from mlp_workload.run.signals import Stopped
 from mlp_workload.weights import Parameters
-from reference_torch.distributed import Rank
+from reference_torch.distributed import ProcessGroup
 from reference_torch.loss import IGNORED
 from reference_torch.model import HandWritten
 from reference_torch.step import normalize
 from reference_torch.trainer import Trainer, gather
 
-_SECONDS = 45
-"""How long a process waits for another."""
-_LOST = r"gloo|nccl|connection|peer|timed? ?out|store"
-"""In what torch says where a process is not there any more."""
 
+class DataParallelTrainer(Trainer):
+    """Trains on its slice of each batch and tests on its slice of the test set; returns results for the whole."""
 
-@contextlib.contextmanager
-def joined(rank: Rank, config: Config) -> Iterator[MakeTrainer]:
-    """Joined with the other processes until all are done. Raises `UserError` where they don't come, or there is no GPU
-    for this one, and `PeerLost` where one ends before."""
-    backend = "gloo"
-    if config.device != "cpu" and torch.cuda.is_available():
-        backend = "cpu:gloo,cuda:nccl"
-        if rank.local >= (seen := torch.cuda.device_count()):
-            raise UserError(f"--devices {config.devices}: torch sees {seen} GPUs for the processes of this machine")
-        torch.cuda.set_device(rank.local)
-    join = partial(
-        distributed.init_process_group,
-        backend,
-        rank=rank.rank,
-        world_size=rank.world,
-        timeout=timedelta(seconds=_SECONDS),
-    )
-    try:
-        join_others(rank.world, join)
-    except ValueError as error:
-        raise UserError(f"several processes need torchrun ({error})") from error
-    try:
-        yield partial(RankTrainer, rank)
-    except Stopped:
-        distributed.destroy_process_group()
-        raise
-    except RuntimeError as error:
-        if re.search(_LOST, str(error), re.I):
-            raise PeerLost(error) from error
-        raise
-    distributed.destroy_process_group()
-
-
-class RankTrainer(Trainer):
-    """Trains on its slice of each batch, and tests on its slice of the test set; what it returns is of the whole."""
-
-    def __init__(self, rank: Rank, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
+    def __init__(self, group: ProcessGroup, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         on_gpu = config.device != "cpu" and torch.cuda.is_available()
-        super().__init__(replace(config, devices=1, gpu=rank.local if on_gpu else None), dataset, initial)
-        self._rank = rank
+        super().__init__(replace(config, devices=1, gpu=group.local_process if on_gpu else None), dataset, initial)
+        self._group = group
         self._module = AsModule(self._model) if isinstance(self._model, HandWritten) else self._model
         self._optimizer = self._make_optimizer()
 
     @cached_property
     def _parallel(self) -> DistributedDataParallel:
-        """Made at the first step, when the processes are known to be alike: it would end with a model of other shapes
-        in its own words, and take the first process's weights for others."""
+        """The model, wrapped at the first step, when the processes are known to have equal weights.
+
+        The wrapper would overwrite other weights with those of the first process, and fail on other shapes.
+        """
         return DistributedDataParallel(self._module)
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        losses = torch.tensor(super().run_epoch(order))
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        losses = torch.tensor(super().train_steps(order, first, last))
         distributed.all_reduce(losses)
-        return losses.numpy() / self._rank.world
+        return losses.numpy() / self._group.processes
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
         return self._update(self._loss(batch))
 
     def _loss(self, batch: torch.Tensor) -> torch.Tensor:
-        """Of this process's slice: so that the mean over the processes, which DistributedDataParallel takes of the
-        gradients, is the mean over the batch, whatever the slices' sizes; one may be empty."""
+        """Returns the summed loss of this process's slice, times processes / batch size.
+
+        `DistributedDataParallel` averages gradients over the processes. Scaled so, the average is the mean over the
+        batch for slices of any size, also if one is empty.
+        """
         own = self._slice(batch)
         logits = self._parallel(normalize(self._config, gather(self._images, own)))
         labels, smoothing = gather(self._labels, own), self._config.label_smoothing
         total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing, ignore_index=IGNORED)
-        return total * (self._rank.world / len(batch))
+        return total * (self._group.processes / len(batch))
 
     def evaluate(self) -> Evaluation:
-        parts: list[Any] = [None] * self._rank.world
+        parts: list[Any] = [None] * self._group.processes
         distributed.all_gather_object(parts, self._evaluation(*map(self._slice, self._test)))
         return Evaluation.of_parts(parts)
 
@@ -112,11 +72,11 @@ class RankTrainer(Trainer):
         return int(numbers)
 
     def _slice(self, examples: torch.Tensor) -> torch.Tensor:
-        return examples.tensor_split(self._rank.world)[self._rank.rank]
+        return examples.tensor_split(self._group.processes)[self._group.process]
 
 
 class AsModule(nn.Module):
-    """A hand-written model as `DistributedDataParallel` takes it: its tensors become parameters."""
+    """Wraps a hand-written model for `DistributedDataParallel`: its tensors become parameters of a module."""
 
     def __init__(self, model: HandWritten) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The device that PyTorch computes on, and how."""
+"""The device that PyTorch computes on, and its settings."""
 
 import os
 
@@ -9,18 +9,18 @@ from mlp_workload.environment.description import quota_cores
 from mlp_workload.errors import UserError
 
 _TORCH_PRECISION = {"highest": "highest", "tf32": "high", "bf16": "high"}
-"""With bf16 the operands are rounded before, and then TF32 multiplies them as they are: `Bf16Product`."""
+"""For bf16 `Bf16Product` rounds the operands, which TF32 then multiplies without rounding them."""
 _WORKSPACES = (":4096:8", ":16:8")
-"""With which cuBLAS is deterministic."""
+"""Settings with which cuBLAS is deterministic."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables that set the number of torch's threads."""
 
 
 def find_device(config: Config) -> torch.device:
-    """The one for `--device auto|cpu|gpu` and `--gpu`; sets the process's precision of products, determinism, threads.
+    """Returns the device for `--device auto|cpu|gpu` and `--gpu`.
 
-    Raises `UserError` where the device is not there (a GPU that is wanted is never replaced by the CPU), or does not
-    compute with the wanted precision.
+    Sets the process's matrix-product precision, determinism and threads. Raises `UserError` if the device is missing
+    or lacks the precision. The CPU never replaces a GPU that was asked for.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (config.device == "gpu" or config.gpu is not None) and (config.gpu or 0) >= gpus:
@@ -30,14 +30,14 @@ def find_device(config: Config) -> torch.device:
         raise UserError(f"{wanted}: torch sees {sees} (this torch is built for {built})")
     device = torch.device(f"cuda:{config.gpu or 0}" if gpus and config.device != "cpu" else "cpu")
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # whose streams and graphs it is that torch makes
+        torch.cuda.set_device(device)  # torch creates streams and graphs there
     if config.matmul_precision != "highest":
         major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
         check_precision(config, device_name(device), major + minor / 10 >= FIRST_WITH_TF32)
     keep_within_quota()
     torch.set_float32_matmul_precision(_TORCH_PRECISION[config.matmul_precision])
     if config.deterministic:
-        workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])  # read when cuBLAS begins
+        workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])  # read when cuBLAS starts
         if workspace not in _WORKSPACES:
             raise UserError(f"--deterministic: CUBLAS_WORKSPACE_CONFIG is {workspace}, not {' or '.join(_WORKSPACES)}")
         torch.use_deterministic_algorithms(True)
@@ -45,9 +45,9 @@ def find_device(config: Config) -> torch.device:
 
 
 def keep_within_quota() -> None:
-    """Takes no more threads than a CPU quota allows, unless the user says how many.
+    """Limits torch's threads to the CPU quota, unless the user has set their number.
 
-    By itself torch takes one for each core that it may run on. With more than the quota allows, all are paused.
+    By default torch starts a thread per core. If the threads use up the quota, the kernel pauses all of them.
     """
     cores = quota_cores()
     if cores is not None and not any(os.environ.get(name) for name in _THREADS):
@@ -55,22 +55,22 @@ def keep_within_quota() -> None:
 
 
 def product_threads(device: torch.device) -> int | None:
-    """CPU threads that share each product; None on a GPU."""
+    """Returns the number of CPU threads that share a matrix product; None on a GPU."""
     return torch.get_num_threads() if device.type == "cpu" else None
 
 
 def device_name(device: torch.device) -> str:
-    """ "cpu", or "gpu" with the card's name."""
+    """Returns "cpu", or "gpu" with the GPU's name."""
     return "cpu" if device.type == "cpu" else f"gpu ({torch.cuda.get_device_name(device)})"
 
 
 def peak_bytes(device: torch.device) -> int | None:
-    """The most of a GPU's memory that torch's allocator had given out; None on a CPU."""
+    """Returns the peak of GPU memory in use, by torch's allocator; None on a CPU."""
     return None if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Of what computes on a GPU; empty on a CPU."""
+    """Returns the versions of the GPU libraries; empty on a CPU."""
     if device.type == "cpu":
         return {}
     return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}

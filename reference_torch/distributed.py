@@ -1,58 +1,109 @@
-"""Which process of a run this is, as torchrun says."""
+"""A run of several processes, started by torchrun, each with one device."""
 
+import contextlib
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 
 from mlp_workload.config import Config
-from mlp_workload.errors import UserError
+from mlp_workload.errors import PeerLost, UserError
+from mlp_workload.run.checkpointing import Finished
+from mlp_workload.run.process_group import join_others
+from mlp_workload.run.signals import Stopped
 
 _ALONE = "unset WORLD_SIZE to train in one process"
+_SECONDS = 45
+"""Time after which a process that does not answer counts as lost."""
+_LOST = r"gloo|nccl|connection|peer|timed? ?out|store"
+"""Words in torch's errors about a lost process."""
 
 
 @dataclass(frozen=True)
-class Rank:
-    """Process `rank` of `world`, on its machine the one of number `local`, all from 0."""
+class ProcessGroup:
+    """The processes of one run, and which of them this is. Processes count from 0."""
 
-    rank: int
-    world: int
-    local: int
+    process: int
+    processes: int
+    local_process: int
+    """Number of this process among those of its machine."""
 
     @classmethod
-    def here(cls) -> "Rank":
-        """By RANK, WORLD_SIZE and LOCAL_RANK. Raises `UserError` where these make no sense."""
-        world = _world()
-        if world == 1:
+    def from_environment(cls) -> "ProcessGroup":
+        """Reads RANK, WORLD_SIZE and LOCAL_RANK. Raises `UserError` if they contradict each other."""
+        processes = _world_size()
+        if processes == 1:
             return cls(0, 1, 0)
-        found = cls(_number("RANK"), world, _number("LOCAL_RANK"))
-        if found.rank >= world:
-            raise UserError(f"RANK must be below WORLD_SIZE {world}, got {found.rank}")
-        return found
+        group = cls(_number("RANK"), processes, _number("LOCAL_RANK"))
+        if group.process >= processes:
+            raise UserError(f"RANK must be below WORLD_SIZE {processes}, got {group.process}")
+        return group
 
     @classmethod
-    def of(cls, config: Config) -> "Rank":
-        """As `here`. Raises `UserError` where the run has another number of devices than there are processes, each of
-        which has one."""
-        world = _world()
+    def for_run(cls, config: Config) -> "ProcessGroup":
+        """Returns the group of a run. Raises `UserError` unless it has one process for each of the run's devices."""
+        processes = _world_size()
         if config.split_hidden > 1:
             raise UserError(f"--split-hidden must be 1 in torch, got {config.split_hidden}; jax_mlp.train splits")
-        if config.devices != world:
+        if config.devices != processes:
             command = f"torchrun --nproc-per-node {config.devices} -m reference_torch.train"
-            started = f"torchrun started {world} processes, as WORLD_SIZE says: give --devices {world}, or {_ALONE}"
-            how = f"start it as {command}" if world == 1 else started
-            raise UserError(f"--devices {config.devices}: torch takes a process for each; {how}")
-        return cls.here()
+            started = (
+                f"torchrun started {processes} processes, as WORLD_SIZE says: give --devices {processes}, or {_ALONE}"
+            )
+            how = f"start it as {command}" if processes == 1 else started
+            raise UserError(f"--devices {config.devices}: torch needs a process for each; {how}")
+        return cls.from_environment()
 
     @property
     def is_first(self) -> bool:
-        return self.rank == 0
+        return self.process == 0
+
+    @contextlib.contextmanager
+    def join(self, config: Config) -> Iterator[None]:
+        """Joins the other processes, and leaves them when all are done.
+
+        Raises `UserError` if the others do not come or this process has no GPU, and `PeerLost` if one ends early.
+        """
+        import torch
+        from torch import distributed
+
+        backend = "gloo"
+        if config.device != "cpu" and torch.cuda.is_available():
+            backend = "cpu:gloo,cuda:nccl"
+            if self.local_process >= (seen := torch.cuda.device_count()):
+                raise UserError(f"--devices {config.devices}: torch sees {seen} GPUs for the processes of this machine")
+            torch.cuda.set_device(self.local_process)
+        join = partial(
+            distributed.init_process_group,
+            backend,
+            rank=self.process,
+            world_size=self.processes,
+            timeout=timedelta(seconds=_SECONDS),
+        )
+        try:
+            join_others(self.processes, join)
+        except ValueError as error:
+            raise UserError(f"several processes need torchrun ({error})") from error
+        try:
+            yield
+        except (Stopped, Finished):
+            distributed.destroy_process_group()
+            raise
+        except RuntimeError as error:
+            if re.search(_LOST, str(error), re.I):
+                raise PeerLost(error) from error
+            raise
+        distributed.destroy_process_group()
 
 
-def _world() -> int:
+def _world_size() -> int:
     return max(_number("WORLD_SIZE"), 1) if "WORLD_SIZE" in os.environ else 1
 
 
 def _number(name: str) -> int:
-    said = os.environ.get(name, "nothing")
-    if not said.isdecimal():
-        raise UserError(f"{name}, which torchrun sets, must be a whole number, got {said}; {_ALONE}")
-    return int(said)
+    value = os.environ.get(name, "nothing")
+    if not value.isdecimal():
+        raise UserError(f"{name}, which torchrun sets, must be a whole number, got {value}; {_ALONE}")
+    return int(value)

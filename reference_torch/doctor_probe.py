@@ -11,7 +11,7 @@ from mlp_workload.doctor.probe import Facts, product, tell
 
 
 def facts() -> Iterator[Facts]:
-    """In the order in which they cost; whatever an import raises."""
+    """Yields the facts, the cheapest first. Exceptions of imports pass through."""
     yield {"doing": "import torch"}
     import torch
 
@@ -22,13 +22,13 @@ def facts() -> Iterator[Facts]:
     yield {"doing": "looking for devices"}
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        on_card = torch.cuda.is_available()
-    cards = [_described(torch, index) for index in range(torch.cuda.device_count() if on_card else 0)]
-    yield {"devices": cards or [{"name": "cpu", "memory": None}], "cuda": _built_for(torch)}
-    if not on_card:
-        yield {"no_card": str(warned[0].message) if warned else None}
-    device = "cuda" if on_card else "cpu"
-    yield {"doing": f"a product on the {'gpu' if on_card else 'cpu'}"}
+        on_gpu = torch.cuda.is_available()
+    gpus = [_described(torch, index) for index in range(torch.cuda.device_count() if on_gpu else 0)]
+    yield {"devices": gpus or [{"name": "cpu", "memory": None}], "cuda": _built_for(torch)}
+    if not on_gpu:
+        yield {"no_gpu": str(warned[0].message) if warned else None}
+    device = "cuda" if on_gpu else "cpu"
+    yield {"doing": f"a product on the {'gpu' if on_gpu else 'cpu'}"}
     yield {"product": product(lambda x, y: (_tensor(torch, x, device) @ _tensor(torch, y, device)).cpu().numpy())}
     yield {"libraries": libraries.loaded()}
 
@@ -38,13 +38,13 @@ def _tensor(torch: Any, array: Any, device: str) -> Any:
 
 
 def _described(torch: Any, index: int) -> Facts:
-    """Its name as a run's summary has it, and the bytes that are free of its memory."""
+    """Returns the GPU's name as in a run's summary, and the bytes of its memory that are free."""
     free, _ = torch.cuda.mem_get_info(index)
     return {"name": f"gpu ({torch.cuda.get_device_name(index)})", "memory": free}
 
 
 def _built_for(torch: Any) -> Facts | None:
-    """The versions of CUDA and cuDNN that torch was built for."""
+    """Returns the versions of CUDA and cuDNN that torch was built for; None if for the CPU only."""
     if torch.version.cuda is None:
         return None
     has_cudnn = torch.backends.cudnn.is_available()

@@ -1,4 +1,4 @@
-"""PyTorch's answers for the page of `--draw`: `python -m reference_torch.drawing RUN`, which it starts."""
+"""Answers the page of `--draw` with PyTorch, in a process that it starts: `python -m reference_torch.drawing RUN`."""
 
 from mlp_workload.predict.draw_answers import answer
 from reference_torch.predict import load_network

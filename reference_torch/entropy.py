@@ -7,17 +7,17 @@ from mlp_workload.entropy import NATS_PER_UNIT, Base, check_distributions
 
 
 def entropy(p: torch.Tensor, base: Base = "bits", check: bool = True) -> torch.Tensor:
-    """H(p) = -sum p log p of distributions (..., classes), as (...), in the dtype of p.
+    """Returns H(p) = -sum p log p of distributions (..., classes), as (...), in the dtype of p.
 
-    Raises `ValueError` where `check` finds p to be no distribution.
+    Raises `ValueError` if p is not a distribution, unless `check` is False.
     """
     return cross_entropy(p, p, base, check)
 
 
 def cross_entropy(p: torch.Tensor, q: torch.Tensor, base: Base = "bits", check: bool = True) -> torch.Tensor:
-    """H(p, q) = -sum p log q of distributions (..., classes), as (...). Raises as `entropy` does.
+    """Returns H(p, q) = -sum p log q of distributions (..., classes), as (...). Raises as `entropy` does.
 
-    `torch.nn.functional.cross_entropy` takes logits in place of q, and class numbers or probabilities as p behind it.
+    `torch.nn.functional.cross_entropy` takes logits instead of q first, then class numbers or probabilities p.
     """
     _check(check, p=p, q=q)
     nats: torch.Tensor = 0 - xlogy(p, q).sum(dim=-1)
@@ -25,9 +25,9 @@ def cross_entropy(p: torch.Tensor, q: torch.Tensor, base: Base = "bits", check: 
 
 
 def kl_divergence(p: torch.Tensor, q: torch.Tensor, base: Base = "bits", check: bool = True) -> torch.Tensor:
-    """KL(p || q) = sum p log(p / q) of distributions (..., classes), as (...). Raises as `entropy` does.
+    """Returns KL(p || q) = sum p log(p / q) of distributions (..., classes), as (...). Raises as `entropy` does.
 
-    `torch.nn.functional.kl_div` takes log q first, then p, and by default averages over every element.
+    `torch.nn.functional.kl_div` takes log q first, then p. By default it averages over every element.
     """
     _check(check, p=p, q=q)
     nats: torch.Tensor = (xlogy(p, p) - xlogy(p, q)).sum(dim=-1)

@@ -6,12 +6,12 @@ import torch
 from torch.nn import functional as F
 
 IGNORED = torch.iinfo(torch.int64).min
-"""The label that torch's `cross_entropy` skips, by default -100. No label becomes this one."""
+"""Label that torch's `cross_entropy` skips, in place of its default -100. No label becomes this one."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Losses per example (batch,) in nats; what is made of them is said by name, never by an argument."""
+    """Losses per example (batch,), in nats, and their sum and mean."""
 
     per_example: torch.Tensor
 
@@ -29,10 +29,10 @@ class Loss:
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> Loss:
-    """-sum_k t_k log softmax(logits)_k with t = (1 - s) onehot(label) + s / classes, from logits (batch, classes).
+    """Returns -sum_k t_k log softmax(logits)_k for logits (batch, classes), t = (1 - s) onehot(label) + s / classes.
 
-    Raises `IndexError` on a label (batch,) outside 0 .. classes-1; on a GPU torch's device assertion fails instead.
-    Raises `ValueError` unless there is one integer for each example.
+    Raises `IndexError` if a label is outside 0 .. classes-1; on a GPU a device assertion of torch fails instead.
+    Raises `ValueError` unless there is one integer label per example.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.dtype == torch.bool or labels.is_floating_point():
         raise ValueError(f"labels {tuple(labels.shape)}, {labels.dtype}, of logits {tuple(logits.shape)}")

@@ -1,4 +1,4 @@
-"""A trained network in PyTorch."""
+"""Prediction by a trained network in PyTorch."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,12 @@ from reference_torch.weights import load_canonical
 
 
 class Network:
-    """See `mlp_workload.interface.Network`."""
+    """A trained network; see `mlp_workload.interface.Network`."""
 
     def __init__(self, trained: Trained) -> None:
         self._config = trained.on_cpu
         find_device(self._config)
-        with torch.random.fork_rng(devices=[]):  # the caller's, from which initial weights are drawn
+        with torch.random.fork_rng(devices=[]):  # drawing initial weights leaves the caller's generator alone
             self._model = build_model(self._config, trained.widths)
         load_canonical(self._model, trained.parameters)
 

@@ -1,4 +1,4 @@
-"""Takes images for digits, by a run's network in PyTorch: `python -m reference_torch.predict --help`."""
+"""Predicts the digits in images with a trained network in PyTorch: `python -m reference_torch.predict --help`."""
 
 from mlp_workload.interface import Network
 from mlp_workload.predict.command import run_predict
@@ -6,7 +6,7 @@ from mlp_workload.predict.trained import Trained
 
 
 def load_network(trained: Trained) -> Network:
-    """PyTorch, imported only now: a wrong image is answered before that."""
+    """Imports PyTorch and returns the network. Wrong images are reported before this import."""
     from reference_torch.network import Network
 
     return Network(trained)

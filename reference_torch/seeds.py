@@ -1,4 +1,4 @@
-"""Many models in PyTorch, alike but for their seeds, one after another."""
+"""Trains models that differ only in their seeds, one after another."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,8 +14,8 @@ from mlp_workload.weights import Parameters
 from reference_torch.trainer import Trainer
 
 
-class Ensemble:
-    """See `mlp_workload.interface.Ensemble`."""
+class SeedsTrainer:
+    """Trains one model at a time; see `mlp_workload.interface.SeedsTrainer`."""
 
     framework = "torch"
     packages = ("torch",)
@@ -32,14 +32,14 @@ class Ensemble:
         return self._trainer.peak_gpu_bytes
 
     def compile(self) -> None:
-        """Nothing: eager torch compiles nothing."""
+        """Does nothing: eager torch compiles nothing."""
 
     def start(self, seeds: Sequence[int]) -> None:
         (seed,) = seeds
         self._trainer = Trainer(replace(self._config, seed=seed), self._dataset, self._initial)
 
-    def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        return self._trainer.run_epoch(orders[0])[None]
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+        return self._trainer.train_steps(orders[0])[None]
 
     def evaluate(self) -> list[Evaluation]:
         return [self._trainer.evaluate()]

@@ -1,4 +1,4 @@
-"""Torch's own files of weights: the `state_dict` of linear layers, one after the other."""
+"""Reads and writes torch's own weight files: the `state_dict` of a stack of linear layers."""
 
 import io
 import math
@@ -18,14 +18,16 @@ from reference_torch.weights import to_state_dict
 
 
 def read(path: Path) -> Parameters:
-    """The parameters under canonical names, in the file's dtypes. No code in the file is run.
+    """Reads the parameters under canonical names, in the file's dtypes. Code in the file is not run.
 
-    Widens float16 and bfloat16 to float32, which has all their numbers, and says so on standard error.
-
-    Raises `UserError`, naming the file and the key, where it is not what `mlp_workload.find_layers` takes.
+    Widens float16 and bfloat16 to float32, without loss and with a warning. Raises `UserError`, naming the file and the
+    key, if `mlp_workload.weights.find_layers` refuses the tensors.
     """
     try:
-        with open_regular(path) as file, warnings.catch_warnings(action="ignore"):  # of TorchScript, which is refused
+        with (
+            open_regular(path) as file,
+            warnings.catch_warnings(action="ignore"),
+        ):  # about TorchScript, which is refused
             check_fits_memory(size := path.stat().st_size, str(path))
             records = zipfile.ZipFile(file).infolist() if zipfile.is_zipfile(file) else []
             if any(record.compress_type for record in records if "/data" in record.filename):
@@ -53,7 +55,7 @@ def read(path: Path) -> Parameters:
 
 
 def content(parameters: Parameters) -> bytes:
-    """A file with the `state_dict` of an `MLP` of as many layers, in the dtypes of `parameters`."""
+    """Returns a file with the `state_dict` of an `MLP` that has `parameters`, in their dtypes."""
     with torch.device("meta"):
         model = MLP(layer_widths(parameters), "none", "none", "torch_linear", torch.float32)
     file = io.BytesIO()
@@ -61,15 +63,18 @@ def content(parameters: Parameters) -> bytes:
     return file.getvalue()
 
 
-def _array(value: Any, source: str, largest: int) -> Array:
-    """A copy of a tensor. Raises `UserError` where it is none, of a type that NumPy lacks, or has more than `largest`
-    bytes, as a view can that repeats a few numbers."""
+def _array(value: Any, source: str, max_bytes: int) -> Array:
+    """Returns a copy of a tensor.
+
+    Raises `UserError` if `value` is not a tensor, has a dtype that NumPy lacks, or takes more than `max_bytes`. An
+    expanded view of a few numbers can do so.
+    """
     if not isinstance(value, torch.Tensor):
         raise UserError(f"{source} is of type {type(value).__name__}, not a tensor; save model.state_dict() alone")
     if value.dtype not in (torch.float32, torch.float64) and not _is_half(value):
         raise UserError(f"{source} is {_dtype(value)}, expected float32 or float64")
     try:
-        if (size := math.prod(value.shape) * value.element_size()) > largest:
+        if (size := math.prod(value.shape) * value.element_size()) > max_bytes:
             raise UserError(f"{source} takes {size} bytes, more than the whole file: save a copy of it, by .clone()")
         array: Array = (value.float() if _is_half(value) else value).detach().numpy().copy()
     except (RuntimeError, TypeError) as error:  # sparse, or on the meta device
@@ -86,10 +91,10 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why `torch.load` refuses a file, without its advice, which is to run what is in the file."""
+    """Returns why `torch.load` refuses a file, without its advice to run the code in it."""
     if code := re.search(r"GLOBAL (\S+)", str(error)):
         return f"holds {code[1]}, which is code and not run; save model.state_dict() alone"
-    if not isinstance(error, RuntimeError):  # the pickle is damaged, or was none
+    if not isinstance(error, RuntimeError):  # a damaged pickle, or none
         return "not a readable state_dict, but damaged or of something else than tensors"
     sentence, *_ = re.split(r"[.] |[.]?\n", str(error))
     return f"not a readable state_dict ({sentence})"

@@ -30,27 +30,6 @@ def loss_fn(
     return loss, tensors
 
 
-def loss_and_gradients(
-    config: Config, model: Model, x: torch.Tensor, labels: torch.Tensor, traced: bool = False
-) -> dict[str, torch.Tensor]:
-    """Returns the loss and the tensors of `loss_fn`, and if `traced` the gradient of the logits.
-
-    The gradients of the parameters are left in their `grad`, in place of those of the step before.
-    """
-    loss, tensors = loss_fn(config, model, x, labels, traced)
-    if traced:
-        tensors["logits"].retain_grad()
-    for parameter in model.parameters():
-        parameter.grad = None
-    loss.backward()
-    tensors["loss"] = loss.detach()
-    if traced:
-        gradient = tensors["logits"].grad
-        assert gradient is not None
-        tensors["logits.grad"] = gradient
-    return tensors
-
-
 def train_step(
     config: Config,
     model: Model,
@@ -64,12 +43,18 @@ def train_step(
     If `traced`, also every other tensor of the step, by the names of `twincheck.trace`.
     """
     x = normalize(config, images)
-    tensors = loss_and_gradients(config, model, x, labels, traced)
+    loss, tensors = loss_fn(config, model, x, labels, traced)
+    if traced:
+        tensors["logits"].retain_grad()
+    optimizer.zero_grad()
+    loss.backward()
+    tensors["loss"] = loss.detach()
     if traced:  # before the update, which may be computed in the gradients' memory
         tensors |= {"batch.images": images, "batch.labels": labels, "inputs": x}
-        for name, parameter in zip(canonical_names(model), model.parameters(), strict=True):
-            assert parameter.grad is not None
-            tensors[f"{name}.grad"] = parameter.grad.clone()
+        named = {"logits": tensors["logits"], **dict(zip(canonical_names(model), model.parameters(), strict=True))}
+        for name, tensor in named.items():
+            assert tensor.grad is not None
+            tensors[f"{name}.grad"] = tensor.grad.clone()
     optimizer.step()
     return tensors
 

@@ -1,4 +1,4 @@
-"""The former place of `twincheck.record_torch.record`, for one more release."""
+"""Former module of `twincheck.record_torch.record`, kept for one release."""
 
 from twincheck.record_torch import record
 

@@ -2,61 +2,67 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import mlp_workload.run.seeds
 from mlp_workload.cli.trainer import Training, run_trainer
 from mlp_workload.config import Config
-from mlp_workload.interface import MakeEnsemble, MakeTrainer
-from mlp_workload.run import session
+from mlp_workload.interface import MakeSeedsTrainer, MakeTrainer
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
 from mlp_workload.run.output_options import Watching
-from reference_torch.distributed import Rank
+from mlp_workload.run.session import Run
+from reference_torch.distributed import ProcessGroup
 
 
 def train(
     config: Config,
-    watching: Watching | None = None,
+    output: Watching | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
 ) -> dict[str, Any]:
-    """Trains as `config` says and returns the summary; see `mlp_workload.run.session.train`.
+    """Trains as `config` says and returns the run's summary; see `mlp_workload.run.session.Run`.
 
-    In the processes that torchrun started but the first it returns nothing; see `mlp_workload.run.session.follow`.
+    Returns an empty summary in the processes that torchrun started other than the first.
     """
-    if Rank.of(config).is_first:
-        return session.train(config, framework, watching or Watching(), checkpoint_every, resume)
-    session.follow(config, framework, checkpoint_every, resume)
-    return {}
+    is_first = ProcessGroup.for_run(config).is_first
+    with Run(config, output, checkpoint_every, resume, is_first) as run, framework(config) as make:
+        trainer = run.prepare(make)
+        for part in run.parts():
+            run.trained(trainer.train_steps(part.order, part.first, part.last))
+            if part.ends_epoch:
+                run.evaluated(trainer.evaluate())
+        run.finish()
+    return run.summary
 
 
 def train_seeds(config: Config, seeds: int, watching: Watching | None = None) -> dict[str, Any]:
     """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
-    return mlp_workload.run.seeds.train_seeds(config, seeds, framework_of_many, watching or Watching())
+    return mlp_workload.run.seeds.train_seeds(config, seeds, seeds_framework, watching or Watching())
 
 
 @contextlib.contextmanager
 def framework(config: Config) -> Iterator[MakeTrainer]:
     """PyTorch, imported only now: a wrong flag is answered before that, and the data are read beside it."""
-    rank = Rank.here()
-    if rank.world == 1:
+    group = ProcessGroup.from_environment()
+    if group.processes == 1:
         from reference_torch.trainer import Trainer
 
         yield Trainer
     else:
-        rank = Rank.of(config)
-        from reference_torch.data_parallel import joined
+        group = ProcessGroup.for_run(config)
+        from reference_torch.data_parallel import DataParallelTrainer
 
-        with joined(rank, config) as make_trainer:
-            yield make_trainer
+        with group.join(config):
+            yield partial(DataParallelTrainer, group)
 
 
 @contextlib.contextmanager
-def framework_of_many(config: Config, models: int) -> Iterator[MakeEnsemble]:
+def seeds_framework(config: Config, models: int) -> Iterator[MakeSeedsTrainer]:
     """The same for many models."""
-    from reference_torch.seeds import Ensemble
+    from reference_torch.seeds import SeedsTrainer
 
-    yield Ensemble
+    yield SeedsTrainer
 
 
 def main() -> None:
@@ -66,7 +72,7 @@ def main() -> None:
 def start(options: Training) -> None:
     if options.seeds is None:
         train(options.config, options.watching, options.checkpoint_every, options.resumes)
-    elif Rank.of(options.config).is_first:
+    elif ProcessGroup.for_run(options.config).is_first:
         train_seeds(options.config, options.seeds, options.watching)
 
 

@@ -1,14 +1,12 @@
 """Training in PyTorch: eager steps, the update by `torch.optim`."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.interface import Array, step_tensors
+from mlp_workload.interface import Array, Losses, step_tensors
 from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
 from reference_torch.device import device_name, find_device, peak_bytes, product_threads, versions
@@ -59,16 +57,9 @@ class Trainer:
     def compile(self) -> None:
         """Nothing: eager torch compiles nothing."""
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        batches = self._indices(order).split(self._config.batch_size)
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        batches = self._indices(order).split(self._config.batch_size)[first:last]
         return torch.stack([self._step(batch) for batch in batches]).cpu().numpy()
-
-    def compile_steps(self) -> None:
-        """Nothing, either."""
-
-    def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
-        size = self._config.batch_size
-        return self.run_epoch(order[first * size : last * size])
 
     def _indices(self, order: npt.NDArray[np.int32]) -> torch.Tensor:
         return torch.tensor(order, dtype=torch.int64, device=self._labels.device)

@@ -1,7 +1,7 @@
-"""The tutorial's two programs, run its way: `python -m reference_torch.tutorial hand-written|module`.
+"""Runs the tutorial's two programs its way: `python -m reference_torch.tutorial hand-written|module`.
 
-A `DataLoader` that transforms one image at a time, a loop over batches that reads every loss, and the tutorial's two
-kinds of printed lines. What its numbers are is said beside them. `reference_torch.train` computes the same faster.
+A `DataLoader` transforms one image at a time, and the loop reads every loss. It prints the tutorial's two kinds of
+lines, with a note on what their numbers mean. `reference_torch.train` computes the same faster.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from mlp_workload.data import load
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """Runs one of the tutorial's two programs the way it does, on MNIST with batches of 200."""
+    """Runs one of the tutorial's two programs as it does, on MNIST with batches of 200."""
 
     form: Annotated[Literal["hand-written", "module"], tyro.conf.Positional]
     """hand-written: plain tensors and ReLU, the `relu` preset; module: nn.Module and LeakyReLU, the `leaky` preset."""

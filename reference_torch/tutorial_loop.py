@@ -13,11 +13,11 @@ from reference_torch.optimizer import sgd
 from reference_torch.step import normalize
 
 _PRINT_EVERY = 100
-"""Batches between two lines of training."""
+"""Batches between two printed lines."""
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
-    """One image at a time: (1, height, width) floats, normalised, and its label."""
+    """A data set of normalised float images (1, height, width) and their labels."""
 
     def __init__(self, config: Config, examples: data.Examples) -> None:
         self._config, self._examples = config, examples
@@ -31,7 +31,7 @@ class Images(Dataset[tuple[torch.Tensor, int]]):
 
 
 def run(config: Config, dataset: data.Dataset) -> None:
-    """Trains and tests for `config.epochs`, printing as it goes."""
+    """Trains and tests for `config.epochs`, and prints the progress."""
     device = find_device(config)
     torch.manual_seed(config.seed)
     train_loader, test_loader = (

@@ -1,10 +1,11 @@
-"""The same training in other forms that PyTorch's users choose for speed. `Trainer` itself is the eager one.
+"""Other forms of the training that PyTorch's users choose, as `mlp_compare.bench` times them.
 
-Each trains as `Trainer` does, step by step; `mlp_compare.bench` holds them to it before it times them.
+`Trainer` itself is eager. Each form takes the same steps as `Trainer`; the benchmark checks this before it times them.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import numpy.typing as npt
@@ -12,26 +13,32 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from mlp_workload.config import Config
+from mlp_workload.batches import part
+from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.data import Dataset
+from mlp_workload.environment.description import usable_cores
+from mlp_workload.interface import Losses
 from mlp_workload.weights import Parameters
 from reference_torch.loss import IGNORED
+from reference_torch.model import MLP
 from reference_torch.optimizer import sgd
 from reference_torch.step import normalize
 from reference_torch.trainer import Trainer, gather
 from reference_torch.tutorial_loop import Images
+from reference_torch.weights import canonical_names
 
 
-class Article(Trainer):
-    """As the tutorial wrote it: a `DataLoader` that transforms one image at a time, and a look at every loss."""
+class TutorialLoop(Trainer):
+    """The tutorial's loop: a `DataLoader` transforms one image at a time, and every loss is read."""
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         super().__init__(config, dataset, initial)
         self._each_image = Images(config, dataset.train)
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        losses = []
-        for images, labels in DataLoader(self._each_image, self._config.batch_size, sampler=order.tolist()):
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        losses, size = [], self._config.batch_size
+        sampler = part(order, size, first, last).tolist()
+        for images, labels in DataLoader(self._each_image, size, sampler=sampler):
             x, y = images.flatten(start_dim=1).to(self._labels.device), labels.to(self._labels.device)
             loss = F.cross_entropy(self._model(x), y, ignore_index=IGNORED)
             self._optimizer.zero_grad()
@@ -42,7 +49,7 @@ class Article(Trainer):
 
 
 class Fused(Trainer):
-    """The update in one kernel."""
+    """The update as one fused kernel."""
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         super().__init__(config, dataset, initial)
@@ -51,12 +58,12 @@ class Fused(Trainer):
 
 
 class Compiled(Trainer):
-    """Forward pass and loss by `torch.compile`, and with them the backward pass. Needs a C++ compiler on a CPU."""
+    """Forward pass, loss and their backward pass by `torch.compile`, which needs a C++ compiler on a CPU."""
 
     mode = "default"
 
     def compile(self) -> None:
-        """Also compiles for the smaller last batch, by a pass over each that changes nothing."""
+        """Compiles for full batches and for a smaller last one, by a pass over each that changes nothing."""
         self._compiled_loss = torch.compile(self._loss, mode=self.mode)
         examples, size = len(self._labels), self._config.batch_size
         for n in {size, examples % size or size}:
@@ -72,15 +79,15 @@ class Compiled(Trainer):
 
 
 class CompiledAutotuned(Compiled):
-    """The same with kernels chosen by trial."""
+    """`torch.compile` with kernels chosen by trial."""
 
     mode = "max-autotune-no-cudagraphs"
 
 
 class ByHand(Trainer):
-    """The backward pass written out, the update inside the weight gradient's product (`addmm`), nothing in between.
+    """The backward pass written out, with the update inside the weight gradient's product (`addmm`).
 
-    For plain SGD without label smoothing.
+    Only for plain SGD without label smoothing.
     """
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
@@ -102,7 +109,7 @@ class ByHand(Trainer):
         gradient.scatter_add_(1, y, torch.full_like(y, -1, dtype=gradient.dtype)).div_(len(batch))
         rate = self._config.learning_rate
         for layer, (weight, bias, activation) in reversed(list(enumerate(layers))):
-            gradient = _through(activation, gradient, outputs[layer + 1])
+            gradient = _activation_backward(activation, gradient, outputs[layer + 1])
             below = gradient @ weight if layer else gradient
             weight.addmm_(gradient.t(), outputs[layer], alpha=-rate)
             bias.sub_(gradient.sum(dim=0), alpha=rate)
@@ -115,31 +122,30 @@ def _activate(activation: str, x: torch.Tensor) -> torch.Tensor:
         case "relu":
             return x.relu_()
         case "leaky_relu":
-            return F.leaky_relu_(x)
+            return F.leaky_relu_(x, LEAKY_RELU_SLOPE)
         case _:
             return x
 
 
-def _through(activation: str, gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """The gradient before an activation; the sign of its output is that of its input, 0 for ReLU where that was not
-    above 0."""
+def _activation_backward(activation: str, gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Returns the gradient of an activation's input, from that of its `output`, which has the input's sign or is 0."""
     match activation:
         case "relu":
-            before: torch.Tensor = torch.ops.aten.threshold_backward(gradient, output, 0)
+            result: torch.Tensor = torch.ops.aten.threshold_backward(gradient, output, 0)
         case "leaky_relu":
-            before = torch.ops.aten.leaky_relu_backward(gradient, output, 0.01, True)
+            result = torch.ops.aten.leaky_relu_backward(gradient, output, LEAKY_RELU_SLOPE, True)
         case _:
-            before = gradient
-    return before
+            result = gradient
+    return result
 
 
 class StepGraph(ByHand):
-    """GPU: one step of `ByHand` recorded as a CUDA graph and played for each batch."""
+    """One step of `ByHand` as a CUDA graph, replayed for each batch. Needs a GPU."""
 
     steps = 1
 
     def compile(self) -> None:
-        """Records, after the three warm-up runs that CUDA graphs ask for, and puts the parameters back."""
+        """Records the graph after the three warm-up runs that CUDA graphs need, and restores the parameters."""
         size, device = self._config.batch_size, self._labels.device
         self._batches = torch.zeros(self.steps, size, dtype=torch.int64, device=device)
         self._losses = torch.zeros(self.steps, dtype=self._weights[0].dtype, device=device)
@@ -160,21 +166,130 @@ class StepGraph(ByHand):
         for number in range(self.steps):
             self._losses[number] = self._step(self._batches[number])
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        """Batches that do not fill a graph, such as the smaller last one, are trained on step by step."""
-        indices, played = self._indices(order), []
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        """Trains on a part of an epoch. Batches that do not fill a graph take single steps."""
+        order = part(order, self._config.batch_size, first, last)
+        indices, replayed = self._indices(order), []
         whole = len(order) // self._batches.numel() * self._batches.numel()
         for batches in indices[:whole].view(-1, *self._batches.shape):
             self._batches.copy_(batches)
             self._graph.replay()
-            played.append(self._losses.clone())
+            replayed.append(self._losses.clone())
         rest = [self._step(batch)[None] for batch in indices[whole:].split(self._config.batch_size) if len(batch)]
-        return torch.cat(played + rest).cpu().numpy()
+        return torch.cat(replayed + rest).cpu().numpy()
 
 
 class EpochGraph(StepGraph):
-    """GPU: all full batches of an epoch as one CUDA graph, the peer of JAX's scanned epoch."""
+    """All full batches of an epoch as one CUDA graph, like JAX's scanned epoch. Needs a GPU."""
 
     def compile(self) -> None:
         self.steps = len(self._labels) // self._config.batch_size
         super().compile()
+
+
+class SeedsInTurn:
+    """Several models by `ByHand`, one after another.
+
+    All start from the weights `initial`. `train_steps` trains each one over its row of `orders` (models, n);
+    `parameters` returns those of the first model. The other `Seeds...` classes do the same.
+    """
+
+    packages = Trainer.packages
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters, models: int) -> None:
+        self._trainers = [ByHand(config, dataset, initial) for _ in range(models)]
+        self.device = self._trainers[0].device
+
+    def compile(self) -> None:
+        """Does nothing: eager torch compiles nothing."""
+
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
+        return np.stack([trainer.train_steps(order) for trainer, order in zip(self._trainers, orders, strict=True)])
+
+    def parameters(self) -> Parameters:
+        return self._trainers[0].parameters()
+
+
+class SeedsVmapped(Trainer):
+    """Several models with stacked parameters, by `torch.func.vmap`, for plain SGD."""
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters, models: int) -> None:
+        super().__init__(config, dataset, initial)
+        model = self._model
+        assert isinstance(model, MLP), "torch.func needs an nn.Module, which preset relu does not have"
+        self._stacked = {
+            name: parameter.detach().expand(models, *parameter.shape).clone()
+            for name, parameter in model.named_parameters()
+        }
+
+        def loss(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(torch.func.functional_call(model, parameters, (x,)), y, ignore_index=IGNORED)
+
+        self._gradients_and_losses = torch.func.vmap(torch.func.grad_and_value(loss))
+
+    @torch.no_grad()
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
+        batches = self._indices(order).split(self._config.batch_size, dim=1)[first:last]
+        losses = [self._step(batch) for batch in batches]
+        return torch.stack(losses, dim=1).cpu().numpy()
+
+    def _step(self, batch: torch.Tensor) -> torch.Tensor:
+        images, labels = gather(self._images, batch.flatten()), gather(self._labels, batch.flatten())
+        x = normalize(self._config, images).view(*batch.shape, -1)
+        gradients, losses = self._gradients_and_losses(self._stacked, x, labels.view(batch.shape))
+        for name, parameters in self._stacked.items():
+            parameters.sub_(gradients[name], alpha=self._config.learning_rate)
+        result: torch.Tensor = losses
+        return result
+
+    def parameters(self) -> Parameters:
+        names = canonical_names(self._model)
+        return {name: stacked[0].cpu().numpy() for name, stacked in zip(names, self._stacked.values(), strict=True)}
+
+
+class SeedsInProcesses:
+    """Several models in one process per core; each process has one thread and trains its share one after another."""
+
+    packages = Trainer.packages
+    device = "cpu"
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters, models: int) -> None:
+        shares = np.array_split(np.arange(models), min(usable_cores(), models))
+        self._processes = [
+            ProcessPoolExecutor(
+                1, get_context("spawn"), initializer=_create_models, initargs=(config, dataset, initial, len(share))
+            )
+            for share in shares
+        ]
+        self._ends = np.cumsum([len(share) for share in shares])[:-1]
+
+    def compile(self) -> None:
+        """Waits until every process is ready."""
+        for future in [process.submit(_parameters) for process in self._processes]:
+            future.result()
+
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
+        shares = zip(self._processes, np.split(orders, self._ends), strict=True)
+        futures = [process.submit(_train_steps, share) for process, share in shares]
+        return np.concatenate([future.result() for future in futures])
+
+    def parameters(self) -> Parameters:
+        return self._processes[0].submit(_parameters).result()
+
+
+_models: SeedsInTurn
+"""The models of this process, if `SeedsInProcesses` started it."""
+
+
+def _create_models(config: Config, dataset: Dataset, initial: Parameters, models: int) -> None:
+    global _models
+    torch.set_num_threads(1)
+    _models = SeedsInTurn(config, dataset, initial, models)
+
+
+def _train_steps(orders: npt.NDArray[np.int32]) -> Losses:
+    return _models.train_steps(orders)
+
+
+def _parameters() -> Parameters:
+    return _models.parameters()

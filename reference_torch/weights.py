@@ -1,4 +1,4 @@
-"""Parameters of the torch models to and from their canonical names, always by copy."""
+"""Converts the parameters of the torch models to and from their canonical names, always by copy."""
 
 import torch
 
@@ -7,7 +7,7 @@ from reference_torch.model import MLP, HandWritten
 
 
 def to_canonical(model: HandWritten | MLP) -> Parameters:
-    """Copies of the model's parameters."""
+    """Returns copies of the model's parameters."""
     return {
         name: tensor.detach().cpu().numpy().copy()
         for name, tensor in zip(canonical_names(model), model.parameters(), strict=True)
@@ -18,14 +18,14 @@ def to_canonical(model: HandWritten | MLP) -> Parameters:
 def load_canonical(model: HandWritten | MLP, parameters: Parameters) -> None:
     """Sets the model's parameters to copies of `parameters`, in the model's dtype. Names and shapes must fit.
 
-    A copy, because torch updates in place, and a tensor made by `from_numpy` could lie in a JAX array's memory.
+    They are copied because torch updates in place, and `from_numpy` could share memory with a JAX array.
     """
     for name, tensor in zip(canonical_names(model), model.parameters(), strict=True):
         tensor.copy_(torch.tensor(parameters[name]))
 
 
 def to_state_dict(model: MLP, parameters: Parameters) -> dict[str, torch.Tensor]:
-    """A `state_dict` of such a model with copies of `parameters`, in their own dtype."""
+    """Returns a `state_dict` for `model` with copies of `parameters`, in their own dtype."""
     return {
         key: torch.tensor(parameters[name])
         for key, name in zip(model.state_dict(), canonical_names(model), strict=True)
@@ -33,6 +33,6 @@ def to_state_dict(model: MLP, parameters: Parameters) -> dict[str, torch.Tensor]
 
 
 def canonical_names(model: HandWritten | MLP) -> list[str]:
-    """Names of `model.parameters()`, in their order."""
+    """Returns the names of `model.parameters()`, in their order."""
     layers = sum(1 for _ in model.parameters()) // 2
     return [f"layers.{layer}.{kind}" for layer in range(layers) for kind in ("weight", "bias")]

@@ -1,4 +1,4 @@
-"""Sides of the lockstep in this process: what costs a command of two processes seconds to start."""
+"""Runs the workers of the lockstep in this process, which saves the seconds that two processes take to start."""
 
 import sys
 
@@ -9,7 +9,7 @@ from mlp_compare.parity.worker import Worker
 
 
 class InProcess:
-    """`Side` without the process."""
+    """`WorkerProcess` without the process."""
 
     def __init__(self, name, worker=Worker):
         self.name, self._worker, self._answers = name, worker(name), []
@@ -32,8 +32,8 @@ class InProcess:
 
 
 def run_parity(monkeypatch, *arguments):
-    """`python -m mlp_compare.parity` in this process; its exit status."""
-    monkeypatch.setattr(parity, "Side", InProcess)
+    """Runs `python -m mlp_compare.parity` in this process and returns its exit status."""
+    monkeypatch.setattr(parity, "WorkerProcess", InProcess)
     monkeypatch.setattr(sys, "argv", ["parity", *arguments])
     with pytest.raises(SystemExit) as stop:
         parity.main()

@@ -54,7 +54,7 @@ def epochs(config: Config, dataset: Dataset, number: int = 1) -> dict[str, np.nd
     """Losses, test results, and the state after so many epochs."""
     trainer, n = Trainer(config, dataset, start(config, dataset)), len(dataset.train)
     trainer.compile()
-    losses = [trainer.run_epoch(epoch_order(0, epoch, n)) for epoch in range(1, number + 1)]
+    losses = [trainer.train_steps(epoch_order(0, epoch, n)) for epoch in range(1, number + 1)]
     return {"train.losses": np.concatenate(losses)} | evaluated(trainer) | trainer.state()
 
 

@@ -85,7 +85,7 @@ def measured(request, tmp_path_factory, mnist):
         redirect_stderr(StringIO()) as errors,
     ):
         patch.setattr(runner, "load", lambda *_: few)
-        patch.setattr(measurement, "Side", InProcess)
+        patch.setattr(measurement, "WorkerProcess", InProcess)
         patch.setattr(sys, "argv", ["accuracy", *arguments])
         patch.setenv("COLUMNS", "60")
         patch.chdir(folder)

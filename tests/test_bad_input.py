@@ -27,8 +27,8 @@ from mlp_workload.data.idx import read_idx
 from mlp_workload.errors import LONGEST, UserError
 from mlp_workload.events import TrainLosses
 from mlp_workload.run.recorded import RecordedRun
-from mlp_workload.visdom.drawing import Drawing
 from mlp_workload.visdom.picture import Picture
+from mlp_workload.visdom.windows import Drawing
 from twincheck.trace import FORMAT, Trace
 
 SLOW = ("arguments", "config")
@@ -242,6 +242,7 @@ from pathlib import Path
 from mlp_workload.data.idx import read_idx
 from mlp_workload.errors import UserError
 from mlp_workload.run.recorded import RecordedRun
+from mlp_workload.weights import read_safetensors
 
 kind, path, room = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

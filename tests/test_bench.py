@@ -1,4 +1,4 @@
-"""The benchmark: what is timed trains, what is said follows from the samples."""
+"""The benchmark: each variant trains before it is timed, and all figures follow from the samples."""
 
 import copy
 import dataclasses
@@ -18,10 +18,10 @@ from rich.progress import Progress
 from tolerances import MODEL_FLOAT64
 
 import mlp_compare.bench.__main__ as bench
-from mlp_compare.bench import benchmark, lower_bound, tables, timing_worker, whole_commands
+from mlp_compare.bench import benchmark, lower_bound, picture, tables, timing_worker, whole_commands
 from mlp_compare.bench.processes import ProcessFailed, ask
 from mlp_compare.bench.timings import break_even, ratio
-from mlp_compare.bench.variants import CONTROL, MANY, RUNGS
+from mlp_compare.bench.variants import CONTROL, SEEDS_VARIANTS, VARIANTS
 from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples
@@ -38,8 +38,8 @@ from mlp_workload.initial import initial_parameters
         pytest.param("leaky", 103, marks=pytest.mark.long("another pair of the same")),
     ],
 )
-@pytest.mark.parametrize("name", ["jax", "jax-step", "torch-fused", "torch-hand", "torch-article"])
-def test_each_rung_trains_as_the_trainer_does(name, preset, batch_size, digits):
+@pytest.mark.parametrize("name", ["jax", "jax-step", "torch-fused", "torch-hand", "torch-tutorial"])
+def test_each_variant_trains_as_the_trainer_does(name, preset, batch_size, digits):
     check_against_the_trainer(name, preset, batch_size, digits)
 
 
@@ -55,21 +55,21 @@ def check_against_the_trainer(name, preset, batch_size, digits):
         PRESETS[preset], hidden=(8, 6), batch_size=batch_size, dtype="float64", learning_rate=0.1
     )
     start = initial_parameters(config.initialization, config.widths(digits.pixels, digits.classes), seed=0)
-    trainer, reference = (RUNGS[rung].load()(config, digits, start) for rung in (name, "torch"))
+    trainer, reference = (VARIANTS[variant].load()(config, digits, start) for variant in (name, "torch"))
     trainer.compile()
     for epoch in (1, 2):
         order = epoch_order(0, epoch, 103)
-        MODEL_FLOAT64.assert_close(trainer.run_epoch(order), reference.run_epoch(order))
+        MODEL_FLOAT64.assert_close(trainer.train_steps(order), reference.train_steps(order))
     for parameter, array in reference.state().items():
         MODEL_FLOAT64.assert_close(trainer.state()[parameter], array, parameter)
 
 
-def ask_here(rung, config, **options):
+def ask_here(variant, config, **options):
     """`ask` without the process, on 2,000 images."""
     content = json.loads(config.to_json())
     options = {"examples": 2000, "spawned_at": time.monotonic()} | options
     with jax.enable_x64(config.dtype == "float64"):
-        return json.loads(json.dumps(timing_worker.measure(rung, content, **options)))
+        return json.loads(json.dumps(timing_worker.measure(variant, content, **options)))
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def asked_here(monkeypatch):
     monkeypatch.setattr(benchmark, "ask", ask_here)
 
 
-def small_benchmark(monkeypatch, folder, *rungs):
+def small_benchmark(monkeypatch, folder, *variants):
     """Two rounds of an epoch; the exit status."""
     monkeypatch.chdir(folder)
     flags = ["--rounds", "2", "--epochs", "1", "--no-many", "--no-whole", "--no-sweep", "--device", "cpu"]
-    command = ["bench", "--rungs", *rungs, *flags, "--json", "bench.json", "--plot", "bench.svg"]
+    command = ["bench", "--rungs", *variants, *flags, "--json", "bench.json", "--plot", "bench.svg"]
     monkeypatch.setattr(sys, "argv", command)
     try:
         bench.main()
@@ -92,43 +92,48 @@ def small_benchmark(monkeypatch, folder, *rungs):
 
 
 def test_a_small_benchmark_measures_what_it_is_asked_for(asked_here, monkeypatch, tmp_path, capsys):
-    rungs = ["torch", "jax", "floor-jax"]
-    assert small_benchmark(monkeypatch, tmp_path, *rungs, "torch-step-graph", "--hidden", "20", "20") == 0
-    check_files(tmp_path, capsys.readouterr().out, rungs)
+    variants = ["torch", "jax", "products-jax"]
+    assert small_benchmark(monkeypatch, tmp_path, *variants, "torch-step-graph", "--hidden", "20", "20") == 0
+    check_files(tmp_path, capsys.readouterr().out, variants)
 
 
 @pytest.mark.long("starts fifteen processes that train on all of MNIST")
 def test_the_command_measures_what_it_is_asked_for(monkeypatch, tmp_path, capfd):
     """Once more, in processes of their own, and with another library."""
-    rungs = ["jax", "torch", "keras-torch", "floor-jax"]
-    assert small_benchmark(monkeypatch, tmp_path, *rungs, "torch-step-graph") == 0
-    check_files(tmp_path, capfd.readouterr().out, rungs)
+    variants = ["jax", "torch", "keras-torch", "products-jax"]
+    assert small_benchmark(monkeypatch, tmp_path, *variants, "torch-step-graph") == 0
+    check_files(tmp_path, capfd.readouterr().out, variants)
     assert "Keras 3 on PyTorch" in (tmp_path / "bench.svg").read_text()
 
 
-def check_files(folder, output, rungs):
+def check_files(folder, output, variants):
     result = json.loads((folder / "bench.json").read_text())
-    assert list(result["rungs"]) == [*rungs, CONTROL]
+    assert list(result["variants"]) == [*variants, CONTROL]
     assert result["left_out"] == {"torch-step-graph": "PyTorch, CUDA graph of a step: needs a GPU"}
     assert {"format", "date", "config", "cores", "threads", "precision", "environment", "operations"} <= result.keys()
-    for rung in result["rungs"].values():
-        assert len(rung["samples"]) == 2, "two rounds"
-        for sample in rung["samples"]:
+    for variant in result["variants"].values():
+        assert len(variant["samples"]) == 2, "two rounds"
+        for sample in variant["samples"]:
             assert len(sample["epoch_seconds"]) == 1
             assert all(sample[name] > 0 for name in ("start_seconds", "data_seconds", "ready_seconds"))
             assert sample["ready_seconds"] >= sample["start_seconds"] + sample["compile_seconds"]
             assert sample["peak_megabytes"] > 50
-        assert rung["device"] == "cpu"
-        assert rung["environment"]["versions"]
-    for said in ("JAX, an epoch a program", "control: the first rung over itself", "needs a GPU", "where PyTorch wins"):
-        assert said in output
+        assert variant["device"] == "cpu"
+        assert variant["environment"]["versions"]
+    for words in (
+        "JAX, an epoch a program",
+        "control: the first variant over itself",
+        "needs a GPU",
+        "where PyTorch wins",
+    ):
+        assert words in output
     assert "<svg" in (folder / "bench.svg").read_text()
 
 
-def test_a_rung_that_trains_otherwise_is_not_timed(asked_here, monkeypatch, tmp_path, capsys):
-    def ask(rung, config, **options):
-        rate = config.learning_rate * (1.001 if rung == "torch-hand" else 1)
-        return ask_here(rung, dataclasses.replace(config, learning_rate=rate), **options)
+def test_a_variant_that_trains_differently_is_not_timed(asked_here, monkeypatch, tmp_path, capsys):
+    def ask(variant, config, **options):
+        rate = config.learning_rate * (1.001 if variant == "torch-hand" else 1)
+        return ask_here(variant, dataclasses.replace(config, learning_rate=rate), **options)
 
     monkeypatch.setattr(benchmark, "ask", ask)
     assert small_benchmark(monkeypatch, tmp_path, "torch", "torch-hand") == 2
@@ -137,7 +142,7 @@ def test_a_rung_that_trains_otherwise_is_not_timed(asked_here, monkeypatch, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_rung_answers_from_a_process_of_its_own():
+def test_a_variant_answers_from_a_process_of_its_own():
     """Whose imports and memory are counted, and nothing of what libraries print."""
     sample = ask("jax", dataclasses.replace(PRESETS["leaky"], hidden=(5,), device="cpu"), epochs=2, examples=400)
     assert sample["ready_seconds"] >= sample["start_seconds"] + sample["import_seconds"] + sample["compile_seconds"]
@@ -157,7 +162,7 @@ def test_a_rung_answers_from_a_process_of_its_own():
         (["--batch-size", "0"], "--batch-size must be"),
         (["--batch-size", "70000"], "--batch-size must be at most 60000, the training examples, got 70000"),
         pytest.param(
-            ["--batch-size", "7000", "--rungs", "floor-numpy"],
+            ["--batch-size", "7000", "--rungs", "products-numpy"],
             "batches of 7000 do not divide the set",
             marks=pytest.mark.long("starts a process"),
         ),
@@ -184,7 +189,7 @@ class Dispatched:
         matrix = jnp.ones((128, 128), jnp.float32) / 128
         self._products = jax.jit(lambda: jax.lax.fori_loop(0, 2000, lambda _, x: x @ matrix, matrix))
 
-    def run_epoch(self, order):
+    def train_steps(self, order):
         self.result = self._products()
         return self.result
 
@@ -202,7 +207,7 @@ def test_the_benchmarks_clock_waits_for_the_result(digits, monkeypatch):
     assert arrived == [True] * 3
 
 
-def test_the_floor_counts_the_operations_of_a_step():
+def test_the_lower_bound_counts_the_operations_of_a_step():
     assert lower_bound.operations((784, 200, 200, 10), 1) == 879_200
     assert lower_bound.operations((784, 200, 200, 10), 60_000) == 52_752_000_000
 
@@ -253,27 +258,38 @@ def test_the_pages_tables_are_the_benchmarks(result):
 
 
 def test_the_published_benchmark_is_whole_and_controlled(result):
-    """Every rung of a CPU, the commands and the sweep; the control within 3 % of 1."""
-    assert not [name for name, rung in RUNGS.items() if rung.device != "gpu" and name not in result["rungs"]]
+    """Every variant of a CPU, the commands and the sweep; the control within 3 % of 1."""
+    assert not [
+        name for name, variant in VARIANTS.items() if variant.device != "gpu" and name not in result["variants"]
+    ]
     assert len(result["whole"]) == 10
-    assert not [name for name in MANY if name not in result["many"]["rungs"]]
+    assert not [name for name in SEEDS_VARIANTS if name not in result["seeds"]["variants"]]
     assert {point["batch_size"] for point in result["sweep"]} == set(benchmark.BATCH_SIZES)
     assert {tuple(point["hidden"]) for point in result["sweep"]} == {(width, width) for width in benchmark.WIDTHS}
     assert abs(tables.Figures(result).ratio(CONTROL, "jax").ratio - 1) < 0.03
 
 
-@pytest.mark.parametrize("left", [["jax", "torch"], ["jax", "torch", "floor-torch"], ["torch", "floor-jax"], ["jax"]])
-def test_any_choice_of_rungs_is_shown(result, left):
+def test_names_of_earlier_versions_are_understood():
+    chosen, left_out = benchmark._possible(["floor-torch", "torch-article", "floor-numpy"], gpu=False, batch_size=7000)
+    assert chosen == ["torch-tutorial"]
+    assert set(left_out) == {"products-torch", "products-numpy"}
+    assert bench.Bench(rungs=("jax", "floor-jax")).rungs == ("jax", "floor-jax")
+
+
+@pytest.mark.parametrize(
+    "left", [["jax", "torch"], ["jax", "torch", "products-torch"], ["torch", "products-jax"], ["jax"]]
+)
+def test_any_choice_of_variants_is_shown(result, left):
     result |= {
-        "rungs": {name: result["rungs"][name] for name in [*left, CONTROL]},
+        "variants": {name: result["variants"][name] for name in [*left, CONTROL]},
         "first": left[0],
-        "many": {},
+        "seeds": {},
         "whole": {},
         "sweep": [],
     }
     assert tables.View.of(result).remarks
-    assert b"<svg" in tables.draw(result)
-    assert result["rungs"][left[0]]["name"] in tables.markdown(result)
+    assert b"<svg" in picture.draw(result)
+    assert result["variants"][left[0]]["name"] in tables.markdown(result)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +326,7 @@ def test_where_pytorch_wins_follows_from_the_samples(result):
 
     def wins(factor):
         changed = copy.deepcopy(result)
-        for sample in changed["rungs"]["torch"]["samples"]:
+        for sample in changed["variants"]["torch"]["samples"]:
             sample["epoch_seconds"] = [factor * seconds for seconds in sample["epoch_seconds"]]
         return [line for line in tables.View.of(changed).torch_wins if line.startswith("PyTorch, eager trains")]
 
@@ -323,8 +339,8 @@ def test_where_pytorch_wins_follows_from_the_samples(result):
     [
         ("{", "is not JSON"),
         ("[]", "is not what mlp_compare.bench writes"),
-        ('{"kind": "benchmark", "format": 9}', "has format 9, this reads 2"),
-        ('{"kind": "benchmark", "format": 2, "rungs": {}}', "is not a whole benchmark"),
+        ('{"kind": "benchmark", "format": 9}', "has format 9, this reads 2 and 3"),
+        ('{"kind": "benchmark", "format": 2, "variants": {}}', "is not a whole benchmark"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):
@@ -335,17 +351,17 @@ def test_other_files_are_refused(tmp_path, content, message):
 
 @pytest.mark.long("compiles ten models")
 def test_the_sweep_and_several_models_at_once(asked_here, monkeypatch):
-    few = {name: MANY[name] for name in ("torch-in-turn", "torch-processes", "jax-many")}
-    small = {"BATCH_SIZES": (), "WIDTHS": (50,), "MANY_ROUNDS": 1, "MANY_EPOCHS": 1, "MANY": few}
+    few = {name: SEEDS_VARIANTS[name] for name in ("torch-in-turn", "torch-processes", "jax-seeds")}
+    small = {"BATCH_SIZES": (), "WIDTHS": (50,), "SEEDS_ROUNDS": 1, "SEEDS_EPOCHS": 1, "SEEDS_VARIANTS": few}
     for name, value in small.items():
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr(benchmark, "_SWEPT_OPERATIONS", 1e9)
-    check_sweep_and_many(few)
+    check_sweep_and_seeds(few)
 
 
 @pytest.mark.long("trains an epoch of MNIST five times")
 def test_whole_commands_of_each_kind_are_timed(monkeypatch):
-    check_whole_commands(monkeypatch, "JAX_FIRST", "JAX_LATER", "TORCH_GIVEN", "ARTICLE", "JAX_WATCHED")
+    check_whole_commands(monkeypatch, "JAX_FIRST", "JAX_LATER", "TORCH_GIVEN", "TUTORIAL", "JAX_WATCHED")
 
 
 @pytest.mark.long("starts four commands")
@@ -357,17 +373,17 @@ def test_a_whole_command_is_timed(monkeypatch, tmp_path, mnist):
     check_whole_commands(monkeypatch, "TORCH_GIVEN", flags=["--dataset", dataset, "--batch-size", "20"])
 
 
-def check_sweep_and_many(few):
+def check_sweep_and_seeds(few):
     progress = Progress(console=Console(quiet=True))
     sweep = benchmark._sweep(["jax", "torch"], dataclasses.replace(PRESETS["leaky"], device="cpu"), progress)
-    assert [(point["varied"], point["rung"], point["batch_size"], point["hidden"]) for point in sweep] == [
+    assert [(point["varied"], point["variant"], point["batch_size"], point["hidden"]) for point in sweep] == [
         ("width", "jax", 200, (50, 50)),
         ("width", "torch", 200, (50, 50)),
     ]
     assert all(len(point["epoch_seconds"]) == 3 for point in sweep)
-    many = benchmark._many(dataclasses.replace(PRESETS["leaky"], hidden=(20,), device="cpu"), False, progress)
-    assert list(many["rungs"]) == [*few, CONTROL]
-    assert all(len(rung["samples"]) == 1 for rung in many["rungs"].values())
+    seeds = benchmark._seeds(dataclasses.replace(PRESETS["leaky"], hidden=(20,), device="cpu"), False, progress)
+    assert list(seeds["variants"]) == [*few, CONTROL]
+    assert all(len(variant["samples"]) == 1 for variant in seeds["variants"].values())
 
 
 def check_whole_commands(monkeypatch, *chosen, flags=()):
@@ -378,7 +394,7 @@ def check_whole_commands(monkeypatch, *chosen, flags=()):
     assert list(whole) == list(commands)
     assert [len(samples) for samples in whole.values()] == [1] * len(commands)
     for name, (sample,) in whole.items():
-        if "article" not in name:
+        if "tutorial" not in name:
             assert 0 < sample["ready_seconds"] < sample["first_epoch_done_seconds"] < sample["total_seconds"]
         assert ("to_target_seconds" in sample) == ("given weights" in name)
 
@@ -396,7 +412,7 @@ def test_what_is_measured_is_kept_where_the_rest_fails(tmp_path, monkeypatch):
     assert tables.read(tmp_path / "bench.json")["kind"] == "benchmark"
 
 
-def test_jax_computes_all_products_of_the_floor():
+def test_jax_computes_all_products_of_the_lower_bound():
     """None is left out or cut down to the number that is looked at, and the operands are not copied."""
     layers = tuple(
         lower_bound.Layer(*(np.ones(shape, np.float32) for shape in ((32, a), (b, a), (32, b))))
@@ -412,7 +428,7 @@ def test_jax_computes_all_products_of_the_floor():
     assert sorted(shapes) == sorted(["32,48", "48,64", "32,16", "16,48", "32,48"])
 
 
-@pytest.mark.parametrize("name", [name for name, rung in RUNGS.items() if rung.device == "gpu"])
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.device == "gpu"])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_graphs_train_as_the_trainer_does(name, digits):
     check_against_the_trainer(name, "leaky", 20, digits)

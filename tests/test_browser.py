@@ -29,8 +29,8 @@ from mlp_workload.data import Dataset, Examples
 from mlp_workload.events import RunStarted
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines
-from mlp_workload.visdom.drawing import comparison_name, environment_name
 from mlp_workload.visdom.picture import SHOWN
+from mlp_workload.visdom.windows import comparison_name, environment_name
 from twincheck.comparison import Difference
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}

@@ -99,7 +99,7 @@ def test_whole_numbers_are_equal_or_not():
     assert (found.name, found.index, found.a, found.b) == ("labels", (2,), 3.0, 4.0)
 
 
-def test_unlike_shapes_are_a_departure():
+def test_unlike_shapes_are_a_mismatch():
     found = compare(*traces(x=x(1, 2, 3, 4).ravel()), bounds).first
     assert str(found) == "x: shapes (2, 2) and (4,)"
 
@@ -169,7 +169,7 @@ def test_what_may_not_be_seen_is_the_widest_bound_that_held(bound, said):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "change", "cure"),
+    ("dtype", "change", "fix"),
     [
         ("float64", 5e-6, "; if this can be rounding, allow longer sums, as by terms= of uniform"),
         (
@@ -181,10 +181,10 @@ def test_what_may_not_be_seen_is_the_widest_bound_that_held(bound, said):
         ("float32", np.nan, ""),
     ],
 )
-def test_a_small_mismatch_says_what_to_do_if_it_can_be_rounding(dtype, change, cure):
+def test_a_small_mismatch_says_what_to_do_if_it_can_be_rounding(dtype, change, fix):
     one, other = (Trace({"x": np.array([1 + added], dtype)}) for added in (0, change))
     found = compare(one, other, bounds)
-    assert str(found) == f"{found.first}{cure}"
+    assert str(found) == f"{found.first}{fix}"
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.metrics import Mistakes
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.visdom import assets
-from mlp_workload.visdom.drawing import comparison_name, environment_name
 from mlp_workload.visdom.server import VisdomServer
+from mlp_workload.visdom.windows import comparison_name, environment_name
 
 DASHBOARD = "mlp_workload.dashboard"
 
@@ -229,7 +229,7 @@ npm = pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
 @pytest.mark.long("downloads packages")
 def test_npm_brings_all_that_has_a_package(tmp_path, monkeypatch):
     static = tmp_path / "visdom/static"
-    assets.place(static, 120)
+    assets.install(static, 120)
     assert [asset.feature for asset in assets.missing(static)] == ["formulas"]
     assert (
         "Plotly" in (static / "js/plotly-plotly.min.js").read_text()[:10_000]
@@ -237,7 +237,7 @@ def test_npm_brings_all_that_has_a_package(tmp_path, monkeypatch):
     )
     before = {path: path.stat().st_mtime_ns for path in static.rglob("*")}
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assets.place(static, 0)  # nothing is left to fetch
+    assets.install(static, 0)  # nothing is left to fetch
     assert {path: path.stat().st_mtime_ns for path in static.rglob("*")} == before
 
 
@@ -251,7 +251,7 @@ def test_a_node_modules_folder_is_enough(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "deeper")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     static = tmp_path / "visdom/static"
-    assets.place(static, 5)
+    assets.install(static, 5)
     assert [asset.feature for asset in assets.missing(static)] == ["formulas"]
 
 
@@ -282,7 +282,7 @@ def test_packages_are_enough(source, tmp_path, monkeypatch):
     (tmp_path / "deeper").mkdir()
     monkeypatch.chdir(tmp_path / "deeper")
     static = tmp_path / "visdom/static"
-    assets.place(static, 20)
+    assets.install(static, 20)
     assert [asset.feature for asset in assets.missing(static)] == ["formulas"]
     assert all((static / asset.target).read_text() == asset.target for asset in packaged)
 
@@ -308,7 +308,7 @@ def test_an_npm_that_does_something_else_is_no_error(script, tmp_path, monkeypat
     write_npm(tmp_path, monkeypatch, script)
     monkeypatch.setattr(assets, "_from_visdom", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    assets.place(tmp_path / "visdom/static", 0.5 if "sleep" in script else 60)
+    assets.install(tmp_path / "visdom/static", 0.5 if "sleep" in script else 60)
     assert "everything" in assets.features(assets.missing(tmp_path / "visdom/static"))
 
 
@@ -318,14 +318,14 @@ def test_a_package_of_another_version_is_not_taken(tmp_path, monkeypatch, no_npm
     (package / "package.json").write_text('{"version": "3.7.1"}')
     (package / "dist/jquery.min.js").write_text("newer")
     monkeypatch.chdir(tmp_path)
-    assets.place(tmp_path / "visdom/static", 0)
+    assets.install(tmp_path / "visdom/static", 0)
     assert not (tmp_path / "visdom/static/js/jquery.min.js").exists()
 
 
 def test_without_any_source_it_ends_in_time_and_says_what_is_missing(tmp_path, monkeypatch, no_npm):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", python())
-    assets.place(tmp_path / "visdom/static", 1)
+    assets.install(tmp_path / "visdom/static", 1)
     lacks = assets.features(assets.missing(tmp_path / "visdom/static"))
     assert lacks[0] == "everything"
     assert {"curves", "icons", "login", "formulas"} <= set(lacks)

@@ -19,7 +19,7 @@ import jax_mlp.device
 import jax_mlp.model
 import reference_torch.device
 import reference_torch.model
-from mlp_compare.comparable import require_alike
+from mlp_compare.comparable import require_comparable
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.environment.description import nvidia_driver
 from mlp_workload.environment.variables import set_variables
@@ -96,7 +96,7 @@ def test_every_product_of_jax_asks_a_gpu_for_the_precision(precision):
     assert all(part in line for line in products for part in PRODUCT[precision])
 
 
-class Card:
+class FakeDevice:
     """A GPU as JAX shows it, for what is decided before anything is computed."""
 
     platform, compute_capability = "cuda", "9.0"
@@ -106,38 +106,38 @@ class Card:
 
 
 @pytest.fixture
-def two_cards(monkeypatch):
+def two_gpus(monkeypatch):
     """Seen by both frameworks, the second older than TF32."""
-    cards = [Card(0, "NVIDIA H100"), Card(1, "Tesla T4")]
-    cards[1].compute_capability = "7.5"
-    monkeypatch.setattr(jax, "devices", lambda platform=None: cards)
+    devices = [FakeDevice(0, "NVIDIA H100"), FakeDevice(1, "Tesla T4")]
+    devices[1].compute_capability = "7.5"
+    monkeypatch.setattr(jax, "devices", lambda platform=None: devices)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device.index))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: cards[device.index].device_kind)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: devices[device.index].device_kind)
     monkeypatch.setattr(
         torch.cuda, "get_device_capability",
-        lambda device: tuple(map(int, cards[device.index].compute_capability.split("."))),
+        lambda device: tuple(map(int, devices[device.index].compute_capability.split("."))),
     )  # fmt: skip
     chosen = []
     yield chosen
     torch.set_float32_matmul_precision("highest")
 
 
-def test_the_card_that_is_asked_for_is_taken_and_named_alike(two_cards):
+def test_the_gpu_that_is_asked_for_is_taken_and_named_alike(two_gpus):
     for gpu, name in ((None, "gpu (NVIDIA H100)"), (0, "gpu (NVIDIA H100)"), (1, "gpu (Tesla T4)")):
         device = jax_mlp.device.find_device(Config(gpu=gpu))
         other = reference_torch.device.find_device(Config(gpu=gpu))
         assert (device.number, other.index) == (gpu or 0, gpu or 0)
         assert jax_mlp.device.device_name(device) == reference_torch.device.device_name(other) == name
-    assert two_cards == [0, 0, 1], "torch makes its streams there"
+    assert two_gpus == [0, 0, 1], "torch makes its streams there"
     for find in FIND.values():
         with pytest.raises(UserError, match=r"--gpu 2: .* sees 2, counted from 0"):
             find(Config(gpu=2))
 
 
 @pytest.mark.parametrize(("precision", "in_torch"), [("highest", "highest"), ("tf32", "high"), ("bf16", "high")])
-def test_torch_is_told_the_precision(precision, in_torch, two_cards):
+def test_torch_is_told_the_precision(precision, in_torch, two_gpus):
     """Whatever the process computed with before."""
     torch.set_float32_matmul_precision("medium")
     reference_torch.device.find_device(Config(matmul_precision=precision))
@@ -145,7 +145,7 @@ def test_torch_is_told_the_precision(precision, in_torch, two_cards):
 
 
 @each_framework
-def test_a_card_without_tf32_is_refused_by_name(framework, two_cards):
+def test_a_gpu_without_tf32_is_refused_by_name(framework, two_gpus):
     FIND[framework](Config(gpu=0, matmul_precision="tf32"))
     with pytest.raises(UserError, match=r"tf32 is for GPUs since Ampere, and this is gpu \(Tesla T4\)"):
         FIND[framework](Config(gpu=1, matmul_precision="tf32"))
@@ -198,7 +198,9 @@ def test_what_makes_jax_deterministic_is_set_before_it_begins():
 def test_it_is_said_before_jax_begins(monkeypatch):
     """Its backend reads them once."""
     began_with = {}
-    monkeypatch.setattr(jax, "devices", lambda platform=None: began_with.update(os.environ) or [Card(0, "NVIDIA H100")])
+    monkeypatch.setattr(
+        jax, "devices", lambda platform=None: began_with.update(os.environ) or [FakeDevice(0, "NVIDIA H100")]
+    )
     monkeypatch.setattr(jax_mlp.device, "backend_has_begun", lambda: False)
     for name in ("XLA_FLAGS", *set_variables("memory")):
         monkeypatch.delenv(name, raising=False)
@@ -208,7 +210,7 @@ def test_it_is_said_before_jax_begins(monkeypatch):
     monkeypatch.setattr(jax_mlp.device, "backend_has_begun", lambda: True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.delenv("XLA_FLAGS")
-    with pytest.raises(UserError, match="JAX has begun without XLA_FLAGS=--xla_gpu_deterministic_ops=true"):
+    with pytest.raises(UserError, match="JAX has started without XLA_FLAGS=--xla_gpu_deterministic_ops=true"):
         jax_mlp.device.find_device(Config(deterministic=True))
 
 
@@ -264,11 +266,11 @@ def test_unlike_rows_are_not_compared():
     def row(device, precision="IEEE float32"):
         return {"device": device, "precision": precision}
 
-    require_alike({"jax": row("gpu (NVIDIA H200)"), "torch": row("gpu (NVIDIA H200)")})
+    require_comparable({"jax": row("gpu (NVIDIA H200)"), "torch": row("gpu (NVIDIA H200)")})
     with pytest.raises(UserError, match=r"their device differs: jax on cpu, torch on gpu \(NVIDIA H200\); .*--device"):
-        require_alike({"jax": row("cpu"), "torch": row("gpu (NVIDIA H200)")})
+        require_comparable({"jax": row("cpu"), "torch": row("gpu (NVIDIA H200)")})
     with pytest.raises(UserError, match=r"their precision differs: jax by TF32, torch by IEEE float32; .*--matmul-pre"):
-        require_alike({"jax": row("cpu", "TF32"), "torch": row("cpu")})
+        require_comparable({"jax": row("cpu", "TF32"), "torch": row("cpu")})
 
 
 STARTS = pytest.mark.long("starts the frameworks in processes of their own first")

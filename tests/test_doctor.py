@@ -20,10 +20,10 @@ from visdom_process import VisdomProcess, free_port
 
 from jax_mlp import doctor_probe as jax_probe
 from mlp_workload.data import shipped
-from mlp_workload.doctor import dashboard, data, frameworks, machine, packages, places
+from mlp_workload.doctor import folders, frameworks, machine, mnist_files, packages, visdom_server
 from mlp_workload.doctor.answer import Answer
-from mlp_workload.doctor.cards import Card, Cards
 from mlp_workload.doctor.frameworks import JAX, TORCH
+from mlp_workload.doctor.gpus import Gpu, Gpus
 from mlp_workload.doctor.probe import product
 
 TORCH_RELEASE = metadata.version("torch").partition("+")[0]
@@ -73,10 +73,10 @@ def test_a_healthy_installation(healthy):
     states = [finding["state"] for finding in content["findings"]]
     assert set(states) <= {"ok", "note"}
     assert last == f"nothing wrong, {states.count('note')} to note"
-    mends = [f"; mend: {finding['mend']}" if finding["mend"] else "" for finding in content["findings"]]
+    fixes = [f"; fix: {finding['fix']}" if finding["fix"] else "" for finding in content["findings"]]
     assert printed == [
-        f"{finding['state']:<5}  {finding['name']}: {finding['seen']}{mend}"
-        for finding, mend in zip(content["findings"], mends, strict=True)
+        f"{finding['state']:<5}  {finding['name']}: {finding['seen']}{fix}"
+        for finding, fix in zip(content["findings"], fixes, strict=True)
     ]
 
 
@@ -98,10 +98,10 @@ def test_it_tells_of_each_framework(healthy):
     assert f"TFDS: {versions[2]}" in seen
 
 
-def test_a_closed_port_is_named_with_its_mend(healthy, closed_port):
+def test_a_closed_port_is_named_with_its_fix(healthy, closed_port):
     line = f"note   Visdom server: no Visdom server at http://localhost:{closed_port} (Connection refused)"
-    mend = f"runs begin all the same; mend: python -m mlp_workload.dashboard --port {closed_port}"
-    assert f"{line}; {mend}" in healthy[0].stdout.splitlines()
+    fix = f"runs start without it; fix: python -m mlp_workload.dashboard --port {closed_port}"
+    assert f"{line}; {fix}" in healthy[0].stdout.splitlines()
 
 
 COPIED = pytest.mark.long("copies packages, and starts what is left of each framework")
@@ -152,7 +152,7 @@ BROKEN = {
     "MNIST": ("t10k-labels-idx1-ubyte.gz: damaged, its content has SHA-256 ", "--no-deps . in the project's folder"),
     "packages": ("tornado 6.6, but tornado<6.6 is needed", "pip install 'tornado<6.6'"),
     "compile cache": (
-        "a file is not a folder), so that every run compiles anew",
+        "a file is not a folder), so every run compiles again",
         "unset JAX_COMPILATION_CACHE_DIR, or",
     ),
     "PyTorch": (
@@ -166,12 +166,12 @@ BROKEN = {
 
 @COPIED
 @pytest.mark.parametrize("name", BROKEN)
-def test_each_thing_that_is_broken_is_found_with_its_mend(name, broken):
+def test_each_thing_that_is_broken_is_found_with_its_fix(name, broken):
     assert (broken.returncode, broken.stderr) == (1, "")
     (line,) = [line for line in broken.stdout.splitlines() if line.startswith(f"wrong  {name}: ")]
-    seen, mend = BROKEN[name]
-    assert seen in line.partition("; mend: ")[0]
-    assert mend in line.partition("; mend: ")[2]
+    seen, fix = BROKEN[name]
+    assert seen in line.partition("; fix: ")[0]
+    assert fix in line.partition("; fix: ")[2]
     assert f"{len(BROKEN)} wrong, " in broken.stdout
 
 
@@ -201,7 +201,7 @@ def test_it_says_what_it_needs_itself(tmp_path):
     assert (process.returncode, process.stderr) == (1, "")
     assert (
         process.stdout
-        == "wrong  packages: No module named rich; mend: make setup, or pip install . in the project's folder\n"
+        == "wrong  packages: No module named rich; fix: make setup, or pip install . in the project's folder\n"
     )
 
 
@@ -231,30 +231,30 @@ ENDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("source", "seen", "mend"), ENDS)
-def test_however_a_framework_ends_it_is_one_finding(source, seen, mend, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("source", "seen", "fix"), ENDS)
+def test_however_a_framework_ends_it_is_one_finding(source, seen, fix, tmp_path, monkeypatch):
     plant_package(tmp_path, "jax", f"print(5)  # which is JSON, too\n{source}")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     answer = Answer.of("jax_mlp.doctor_probe", seconds=10 if "sleep" in source else 60)
-    cache, finding = frameworks.findings(JAX, answer, Cards())
+    cache, finding = frameworks.findings(JAX, answer, Gpus())
     assert (cache.name, cache.state) == ("compile cache", "ok"), "what was answered before counts"
     assert (finding.name, finding.state) == ("JAX", "wrong")
     assert seen in finding.seen
-    assert mend in finding.mend
+    assert fix in finding.fix
 
 
 def test_a_framework_that_hangs_is_one_finding():
-    (finding,) = frameworks.findings(JAX, Answer({"doing": "import jax"}, None, 2, ""), Cards())
+    (finding,) = frameworks.findings(JAX, Answer({"doing": "import jax"}, None, 2, ""), Gpus())
     assert (finding.state, finding.seen) == ("wrong", f"{JAX_RELEASE}, import jax hangs, no answer within 2 s")
 
 
 def test_a_torch_that_is_not_there_is_no_fault(tmp_path, monkeypatch):
     plant_package(tmp_path, "torch", "raise ModuleNotFoundError('', name='torch')")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    (line,) = lines(frameworks.findings(TORCH, Answer.of("reference_torch.doctor_probe"), Cards()))
+    (line,) = lines(frameworks.findings(TORCH, Answer.of("reference_torch.doctor_probe"), Gpus()))
     assert line.startswith("note PyTorch: not installed, only ")
-    assert line.endswith("; mend: make setup, or pip install '.[torch]' in the project's folder")
+    assert line.endswith("; fix: make setup, or pip install '.[torch]' in the project's folder")
 
 
 def tf32(array):
@@ -278,7 +278,7 @@ def test_a_product_is_held_against_numpys(multiply, state):
 
 def test_a_variable_that_spoils_products_is_named(monkeypatch):
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    assert frameworks._product(JAX, 1.0, 0.1).mend == "unset NVIDIA_TF32_OVERRIDE"
+    assert frameworks._product(JAX, 1.0, 0.1).fix == "unset NVIDIA_TF32_OVERRIDE"
 
 
 LOAD = """
@@ -317,7 +317,7 @@ def test_loaded_libraries_say_their_versions_and_files(tmp_path):
 
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch):
-    """Plants a program of that name, and the kernel's file; what `Cards` finds."""
+    """Plants a program of that name, and the kernel's file; what `Gpus` finds."""
 
     def plant(output, status=0, driver=None):
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{output}'\nexit {status}\n")
@@ -328,7 +328,7 @@ def nvidia_smi(tmp_path, monkeypatch):
         if driver:
             module = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Tue Jan  1 00:00:00 UTC 2026\n"
             (tmp_path / "version").write_text(f"{module}GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n")
-        return Cards.find(tmp_path / "version")
+        return Gpus.find(tmp_path / "version")
 
     return plant
 
@@ -341,19 +341,19 @@ H100 = "NVIDIA H100, 580.65.06, 81559, 80000, 9.0"
     [
         (H100, 0, "580.65.06", ["ok NVIDIA: NVIDIA H100, driver 580.65.06, 78.1 of 79.6 GiB free"]),
         (H100, 0, None, ["ok NVIDIA: NVIDIA H100, driver 580.65.06, 78.1 of 79.6 GiB free"]),
-        ("", 0, "550.54.15", ["note NVIDIA: driver 550.54.15 is loaded, but no card is seen here; "
-                              "mend: in a container: start it with --gpus all"]),
+        ("", 0, "550.54.15", ["note NVIDIA: driver 550.54.15 is loaded, but no GPU is seen here; "
+                              "fix: in a container: start it with --gpus all"]),
         ("Failed to initialize NVML: Driver/library version mismatch", 18, "550.54.15",
          ["wrong NVIDIA: driver 550.54.15, Failed to initialize NVML: Driver/library version mismatch; "
-          "mend: restart the machine"]),
+          "fix: restart the machine"]),
         ("NVIDIA GB10, 580.1, [N/A], [N/A], 12.1", 0, None, ["ok NVIDIA: NVIDIA GB10, driver 580.1"]),
         ("NVIDIA T4, 570.1, 16384, 1024, 7.5", 0, None,
-         ["note NVIDIA: NVIDIA T4, driver 570.1, 1.0 of 16.0 GiB free, which is little; "
-          "mend: end what holds it: nvidia-smi lists it"]),
+         ["note NVIDIA: NVIDIA T4, driver 570.1, 1.0 of 16.0 GiB free, which is low; "
+          "fix: end the processes that use it: nvidia-smi lists them"]),
     ],
-    ids=["a card", "as on WSL", "no card", "an updated driver", "shared memory", "a card in use"],
+    ids=["a GPU", "as on WSL", "no GPU", "an updated driver", "shared memory", "a GPU in use"],
 )  # fmt: skip
-def test_the_driver_and_its_cards(output, status, driver, expected, nvidia_smi):
+def test_the_driver_and_its_gpus(output, status, driver, expected, nvidia_smi):
     assert lines(nvidia_smi(output, status, driver).findings()) == expected
 
 
@@ -362,8 +362,8 @@ def test_the_driver_and_its_cards(output, status, driver, expected, nvidia_smi):
     [("580.1", "9.0", "cuda13"), ("580.1", "7.0", "cuda12"), ("579.9", "9.0", "cuda12"), ("525.6", "9.0", "cuda12"),
      ("470.1", "7.5", None)],
 )  # fmt: skip
-def test_jaxs_extra_follows_the_driver_and_the_oldest_card(driver, capability, extra):
-    assert Cards(driver, (Card("new", 1, 1, "12.0"), Card("old", 1, 1, capability))).extra() == extra
+def test_jaxs_extra_follows_the_driver_and_the_oldest_gpu(driver, capability, extra):
+    assert Gpus(driver, (Gpu("new", 1, 1, "12.0"), Gpu("old", 1, 1, capability))).extra() == extra
 
 
 ON_CPU = {"devices": [{"name": "cpu", "memory": None}], "versions": {}, "threads": 2, "libraries": {}}
@@ -374,27 +374,25 @@ TOO_OLD = "The NVIDIA driver on your system is too old"
 @pytest.mark.parametrize(
     ("framework", "facts", "driver", "expected"),
     [
-        (JAX, {"cuda": None, "no_card": None}, "580.1",
-         f"note JAX device: built for the CPU, though there is a H100; mend: pip install 'jax[cuda13]=={JAX_RELEASE}'"),
-        (JAX, {"cuda": None, "no_card": None}, "450.1",
-         "note JAX device: built for the CPU, though there is a H100; mend: update NVIDIA's driver to 580"),
-        (JAX, BUILT | {"no_card": "unknown backend"}, "580.1",
+        (JAX, {"cuda": None, "no_gpu": None}, "580.1",
+         f"note JAX device: built for the CPU, though there is a H100; fix: pip install 'jax[cuda13]=={JAX_RELEASE}'"),
+        (JAX, {"cuda": None, "no_gpu": None}, "450.1",
+         "note JAX device: built for the CPU, though there is a H100; fix: update NVIDIA's driver to 580"),
+        (JAX, BUILT | {"no_gpu": "unknown backend"}, "580.1",
          "wrong JAX device: built for CUDA 13.0, but does not see the H100: cuSPARSE is too old; "
-         f"mend: pip install 'jax[cuda13]=={JAX_RELEASE}'"),
-        (TORCH, {"cuda": None, "no_card": None}, "580.1",
+         f"fix: pip install 'jax[cuda13]=={JAX_RELEASE}'"),
+        (TORCH, {"cuda": None, "no_gpu": None}, "580.1",
          f"note PyTorch device: built for the CPU, though there is a H100; "
-         f"mend: pip install --force-reinstall torch=={TORCH_RELEASE}"),
-        (TORCH, BUILT | {"no_card": TOO_OLD}, "550.1",
+         f"fix: pip install --force-reinstall torch=={TORCH_RELEASE}"),
+        (TORCH, BUILT | {"no_gpu": TOO_OLD}, "550.1",
          f"wrong PyTorch device: built for CUDA 13.0, but does not see the H100: {TOO_OLD}; "
-         "mend: update NVIDIA's driver to 580"),
+         "fix: update NVIDIA's driver to 580"),
     ],
     ids=["JAX for the CPU", "and an old driver", "JAX fails", "torch for the CPU", "torch and an old driver"],
 )  # fmt: skip
-def test_a_card_that_a_framework_does_not_see(framework, facts, driver, expected):
-    cards = Cards(driver, (Card("H100", 81559, 80000, "9.0"),))
-    assert expected in lines(
-        frameworks.findings(framework, Answer(ON_CPU | facts, 0, 60, "cuSPARSE is too old"), cards)
-    )
+def test_a_gpu_that_a_framework_does_not_see(framework, facts, driver, expected):
+    gpus = Gpus(driver, (Gpu("H100", 81559, 80000, "9.0"),))
+    assert expected in lines(frameworks.findings(framework, Answer(ON_CPU | facts, 0, 60, "cuSPARSE is too old"), gpus))
 
 
 def test_plugins_for_cuda_that_are_not_jaxlibs(tmp_path, monkeypatch):
@@ -404,23 +402,23 @@ def test_plugins_for_cuda_that_are_not_jaxlibs(tmp_path, monkeypatch):
     plant_version(tmp_path, "jax-cuda12-pjrt", jaxlib)
     monkeypatch.syspath_prepend(tmp_path)
     expected = (
-        f"wrong JAX CUDA: jax-cuda12-plugin 0.4.31, but jaxlib {jaxlib}; mend: pip install 'jax[cuda12]=={JAX_RELEASE}'"
+        f"wrong JAX CUDA: jax-cuda12-plugin 0.4.31, but jaxlib {jaxlib}; fix: pip install 'jax[cuda12]=={JAX_RELEASE}'"
     )
     assert lines(frameworks._plugins()) == [expected]
     plant_version(tmp_path, "jax-cuda13-plugin", jaxlib)
     assert lines(frameworks._plugins()) == [
         expected,
         "note JAX CUDA: plugins for two versions of CUDA are installed; "
-        "mend: pip uninstall jax-cuda12-plugin jax-cuda12-pjrt",
+        "fix: pip uninstall jax-cuda12-plugin jax-cuda12-pjrt",
     ]
 
 
 @pytest.mark.parametrize(("variable", "value"), [("CUDA_VISIBLE_DEVICES", ""), ("JAX_PLATFORMS", "cpu")])
-def test_a_variable_that_hides_the_card_is_named(variable, value, monkeypatch):
+def test_a_variable_that_hides_the_gpu_is_named(variable, value, monkeypatch):
     monkeypatch.setenv(variable, value)
-    cards, answer = Cards("580.1", (Card("H100", 81559, 80000, "9.0"),)), Answer(ON_CPU | BUILT, 0, 60, "")
-    expected = f"note JAX device: {variable} hides the H100; mend: unset {variable}"
-    assert expected in lines(frameworks.findings(JAX, answer, cards))
+    gpus, answer = Gpus("580.1", (Gpu("H100", 81559, 80000, "9.0"),)), Answer(ON_CPU | BUILT, 0, 60, "")
+    expected = f"note JAX device: {variable} hides the H100; fix: unset {variable}"
+    assert expected in lines(frameworks.findings(JAX, answer, gpus))
 
 
 def test_cuda_and_cudnn_with_their_files(monkeypatch):
@@ -433,14 +431,14 @@ def test_cuda_and_cudnn_with_their_files(monkeypatch):
             "libcudnn": {"version": "9.1.0", "file": "/site-packages/nvidia/libcudnn.so.9"},
         },
     }  # fmt: skip
-    assert lines(frameworks.findings(TORCH, Answer(facts, 0, 60, ""), Cards())) == [
+    assert lines(frameworks.findings(TORCH, Answer(facts, 0, 60, ""), Gpus())) == [
         "ok PyTorch: torch 2; sees gpu (H100) with 64.0 GiB; 16 threads",
         "ok PyTorch CUDA: built for CUDA 13.0 and cuDNN 9.10.2",
         "note PyTorch CUDA: libcudart 12.4, /opt/cuda/lib64/libcudart.so.12, by LD_LIBRARY_PATH; "
-        "mend: unset LD_LIBRARY_PATH",
+        "fix: unset LD_LIBRARY_PATH",
         "ok PyTorch CUDA: libcublas 13.0.0, /site-packages/nvidia/libcublas.so.13",
         "wrong PyTorch CUDA: libcudnn 9.1.0, /site-packages/nvidia/libcudnn.so.9, but cuDNN 9.10.2 is needed; "
-        f"mend: pip install --force-reinstall torch=={TORCH_RELEASE}",
+        f"fix: pip install --force-reinstall torch=={TORCH_RELEASE}",
     ]
 
 
@@ -457,18 +455,20 @@ def test_each_file_of_mnist_that_is_damaged_is_named(tmp_path):
     folder = shutil.copytree(shipped.FOLDER, tmp_path / "mnist")
     spoil(folder / "train-labels-idx1-ubyte.gz")
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
-    labels, images = lines(data.mnist(folder))
+    labels, images = lines(mnist_files.findings(folder))
     assert "wrong MNIST: " in labels
     assert "train-labels-idx1-ubyte.gz: damaged, its content has SHA-256 " in labels
     assert "t10k-images-idx3-ubyte.gz: No such file" in images
 
 
 def test_a_checkout_brings_its_files_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_CHECKOUT", tmp_path)
-    assert data._mend(tmp_path / "data/mnist") == "pip install --force-reinstall --no-deps . in the project's folder"
+    monkeypatch.setattr(mnist_files, "_CHECKOUT", tmp_path)
+    assert (
+        mnist_files._fix(tmp_path / "data/mnist") == "pip install --force-reinstall --no-deps . in the project's folder"
+    )
     (tmp_path / ".git").touch()
-    assert data._mend(tmp_path / "data/mnist") == f"git -C {tmp_path} checkout data/mnist"
-    assert data._mend(Path("/elsewhere")) == "pip install --force-reinstall --no-deps . in the project's folder"
+    assert mnist_files._fix(tmp_path / "data/mnist") == f"git -C {tmp_path} checkout data/mnist"
+    assert mnist_files._fix(Path("/elsewhere")) == "pip install --force-reinstall --no-deps . in the project's folder"
 
 
 @pytest.fixture
@@ -479,19 +479,19 @@ def file(tmp_path):
 
 def test_a_place_where_nothing_can_be_written(file, tmp_path, monkeypatch):
     """Also for root, whom no permission keeps out."""
-    assert places.refusal(tmp_path / "not/there/yet") is None
+    assert folders.refusal(tmp_path / "not/there/yet") is None
     assert list(tmp_path.iterdir()) == [file]
-    assert places.refusal(file) == places.refusal(file / "a/b") == f"{file} is not a folder"
-    assert places.refusal(Path("/proc/nowhere")) == "No such file or directory"
+    assert folders.refusal(file) == folders.refusal(file / "a/b") == f"{file} is not a folder"
+    assert folders.refusal(Path("/proc/nowhere")) == "No such file or directory"
     monkeypatch.chdir(tmp_path)
-    assert places.runs().state == "ok"
+    assert folders.runs().state == "ok"
     (tmp_path / "runs").touch()
-    finding = places.runs()
-    assert (finding.state, finding.mend) == ("wrong", "begin in a folder of yours, or name one by --run-dir")
+    finding = folders.runs()
+    assert (finding.state, finding.fix) == ("wrong", "start in one of your own folders, or name one with --run-dir")
     assert finding.seen == f"nothing can be written to {tmp_path}/runs (runs is not a folder)"
     (tmp_path / "runs").unlink()
-    monkeypatch.setattr(places, "LITTLE", 1e15)
-    assert (places.runs().state, places.runs().mend) == ("note", "free some space there")
+    monkeypatch.setattr(folders, "LITTLE", 1e15)
+    assert (folders.runs().state, folders.runs().fix) == ("note", "free some space there")
 
 
 def test_where_compiled_programs_are_kept(file, tmp_path, monkeypatch):
@@ -502,33 +502,33 @@ def test_where_compiled_programs_are_kept(file, tmp_path, monkeypatch):
             monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", named)
         finding = frameworks._cache(*jax_probe._cache().values())
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-        return f"{finding.state} {finding.seen}", finding.mend
+        return f"{finding.state} {finding.seen}", finding.fix
 
-    anew = "so that every run compiles anew"
+    anew = "so every run compiles again"
     assert cache() == (f"ok {tmp_path}/jax-mlp can be written to", None)
     assert cache("") == ("ok off, because JAX_COMPILATION_CACHE_DIR is empty", None)
     assert cache("gs://bucket/x") == ("ok gs://bucket/x is not looked into", None)
     assert cache(f"{file}/x") == (
-        f"wrong {file}/x keeps nothing ({file} is not a folder), {anew}",
-        "unset JAX_COMPILATION_CACHE_DIR, or name a folder of yours there",
+        f"wrong {file}/x can't be used ({file} is not a folder), {anew}",
+        "unset JAX_COMPILATION_CACHE_DIR, or name one of your own folders there",
     )
     assert cache(home=file) == (
-        f"wrong {file}/jax-mlp keeps nothing ({file} is not a folder), {anew}",
-        "name a folder of yours in JAX_COMPILATION_CACHE_DIR",
+        f"wrong {file}/jax-mlp can't be used ({file} is not a folder), {anew}",
+        "name one of your own folders in JAX_COMPILATION_CACHE_DIR",
     )
     (tmp_path / "jax-mlp").mkdir()
     assert cache()[0].startswith("ok ")
     (tmp_path / "jax-mlp").chmod(0o777)
-    assert cache()[0].startswith(f"wrong {tmp_path}/jax-mlp keeps nothing (it is not ours alone to write to, ")
+    assert cache()[0].startswith(f"wrong {tmp_path}/jax-mlp can't be used (others can write to it, ")
 
 
 def test_a_port_that_something_else_holds(monkeypatch):
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
         threading.Thread(target=other.handle_request, daemon=True).start()
         monkeypatch.setenv("VISDOM_PORT", str(other.server_port))
-        finding = dashboard.server()
+        finding = visdom_server.server()
     assert "answers 501" in finding.seen
-    assert finding.mend == f"stop what listens at port {other.server_port}, or name another port by VISDOM_PORT"
+    assert finding.fix == f"stop what listens at port {other.server_port}, or name another port by VISDOM_PORT"
 
 
 def test_a_server_that_answers(tmp_path, monkeypatch):
@@ -536,7 +536,7 @@ def test_a_server_that_answers(tmp_path, monkeypatch):
     monkeypatch.setenv("VISDOM_PORT", str(server.port))
     try:
         server.start()
-        assert lines([dashboard.server()]) == [f"ok Visdom server: one answers at http://localhost:{server.port}"]
+        assert lines([visdom_server.server()]) == [f"ok Visdom server: one answers at http://localhost:{server.port}"]
     finally:
         server.kill()
 
@@ -546,23 +546,23 @@ def test_a_server_that_answers(tmp_path, monkeypatch):
     [
         ({"status": 200, "lacks": 3},
          ["ok Visdom: 0.2.4 with tornado 6.5 serves its page",
-          "note Visdom: 3 of the files that its page is made of are still to be fetched; "
-          "mend: python -m mlp_workload.dashboard, which fetches them"]),
+          "note Visdom: 3 files of its page are not downloaded yet; "
+          "fix: python -m mlp_workload.dashboard, which downloads them"]),
         ({"status": 200, "lacks": 3, "closed": "/static"},
          ["ok Visdom: 0.2.4 with tornado 6.5 serves its page",
-          "note Visdom: 3 of the files that its page is made of are still to be fetched; "
-          "mend: python -m mlp_workload.dashboard, started by a user who may write /static, which fetches them"]),
+          "note Visdom: 3 files of its page are not downloaded yet; "
+          "fix: python -m mlp_workload.dashboard, started by a user who may write /static, which downloads them"]),
         ({"status": 500, "reason": "Internal Server Error"},
          ["wrong Visdom: 0.2.4 with tornado 6.5 answers 500 Internal Server Error instead of its page; "
-          "mend: pip install --force-reinstall visdom"]),
+          "fix: pip install --force-reinstall visdom"]),
         ({"doing": "import visdom", "error": {"type": "ImportError", "said": "no", "missing": None}},
          ["wrong Visdom: 0.2.4 with tornado 6.5 import visdom fails: no (ImportError); "
-          "mend: make setup, or pip install '.[visdom]' in the project's folder"]),
+          "fix: make setup, or pip install '.[visdom]' in the project's folder"]),
     ],
 )  # fmt: skip
 def test_what_visdoms_page_lacks(facts, expected):
     facts = {"versions": {"visdom": "0.2.4", "tornado": "6.5"}} | facts
-    assert lines(dashboard.page(Answer(facts, 0, 60, ""))) == expected
+    assert lines(visdom_server.page(Answer(facts, 0, 60, ""))) == expected
 
 
 def test_a_tfds_that_does_not_import(tmp_path, monkeypatch):
@@ -571,17 +571,17 @@ def test_a_tfds_that_does_not_import(tmp_path, monkeypatch):
     finding = next(packages.tfds())
     assert finding.state == "wrong"
     assert "import importlib_resources fails: no such thing (ModuleNotFoundError)" in finding.seen
-    assert finding.mend == "pip install '.[tfds]' in the project's folder"
+    assert finding.fix == "pip install '.[tfds]' in the project's folder"
 
 
 def test_versions_out_of_the_projects_range(tmp_path, monkeypatch):
-    assert lines(packages.ranges()) == ["ok packages: all that are here are of versions that jax-mlp asks for"]
+    assert lines(packages.ranges()) == ["ok packages: all installed packages have versions that jax-mlp supports"]
     plant_version(tmp_path, "tornado", "6.6.0")
     plant_version(tmp_path, "flax", "0.12.0")
     monkeypatch.syspath_prepend(tmp_path)
     assert lines(packages.ranges()) == [
-        "wrong packages: flax 0.12.0, but flax>=0.12.1 is needed; mend: pip install 'flax>=0.12.1'",
-        "wrong packages: tornado 6.6.0, but tornado<6.6 is needed; mend: pip install 'tornado<6.6'",
+        "wrong packages: flax 0.12.0, but flax>=0.12.1 is needed; fix: pip install 'flax>=0.12.1'",
+        "wrong packages: tornado 6.6.0, but tornado<6.6 is needed; fix: pip install 'tornado<6.6'",
     ]
 
 
@@ -608,7 +608,7 @@ def test_memory_within_a_containers_limit(tmp_path):
     assert lines([machine.memory(tmp_path)]) == ["ok memory: 8.2 GB free under a cgroup's limit of 30.0 GB"]
     (group / "memory.max").write_text("3300000000\n")
     seen = "note memory: 0.8 GB free under a cgroup's limit of 3.3 GB"
-    assert lines([machine.memory(tmp_path)]) == [f"{seen}; mend: close other programs, or raise the limit"]
+    assert lines([machine.memory(tmp_path)]) == [f"{seen}; fix: close other programs, or raise the limit"]
 
 
 def test_a_cpu_quota_stands_beside_the_cores(monkeypatch):

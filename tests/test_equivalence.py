@@ -1,4 +1,4 @@
-"""The verdicts and the figures behind them, against scipy's tests, simulation and cases done by hand."""
+"""The results and the figures behind them, against scipy's tests, simulation and cases done by hand."""
 
 import warnings
 
@@ -61,7 +61,7 @@ def test_an_unpaired_bootstrap_resamples_each_side_for_itself():
 
 NEAR = [9500 + MARGIN, 9510 + MARGIN, 9490 + MARGIN]
 FAR = [8000, 9500, 8300, 9500, 9500]
-VERDICTS = {
+RESULTS = {
     "equal, without a deviation": ([9553] * 5, [9553] * 5, "equivalent within the margin"),
     "two equal pairs": ([9553, 9560], [9553, 9560], "equivalent within the margin"),
     "apart, without a deviation": ([9553] * 5, [9000] * 5, "different"),
@@ -72,17 +72,17 @@ VERDICTS = {
 }
 
 
-@pytest.mark.parametrize(("a", "b", "verdict"), VERDICTS.values(), ids=VERDICTS)
+@pytest.mark.parametrize(("a", "b", "result"), RESULTS.values(), ids=RESULTS)
 @pytest.mark.parametrize("paired", [True, False])
-def test_verdicts(a, b, verdict, paired):
+def test_results(a, b, result, paired):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = equivalence(a, b, paired=paired, two_humps=False)
-    assert str(found).endswith(verdict)
+    assert str(found).endswith(result)
     assert np.isfinite([found.standard_error, found.tost_p, *found.t_interval, *found.bootstrap_interval]).all()
 
 
-def test_the_number_of_seeds_in_the_verdict_is_the_one_that_suffices():
+def test_the_number_of_seeds_in_the_result_is_the_one_that_suffices():
     found = equivalence(FAR, FAR[::-1], paired=False, two_humps=False)
     needed = seeds_needed(found.standard_error * 5**0.5, found.degrees_of_freedom / 4)
     assert str(found) == f"N too small to conclude: about {needed:,} seeds would be needed"
@@ -101,12 +101,12 @@ DISAGREEMENTS = {
 
 
 @pytest.mark.parametrize(("differences", "bootstrap", "tests"), DISAGREEMENTS.values(), ids=DISAGREEMENTS)
-def test_a_verdict_takes_both_the_tests_and_the_bootstrap(differences, bootstrap, tests):
+def test_a_result_takes_both_the_tests_and_the_bootstrap(differences, bootstrap, tests):
     found = equivalence(np.add(9000, differences), [9000] * len(differences), paired=True, two_humps=False)
     assert (max(map(abs, found.bootstrap_interval)) < MARGIN) is bootstrap
     assert (found.tost_p < 0.05) is tests
     assert bootstrap or tests or found.t_interval[0] < MARGIN < found.bootstrap_interval[0]
-    assert found.verdict == "too few seeds"
+    assert found.result == "too few seeds"
 
 
 def test_few_pairs_need_what_the_deviation_of_their_differences_asks_for():
@@ -116,11 +116,11 @@ def test_few_pairs_need_what_the_deviation_of_their_differences_asks_for():
 
 
 @pytest.mark.parametrize("other", [9553, 9000])
-def test_where_there_may_be_two_humps_few_seeds_allow_no_verdict(other):
+def test_where_there_may_be_two_humps_few_seeds_allow_no_result(other):
     few = equivalence([9553] * (TWO_HUMP_SEEDS - 1), [other] * (TWO_HUMP_SEEDS - 1), paired=True, two_humps=True)
     assert str(few) == "N too small to conclude: about 59 seeds would be needed"
     enough = equivalence([9553] * TWO_HUMP_SEEDS, [other] * TWO_HUMP_SEEDS, paired=True, two_humps=True)
-    assert enough.verdict == ("equivalent" if other == 9553 else "different")
+    assert enough.result == ("equivalent" if other == 9553 else "different")
     assert 0.95 ** (TWO_HUMP_SEEDS - 1) > 0.05 > 0.95**TWO_HUMP_SEEDS
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_idx_folder
+from helpers import train_with
 
 import mlp_compare.report.__main__ as report_page
 from examples.numpy_side.train import framework as numpy_framework
@@ -32,10 +33,9 @@ from mlp_workload.run.checkpointing import resumed_from
 from mlp_workload.run.folder import RunFolder, read_config
 from mlp_workload.run.output_options import Watching
 from mlp_workload.run.recorded import RecordedRun
-from mlp_workload.run.session import train
 from mlp_workload.sinks.json_lines import JsonLines, check_can_change, cut_events
 from mlp_workload.visdom import assets
-from mlp_workload.visdom.drawing import environment_name
+from mlp_workload.visdom.windows import environment_name
 from mlp_workload.weights import load_layers, load_weights, parameter_shapes, read_safetensors, save_weights
 from reference_torch import state_dict
 from twincheck.trace import Trace
@@ -308,8 +308,9 @@ def test_a_run_below_a_folder_whose_name_is_no_text(no_text, digits, monkeypatch
     monkeypatch.chdir(no_text)  # nothing on the command line shows it then
     config = dataclasses.replace(CONFIG, dataset=source, dtype="float64", run_dir=Path("run"))
     watching = Watching(visdom="auto", visdom_port=1, quiet=True)
-    train(config, numpy_framework, watching)
-    train(dataclasses.replace(config, epochs=2, run_dir=no_text / "run"), numpy_framework, watching, resume=True)
+    train_with(numpy_framework, config, watching)
+    more = dataclasses.replace(config, epochs=2, run_dir=no_text / "run")
+    train_with(numpy_framework, more, watching, resume=True)
     assert RecordedRun.load(no_text / "run").summary["steps"] == 12
     report_page.run(report_page.Report(runs=(Path("run"),), output=no_text / "report.html"))
     assert environment_name(no_text / "run").startswith("b_d_run_")

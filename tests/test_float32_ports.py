@@ -83,5 +83,5 @@ def test_a_layer_norms_epsilon_is_found_and_the_result_says_what_to_do(width):
     found = compare(*ported(width, 1, epsilon=1e-6), uniform("float32"))
     assert found.first is not None
     assert found.first.name == "norms.0.output"
-    cure = "; if this can be rounding, compare in float64, or allow longer sums, as by terms= of uniform"
-    assert str(found) == f"{found.first}{cure}"
+    fix = "; if this can be rounding, compare in float64, or allow longer sums, as by terms= of uniform"
+    assert str(found) == f"{found.first}{fix}"

@@ -24,7 +24,7 @@ def test_what_is_quick_on_a_cpu(machine, monkeypatch):
     """Commands are forks here, which start at once."""
     monkeypatch.setattr(sys, "executable", python())
     names = ("devices", "GPU against CPU", "memory", "captured loops")
-    found = {name: machine.tried(name, CHECKS[name]).outcome for name in names}
+    found = {name: machine.run(name, CHECKS[name]).outcome for name in names}
     assert machine.device == "cpu"
     assert found == {"devices": "passed"} | dict.fromkeys(names[1:], "left out")
 
@@ -38,9 +38,9 @@ def test_what_a_cpu_can_show_and_what_it_leaves_out(machine, monkeypatch):
         with monkeypatch.context() as patch:
             if name == "same bytes":
                 patch.setattr(machine_checks, "TRAINERS", {"jax": "jax_mlp.train"})
-            found[name] = machine.tried(name, CHECKS[name])
+            found[name] = machine.run(name, CHECKS[name])
     assert machine.device == "cpu"
-    assert {name: one.outcome for name, one in found.items()} == {
+    assert {name: result.outcome for name, result in found.items()} == {
         "devices": "passed",
         "parity": "passed",
         "GPU against CPU": "left out",
@@ -49,29 +49,29 @@ def test_what_a_cpu_can_show_and_what_it_leaves_out(machine, monkeypatch):
         "captured loops": "left out",
         "many seeds": "measured",
     }
-    assert "needs a GPU, and the trainers are on cpu" in found["memory"].said
-    assert "all 300 steps within bounds" in found["parity"].said
+    assert "needs a GPU, and the trainers are on cpu" in found["memory"].message
+    assert "all 300 steps within bounds" in found["parity"].message
     assert len(found["parity"].figures) == 2
-    assert found["same bytes"].said == "two runs of each framework have the same bytes"
+    assert found["same bytes"].message == "two runs of each framework have the same bytes"
 
 
 @pytest.mark.parametrize(
-    ("differs", "outcome", "said"),
+    ("differs", "outcome", "message"),
     [
         ("none", "passed", "two runs of each framework have the same bytes"),
         ("jax-default", "passed", "two runs of each framework have the same bytes, but not of jax"),
         ("torch", "failed", "two runs differ: torch --deterministic, torch"),
     ],
 )
-def test_runs_that_end_otherwise_are_found(differs, outcome, said, machine, monkeypatch):
+def test_runs_that_end_otherwise_are_found(differs, outcome, message, machine, monkeypatch):
     def train(framework, name, *flags, **options):
         (machine.folder / name).mkdir()
         content = name if name.startswith(differs) else framework
         (machine.folder / name / "weights.safetensors").write_text(content)
 
     monkeypatch.setattr(machine, "train", train)
-    found = machine.tried("same bytes", machine_checks.same_bytes)
-    assert (found.outcome, found.said) == (outcome, said)
+    found = machine.run("same bytes", machine_checks.same_bytes)
+    assert (found.outcome, found.message) == (outcome, message)
 
 
 @pytest.mark.long("starts a broken copy four times")
@@ -83,8 +83,8 @@ def test_a_trainer_that_ends_otherwise_each_time_is_found(machine, packages, mon
     file.write_text(source.replace("torch.manual_seed(config.seed)", "torch.manual_seed(__import__('time').time_ns())"))
     monkeypatch.setattr(machine_checks, "__file__", str(packages / "mlp_compare/gpu_check/machine_checks.py"))
     monkeypatch.setattr(machine_checks, "TRAINERS", {"torch": "reference_torch.train"})
-    found = machine.tried("same bytes", machine_checks.same_bytes)
-    assert (found.outcome, found.said) == ("failed", "two runs differ: torch --deterministic, torch")
+    found = machine.run("same bytes", machine_checks.same_bytes)
+    assert (found.outcome, found.message) == ("failed", "two runs differ: torch --deterministic, torch")
 
 
 def test_it_writes_one_json_and_one_report_and_says_whether_all_passed(tmp_path, monkeypatch, capsys):
@@ -99,9 +99,9 @@ def test_it_writes_one_json_and_one_report_and_says_whether_all_passed(tmp_path,
     monkeypatch.setattr(machine_checks, "CHECKS", checks)
     assert not gpu_check.run(gpu_check.GpuCheck(output=tmp_path / "check"))
     result = json.loads((tmp_path / "check/gpu-check.json").read_text())
-    assert [one["outcome"] for one in result["checks"]] == ["passed", "failed", "left out"]
+    assert [check["outcome"] for check in result["checks"]] == ["passed", "failed", "left out"]
     assert result["checks"][0]["figures"] == {"figure": 1}
-    assert "nowhere: no such run folder" in result["checks"][1]["said"]
+    assert "nowhere: no such run folder" in result["checks"][1]["message"]
     report = (tmp_path / "check/report.md").read_text()
     assert report.splitlines()[:3] == ["# Checked on cpu", "", "- passed: one: all is well"]
     assert "failed     two: mlp_workload.export_onnx" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from browser import CHROMIUM, chromium
 from conftest import make_digits, write_idx_folder
 from dashboard_process import dashboard, routes
 
-from mlp_workload.visdom.drawing import environment_name
+from mlp_workload.visdom.windows import environment_name
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 

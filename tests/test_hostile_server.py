@@ -13,7 +13,7 @@ from visdom_process import VisdomProcess
 from mlp_workload import dashboard
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.doctor.dashboard import server as examine
+from mlp_workload.doctor.visdom_server import server as examine
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.metrics import Mistakes
@@ -22,9 +22,9 @@ from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.sinks.visdom import Visdom
 from mlp_workload.visdom import timed_http
-from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import NothingThere, Unreachable, VisdomServer
+from mlp_workload.visdom.windows import Drawing, comparison_name, environment_name
 
 STEER = b"\x1b[2J\x1b]0;x\x07\xe2\x80\xae\xff"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -67,9 +67,9 @@ DRIPS = {
     "header": ([OK, *[b"x"] * 300], "the Visdom server at {} does not answer"),
     "headers": ([OK, *[b"a: b\r\n"] * 300], "the Visdom server at {} does not answer"),
     "continue": ([b"HTTP/1.1 100 Continue\r\n\r\n"] * 300, "the Visdom server at {} does not answer"),
-    "body": ([OK + b"Content-Length: 10000\r\n\r\n", *[b"x"] * 300], "what is at {} does not come to an end"),
-    "chunk": ([OK + b"Transfer-Encoding: chunked\r\n\r\n", *[b"0"] * 300], "what is at {} does not come to an end"),
-    "until it closes": ([OK + b"\r\n", *[b"x"] * 300], "what is at {} does not come to an end"),
+    "body": ([OK + b"Content-Length: 10000\r\n\r\n", *[b"x"] * 300], "what is at {} answers without an end"),
+    "chunk": ([OK + b"Transfer-Encoding: chunked\r\n\r\n", *[b"0"] * 300], "what is at {} answers without an end"),
+    "until it closes": ([OK + b"\r\n", *[b"x"] * 300], "what is at {} answers without an end"),
 }
 
 

@@ -12,8 +12,8 @@ import jax_mlp.train
 from jax_mlp import startup
 from mlp_workload.config import Config
 from mlp_workload.doctor.answer import Answer
-from mlp_workload.doctor.cards import Cards
 from mlp_workload.doctor.frameworks import JAX, findings
+from mlp_workload.doctor.gpus import Gpus
 from mlp_workload.errors import NO_THREADS, BadVariable
 
 ONE_MORE = pytest.mark.long("starts JAX for one more variable")
@@ -77,9 +77,9 @@ def test_the_doctor_names_the_variable_and_does_not_reinstall(name, value, messa
     """Its process starts JAX as the trainers do."""
     monkeypatch.setenv(name, value)
     found = [
-        finding for finding in findings(JAX, Answer.of("jax_mlp.doctor_probe"), Cards()) if finding.state == "wrong"
+        finding for finding in findings(JAX, Answer.of("jax_mlp.doctor_probe"), Gpus()) if finding.state == "wrong"
     ]
-    assert [finding.mend for finding in found] == [f"correct {name}, or unset it"]
+    assert [finding.fix for finding in found] == [f"correct {name}, or unset it"]
     assert re.match(message, found[0].seen)
 
 

@@ -35,14 +35,14 @@ def test_a_fault_that_does_not_come_back_in_a_repetition_is_named(digits, tmp_pa
             return original(trainer, batch)
 
     monkeypatch.setattr(reference_torch.trainer.Trainer, "trace_step", trace_step)
-    departure = check(digits, tmp_path, 5, dtype="float64").departure
-    assert departure is not None
-    assert (departure.step, departure.difference.name) == (3, "layers.1.bias.grad")
+    mismatch = check(digits, tmp_path, 5, dtype="float64").mismatch
+    assert mismatch is not None
+    assert (mismatch.step, mismatch.difference.name) == (3, "layers.1.bias.grad")
 
 
-def test_without_a_fault_there_is_no_departure(digits, tmp_path):
+def test_without_a_fault_there_is_no_mismatch(digits, tmp_path):
     report = check(digits, tmp_path, 5, dtype="float64")
-    assert report.departure is None
+    assert report.mismatch is None
     assert report.steps_compared == 5
     assert not report.drifts
 

@@ -125,4 +125,4 @@ def test_torchs_trainer_skips_no_label(digits):
     trainer = Trainer(config, digits, None)
     trainer._labels[0] = -100  # torch's default for ignore_index; no `Dataset` holds such a label
     with pytest.raises(IndexError):
-        trainer.run_epoch(np.arange(50, dtype=np.int32))
+        trainer.train_steps(np.arange(50, dtype=np.int32))

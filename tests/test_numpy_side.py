@@ -34,9 +34,9 @@ def test_steps_agree_with_both_frameworks(preset, other, steps, least, mnist):
         # NumPy's own epochs are the same beside JAX.
         assert len(list(check.run((1, 2, 100, steps), free_runs=other == "torch"))) == steps
     report = check.report
-    assert report.departure is None, str(report.departure)
+    assert report.mismatch is None, str(report.mismatch)
     assert report.steps_compared == steps
-    assert (report.crossings, report.drifts) == ([], [])
+    assert (report.sign_flips, report.drifts) == ([], [])
     assert report.worst["parameters"].difference.bound == 1e-13
     ends = report.correct[steps]
     assert ends[0] == ends[1] > least
@@ -57,7 +57,7 @@ def test_the_optimizer_agrees_and_the_smaller_last_batch(settings, digits, tmp_p
     with InProcess("torch") as one, InProcess(NUMPY) as numpy:
         check = Lockstep(config, digits, [one, numpy], 14)
         assert len(list(check.run((1, 2, 6, 14)))) == 14
-    assert check.report.departure is None, str(check.report.departure)
+    assert check.report.mismatch is None, str(check.report.mismatch)
     assert "momentums" in check.report.worst
 
 
@@ -87,9 +87,9 @@ def test_a_mistake_in_a_copy_is_named(tensor, digits, tmp_path, monkeypatch):
     with InProcess("torch") as one, InProcess(copy.name) as mistaken:
         check = Lockstep(small(digits, tmp_path / "data"), digits, [one, mistaken], 3)
         list(check.run((1,), evaluate=False, free_runs=False))
-    departure = check.report.departure
-    assert departure is not None
-    assert (departure.step, departure.difference.name) == (1, tensor)
+    mismatch = check.report.mismatch
+    assert mismatch is not None
+    assert (mismatch.step, mismatch.difference.name) == (1, tensor)
 
 
 def test_it_trains_by_itself_and_torch_goes_on(digits, run, tmp_path):
@@ -112,10 +112,10 @@ def test_an_epoch_in_parts_goes_on_from_a_state_with_the_bytes_of_the_whole(digi
     config = dataclasses.replace(FLOAT64["leaky"], hidden=(8,), batch_size=20, **OPTIMIZER)
     whole, first, second = (Trainer(config, digits, None) for _ in range(3))
     order = epoch_order(0, 1, 103)
-    losses = [first.run_steps(order, *part) for part in ((0, 2), (2, 5))]
-    second.run_epoch(order)  # a past of its own, which must not show
+    losses = [first.train_steps(order, *part) for part in ((0, 2), (2, 5))]
+    second.train_steps(order)  # a past of its own, which must not show
     second.load_state(first.state())
-    np.testing.assert_array_equal(whole.run_epoch(order), np.concatenate([*losses, second.run_steps(order, 5, 6)]))
+    np.testing.assert_array_equal(whole.train_steps(order), np.concatenate([*losses, second.train_steps(order, 5, 6)]))
     for name, array in whole.state().items():
         np.testing.assert_array_equal(second.state()[name], array)
 
@@ -143,7 +143,7 @@ class Trainer:
     def __init__(self, *_): pass
     framework, packages, device = "lacking", ("numpy",), "cpu"
     gpu_versions, threads, peak_gpu_bytes = {}, None, None
-    compile = compile_steps = run_epoch = evaluate = parameters = state = load_state = max_over_processes = None
+    compile = evaluate = parameters = state = load_state = largest = None
 framework = contextlib.contextmanager(lambda config: (yield Trainer))
 """,
 }
@@ -157,7 +157,7 @@ framework = contextlib.contextmanager(lambda config: (yield Trainer))
         ("os", "--sides os: there is no module os.train"),
         ("without_framework", "--sides without_framework: without_framework.train has no `framework`"),
         ("without_its_library", "--sides without_its_library: there is no module no_such_library"),
-        ("lacking", "--sides lacking: its trainer lacks run_steps, trace_step of mlp_workload/run/session.py"),
+        ("lacking", "--sides lacking: its trainer lacks trace_step, train_steps of mlp_workload/interface.py"),
     ],
 )
 def test_what_is_no_side_is_named(side, message, digits, tmp_path, monkeypatch):

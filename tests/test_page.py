@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from mlp_compare.accuracy import measurement
 from mlp_compare.accuracy.equivalence import equivalence
 from mlp_compare.accuracy.measurement import Cell, Measurement
+from mlp_compare.bench import tables
 from mlp_compare.figures import inline, to_svg
+from mlp_compare.old_names import with_current_names
 from mlp_compare.parity import bound_table, output
-from mlp_compare.parity.result import Departure, Report, Worst
+from mlp_compare.parity.result import Mismatch, Report, Worst
 from mlp_compare.report.page import _draw_training, render
 from mlp_workload.config import PRESETS
 from mlp_workload.data import Dataset, Examples
@@ -218,20 +220,34 @@ def test_accuracies_over_seeds_are_shown():
     page = render([recorded()], [content])
     assert "9000, 9010, 9020" in page
     assert "9001, 9009, 9021" in page
-    assert f"<td>{cell.equivalence.verdict}</td>" in page
+    assert f"<td>{cell.equivalence.result}</td>" in page
 
 
 @words_only
-@pytest.mark.parametrize("departed", [True, False])
-def test_a_parity_check_is_shown(departed):
+@pytest.mark.parametrize("mismatched", [True, False])
+def test_a_parity_check_is_shown(mismatched):
     found = Difference("layers.1.weight", (3, 4), 0.5, 0.25, 0.25, 0.5, 10.0, 1e-13)
     report = Report(worst={"parameters": Worst(7, found)}, steps_compared=7)
-    report.departure = Departure(7, found) if departed else None
+    report.mismatch = Mismatch(7, found) if mismatched else None
     facts = {side: {"environment": {}, "device": "cpu"} for side in ("jax", "torch")}
     content = through_a_file(output.as_json(PRESETS["leaky"], 9, report, facts, bound_table.table("float64", 784)))
     page = render([recorded()], [content])
-    assert ("First departure: step 7, update, layers.1.weight[3, 4]: 0.5 and 0.25." in page) == departed
-    assert ("All 7 steps are within their bounds." in page) == (not departed)
+    assert ("First mismatch: step 7, update, layers.1.weight[3, 4]: 0.5 and 0.25." in page) == mismatched
+    assert ("All 7 steps are within their bounds." in page) == (not mismatched)
+
+
+@words_only
+def test_results_of_earlier_versions_are_shown():
+    row = {"step": 1, "absolute": 0.25, "relative": 0.5, "ulps": 10.0, "bound": 0.1, "tensor": "loss", "index": []}
+    old = {
+        "config": {"preset": "relu", "dtype": "float32", "seed": 0},
+        "within_bounds": False,
+        "crossings": [],
+        "first_departure": row | {"phase": "loss", "values": [0.5, 0.25]},
+        "quantities": {"loss": row},
+    }
+    page = render([recorded()], [with_current_names(old)])
+    assert "First mismatch: step 1, loss, loss: 0.5 and 0.25." in page
 
 
 def test_an_inline_figure_has_ids_of_its_own_and_names_no_host():
@@ -251,10 +267,9 @@ def test_an_inline_figure_has_ids_of_its_own_and_names_no_host():
 
 @words_only
 def test_a_benchmark_is_shown_with_its_picture():
-    result = json.loads((Path(__file__).parent.parent / "docs/benchmark.json").read_text())
-    page = render([recorded()], [result])
+    page = render([recorded()], [tables.read(Path(__file__).parent.parent / "docs/benchmark.json")])
     assert "JAX, an epoch a program" in page
-    assert "control: the first rung over itself" in page
+    assert "control: the first variant over itself" in page
     assert "<h3>Where PyTorch wins</h3>" in page
     assert 'aria-label="seconds for an epoch by library"' in page
     assert "xlink" not in page

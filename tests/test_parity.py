@@ -16,7 +16,7 @@ from warm import python
 
 from mlp_compare.parity import bound_table
 from mlp_compare.parity.__main__ import TRACED, Parity
-from mlp_compare.parity.faults.start import near_kinks
+from mlp_compare.parity.faults.start import near_zero
 from mlp_compare.parity.lockstep import Lockstep, near_ties
 from mlp_compare.parity.output import print_report
 from mlp_compare.parity.result import Report, Worst
@@ -28,7 +28,7 @@ from mlp_workload.initial import initial_parameters
 from mlp_workload.sinks.console import Output
 from mlp_workload.weights import save_weights
 from twincheck.comparison import Difference
-from twincheck.pipe import Side
+from twincheck.pipe import WorkerProcess
 from twincheck.trace import Trace
 
 PARITY = "mlp_compare.parity"
@@ -62,9 +62,9 @@ def test_float64_agrees(steps, least, run, tmp_path):
     assert f"parity holds: {steps} steps within bounds" in process.stdout
     found = figures(tmp_path)
     assert found["within_bounds"]
-    assert found["first_departure"] is None
+    assert found["first_mismatch"] is None
     assert found["steps_compared"] == steps
-    assert found["crossings"] == []
+    assert found["sign_flips"] == []
     for kind in ("parameters", "epochs.parameters"):
         assert found["quantities"][kind]["bound"] == 1e-13
         assert 0 < found["quantities"][kind]["absolute"] < 1e-13
@@ -81,25 +81,25 @@ def test_the_optimizers_of_both_agree(digits, tmp_path):
     rule = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "label_smoothing": 0.1}
     dataset = write_idx_folder(tmp_path, digits)
     report = check(14, dtype="float64", seed=5, dataset=dataset, batch_size=20, **rule)
-    assert report.departure is None, str(report.departure)
+    assert report.mismatch is None, str(report.mismatch)
     assert "momentums" in report.worst
 
 
-def test_float32_explains_forced_kink_crossings(tmp_path, monkeypatch, capsys):
+def test_float32_explains_forced_sign_flips(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    save_weights(tmp_path / "start.safetensors", near_kinks(initial_parameters("torch_linear", (784, 200, 200, 10), 0)))
+    save_weights(tmp_path / "start.safetensors", near_zero(initial_parameters("torch_linear", (784, 200, 200, 10), 0)))
     flags = ["--initial-weights", "start.safetensors", "--json", "parity.json", "--traces", "traces"]
     assert run_parity(monkeypatch, "--steps", "20", *flags) == 0
     found = figures(tmp_path)
-    crossings = [crossing for crossing in found["crossings"] if crossing["step"] == 1]
-    assert len(crossings) >= 20
-    for crossing in crossings:
-        assert crossing["layer"] == 0
-        assert crossing["example"] == crossing["unit"]
-        assert (crossing["a"] > 0) != (crossing["b"] > 0)
-        assert 0 < max(abs(crossing["a"]), abs(crossing["b"])) <= crossing["rounding"] < 1e-5
+    sign_flips = [flip for flip in found["sign_flips"] if flip["step"] == 1]
+    assert len(sign_flips) >= 20
+    for flip in sign_flips:
+        assert flip["layer"] == 0
+        assert flip["example"] == flip["unit"]
+        assert (flip["a"] > 0) != (flip["b"] > 0)
+        assert 0 < max(abs(flip["a"]), abs(flip["b"])) <= flip["rounding"] < 1e-5
     assert re.search(
-        r"kink crossings: \d+, all within rounding of 0 .*after step 1 each step began", capsys.readouterr().out
+        r"ReLU sign flips: \d+, all within rounding of 0 .*after step 1 each step began", capsys.readouterr().out
     )
 
     names = {f"step-{step:06d}-{side}.safetensors" for step in (1, 2, 10, 20) for side in ("jax", "torch")}
@@ -107,7 +107,7 @@ def test_float32_explains_forced_kink_crossings(tmp_path, monkeypatch, capsys):
     one, other = (Trace.load(tmp_path / f"traces/step-000001-{side}.safetensors") for side in ("jax", "torch"))
     assert list(one.tensors) == list(other.tensors)
     signs = [trace.tensors["layers.0.pre_activation"] > 0 for trace in (one, other)]
-    assert (signs[0] != signs[1]).sum() == len(crossings)
+    assert (signs[0] != signs[1]).sum() == len(sign_flips)
 
 
 LARGE_STEPS = {"preset": "relu", "last_activation": "none", "batch_size": 32, "learning_rate": 0.1, "momentum": 0.9}
@@ -127,10 +127,10 @@ def test_float64_tells_amplified_rounding_from_a_fault(tmp_path, monkeypatch, ca
 @pytest.mark.long("the words alone differ from those of float64")
 def test_float32_says_that_a_difference_has_built_up():
     report = check(80, **LARGE_STEPS)
-    if report.departure is None:  # a kink crossing can come first
-        assert report.crossings
+    if report.mismatch is None:  # a sign flip can come first
+        assert report.sign_flips
     else:
-        assert "the difference has built up over the steps before" in report.departure.note
+        assert "the difference has built up over the steps before" in report.mismatch.note
 
 
 @pytest.mark.long("400 steps")
@@ -147,7 +147,7 @@ def test_what_is_learned_by_heart_agrees(dtype, settings, digits, tmp_path):
     """Gradients next to nothing, of which rounding is all that is left."""
     source = {"dataset": write_idx_folder(tmp_path, digits), "hidden": (8, 8), "batch_size": 20}
     report = check(400, dtype=dtype, last_activation="none", **source, **settings)
-    assert report.departure is None, str(report.departure)
+    assert report.mismatch is None, str(report.mismatch)
     assert report.steps_compared == 400
 
 
@@ -161,7 +161,7 @@ def test_what_is_learned_by_heart_agrees(dtype, settings, digits, tmp_path):
 )
 def test_other_shapes_agree(settings):
     report = check(3, last_activation="none", **settings)
-    assert report.departure is None, str(report.departure)
+    assert report.mismatch is None, str(report.mismatch)
     assert report.steps_compared == 3
 
 
@@ -180,23 +180,23 @@ def test_near_ties_are_settled_and_wide_margins_are_not():
 def test_a_nan_on_both_sides_fails(monkeypatch, capsys):
     assert run_parity(monkeypatch, "--learning-rate", "1e30", "--steps", "10", "--dtype", "float32") == 1
     said = capsys.readouterr().out
-    assert re.search(r"first departure: step \d", said)
+    assert re.search(r"first mismatch: step \d", said)
     assert "parity holds" not in said
 
 
-def test_a_real_departure_ends_with_status_1_and_names_it(tmp_path, monkeypatch, capsys):
+def test_a_real_mismatch_ends_with_status_1_and_names_it(tmp_path, monkeypatch, capsys):
     """A port that forgot torch's rule of weight decay: the trainer itself is wrong, no fault is planted."""
     decayed = optax.add_decayed_weights
     monkeypatch.setattr(optax, "add_decayed_weights", lambda weight_decay: decayed(2 * weight_decay))
     json_file = str(tmp_path / "parity.json")
     assert run_parity(monkeypatch, "--steps", "5", "--weight-decay", "1e-3", "--json", json_file) == 1
-    assert "first departure: step 1, update, layers.0.weight[" in capsys.readouterr().out
-    departure = figures(tmp_path)["first_departure"]
-    assert (departure["step"], departure["phase"], departure["tensor"]) == (1, "update", "layers.0.weight")
-    one, other = departure["values"]
-    assert departure["absolute"] == pytest.approx(abs(one - other))
-    assert departure["absolute"] > departure["bound"] > 0
-    assert departure["reason"]
+    assert "first mismatch: step 1, update, layers.0.weight[" in capsys.readouterr().out
+    mismatch = figures(tmp_path)["first_mismatch"]
+    assert (mismatch["step"], mismatch["phase"], mismatch["tensor"]) == (1, "update", "layers.0.weight")
+    one, other = mismatch["values"]
+    assert mismatch["absolute"] == pytest.approx(abs(one - other))
+    assert mismatch["absolute"] > mismatch["bound"] > 0
+    assert mismatch["reason"]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_the_command_itself_loads_neither_framework():
 
 
 def test_a_side_that_dies_is_an_error_and_no_hang():
-    with Side("torch", Worker) as side:
+    with WorkerProcess("torch", Worker) as side:
         side._process.kill()
         with pytest.raises(UserError, match="the torch process ended with -9"):
             side.do("facts")
@@ -289,7 +289,7 @@ def test_a_side_that_is_not_there_is_refused_before_any_is_started(side):
 
 @pytest.mark.parametrize("side", ["jax_mlp", "examples.numpy_side"])
 def test_a_side_that_is_there_is_not_imported_to_see_that(side):
-    check = f"from twincheck.pipe import check_is_there; check_is_there({side!r})"
+    check = f"from mlp_workload.interface import check_is_there; check_is_there({side!r})"
     script = f"import sys; {check}; print({side!r} in sys.modules)"
     process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout == "False\n", process.stderr

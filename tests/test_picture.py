@@ -9,8 +9,8 @@ import pytest
 from mlp_workload.config import Config
 from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.metrics import Mistakes
-from mlp_workload.visdom.drawing import LONGEST_NAME, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Curve, Picture
+from mlp_workload.visdom.windows import LONGEST_NAME, comparison_name, environment_name, trace_name
 
 DIGEST = "0a1b2c3d4e5f"
 

@@ -35,7 +35,7 @@ from mlp_workload.initial import initial_parameters
 from mlp_workload.interface import TITLES
 from mlp_workload.predict import command, image_file
 from mlp_workload.predict.digit import SHAPE, find_digit, is_already
-from mlp_workload.predict.draw_server import Artist, _Handler, _Server
+from mlp_workload.predict.draw_server import Predictor, _Handler, _Server
 from mlp_workload.predict.draw_side import Side
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run import recorded
@@ -511,7 +511,7 @@ def test_where_a_framework_is_missing_the_page_says_so_and_shows_the_other(train
         sides = [stack.enter_context(Side(side, trained.folder)) for side in TITLES]
         assert [bool(side.answer()) for side in sides] == [False, True]
         server = stack.enter_context(_Server(("127.0.0.1", 0), _Handler))
-        server.artist = Artist(trained, sides)
+        server.predictor = Predictor(trained, sides)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         stack.callback(server.shutdown)
         with opened(browser, server.server_port) as page:

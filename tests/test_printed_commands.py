@@ -13,11 +13,11 @@ from conftest import ROOT, write_idx_folder
 import reference_torch.train
 from mlp_workload.cli.trainer import Training, parse_config
 from mlp_workload.config import PRESETS
-from mlp_workload.doctor import data
+from mlp_workload.doctor import mnist_files
 from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import shell_quoted
 from mlp_workload.predict.trained import Trained
-from mlp_workload.run import session
+from mlp_workload.run.checkpointing import Checkpointer
 from mlp_workload.run.signals import Stopped
 from mlp_workload.sinks.visdom import Visdom
 from mlp_workload.visdom.server import VisdomServer
@@ -43,15 +43,15 @@ def test_a_stopped_run_goes_on_by_what_is_printed(tmp_path, digits, monkeypatch)
     (tmp_path / "data").mkdir()
     write_idx_folder(tmp_path / "data", digits)
 
-    def saved(keeper, checkpoint, save=session.Keeper._save):
-        save(keeper, checkpoint)
+    def saved(checkpointer, checkpoint, save=Checkpointer._save):
+        save(checkpointer, checkpoint)
         if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # else it was sent
             os.kill(os.getpid(), signal.SIGTERM)
 
     flags = ["--dataset", "idx:data", "--epochs", "1", "--visdom", "off", "--checkpoint-every", "2"]
     options = parse_config([*flags, "--batch-size", "20", "--run-dir", ODD], Training)
     with monkeypatch.context() as patch:
-        patch.setattr(session.Keeper, "_save", saved)
+        patch.setattr(Checkpointer, "_save", saved)
         with pytest.raises(Stopped) as stopped:
             reference_torch.train.start(options)
     printed = re.search(r"--resume .*?(?= goes on)", str(stopped.value))[0]
@@ -77,10 +77,10 @@ def test_every_hint_is_quoted(tmp_path, digits, monkeypatch, capsys):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(PRESETS["leaky"].to_json())
     (folder / ".git").mkdir()
-    monkeypatch.setattr(data, "_CHECKOUT", folder)
+    monkeypatch.setattr(mnist_files, "_CHECKOUT", folder)
     assert ["--resume", ODD] in pairs(unfinished(folder))
     assert ["--replay", ODD] in pairs(no_visdom(folder, digits, capsys))
-    assert shlex.split(data._mend(folder / "a b")) == ["git", "-C", ODD, "checkout", "a b"]
+    assert shlex.split(mnist_files._fix(folder / "a b")) == ["git", "-C", ODD, "checkout", "a b"]
 
 
 def pairs(said: str) -> list[list[str]]:

@@ -33,7 +33,7 @@ from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
-from mlp_workload.run import joining
+from mlp_workload.run import process_group
 from mlp_workload.run.checkpoint import Checkpoints
 from mlp_workload.run.output_options import Watching
 from mlp_workload.run.recorded import RecordedRun
@@ -169,7 +169,7 @@ def assert_end_as_one(side: str, config: Config, dataset: Dataset, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run", "start.safetensors"]
 
     alone = TRAINER[side](config, dataset, initial)
-    losses = alone.run_epoch(epoch_order(0, 1, len(dataset.train)))
+    losses = alone.train_steps(epoch_order(0, 1, len(dataset.train)))
     expected, found = alone.evaluate(), RecordedRun.load(tmp_path / "run")
     for name, array in load_file(tmp_path / "run/weights.safetensors").items():
         DEVICES_FLOAT64.assert_close(array, alone.parameters()[name], name)
@@ -263,12 +263,12 @@ def test_a_process_whose_others_dont_come(monkeypatch):
     def fail():
         raise RuntimeError("port in use")
 
-    monkeypatch.setattr(joining, "JOIN_SECONDS", 0.1)
-    with pytest.raises(UserError, match=r"the 2 processes did not find together within 0\.1 seconds"):
-        joining.join_others(2, threading.Event().wait)
-    with pytest.raises(UserError, match="the 2 processes did not find together: port in use"):
-        joining.join_others(2, fail)
-    joining.join_others(2, lambda: None)
+    monkeypatch.setattr(process_group, "JOIN_SECONDS", 0.1)
+    with pytest.raises(UserError, match=r"the 2 processes did not find each other within 0\.1 seconds"):
+        process_group.join_others(2, threading.Event().wait)
+    with pytest.raises(UserError, match="the 2 processes did not find each other: port in use"):
+        process_group.join_others(2, fail)
+    process_group.join_others(2, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -293,17 +293,17 @@ def test_what_a_launcher_says(monkeypatch):
     """Each process has its own GPUs, whether it sees those of the others too or not; the shell of a SLURM job, of many
     tasks, is one process."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    alone = distributed.Cluster(processes=1, process=0)
+    eight, alone = Config(devices=8), distributed.ProcessGroup(processes=1, process=0)
     for name, value in slurm_step(1, 0).items() | {("SLURM_NTASKS", "8")}:
         monkeypatch.setenv(name, value)
-    assert (distributed.Cluster().among(8), distributed.own_gpus(8)) == (alone, None)
+    assert (distributed.ProcessGroup().for_run(eight), distributed.own_gpus(8)) == (alone, None)
     for name, value in slurm_step(4, 3).items():
         monkeypatch.setenv(name, value)
-    assert distributed.Cluster().among(8) == distributed.Cluster(processes=4, process=3)
-    assert distributed.Cluster(processes=4).among(8) == distributed.Cluster(processes=4, process=3)
+    assert distributed.ProcessGroup().for_run(eight) == distributed.ProcessGroup(processes=4, process=3)
+    assert distributed.ProcessGroup(processes=4).for_run(eight) == distributed.ProcessGroup(processes=4, process=3)
     with pytest.raises(UserError, match="--process 2: its launcher calls this process 3"):
-        distributed.Cluster(process=2).among(8)
-    assert distributed.Cluster().among(1) == alone
+        distributed.ProcessGroup(process=2).for_run(eight)
+    assert distributed.ProcessGroup().for_run(Config(devices=1)) == alone
     assert distributed.own_gpus(2) == [6, 7]
     for seen, own in {"0,1,2,3,4,5,6,7": [6, 7], "2,3": [0, 1], "5": [0]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
@@ -311,7 +311,7 @@ def test_what_a_launcher_says(monkeypatch):
     for name, value in slurm_step(3, 2).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="--devices must be divisible by --processes 3: try 6 or 9, got 8"):
-        distributed.Cluster().among(8)
+        distributed.ProcessGroup().for_run(eight)
 
 
 def test_a_run_goes_on_by_another_number_of_processes(monkeypatch, tmp_path):
@@ -319,7 +319,7 @@ def test_a_run_goes_on_by_another_number_of_processes(monkeypatch, tmp_path):
     for name, value in slurm_step(5, 0).items():
         monkeypatch.setenv(name, value)
     options = parse_config(["--resume", str(tmp_path), "--devices", "5"], jax_mlp.train.Options)
-    assert options.cluster.among(options.devices) == distributed.Cluster(processes=5, process=0)
+    assert options.cluster.for_run(options.config) == distributed.ProcessGroup(processes=5, process=0)
 
 
 def test_processes_without_a_place_to_meet(run):
@@ -337,7 +337,7 @@ def test_processes_without_a_place_to_meet(run):
             ": give --devices 2, or unset WORLD_SIZE to train in one process",
         ),
         ("--devices 2 --split-hidden 2", "WORLD_SIZE=2", "--split-hidden must be 1 in torch, got 2"),
-        ("--seeds 2", "WORLD_SIZE=2", "--devices 1: torch takes a process for each; torchrun started 2 processes"),
+        ("--seeds 2", "WORLD_SIZE=2", "--devices 1: torch needs a process for each; torchrun started 2 processes"),
         ("--devices 2", "WORLD_SIZE=two", "WORLD_SIZE, which torchrun sets, must be a whole number, got two"),
         ("--devices 2", "WORLD_SIZE=2", "RANK, which torchrun sets, must be a whole number, got nothing"),
         (

@@ -20,7 +20,7 @@ from mlp_workload.cli.parse import one_line_errors
 from mlp_workload.cli.trainer import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.run import session
+from mlp_workload.run.checkpointing import Checkpointer
 from mlp_workload.run.folder import RunFolder
 from mlp_workload.run.signals import Stopped
 
@@ -66,12 +66,12 @@ def signalled(monkeypatch):
     def signalled(number: int) -> None:
         sent = []
 
-        def saved(keeper, checkpoint, save=session.Keeper._save):
-            save(keeper, checkpoint)
+        def saved(checkpointer, checkpoint, save=Checkpointer._save):
+            save(checkpointer, checkpoint)
             if not sent:
                 sent.append(os.kill(os.getpid(), number))
 
-        monkeypatch.setattr(session.Keeper, "_save", saved)
+        monkeypatch.setattr(Checkpointer, "_save", saved)
 
     return signalled
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_idx_folder
+from helpers import train_with
 from safetensors.numpy import load_file, save_file
 from tolerances import RUN_FLOAT64
 
@@ -72,23 +73,23 @@ def train(side: str, config: Config, every: int = 1000, resume: bool = False, st
 
             def make_trainer(*arguments):
                 trainer = make(*arguments)
-                run_steps, trained = trainer.run_steps, 0
+                train_steps, trained = trainer.train_steps, 0
 
                 def counted(order, first, last):
                     nonlocal trained
-                    losses = run_steps(order, first, last)
+                    losses = train_steps(order, first, last)
                     trained += last - first
                     if trained == stop_at:
                         for number in signals:
                             os.kill(os.getpid(), number)
                     return losses
 
-                trainer.run_steps = counted
+                trainer.train_steps = counted
                 return trainer
 
             yield make_trainer
 
-    return session.train(config, stopping, UNWATCHED, every, resume)
+    return train_with(stopping, config, UNWATCHED, every, resume)
 
 
 def bytes_of(folder: Path) -> bytes:

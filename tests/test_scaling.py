@@ -15,6 +15,7 @@ from experiments.scaling.break_even import Devices, batch_from, width_from
 from experiments.scaling.cost_fit import fit
 from experiments.scaling.cost_model import Costs, Counts, all_reduce_bytes, counts, parameters, seconds
 from experiments.scaling.measure import Run
+from mlp_compare.bench import tables
 from mlp_compare.bench.timings import medians
 from mlp_workload.errors import UserError
 from mlp_workload.files import read_json
@@ -78,7 +79,7 @@ def test_the_fit_finds_planted_costs(on_devices):
     """Exactly without noise; with 3 % of it those that matter within 20 %, and predictions far better than that."""
     found = fit(*timings(on_devices), networks(on_devices))
     assert found.costs == pytest.approx(PLANTED, rel=EXACT_FIT)
-    assert found.untold == ()
+    assert found.unidentified == ()
     planted, measured = timings(on_devices, noise=0.03)
     found = fit(planted, measured, networks(on_devices))
     for name in ("launch", "operation_alone", "operation_shared"):
@@ -87,15 +88,15 @@ def test_the_fit_finds_planted_costs(on_devices):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "untold"),
+    ("numbers", "unidentified"),
     [((1, 2), ("hop",)), ((1,), ("operation_shared", "meeting", "hop", "byte_exchanged"))],
 )
-def test_what_timings_cant_tell_is_named(on_devices, numbers, untold):
+def test_what_timings_cant_tell_is_named(on_devices, numbers, unidentified):
     """Two devices always meet once and hop twice; one device does neither. The rest is found, hops within meetings."""
     few = [run for run in on_devices if run.devices in numbers]
     found = fit(*timings(few), networks(few))
-    assert found.untold == untold
-    assert [getattr(found.costs, name) for name in untold] == [0] * len(untold)
+    assert found.unidentified == unidentified
+    assert [getattr(found.costs, name) for name in unidentified] == [0] * len(unidentified)
     assert found.costs.launch == pytest.approx(PLANTED.launch)
     if numbers == (1, 2):
         assert found.costs.meeting == pytest.approx(PLANTED.meeting + 2 * PLANTED.hop)
@@ -155,10 +156,10 @@ def test_break_even_of_two_devices_by_hand():
 
 
 def test_the_gpus_figures_are_the_benchmarks():
-    rungs = read_json(ROOT / "docs/benchmark-h200.json")["rungs"]
-    for name, second in (("jax", gpu.STEP_SECONDS), ("floor-jax", gpu.PRODUCT_SECONDS)):
-        assert medians(rungs[name]["samples"])["epoch_seconds"] / 300 == pytest.approx(second, rel=WRITTEN)
-        assert gpu.NAME in rungs[name]["device"]
+    variants = tables.read(ROOT / "docs/benchmark-h200.json")["variants"]
+    for name, second in (("jax", gpu.STEP_SECONDS), ("products-jax", gpu.PRODUCT_SECONDS)):
+        assert medians(variants[name]["samples"])["epoch_seconds"] / 300 == pytest.approx(second, rel=WRITTEN)
+        assert gpu.NAME in variants[name]["device"]
 
 
 @pytest.mark.parametrize("link", [gpu.NVLINK, gpu.INFINIBAND], ids=lambda link: link.name)
@@ -185,7 +186,7 @@ def result():
 
 
 def test_the_tables_say_what_was_measured(result):
-    """The median of the rounds; costs in units; the split foretold by the others' costs."""
+    """The median of the rounds; costs in units; the split predicted by the others' costs."""
     blocks = report.Scaling(result).blocks()
     assert set(blocks) == set(report.BLOCKS)
     assert "48 settings; rounds: 3." in blocks["setting"]
@@ -213,7 +214,7 @@ def test_the_documents_timings_were_taken_in_quiet():
         run for run in runs
         if (run["framework"], run["devices"], run["width"], run["batch_size"]) == ("torch", 1, 200, 200)
     ]  # fmt: skip
-    samples = read_json(ROOT / "docs/benchmark.json")["rungs"]["torch"]["samples"]
+    samples = tables.read(ROOT / "docs/benchmark.json")["variants"]["torch"]["samples"]
     epochs = [seconds for sample in samples for seconds in sample["epoch_seconds"]]
     assert 0.5 < np.median(alone["step_seconds"]) / (np.median(epochs) / 300) < 2
 

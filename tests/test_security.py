@@ -12,7 +12,7 @@ from mlp_compare.report.page import render
 from mlp_workload.cli.trainer import Training, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.visdom.drawing import comparison_name, environment_name
+from mlp_workload.visdom.windows import comparison_name, environment_name
 
 PACKAGES = ("mlp_workload", "jax_mlp", "reference_torch", "twincheck", "mlp_compare", "examples", "fuzz")
 CODE_IN_DATA = {"cloudpickle", "code", "dill", "joblib", "marshal", "pickle", "runpy", "shelve", "yaml"}

@@ -19,11 +19,11 @@ from test_knocks import in_a_small_file_system
 from tolerances import RUN_FLOAT64
 from warm import python
 
-import jax_mlp.many
 import jax_mlp.seeds
 import jax_mlp.trainer
-import reference_torch.many
+import jax_mlp.variants
 import reference_torch.trainer
+import reference_torch.variants
 from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS
 from mlp_workload.environment.description import usable_cores
@@ -200,18 +200,18 @@ def test_a_vmapped_program_trains_each_model_as_alone(preset, given, digits):
     )
     initial = initial_parameters("torch_linear", config.widths(30, 3), 7) if given else None
     seeds = (3, 4)
-    ensemble = jax_mlp.seeds.Ensemble(config, digits, initial, jax.devices("cpu")[:1], at_once=3)
-    ensemble.compile()
-    ensemble.start(seeds)
+    trainer = jax_mlp.seeds.SeedsTrainer(config, digits, initial, jax.devices("cpu")[:1], at_once=3)
+    trainer.compile()
+    trainer.start(seeds)
     orders = [np.stack([epoch_order(seed, epoch, 103) for seed in seeds]) for epoch in (1, 2)]
-    losses = [ensemble.run_epoch(each) for each in orders]
-    evaluations, parameters = ensemble.evaluate(), ensemble.parameters()
+    losses = [trainer.train_steps(each) for each in orders]
+    evaluations, parameters = trainer.evaluate(), trainer.parameters()
     assert len(evaluations) == len(parameters) == len(losses[0]) == 2
     for model, seed in enumerate(seeds):
         alone = jax_mlp.trainer.Trainer(dataclasses.replace(config, seed=seed), digits, initial)
         alone.compile()
         for epoch in (0, 1):
-            RUN_FLOAT64.assert_close(losses[epoch][model], alone.run_epoch(orders[epoch][model]))
+            RUN_FLOAT64.assert_close(losses[epoch][model], alone.train_steps(orders[epoch][model]))
         for name, array in alone.parameters().items():
             RUN_FLOAT64.assert_close(parameters[model][name], array)
         expected = alone.evaluate()
@@ -223,20 +223,20 @@ def test_a_vmapped_program_trains_each_model_as_alone(preset, given, digits):
         first, *others = np.asarray(leaf)
         return jax.device_put(np.stack([np.full_like(first, np.nan), *others]), leaf.sharding)
 
-    ensemble.state = jax.tree.map(diverged, ensemble.state)
-    spoilt, sound = ensemble.run_epoch(orders[0])
+    trainer.state = jax.tree.map(diverged, trainer.state)
+    spoilt, sound = trainer.train_steps(orders[0])
     assert np.isnan(spoilt).all()
     assert np.isfinite(sound).all()
 
 
 MANY = {
-    "jax-seeds": jax_mlp.many.Seeds,
-    "jax-in-turn": jax_mlp.many.InTurn,
-    "jax-vmapped": jax_mlp.many.Vmapped,
-    "torch-in-turn": reference_torch.many.InTurn,
-    "torch-vmapped": reference_torch.many.Vmapped,
+    "jax-seeds": jax_mlp.variants.Seeds,
+    "jax-in-turn": jax_mlp.variants.SeedsInTurn,
+    "jax-vmapped": jax_mlp.variants.SeedsVmapped,
+    "torch-in-turn": reference_torch.variants.SeedsInTurn,
+    "torch-vmapped": reference_torch.variants.SeedsVmapped,
     "torch-processes": pytest.param(
-        reference_torch.many.Processes, marks=pytest.mark.long("starts torch in two processes")
+        reference_torch.variants.SeedsInProcesses, marks=pytest.mark.long("starts torch in two processes")
     ),
 }
 
@@ -249,11 +249,11 @@ def test_each_way_of_training_many_models_trains_each_of_them(make, digits):
     many = make(config, digits, initial, 3)
     many.compile()
     orders = [np.stack([epoch_order(model, epoch, 103) for model in range(3)]) for epoch in (1, 2)]
-    losses = [many.run_epoch(each) for each in orders]
+    losses = [many.train_steps(each) for each in orders]
     for model in range(3):
         alone = reference_torch.trainer.Trainer(config, digits, initial)
         for epoch in (0, 1):
-            RUN_FLOAT64.assert_close(losses[epoch][model], alone.run_epoch(orders[epoch][model]))
+            RUN_FLOAT64.assert_close(losses[epoch][model], alone.train_steps(orders[epoch][model]))
         if model == 0:
             for name, array in many.parameters().items():
                 RUN_FLOAT64.assert_close(array, alone.parameters()[name])

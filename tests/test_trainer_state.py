@@ -83,7 +83,7 @@ def test_a_traced_step_is_the_trainers_own(side, preset, optimizer, digits):
     config = config_of(preset, optimizer)
     stepwise, by_epochs = (trainer_of(side, config, digits) for _ in range(2))
     losses = [stepwise.trace_step(step_batch(0, step, 103, 20))["loss"] for step in range(1, 13)]
-    by_epoch = [by_epochs.run_epoch(epoch_order(0, epoch, 103)) for epoch in (1, 2)]
+    by_epoch = [by_epochs.train_steps(epoch_order(0, epoch, 103)) for epoch in (1, 2)]
     MODEL_FLOAT64.assert_close(losses, np.concatenate(by_epoch))
     for name, array in by_epochs.state().items():
         MODEL_FLOAT64.assert_close(stepwise.state()[name], array, name)
@@ -95,15 +95,15 @@ def test_a_run_goes_on_from_its_state_as_if_it_had_not_stopped(side, preset, opt
     config = config_of(preset, optimizer, "float32")
     whole, first, second = (trainer_of(side, config, digits) for _ in range(3))
     orders = [epoch_order(0, epoch, 103) for epoch in (1, 2, 3)]
-    losses = [whole.run_epoch(order) for order in orders]
-    first.run_epoch(orders[0])
+    losses = [whole.train_steps(order) for order in orders]
+    first.train_steps(orders[0])
     state = first.state()
-    second.run_epoch(orders[2])  # a past of its own, which must not show
+    second.train_steps(orders[2])  # a past of its own, which must not show
     second.load_state(state)
     for name, array in second.state().items():
         assert array.tobytes() == state[name].tobytes(), name
     for expected, order in zip(losses[1:], orders[1:], strict=True):
-        assert second.run_epoch(order).tobytes() == expected.tobytes()
+        assert second.train_steps(order).tobytes() == expected.tobytes()
     for name, array in second.state().items():
         assert array.tobytes() == whole.state()[name].tobytes(), name
 
@@ -111,7 +111,7 @@ def test_a_run_goes_on_from_its_state_as_if_it_had_not_stopped(side, preset, opt
 @each_side
 def test_a_state_is_a_copy_on_the_way_out_and_on_the_way_in(side, digits):
     trainer = trainer_of(side, config_of("leaky", {"momentum": 0.9}), digits)
-    trainer.run_epoch(epoch_order(0, 1, 103))
+    trainer.train_steps(epoch_order(0, 1, 103))
     state = trainer.state()
     assert state.keys() == {f"layers.{i}.{kind}{end}" for i in range(3) for kind in ("weight", "bias")
                             for end in ("", ".momentum")}  # fmt: skip
@@ -127,7 +127,7 @@ def test_a_state_is_a_copy_on_the_way_out_and_on_the_way_in(side, digits):
     state = {name: array.copy() for name, array in kept.items()}
     trainer.load_state(state)
     still_has_what_was_kept()
-    trainer.run_epoch(epoch_order(0, 2, 103))
+    trainer.train_steps(epoch_order(0, 2, 103))
     assert all((array == 7).all() for array in state.values())
 
 

@@ -24,7 +24,7 @@ from mlp_workload.data import Dataset, Examples
 from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunFinished, TrainLosses, Warned
 from mlp_workload.initial import initial_parameters
-from mlp_workload.run import session
+from mlp_workload.run import inputs
 from mlp_workload.run.output_options import Watching
 from mlp_workload.run.run_events import RunEvents
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
@@ -129,7 +129,7 @@ def test_an_epoch_is_what_numpy_says(side, preset, optimizer, digits):
     trainer = TRAINER[side](config, digits, parameters)
     trainer.compile()
     orders = [epoch_order(0, epoch, 103) for epoch in (1, 2)]
-    losses = np.concatenate([trainer.run_epoch(order) for order in orders])
+    losses = np.concatenate([trainer.train_steps(order) for order in orders])
     evaluation = trainer.evaluate()
 
     def inputs(examples):
@@ -186,7 +186,7 @@ def test_float64_is_float64_everywhere(side, preset, digits):
     config = dataclasses.replace(PRESETS[preset], dtype="float64", hidden=(4,), batch_size=10)
     trainer = TRAINER[side](config, digits, None)
     trainer.compile()
-    assert trainer.run_epoch(epoch_order(0, 1, 103)).dtype == np.float64
+    assert trainer.train_steps(epoch_order(0, 1, 103)).dtype == np.float64
     assert trainer.evaluate().losses.dtype == np.float64
     assert {array.dtype.name for array in trainer.parameters().values()} == {"float64"}
 
@@ -194,7 +194,14 @@ def test_float64_is_float64_everywhere(side, preset, digits):
 def run_events(side: str, config: Config, dataset: Dataset, parameters=None) -> list:
     trainer = TRAINER[side](config, dataset, parameters)
     trainer.compile()
-    return list(session.run(config, dataset, trainer, RunEvents(config, dataset, trainer, 0.0, 0.0)))
+    events = RunEvents(config, dataset, trainer, 0.0, 0.0)
+    emitted = [*events.started()]
+    for epoch in range(1, config.epochs + 1):
+        order = epoch_order(config.seed, epoch, len(dataset.train))
+        emitted += [*events.trained(order, trainer.train_steps(order), 0.0), events.evaluated(trainer.evaluate(), 0.0)]
+    if config.epochs == 0:
+        emitted.append(events.evaluated(trainer.evaluate(), 0.0))
+    return [*emitted, *events.finished()]
 
 
 @pytest.fixture
@@ -248,7 +255,7 @@ def test_a_healthy_run_does_not_warn(side, digits):
 @pytest.mark.parametrize("last_activation", ["same", pytest.param("none", marks=OTHER)])
 def test_a_diverging_run_says_where_and_nothing_else(side, last_activation, part, tmp_path, monkeypatch):
     """Its logits are nan: neither dead, nor would another last activation cure it."""
-    monkeypatch.setattr(session, "load", lambda *_: part)
+    monkeypatch.setattr(inputs, "load", lambda *_: part)
     config = dataclasses.replace(
         PRESETS["relu"], epochs=1, learning_rate=1e6, last_activation=last_activation, run_dir=tmp_path / "run"
     )
@@ -288,7 +295,7 @@ def test_one_torch_step_never_changes_jax_arrays(digits):
     jax_trainer = TRAINER["jax"](config, digits, views)
     torch_trainer = TRAINER["torch"](config, digits, views)
     for _ in range(50):
-        torch_trainer.run_epoch(np.arange(10, dtype=np.int32))
+        torch_trainer.train_steps(np.arange(10, dtype=np.int32))
         assert {name: np.asarray(array).tobytes() for name, array in shared.items()} == before
     assert torch_trainer.parameters()["layers.0.weight"].tobytes() != before["layers.0.weight"]
     for name, array in jax_trainer.parameters().items():
@@ -300,7 +307,7 @@ def test_what_a_trainer_hands_out_does_not_change_any_more(side, digits):
     trainer = TRAINER[side](Config(hidden=(8,), batch_size=10, learning_rate=0.5), digits, None)
     handed_out = trainer.parameters()
     before = {name: array.tobytes() for name, array in handed_out.items()}
-    trainer.run_epoch(epoch_order(0, 1, 103))
+    trainer.train_steps(epoch_order(0, 1, 103))
     assert {name: array.tobytes() for name, array in handed_out.items()} == before
 
 
@@ -331,7 +338,7 @@ def test_a_run_is_compiled_once(digits, batch_size):
         assert sum("backend_compile" in name for name in compilations) == 3, "initial weights, epoch, evaluation"
         compilations.clear()
         for epoch in (1, 2):
-            trainer.run_epoch(epoch_order(0, epoch, 103))
+            trainer.train_steps(epoch_order(0, epoch, 103))
             trainer.evaluate()
         assert not [name for name in compilations if "compile" in name]
     finally:
@@ -357,14 +364,14 @@ def test_an_epoch_is_read_back_in_two_pieces(digits, monkeypatch):
 
     for name in ("array", "asarray"):
         monkeypatch.setattr(np, name, counted(getattr(np, name)))
-    trainer.run_epoch(order)
+    trainer.train_steps(order)
     trainer.evaluate()
     assert len(reads) == 2, reads
 
 
 @side
 def test_a_model_larger_than_the_memory_is_refused_before_the_folder_is_made(side, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "load", lambda *_: digits)
+    monkeypatch.setattr(inputs, "load", lambda *_: digits)
     config = Config(hidden=(1_000_000, 1_000_000), batch_size=10, run_dir=tmp_path / "run")
     with pytest.raises(UserError, match="not enough memory: try smaller --hidden"):
         TRAIN[side](config)

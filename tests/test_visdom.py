@@ -28,9 +28,9 @@ from mlp_workload.metrics import Mistakes
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines
 from mlp_workload.sinks.visdom import Visdom
-from mlp_workload.visdom.drawing import COMPARED_POINTS, Drawing, comparison_name, environment_name
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import VisdomServer
+from mlp_workload.visdom.windows import COMPARED_POINTS, Drawing, comparison_name, environment_name
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 trainer = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
@@ -437,7 +437,7 @@ def test_a_port_held_by_something_else(kind, visdom, short, tmp_path):
             if kind == "endless":
                 threading.Thread(target=talk_without_end, args=(listener,), daemon=True).start()
             port = listener.getsockname()[1]
-            reason = {"mute": "does not answer", "endless": "does not come to an end"}[kind]
+            reason = {"mute": "does not answer", "endless": "answers without an end"}[kind]
         flags = ["--visdom", visdom, "--visdom-port", str(port), "--visdom-host", "127.0.0.1"]
         with start(
             "jax_mlp.train", tmp_path, *flags, *short, "--epochs", "1", "--run-dir", "runs/run", ANSWER_SECONDS=0.3
@@ -458,7 +458,7 @@ def test_a_server_with_a_password(short, run, tmp_path, monkeypatch):
         required = [*flags, "--visdom", "required"]
         process = run("jax_mlp.train", *required)
         assert process.returncode == 2
-        assert "it refuses, as servers do that want a password" in process.stderr
+        assert "it refuses, and may need a password" in process.stderr
         process = run("jax_mlp.train", *required, "--visdom-username", "ada", "--visdom-password", "byron")
         assert process.returncode == 2
         assert "user name or password are not the server's" in process.stderr

@@ -88,9 +88,9 @@ sys.modules |= {"fcntl": None, "resource": None}
         ("from mlp_compare.bench import timing_worker\n"
          "timing_worker.Path = lambda _: __import__('pathlib').Path('/none')\n"
          "print(timing_worker._peak_megabytes())", "nan"),
-        ("from mlp_workload.run.signals import END_SIGNALS\nfrom mlp_workload.draw import server\n"
+        ("from mlp_workload.run.signals import END_SIGNALS\nfrom mlp_workload.predict import draw_server\n"
          "print(sorted(n.name for n in END_SIGNALS))", "['SIGINT', 'SIGTERM']"),
-        ("from twincheck.pipe import Side\nprint('a side')", "a side"),
+        ("from twincheck.pipe import WorkerProcess\nprint('a side')", "a side"),
     ],
 )  # fmt: skip
 def test_it_works_without_those_names(code, printed):

@@ -41,7 +41,7 @@ UPDATE = {
 }
 MODEL_FLOAT64 = Tolerance(1e-13, 1e-15)
 """One pass of a small model, a dozen sums of up to 30 terms after one another; also a dozen steps by two programs."""
-CROSSING_EFFECT = Tolerance(0.0, 1e-8)
+SIGN_FLIP_EFFECT = Tolerance(0.0, 1e-8)
 """The two starts are 2e-9 apart, through slopes of a few."""
 RUN_FLOAT64 = Tolerance(0.0, 1e-12)
 """Test loss after 600 steps from one start: a prototype's parameters stayed within 7e-16 over 3,000 steps."""

@@ -1,4 +1,4 @@
-"""Any PyTorch model against any JAX model, tensor by tensor."""
+"""Checks any PyTorch model against any JAX model, tensor by tensor."""
 
 from twincheck.bounds import Bound, uniform
 from twincheck.comparison import Comparison, Difference, compare

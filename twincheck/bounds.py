@@ -1,7 +1,7 @@
-"""How far two computations of one tensor may lie apart.
+"""Bounds on the difference of two computations of one tensor.
 
-|a - b| <= max(absolute, relative * max|b|), the inner maximum over the tensor: sums cancel, so that a single element's
-own size says nothing about its rounding.
+|a - b| <= max(absolute, relative * max|b|), with the inner maximum over the whole tensor. The size of a single element
+says nothing about its rounding, because sums cancel.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Bound:
-    """`relative` is to the largest magnitude in the tensor. The reason is told beside it.
+    """Largest difference allowed for one tensor. `relative` is to the largest magnitude in the tensor.
 
-    One that `grows` allows for the rounding that a tensor takes over from those that it was computed from.
+    A bound that `grows` also allows for rounding inherited from earlier tensors. `reason` is shown to the user.
     """
 
     relative: float = 0.0
@@ -25,31 +25,31 @@ class Bound:
     grows: bool = False
 
     def after(self, tensors: int) -> Self:
-        """Returns the bound of a tensor that comes after so many that differ."""
+        """Returns the bound for a tensor that follows `tensors` tensors which differ."""
         return replace(self, relative=self.relative * (1 + tensors / _DOUBLED_AFTER)) if self.grows else self
 
 
 _DOUBLED_AFTER = 8
-"""Tensors that differ, behind which a bound that grows has doubled: a block of a model with its gradients."""
+"""Number of differing tensors after which a growing bound has doubled: about one block of a model, with gradients."""
 
 
 Bounds = Callable[[str], Bound]
-"""The bound of the tensor of that name."""
+"""Maps the name of a tensor to its bound."""
 
 
 _TERMS, _TERMS_BELOW_FLOAT64 = 1000, 16
-"""Default `terms` of `uniform`. Rounding leaves float32 little room: docs/porting.md has the measurements."""
+"""Default `terms` of `uniform`; docs/porting.md has the measurements behind them."""
 
 
 def uniform(dtype: npt.DTypeLike, terms: int | None = None) -> Bounds:
-    """One bound for whatever a model of one's own holds: 16 sqrt(terms) eps for a few layers of such sums.
+    """Returns one bound for every tensor of a model: 16 sqrt(terms) eps, for sums of up to `terms` products.
 
-    It grows with depth, by 1 + n / 8 behind n tensors that differ. By default `terms` is 1,000 in float64, and 16
-    below it, where more would hide small mistakes.
+    The bound grows with depth: it is multiplied by 1 + n / 8 after n tensors that differ. The default of `terms` is
+    1,000 in float64, and 16 in smaller types, because a wider bound would hide small mistakes there.
     """
-    format = np.finfo(dtype)
+    info = np.finfo(dtype)
     if terms is None:
-        terms = _TERMS if format.bits >= 64 else _TERMS_BELOW_FLOAT64
-    reason = f"16 sqrt({terms}) eps, a few layers of sums, times 1 + n / {_DOUBLED_AFTER} behind n tensors that differ"
-    bound = Bound(16 * terms**0.5 * float(format.eps), reason=reason, grows=True)
+        terms = _TERMS if info.bits >= 64 else _TERMS_BELOW_FLOAT64
+    reason = f"16 sqrt({terms}) eps, a few layers of sums, times 1 + n / {_DOUBLED_AFTER} after n tensors that differ"
+    bound = Bound(16 * terms**0.5 * float(info.eps), reason=reason, grows=True)
     return lambda name: bound

@@ -1,4 +1,4 @@
-"""One side in a process of its own: the handle here, and what runs there."""
+"""A worker process that answers questions: the handle in this process, and the loop in the other."""
 
 import contextlib
 import multiprocessing
@@ -12,39 +12,42 @@ from typing import Any
 from mlp_workload.errors import UserError, clear_memory_errors
 
 
-class Side:
-    """The handle on a process where `worker(name)` does what it is asked.
+class WorkerProcess:
+    """Handle on a process that runs `worker(name)` and calls its methods.
 
-    `ask` names one of the worker's methods, `answer` waits for what it returns; answers come in the order of the
-    questions. Use it as a context manager; the process ends with it.
+    `ask` calls a method of the worker, and `answer` waits for its result. Results come in the order of the calls. Used
+    as a context manager, it ends the process on leaving.
     """
 
     def __init__(self, name: str, worker: Callable[[str], Any]) -> None:
         self.name = name
         context = multiprocessing.get_context("spawn")
-        self._connection, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(worker, name, there), daemon=True)
-        # The child inherits it: Ctrl-C ends the parent alone, whose end ends the child.
+        self._connection, child_connection = context.Pipe()
+        self._process = context.Process(target=_serve, args=(worker, name, child_connection), daemon=True)
+        # The child inherits the ignored signal: Ctrl-C ends the parent alone, and the end of the parent ends the child.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._process.start()
         finally:
             signal.signal(signal.SIGINT, handler)
-        there.close()
+        child_connection.close()
 
     def ask(self, method: str, *arguments: Any) -> None:
         with contextlib.suppress(BrokenPipeError):  # `answer` says why
             self._connection.send((method, arguments))
 
     def answer(self) -> Any:
-        """Raises `UserError` as the worker did, or where its process was ended; `RuntimeError` where it failed."""
+        """Returns the next result.
+
+        Raises `UserError` if the worker did or if the process has ended, and `RuntimeError` for any other exception.
+        """
         try:
             error, value = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            ended = self._process.exitcode
-            why = "; -9 is a kill, which is also how the system frees memory" if ended == -9 else ""
-            raise UserError(f"the {self.name} process ended with {ended}{why}") from None
+            code = self._process.exitcode
+            why = "; -9 is a kill, which is also how the system frees memory" if code == -9 else ""
+            raise UserError(f"the {self.name} process ended with {code}{why}") from None
         if error is not None:
             raise error
         return value
@@ -53,7 +56,7 @@ class Side:
         self.ask(method, *arguments)
         return self.answer()
 
-    def __enter__(self) -> "Side":
+    def __enter__(self) -> "WorkerProcess":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -63,15 +66,15 @@ class Side:
         self._process.join()
 
 
-def both(sides: Sequence[Side], method: str, *arguments: Any) -> tuple[Any, ...]:
-    """Asks all sides, then waits for each."""
-    for side in sides:
-        side.ask(method, *arguments)
-    return tuple([side.answer() for side in sides])
+def ask_all(workers: Sequence[WorkerProcess], method: str, *arguments: Any) -> tuple[Any, ...]:
+    """Asks all workers at once, then waits for each answer."""
+    for worker in workers:
+        worker.ask(method, *arguments)
+    return tuple([worker.answer() for worker in workers])
 
 
 def _serve(make_worker: Callable[[str], Any], name: str, connection: Connection) -> None:
-    # Torch's threads wait by spinning, which costs several times the time where the other side wants their cores.
+    # Torch's threads wait by spinning, which takes cores from the other process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     worker = make_worker(name)
     while True:
@@ -87,5 +90,5 @@ def _serve(make_worker: Callable[[str], Any], name: str, connection: Connection)
             answer = (error, None)
         except Exception:
             answer = (RuntimeError(f"in the {name} process: {traceback.format_exc()}"), None)
-        with contextlib.suppress(BrokenPipeError):  # the parent is gone, as the next turn finds
+        with contextlib.suppress(BrokenPipeError):  # the parent has ended; the next `recv` returns
             connection.send(answer)

@@ -1,4 +1,4 @@
-"""One forward and backward pass of any Flax NNX module, tensor by tensor; the mirror of `twincheck/record_torch.py`."""
+"""Records one forward and backward pass of any Flax NNX module; see also `twincheck/record_torch.py`."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,28 +16,27 @@ from twincheck.trace import Trace, warn_of_rounding
 
 
 def record(model: nnx.Module, loss: Callable[[jax.Array], jax.Array], *inputs: Any) -> Trace:
-    """What `loss(model(*inputs))` and its gradients consist of, copied, in causal order:
+    """Returns copies of all arrays of `loss(model(*inputs))` and its gradients, in causal order:
 
     - the parameters, by their paths
-    - `PATH.input` and `PATH.output` of each call of a module without submodules, as they happen; of the second call
-      `PATH.1.input`, and `PATH.input.0` where it takes several arrays. Among them `PATH.NAME`, then `PATH.NAME.1`:
-      what a module gives to `self.sow(nnx.Intermediate, NAME, ...)`, which does not store it meanwhile
-    - `output`, what the model returns; `loss`; `output.grad`
-    - `NAME.grad` of each parameter, that of the last module called first
-    - the rest of the state after the pass, such as batch statistics, but for random number generators
+    - `PATH.input` and `PATH.output` of each call of a module without submodules, in the order of the calls. The second
+      call is `PATH.1.input`; several arguments are `PATH.input.0` and so on.
+    - `PATH.NAME`, then `PATH.NAME.1`, for each `self.sow(nnx.Intermediate, NAME, ...)`, which stores nothing meanwhile
+    - `output`, which the model returns; `loss`; `output.grad`
+    - `NAME.grad` of each parameter, those of the last module called first
+    - the other state after the pass, such as batch statistics, without random number generators
 
-    Shapes are the model's own; `twincheck.trace.rename` brings two models' names and layouts together. The model
-    runs in the mode it is in, draws what it draws (dropout can't agree with another framework's) and keeps its state
-    as a pass leaves it.
+    Shapes are the model's own; `twincheck.trace.rename` maps the names and layouts of one model to another's. The model
+    runs in its current mode and keeps the state that the pass leaves. Dropout cannot agree between frameworks.
 
-    A parameter that the loss does not depend on has zeros for a gradient in JAX, and none in torch. JAX differentiates
-    `loss` by the output alone, torch also by parameters that `loss` itself uses: use none. What a model calls inside
-    `nnx.jit`, `nnx.scan` and their like is not seen: those work on modules of their own.
+    A parameter that the loss does not depend on has a zero gradient in JAX, and none in torch. `loss` must not use
+    parameters: JAX differentiates it by the output alone. Calls inside `nnx.jit`, `nnx.scan` and the like are not
+    recorded, because those work on modules of their own.
 
-    Warns on standard error if the output is not float64: rounding hides small mistakes then.
+    Warns on standard error if the output is not float64, because rounding then hides small mistakes.
 
-    Raises `UserError` where the model does not return one array, the loss is not one number, two arrays have one name,
-    or a module is called inside a transformation that its arrays can't leave, such as `jax.checkpoint`.
+    Raises `UserError` if the model does not return one array, the loss is not a scalar, or two arrays have one name.
+    Raises it also if a module is called inside a transformation that its arrays cannot leave, such as `jax.checkpoint`.
     """
     graph, parameters, *others = nnx.split(model, nnx.Param, ...)
     recording = _Recording()
@@ -75,7 +74,7 @@ def record(model: nnx.Module, loss: Callable[[jax.Array], jax.Array], *inputs: A
 
 
 class _Recording:
-    """Arrays by name in the order they are taken, and the paths of modules in the order they are called."""
+    """Arrays by name in the order of recording, and paths of modules in the order of their calls."""
 
     def __init__(self) -> None:
         self.arrays: dict[str, jax.Array] = {}
@@ -84,7 +83,7 @@ class _Recording:
         self._sown: list[str] = []
 
     def take(self, name: str, value: Any) -> None:
-        """Keeps `value`, or what arrays it holds."""
+        """Records the array `value`, or all arrays in it."""
         for leaf, array in _leaves(name, value):
             if leaf in self.arrays:
                 raise UserError(f"two arrays of the pass are called {leaf}: rename one in the model")
@@ -96,7 +95,7 @@ class _Recording:
 
     @contextlib.contextmanager
     def watching(self, model: nnx.Module) -> Iterator[None]:
-        """Meanwhile `nnx.Module.sow`, and `__call__` wherever a type of the model's modules has it from, report."""
+        """Wraps `nnx.Module.sow`, and `__call__` of the modules' types and their bases, while the context lasts."""
         modules = {id(module): (path, module) for path, module in nnx.iter_modules(model)}
         paths = {key: ".".join(map(str, path)) for key, (path, _) in modules.items()}
         bases = {base for _, module in modules.values() for base in type(module).__mro__}
@@ -114,7 +113,7 @@ class _Recording:
         @wraps(original)
         def call(module: nnx.Module, *inputs: Any, **keywords: Any) -> Any:
             path = paths.get(id(module))
-            if path is None or path in self._running:  # not of this model, or `super().__call__`
+            if path is None or path in self._running:  # a module of another model, or `super().__call__`
                 return original(module, *inputs, **keywords)
             self._running.add(path)
             self.calls.append(path)
@@ -122,7 +121,7 @@ class _Recording:
             if leaf := _is_leaf(module):
                 self.take(join(name, "input"), arguments(inputs, keywords))
             output = original(module, *inputs, **keywords)
-            if leaf and path:  # the root's is `record`'s to take
+            if leaf and path:  # `record` takes the output of the root
                 self.take(join(name, "output"), output)
             self._running.remove(path)
             return output
@@ -151,7 +150,7 @@ def _by_path(state: Any) -> dict[str, Any]:
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The arrays in `value`, those in containers as `NAME.0` or `NAME.key`; what is no array is left out."""
+    """Yields the arrays in `value`, those in containers as `NAME.0` or `NAME.key`; anything else is left out."""
     if isinstance(value, jax.Array | np.ndarray):
         yield name, value
     elif isinstance(value, Mapping | tuple | list):

@@ -1,4 +1,4 @@
-"""One forward and backward pass of any `torch.nn.Module`, tensor by tensor; see `record_jax.py`."""
+"""Records one forward and backward pass of any `torch.nn.Module`; see also `twincheck/record_jax.py`."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,26 +14,26 @@ from twincheck.trace import Array, Trace, warn_of_rounding
 
 
 def record(model: nn.Module, loss: Callable[[torch.Tensor], torch.Tensor], *inputs: Any) -> Trace:
-    """What `loss(model(*inputs))` and its gradients consist of, copied, in causal order:
+    """Returns copies of all tensors of `loss(model(*inputs))` and its gradients, in causal order:
 
     - the parameters, by their names in `state_dict`
-    - `PATH.input` and `PATH.output` of each call of a module without children, as they happen; of the second call
-      `PATH.1.input`, and `PATH.input.0` where it takes several tensors
-    - `output`, what the model returns; `loss`; `output.grad`
-    - `NAME.grad` of each parameter that asks for one, that of the last module called first
-    - the buffers of `state_dict` after the pass, but for BatchNorm's `num_batches_tracked`, which Flax lacks
+    - `PATH.input` and `PATH.output` of each call of a module without children, in the order of the calls. The second
+      call is `PATH.1.input`; several arguments are `PATH.input.0` and so on.
+    - `output`, which the model returns; `loss`; `output.grad`
+    - `NAME.grad` of each parameter that requires one, those of the last module called first
+    - the buffers of `state_dict` after the pass, without BatchNorm's `num_batches_tracked`, which Flax lacks
 
-    Shapes are the model's own; `twincheck.trace.rename` brings two models' names and layouts together. The model
-    runs in the mode it is in, draws what it draws (dropout can't agree with another framework's) and keeps its buffers
-    as a pass leaves them; its parameters' `grad` is not touched.
+    Shapes are the model's own; `twincheck.trace.rename` maps the names and layouts of one model to another's. The model
+    runs in its current mode and keeps the buffers that the pass leaves; `grad` of its parameters stays. Dropout cannot
+    agree between frameworks.
 
-    A parameter that the loss does not depend on has no gradient in torch, and zeros in JAX. JAX differentiates `loss`
-    by the output alone, torch also by parameters that `loss` itself uses: use none.
+    A parameter that the loss does not depend on has no gradient in torch, and a zero gradient in JAX. `loss` must not
+    use parameters: JAX differentiates it by the output alone.
 
-    Warns on standard error if the output is not float64: rounding hides small mistakes then.
+    Warns on standard error if the output is not float64, because rounding then hides small mistakes.
 
-    Raises `UserError` where the model does not return one tensor, the loss is not one number, a parameter has no
-    gradient, or two tensors have one name.
+    Raises `UserError` if the model does not return one tensor, the loss is not a scalar, a parameter has no gradient,
+    or two tensors have one name.
     """
     recording = _Recording()
     parameters = dict(model.named_parameters())
@@ -70,14 +70,14 @@ def record(model: nn.Module, loss: Callable[[torch.Tensor], torch.Tensor], *inpu
 
 
 class _Recording:
-    """Tensors by name in the order they are taken, and the paths of modules in the order they are called."""
+    """Tensors by name in the order of recording, and paths of modules in the order of their calls."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Array] = {}
         self.calls: list[str] = []
 
     def take(self, name: str, value: Any) -> None:
-        """Copies `value`, or what tensors it holds, at once: the model may go on to overwrite them."""
+        """Records a copy of the tensor `value`, or of all tensors in it, before the model can overwrite them."""
         for leaf, tensor in _leaves(name, value):
             if leaf in self.tensors:
                 raise UserError(f"two tensors of the pass are called {leaf}: rename one in the model")
@@ -106,7 +106,7 @@ class _Recording:
             self.take(join(self._call(path), "input"), arguments(inputs, keywords))
 
     def _ends(self, path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if _is_leaf(module) and path:  # the root's is `record`'s to take
+        if _is_leaf(module) and path:  # `record` takes the output of the root
             self.take(join(self._call(path), "output"), output)
 
     def _call(self, path: str) -> str:
@@ -118,7 +118,7 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors in `value`, those in containers as `NAME.0` or `NAME.key`; what is no tensor is left out."""
+    """Yields the tensors in `value`, those in containers as `NAME.0` or `NAME.key`; anything else is left out."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, Mapping | tuple | list):

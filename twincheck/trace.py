@@ -1,11 +1,4 @@
-"""What a step of training computed, tensor by tensor: the exchange format of the parity check.
-
-A trace's tensors stand in causal order, under these names for an MLP: the batch (`batch.images`, `batch.labels`,
-`batch.digest`), `inputs`, then `layers.0.pre_activation`, `layers.0.activation` and so on to `logits`, `loss`,
-`logits.grad`, the gradients from the last layer back (`layers.2.weight.grad`), the momentum
-(`layers.0.weight.momentum`), and the parameters after the step (`layers.0.weight`). Weights and their like are
-(fan_out, fan_in); the rest is (batch, features).
-"""
+"""Traces: named tensors of one computation in causal order, and the file that stores them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,16 +20,16 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Trace:
-    """Named tensors in causal order, and `facts` in words: which framework, which version, which step.
+    """Named tensors in causal order, and `facts` in words, such as the framework, its version and the step.
 
-    The file is safetensors; its metadata hold the order of the tensors, the facts, and the version of the format.
+    The file is safetensors; its metadata holds the order of the tensors, the facts, and the version of the format.
     """
 
     tensors: Mapping[str, Array]
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:
-        """Writes the file, whole or not at all. Raises `UserError` where it can't."""
+        """Writes the file atomically. Raises `UserError` if it cannot be written."""
         path = Path(path)
         facts = {str(name): str(fact) for name, fact in self.facts.items()}
         metadata = {"format": FORMAT, "order": json.dumps(list(self.tensors)), "facts": json.dumps(facts)}
@@ -46,12 +39,12 @@ class Trace:
 
     @classmethod
     def load(cls, path: Path | str) -> "Trace":
-        """Reads a file that `save` wrote. Raises `UserError`, naming the file, where it is none."""
+        """Reads a file that `save` wrote. Raises `UserError`, naming the file, if it is not a whole trace."""
         path = Path(path)
         tensors, metadata = read_safetensors(path, "trace")
-        if (found := metadata.get("format")) != FORMAT:
-            what = f"a trace of format {found}" if found else "not a trace (it names no format)"
-            raise UserError(f"{path}: {what}; this version reads format {FORMAT}: record it again")
+        if (version := metadata.get("format")) != FORMAT:
+            problem = f"a trace of format {version}" if version else "not a trace (it names no format)"
+            raise UserError(f"{path}: {problem}; this version reads format {FORMAT}: record it again")
         try:
             order, facts = json.loads(metadata["order"]), json.loads(metadata["facts"])
             complete = sorted(order) == sorted(tensors) and all(isinstance(fact, str) for fact in facts.values())
@@ -63,7 +56,7 @@ class Trace:
 
 
 def warn_of_rounding(output: Array) -> None:
-    """Warns if the `output` of a recorded model is in less than float64."""
+    """Warns if the recorded `output` of a model is not float64."""
     if output.dtype != np.float64:
         warn(
             f"recorded in {output.dtype}, whose rounding hides small mistakes, such as a LayerNorm epsilon of 1e-6 "
@@ -72,13 +65,13 @@ def warn_of_rounding(output: Array) -> None:
 
 
 def rename(trace: Trace, names: Mapping[str, str | tuple[str, Sequence[int]] | None]) -> Trace:
-    """`trace` with each tensor under its new name, its axes permuted, or left out, as `names` has it by old name.
+    """Returns `trace` with its tensors renamed, permuted or left out according to `names`, a mapping by old name.
 
-    A value is the new name, `(new name, order of the axes)` as `numpy.transpose` takes it, or None for a tensor to
-    leave out: nothing is left out of a comparison by oversight.
+    A value is the new name, `(new name, order of the axes)` as for `numpy.transpose`, or None to leave the tensor out.
+    Every tensor must be mapped, so that none is left out by accident.
 
-    Raises `UserError`, naming the tensor, where one is not mapped, two get the same name, there is no such tensor, or
-    an order does not fit its tensor.
+    Raises `UserError`, naming the tensor, if one is not mapped, is missing, has a name twice, or an order that does not
+    fit.
     """
     for old in trace.tensors:
         if old not in names:

@@ -10,7 +10,7 @@ from mlp_workload.cli.trainer import Training, run_trainer
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.interface import MakeTrainer
-from mlp_workload.run import session
+from mlp_workload.run.session import Run
 
 
 @contextlib.contextmanager
@@ -23,7 +23,14 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
 def start(options: Training) -> None:
     if options.seeds is not None:
         raise UserError("--seeds: in NumPy one run after the other")
-    session.train(options.config, framework, options.watching, options.checkpoint_every, options.resumes)
+    config = options.config
+    with Run(config, options.watching, options.checkpoint_every, options.resumes) as run, framework(config) as make:
+        trainer = run.prepare(make)
+        for part in run.parts():
+            run.trained(trainer.train_steps(part.order, part.first, part.last))
+            if part.ends_epoch:
+                run.evaluated(trainer.evaluate())
+        run.finish()
 
 
 def main() -> None:

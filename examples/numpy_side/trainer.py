@@ -11,7 +11,7 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
-from mlp_workload.interface import Array, step_tensors
+from mlp_workload.interface import Array, Losses, step_tensors
 from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
 
@@ -47,16 +47,10 @@ class Trainer:
     def compile(self) -> None:
         """Nothing."""
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+    def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
         size = self._config.batch_size
-        return np.array([self._step(order[first : first + size])["loss"] for first in range(0, len(order), size)])
-
-    def compile_steps(self) -> None:
-        """Nothing, either."""
-
-    def run_steps(self, order: npt.NDArray[np.int32], first: int, last: int) -> npt.NDArray[np.floating[Any]]:
-        size = self._config.batch_size
-        return self.run_epoch(order[first * size : last * size])
+        batches = np.split(order, range(size, len(order), size))[first:last]
+        return np.array([self._step(batch)["loss"] for batch in batches])
 
     def evaluate(self) -> Evaluation:
         test = self._dataset.test

@@ -1,1 +1,1 @@
-"""When more devices help: a cost model of a step, fitted to measured times."""
+"""Cost model of a training step on several devices, fitted to measured times."""

@@ -1,4 +1,4 @@
-"""Times steps on several devices and says when more of them help: `python -m experiments.scaling --help`."""
+"""Times steps on several devices and reports when more of them help: `python -m experiments.scaling --help`."""
 
 import inspect
 import sys
@@ -15,19 +15,18 @@ PROGRAM = "python -m experiments.scaling"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Times training steps on 1, 2, 4 and 8 devices of a CPU and by 1 and 2 processes, in JAX and in PyTorch, fits a
-    cost model to them, and prints the tables of scaling.md.
+    """Times training steps in JAX and in PyTorch, fits a cost model, and prints the tables of scaling.md.
 
-    Each timing is a trainer's command in fresh processes, which take turns, forwards and backwards. Takes about six
-    minutes where nothing else runs.
+    The steps run on 1, 2, 4 and 8 devices of a CPU and in 1 and 2 processes. Each timing is a command in fresh
+    processes, which take turns, forwards and backwards. It takes about six minutes on an idle machine.
     """
 
     quick: bool = False
-    """Four networks of six, once each: a rough fit."""
+    """Times four of the six networks, once each, for a rough fit."""
     json: Path | None = None
     """A new file for all timings."""
     docs: Path | None = None
-    """A folder where scaling.json, scaling.svg and the tables of scaling.md are to be those of this measurement."""
+    """Folder in which scaling.json, scaling.svg and the tables of scaling.md are replaced by this measurement."""
 
     def __post_init__(self) -> None:
         if self.docs is not None and self.json is not None:
@@ -40,11 +39,11 @@ def main() -> None:
 
 
 def run(options: Options) -> None:
-    from experiments.scaling import measure, report  # scipy or matplotlib may be missing, which `main` says
+    from experiments.scaling import measure, report  # `main` reports a missing scipy or matplotlib
 
     console, docs = Output(markup=False, highlight=False, soft_wrap=True), options.docs and expand(options.docs)
     if docs is not None:
-        report.marked(docs / report.DOCUMENT)  # before minutes are spent
+        report.marked(docs / report.DOCUMENT)  # raises before the measurement
     with new_file("--json", options.json) as file:
         result = measure.measure(options.quick, console)
         if file is not None:

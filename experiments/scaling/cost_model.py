@@ -1,7 +1,7 @@
-"""What a step of training costs on several devices: how often it does what, times what each costs.
+"""Cost model of a training step on several devices: a sum of counts times costs.
 
-Every term is a count, known from the network and the devices, times a cost of the machine, so that the costs can be
-fitted to timings by least squares. float32; widths, batch sizes and therefore all results may be arrays.
+The counts follow from the network and the devices. The costs belong to the machine, and are fitted to timings by least
+squares. Everything is float32; widths and batch sizes, and therefore results, may be arrays.
 """
 
 from collections.abc import Sequence
@@ -15,55 +15,58 @@ ITEM = 4
 
 
 class Costs(NamedTuple):
-    """Seconds of one of each."""
+    """Seconds of one unit of each kind of work."""
 
     launch: float
-    """A step's operations started, on one device."""
+    """Start of a step's operations on one device."""
     operation_alone: float
-    """A floating-point operation where one device has all cores, or is one by itself."""
+    """A floating-point operation of a device that works alone, with all cores."""
     operation_shared: float
-    """The same on a core, or device, of several that work at the same time."""
+    """A floating-point operation of a device, or core, while others work too."""
     byte_updated: float
-    """A byte read or written when parameters are updated."""
+    """A byte read or written in the update of parameters."""
     meeting: float
-    """Devices waiting for each other once."""
+    """Synchronization of all devices."""
     hop: float
-    """From one device to the next in a ring."""
+    """Message from one device to the next in a ring."""
     byte_exchanged: float
-    """A byte that a device passes on."""
+    """A byte that a device sends."""
 
 
 Counts = Costs
-"""How many of each a step has, one after the other."""
+"""Number of units of each kind that a step has in sequence."""
 
 
 def seconds(costs: Costs, counts: Counts) -> Any:
-    """Of a step: nothing overlaps, so that what frameworks do at the same time counts twice."""
+    """Returns the seconds of a step. The model has no overlap, so simultaneous work counts twice."""
     return sum(cost * count for cost, count in zip(costs, counts, strict=True))
 
 
 def parameters(widths: Sequence[Any]) -> Any:
-    """How many: 199,210 of (784, 200, 200, 10), 0.8 MB in float32."""
+    """Returns the number of parameters: 199,210 for (784, 200, 200, 10), 0.8 MB in float32."""
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
 
 
 def all_reduce_bytes(size: Any, devices: int) -> Any:
-    """That each device sends to sum `size` bytes in a ring: 2(N - 1)/N of them, N - 1 pieces to reduce and as many to
-    gather (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms", 2009)."""
+    """Returns the bytes that each device sends to sum `size` bytes in a ring: 2(N - 1)/N of them.
+
+    These are N - 1 pieces to reduce and as many to gather (Patarasuk and Yuan, "Bandwidth optimal all-reduce
+    algorithms", 2009).
+    """
     return 2 * (devices - 1) / devices * size
 
 
 def counts(
     widths: Sequence[Any], batch_size: Any, devices: int, cores: int | None = None, split_hidden: int = 1
 ) -> Counts:
-    """Of a step on `devices` that share `cores`, or each have their own without.
+    """Returns the counts of a step on `devices` that share `cores` or, if None, have cores of their own.
 
-    N devices on C cores take N / min(N, C) turns for what each of them does, so that sharing a batch gains min(N, C)
-    times the operations at most, while the update, which each does for itself, is done N times.
+    N devices on C cores take N / min(N, C) turns for their work. Sharing a batch therefore divides the operations by at
+    most min(N, C), while the update, which each device does for itself, is done N times.
 
-    The gradients, as large as the parameters, are summed in one all-reduce. With `split_hidden` M the N / M groups do
-    that, each device for its part; within a group the outputs of every hidden layer but the last are gathered,
-    their gradients summed, and so are the logits, from each device's part of the last hidden layer: what XLA compiles.
+    The gradients, as large as the parameters, are summed in one all-reduce. With `split_hidden` M, that is done across
+    N / M groups, by each device for its part. Within a group, the outputs of all hidden layers but the last are
+    gathered, and their gradients and the logits are summed, as XLA compiles it.
     """
     at_once = devices if cores is None else min(devices, cores)
     turns, shares = devices / at_once, devices // split_hidden

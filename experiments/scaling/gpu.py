@@ -1,25 +1,29 @@
-"""One measured GPU, and what is assumed of several: all that is computed from it was not measured."""
+"""Figures of one measured GPU and assumptions about several; results for several GPUs are computed, not measured."""
 
 from dataclasses import dataclass
 
 from experiments.scaling.cost_model import Costs, counts
 from mlp_compare.bench import lower_bound
+from mlp_workload.config import Config
+from mlp_workload.data.shipped import CLASSES, PIXELS
 
 NAME = "NVIDIA H200"
 STEP_SECONDS, PRODUCT_SECONDS = 68.3e-6, 59.7e-6
-"""Of a step of 200 examples through 784-200-200-10 in JAX, and of its products alone: medians of
-`docs/benchmark-h200.json` over an epoch's 300 steps."""
-WIDTHS, BATCH_SIZE = (784, 200, 200, 10), 200
+"""Seconds of a step of 200 examples through 784-200-200-10 in JAX, and of its products alone.
+
+Medians of `docs/benchmark-h200.json` over an epoch of 300 steps.
+"""
+WIDTHS, BATCH_SIZE = Config().widths(PIXELS, CLASSES), 200
 
 PEAK_OPERATIONS, MEMORY_BYTES = 67e12, 4.8e12
-"""A second, at most, in float32 and from memory: NVIDIA's data sheet of the H200 (SXM)."""
+"""Peak operations in float32 and bytes of memory per second: NVIDIA's data sheet of the H200 (SXM)."""
 MEASURED_OPERATIONS = lower_bound.operations(WIDTHS, BATCH_SIZE) / PRODUCT_SECONDS
-"""A second, of products that are too small to fill the card: larger ones have more."""
+"""Operations per second of products that are too small to fill the GPU; larger ones are faster."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """`bandwidth` in bytes a second, one way; `hop` and `meeting` in seconds."""
+    """Link between GPUs: `bandwidth` in bytes per second, one way; `hop` and `meeting` in seconds."""
 
     name: str
     bandwidth: float
@@ -38,7 +42,7 @@ INFINIBAND = Link(
 
 
 def gpu_costs(link: Link, operations: float) -> Costs:
-    """Of the card, if it does so many `operations` a second: whatever is left of the measured step is launching."""
+    """Returns the costs of the GPU at `operations` per second; the rest of the measured step is launching."""
     step = counts(WIDTHS, BATCH_SIZE, 1)
     launch = STEP_SECONDS - step.operation_alone / operations - step.byte_updated / MEMORY_BYTES
     return Costs(

@@ -1,4 +1,4 @@
-"""What `experiments.scaling` measured and what follows, as the tables and the picture of `scaling.md`."""
+"""Tables and picture of `scaling.md`, from a measurement of `experiments.scaling`."""
 
 import re
 import sys
@@ -28,7 +28,7 @@ PROGRAM = "python -m experiments.scaling.report"
 JAX, JAX_PROCESSES, TORCH = "JAX, devices of one process", "JAX, a process each", "PyTorch, a process each"
 DOCUMENT, MEASURED, PICTURE = "scaling.md", "scaling.json", "scaling.svg"
 BLOCKS = ("setting", "costs", "quality", "timings", "cpu", "gpu-step", "gpu-batch", "gpu-width")
-"""The document's tables, by the names in its marks."""
+"""Tables of the document, by the names in its marks."""
 _BLOCK = re.compile(r"^<!-- scaling: ([a-z-]+) -->\n(.*?)^<!-- end -->$", re.M | re.S)
 _SLOW, _FAST = MEASURED_OPERATIONS, PEAK_OPERATIONS
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def read(path: Path) -> "Scaling":
-    """Raises `UserError` where `path` is not what `experiments.scaling` wrote."""
+    """Returns the measurement in the file `path`. Raises `UserError` if it is something else."""
     content = read_json(path)
     if not isinstance(content, dict) or content.get("kind") != "scaling":
         raise UserError(f"{path} is not what experiments.scaling writes by --json")
@@ -62,7 +62,7 @@ def read(path: Path) -> "Scaling":
 
 
 def rewrite(folder: Path, scaling: "Scaling") -> None:
-    """The document's tables and the picture. Raises `UserError` as `marked` does."""
+    """Writes the tables of the document and the picture. Raises `UserError` as `marked` does."""
     document, picture = folder / DOCUMENT, folder / PICTURE
     text = filled(marked(document), scaling.blocks())
     with clear_write_errors(document):
@@ -72,21 +72,21 @@ def rewrite(folder: Path, scaling: "Scaling") -> None:
 
 
 def marked(document: Path) -> str:
-    """The document's text. Raises `UserError` where it has not the marks of just these tables."""
+    """Returns the text of the document. Raises `UserError` unless it has a mark for each table in `BLOCKS`."""
     text = read_at_most(document, 2**20).decode(errors="replace")
-    found = [block[1] for block in _BLOCK.finditer(text)]
-    if sorted(found) != sorted(BLOCKS):
-        raise UserError(f"{document} marks the tables {', '.join(found) or 'not at all'}; needed: {', '.join(BLOCKS)}")
+    names = [block[1] for block in _BLOCK.finditer(text)]
+    if sorted(names) != sorted(BLOCKS):
+        raise UserError(f"{document} marks the tables {', '.join(names) or 'not at all'}; needed: {', '.join(BLOCKS)}")
     return text
 
 
 def filled(text: str, blocks: Mapping[str, str]) -> str:
-    """`text` with these between its marks."""
+    """Returns `text` with `blocks` between its marks."""
     return _BLOCK.sub(lambda block: f"<!-- scaling: {block[1]} -->\n{blocks[block[1]]}\n<!-- end -->", text)
 
 
 class Scaling:
-    """A measurement, and what follows from it."""
+    """A measurement, the costs fitted to it, and predictions."""
 
     def __init__(self, result: Mapping[str, Any]) -> None:
         self.result = result
@@ -101,7 +101,7 @@ class Scaling:
 
     @cached_property
     def ways(self) -> dict[str, list[Run]]:
-        """The runs that one set of costs is for."""
+        """Runs by way of training; each way has a set of costs."""
         whole = [run for run in self.seconds if run.split_hidden == 1]
         jax = [run for run in whole if run.framework == "jax"]
         return {
@@ -122,8 +122,8 @@ class Scaling:
         }
 
     @cached_property
-    def foretold(self) -> dict[Run, float]:
-        """Seconds of a step of each run whose hidden layers are split, by costs that were fitted to the others."""
+    def predicted(self) -> dict[Run, float]:
+        """Seconds of a step of each run with split hidden layers, by costs fitted to the other runs."""
         costs = self.fits[JAX].costs
         return {
             run: self.devices(run).seconds(costs, run.config.hidden, run.batch_size)
@@ -132,7 +132,7 @@ class Scaling:
         }
 
     def blocks(self) -> dict[str, str]:
-        """The document's tables by name."""
+        """Returns the tables of the document by name."""
         return {
             "setting": self._setting(),
             "costs": _table(("", *self.fits), self._cost_rows()),
@@ -164,47 +164,48 @@ class Scaling:
         )
 
     def _cost_rows(self) -> Iterator[tuple[str, ...]]:
-        for name, (what, number) in _UNITS.items():
-            row = [what]
-            for found in self.fits.values():
-                if name in found.untold:
+        for name, (title, number) in _UNITS.items():
+            row = [title]
+            for fitted in self.fits.values():
+                if name in fitted.unidentified:
                     row.append("not told apart")
                     continue
-                value, low, high = (number(getattr(costs, name)) for costs in (found.costs, found.low, found.high))
+                value, low, high = (number(getattr(costs, name)) for costs in (fitted.costs, fitted.low, fitted.high))
                 row.append(f"{value} ({low} to {high})" if number is _microseconds else f"{value} ({high} to {low})")
             yield tuple(row)
 
     def _quality_rows(self) -> Iterator[tuple[str, ...]]:
-        for way, found in self.fits.items():
+        for way, result in self.fits.items():
             measured = np.array([self.seconds[run] for run in self.ways[way]])
-            errors = [abs(by / measured - 1) for by in (found.fitted, found.held_out)]
-            said = [_percent(number) for error in errors for number in (np.median(error), np.max(error))]
-            yield (way, str(len(measured)), *said)
-        off = [abs(by / self.seconds[run] - 1) for run, by in self.foretold.items()]
+            errors = [abs(model / measured - 1) for model in (result.fitted, result.held_out)]
+            cells = [_percent(number) for error in errors for number in (np.median(error), np.max(error))]
+            yield (way, str(len(measured)), *cells)
+        off = [abs(model / self.seconds[run] - 1) for run, model in self.predicted.items()]
         yield ("JAX, --split-hidden 2", str(len(off)), "", "", _percent(np.median(off)), _percent(np.max(off)))
 
     def _timing_rows(self) -> Iterator[tuple[str, ...]]:
         for way, runs in self.ways.items():
-            found, cells = self.fits[way], dict[tuple[int, int, int], str]()
-            for run, by, out in zip(runs, found.fitted, found.held_out, strict=True):
-                cells[run.width, run.batch_size, run.devices] = _cell(self.seconds[run], by, out)
+            result, cells = self.fits[way], dict[tuple[int, int, int], str]()
+            for run, fitted, held_out in zip(runs, result.fitted, result.held_out, strict=True):
+                cells[run.width, run.batch_size, run.devices] = _cell(self.seconds[run], fitted, held_out)
             yield from _by_network(way, cells)
         cells = {
-            (run.width, run.batch_size, run.devices): _cell(self.seconds[run], by) for run, by in self.foretold.items()
+            (run.width, run.batch_size, run.devices): _cell(self.seconds[run], seconds)
+            for run, seconds in self.predicted.items()
         }
         yield from _by_network("JAX, --split-hidden 2", cells)
 
     def _cpu_rows(self) -> Iterator[tuple[str, ...]]:
         one = Devices(1, cores=self.cores)
-        for way, found in self.fits.items():
+        for way, result in self.fits.items():
             for number in sorted({run.devices for run in self.ways[way]} - {1}):
                 many = Devices(number, cores=self.cores)
-                sizes = [batch_from(found.costs, width, many, one) for width in (50, 200, 800)]
+                sizes = [batch_from(result.costs, width, many, one) for width in (50, 200, 800)]
                 yield (f"{way}: {number}", *(_from(size) for size in sizes))
 
 
 def _digits(number: float) -> str:
-    """Three of them, or all before the point."""
+    """Returns the number with three digits, or with all before the point."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
@@ -213,7 +214,7 @@ def _microseconds(cost: float) -> str:
 
 
 def _giga(cost: float) -> str:
-    """How many thousand millions a second."""
+    """Returns how many thousand millions fit into a second."""
     return _digits(1e-9 / cost) if cost else "∞"
 
 
@@ -233,8 +234,8 @@ def _percent(share: Any) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _cell(measured: float, *foretold: float) -> str:
-    off = ", ".join(f"{round(100 * (by / measured - 1)):+d} %" for by in foretold)
+def _cell(measured: float, *predicted: float) -> str:
+    off = ", ".join(f"{round(100 * (by / measured - 1)):+d} %" for by in predicted)
     return f"{_digits(1e3 * measured)} ms ({off})"
 
 
@@ -291,7 +292,7 @@ def _table(headings: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
 
 
 def draw(scaling: Scaling) -> bytes:
-    """An SVG: a step by devices of one process, and all timings against the model's word on them."""
+    """Returns an SVG: the time of a step by devices of one process, and predictions against all timings."""
     with style():
         figure = Figure(figsize=(9, 4.2), layout="constrained")
         steps, against = figure.subplots(1, 2)
@@ -303,10 +304,10 @@ def draw(scaling: Scaling) -> bytes:
 def _draw_steps(axes: Any, scaling: Scaling) -> None:
     runs, costs = scaling.ways[JAX], scaling.fits[JAX].costs
     for colour, (width, size) in zip(COLOURS, dict.fromkeys((run.width, run.batch_size) for run in runs), strict=False):
-        mine = [run for run in runs if (run.width, run.batch_size) == (width, size)]
-        numbers = [run.devices for run in mine]
-        axes.plot(numbers, [1e3 * scaling.seconds[run] for run in mine], "o", color=colour, markersize=5)
-        by_model = [1e3 * scaling.devices(run).seconds(costs, run.config.hidden, size) for run in mine]
+        network = [run for run in runs if (run.width, run.batch_size) == (width, size)]
+        numbers = [run.devices for run in network]
+        axes.plot(numbers, [1e3 * scaling.seconds[run] for run in network], "o", color=colour, markersize=5)
+        by_model = [1e3 * scaling.devices(run).seconds(costs, run.config.hidden, size) for run in network]
         axes.plot(numbers, by_model, "-", color=colour, label=f"width {width}, batch {size:,}")
     axes.set(xscale="log", yscale="log", xlabel="devices of one JAX process", ylabel="ms a step")
     axes.set_xticks([1, 2, 4, 8])
@@ -319,20 +320,20 @@ def _draw_against(axes: Any, scaling: Scaling) -> None:
     for colour, (way, runs) in zip((COLOURS[0], COLOURS[2], COLOURS[1]), scaling.ways.items(), strict=True):
         measured = [1e3 * scaling.seconds[run] for run in runs]
         axes.plot(measured, 1e3 * scaling.fits[way].held_out, marks[way], color=colour, markersize=5, label=way)
-    split = scaling.foretold
+    split = scaling.predicted
     axes.plot(
         [1e3 * scaling.seconds[run] for run in split], [1e3 * by for by in split.values()], "x", color=COLOURS[3],
         label="JAX, --split-hidden 2",
     )  # fmt: skip
     ends = axes.get_xlim()
     axes.plot(ends, ends, "-", color=INK, linewidth=0.8)
-    axes.set(xscale="log", yscale="log", xlabel="ms a step, measured", ylabel="ms a step, foretold")
+    axes.set(xscale="log", yscale="log", xlabel="ms a step, measured", ylabel="ms a step, predicted")
     axes.set_title("each network by a fit to the others", fontsize=9, color=INK)
     _finish(axes)
 
 
 def _finish(axes: Any) -> None:
-    """The legend above what is drawn, and numbers as they are spoken."""
+    """Puts the legend above the points and writes plain numbers at the axes."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** 0.25)
     axes.legend(frameon=False, fontsize=7, loc="upper left", ncols=2)

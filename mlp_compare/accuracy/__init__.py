@@ -1,1 +1,1 @@
-"""The accuracies that both frameworks reach."""
+"""Comparison of the accuracies that both frameworks reach."""

@@ -14,7 +14,7 @@ from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.accuracy"
 LARGEST = 100_000
-"""Seeds and epochs: years of training."""
+"""Largest number of seeds, and of epochs: years of training."""
 LAST_ACTIVATIONS: tuple[Literal["same"], Literal["none"]] = ("same", "none")
 
 
@@ -52,7 +52,7 @@ class Accuracy:
         for flag, value, least in (("--seeds", self.seeds, 2), ("--epochs", self.epochs, 1)):
             if not least <= value <= LARGEST:
                 raise UserError(f"{flag} must be from {least} to {LARGEST}, got {value}")
-        _ = self.configs  # which say what is wrong with the device
+        _ = self.configs  # checks the device too
         if self.plot is not None and self.plot.suffix != ".svg":
             raise UserError(f"--plot must end in .svg, got {self.plot}")
 
@@ -81,8 +81,8 @@ def main() -> None:
 
 
 def run(options: Accuracy) -> bool:
-    """Whether a cell is different."""
-    from mlp_compare.accuracy import distributions, measurement  # scipy or matplotlib may be missing, which `main` says
+    """Returns whether a cell is different."""
+    from mlp_compare.accuracy import distributions, measurement  # `main` reports a missing scipy or matplotlib
 
     console = Output(markup=False, highlight=False, soft_wrap=True)
     with new_file("--json", options.json) as json, new_file("--plot", options.plot) as plot:
@@ -93,7 +93,7 @@ def run(options: Accuracy) -> bool:
         if plot is not None:
             with clear_write_errors(plot):
                 write_atomically(plot, distributions.draw(measured.cells))
-    return any(cell.equivalence.verdict == "different" for cell in measured.cells)
+    return any(cell.equivalence.result == "different" for cell in measured.cells)
 
 
 if __name__ == "__main__":

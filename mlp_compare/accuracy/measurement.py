@@ -1,4 +1,4 @@
-"""Both frameworks' final accuracies over seeds, cell by cell, and what they come to."""
+"""Final accuracies of both frameworks over seeds, as a table and as JSON."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,19 @@ from rich.table import Table
 from mlp_compare.accuracy import equivalence
 from mlp_compare.accuracy.equivalence import Equivalence
 from mlp_compare.accuracy.runner import Pairing, Runs
-from mlp_compare.comparable import require_alike
+from mlp_compare.comparable import require_comparable
 from mlp_workload.config import Config
 from mlp_workload.interface import TITLES
 from mlp_workload.sinks.console import Output
-from twincheck.pipe import Side
+from twincheck.pipe import WorkerProcess
 
 _WIDTH = 200
-"""Of the table where no terminal sets it."""
+"""Columns of the table if the output is not a terminal."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to train, once a seed and framework: `correct` (seeds,) of the test set, by framework."""
+    """Results of one configuration and pairing: `correct` (seeds,) of the test set, by framework."""
 
     config: Config
     pairing: Pairing
@@ -34,22 +34,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Measurement:
-    """`facts` are each framework's device and environment."""
+    """All cells, and `facts`: device and environment by framework."""
 
     cells: Sequence[Cell]
     facts: Mapping[str, Mapping[str, Any]]
 
 
 def measure(configs: Sequence[Config], count: int, console: Output) -> Measurement:
-    """Trains each of `configs`, which say all but the seed, with the seeds 0 to `count` - 1.
+    """Trains each of `configs` with the seeds 0 to `count` - 1.
 
-    One framework after the other, each on all cores: five epochs of each took 5.3 s on two cores, and both at once
-    5.7 s with one thread for torch, 7.2 s with two.
+    The frameworks take turns, each with all cores, which is faster than both at once.
     """
     pairings: Sequence[Pairing] = get_args(Pairing)
     with ExitStack() as stack:
         progress = stack.enter_context(console.progress())
-        sides = {framework: stack.enter_context(Side(framework, Runs)) for framework in TITLES}
+        sides = {framework: stack.enter_context(WorkerProcess(framework, Runs)) for framework in TITLES}
         task = progress.add_task("", total=len(configs) * len(pairings) * count * len(sides))
 
         def correct(framework: str, config: Config, pairing: Pairing) -> int:
@@ -64,9 +63,10 @@ def measure(configs: Sequence[Config], count: int, console: Output) -> Measureme
         for config in configs:
             runs = [dataclasses.replace(config, seed=seed) for seed in range(count)]
             for pairing in pairings:
-                require_alike(facts := {framework: side.do("compiled", runs[0]) for framework, side in sides.items()})
-                found = {framework: [correct(framework, run, pairing) for run in runs] for framework in TITLES}
-                cells.append(Cell(config, pairing, found, _compare(config, pairing, found)))
+                facts = {framework: side.do("compiled", runs[0]) for framework, side in sides.items()}
+                require_comparable(facts)
+                counts = {framework: [correct(framework, run, pairing) for run in runs] for framework in TITLES}
+                cells.append(Cell(config, pairing, counts, _compare(config, pairing, counts)))
     return Measurement(cells, facts)
 
 
@@ -96,7 +96,7 @@ def print_measurement(console: Output, measurement: Measurement) -> None:
     if n < equivalence.TWO_HUMP_SEEDS and any(cell.config.last_activation == "same" for cell in measurement.cells):
         console.print(
             "With the last activation a run can lose a class, and accuracies have two humps: for few seeds the "
-            f"t-tests' assumptions do not hold, and there is no verdict from fewer than {equivalence.TWO_HUMP_SEEDS}."
+            f"t-tests' assumptions do not hold, and there is no result from fewer than {equivalence.TWO_HUMP_SEEDS}."
         )
 
 
@@ -107,26 +107,26 @@ def _table(measurement: Measurement) -> Table:
     table.add_column("runs")
     for name in ("N", *TITLES, "difference", "TOST p"):
         table.add_column(name, justify="right")
-    table.add_column("verdict")
+    table.add_column("result")
     for cell in measurement.cells:
-        found = cell.equivalence
-        sides = [f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(found.means, found.deviations, strict=True)]
-        low, high = found.bootstrap_interval
+        test = cell.equivalence
+        sides = [f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(test.means, test.deviations, strict=True)]
+        low, high = test.bootstrap_interval
         table.add_row(
             cell.config.preset,
             cell.config.last_activation,
             cell.pairing,
-            str(found.n),
+            str(test.n),
             *sides,
-            f"{found.difference:+.1f} ({low:+.1f} to {high:+.1f})",
-            f"{found.tost_p:.2g}",
-            str(found),
+            f"{test.difference:+.1f} ({low:+.1f} to {high:+.1f})",
+            f"{test.tost_p:.2g}",
+            str(test),
         )
     return table
 
 
 def as_json(measurement: Measurement) -> dict[str, Any]:
-    """All figures; each cell's `correct` are in the order of the seeds, from 0 on."""
+    """Returns all figures as JSON can hold them; `correct` of each cell is in the order of the seeds."""
     return {
         "margin": equivalence.MARGIN,
         "level": equivalence.LEVEL,

@@ -1,8 +1,4 @@
-"""Training runs of one framework by seed, in its process: one trainer, compiled once, for all seeds of a configuration.
-
-JAX's seeds are not one vmapped program: on two CPU cores an epoch of 4 or 8 seeds took 0.98 times as long as one after
-another (medians of five interleaved pairs; 0.97 and 1.04 on a busier machine), which compiling it longer eats up.
-"""
+"""Training runs of one framework, seed after seed, by one trainer that is compiled once per configuration."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -19,11 +15,11 @@ from mlp_workload.initial import initial_parameters
 from mlp_workload.interface import MakeTrainer, Trainer, framework_of
 
 Pairing = Literal["paired", "unpaired"]
-"""paired: `mlp_workload`'s initial weights and batches, the same for both. unpaired: each framework's own."""
+"""paired: initial weights and batches of `mlp_workload`, the same for both. unpaired: each framework's own."""
 
 
 class Runs:
-    """What a `Side` does here: trains with one framework, seed after seed."""
+    """Worker of a `WorkerProcess`: trains with one framework, seed after seed."""
 
     def __init__(self, framework: str) -> None:
         self._framework = framework
@@ -33,7 +29,7 @@ class Runs:
         self._trainer: Trainer
 
     def final_correct(self, config: Config, pairing: Pairing) -> int:
-        """Of the test set, after the run that `config` and its seed describe."""
+        """Trains the run that `config` describes, and returns how many test examples are correct."""
         self._compile(replace(config, seed=0))
         examples = len(self._dataset.train)
         orders: Iterable[npt.NDArray[np.int32]]
@@ -46,11 +42,11 @@ class Runs:
             orders = OWN_ORDERS[self._framework](config.seed, config.epochs, examples)
         self._trainer.load_state(start)
         for order in orders:
-            self._trainer.run_epoch(order)
+            self._trainer.train_steps(order)
         return self._trainer.evaluate().correct
 
     def compiled(self, config: Config) -> dict[str, Any]:
-        """Makes its trainer ready; the facts of it."""
+        """Makes the trainer ready and returns its facts."""
         self._compile(replace(config, seed=0))
         assert self._compiled is not None
         return facts(self._trainer, self._compiled)
@@ -65,9 +61,9 @@ class Runs:
 
 
 def torch_orders(seed: int, epochs: int, examples: int) -> Iterator[npt.NDArray[np.int32]]:
-    """By `torch.randperm`, as `DataLoader(shuffle=True)` does.
+    """Yields the order of each epoch by `torch.randperm`, as `DataLoader(shuffle=True)` does.
 
-    Seeded from the other end, here and for JAX: from the run's own seed come the bits that the weights are made of.
+    The generator's seed counts down from the largest, because the run's own seed already gives the initial weights.
     """
     import torch
 
@@ -77,6 +73,7 @@ def torch_orders(seed: int, epochs: int, examples: int) -> Iterator[npt.NDArray[
 
 
 def jax_orders(seed: int, epochs: int, examples: int) -> Iterator[npt.NDArray[np.int32]]:
+    """Yields the order of each epoch by `jax.random.permutation`, seeded as `torch_orders` is."""
     import jax
 
     for key in jax.random.split(jax.random.key(LARGEST_SEED - seed), epochs):

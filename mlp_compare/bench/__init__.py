@@ -1,1 +1,1 @@
-"""The cost of each way of training."""
+"""Benchmark of the ways to train the same network."""

@@ -1,4 +1,4 @@
-"""Times every way of training the network against every other: `python -m mlp_compare.bench --help`."""
+"""Times all ways of training the network: `python -m mlp_compare.bench --help`."""
 
 import inspect
 import sys
@@ -17,17 +17,17 @@ def main() -> None:
 
 
 def run(options: Bench) -> None:
-    from mlp_compare.bench import benchmark, tables  # scipy or matplotlib may be missing, which `main` says
+    from mlp_compare.bench import benchmark, picture, tables  # `main` reports a missing scipy or matplotlib
 
     console = Output(markup=False, highlight=False, soft_wrap=True)
     with new_file("--json", options.json) as file, new_file("--plot", options.plot) as plot:
-        for result in benchmark.measure(options, console):  # more of it each time
+        for result in benchmark.measure(options, console):  # each result has more than the one before
             if file is not None:
                 write_json(file, result)
         tables.show(console, result)
         if plot is not None:
             with clear_write_errors(plot):
-                write_atomically(plot, tables.draw(result))
+                write_atomically(plot, picture.draw(result))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What an epoch can't be faster than: the matrix products of its steps alone, by each library.
+"""Lower bound of an epoch: the matrix products of its steps alone, by each library.
 
-A layer of a step has three: forward, gradient of the weights, gradient of the inputs; the first layer needs no
-gradient of its inputs. With 784-200-200-10 these are 879,200 floating-point operations an example, counting a
-multiplication and an addition as two. Operands are made once and stay in cache as far as they fit, which no training
-step can have: a floor, not a target.
+A step has three products per layer: forward, gradient of the weights, gradient of the inputs. The first layer needs no
+gradient of its inputs. With 784-200-200-10 these are 879,200 floating-point operations per example, where a
+multiplication and an addition count as two. The operands are made once and may stay in cache. A training step cannot
+have that, so the bound is not a target.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ Array = npt.NDArray[np.floating[Any]]
 
 
 class Layer(NamedTuple):
-    """Inputs (batch, fan_in), weights (fan_out, fan_in), gradients of the outputs (batch, fan_out)."""
+    """Operands of one layer: inputs (batch, fan_in), weights (fan_out, fan_in), output gradients (batch, fan_out)."""
 
     inputs: Array
     weights: Array
@@ -30,13 +30,13 @@ class Layer(NamedTuple):
 
 
 def operations(widths: Sequence[int], examples: int) -> int:
-    """Floating-point operations of the products for so many examples."""
+    """Returns the floating-point operations of the products for `examples` examples."""
     products = [2 * fan_in * fan_out for fan_in, fan_out in pairwise(widths)]
     return examples * (3 * sum(products) - products[0])
 
 
 class Products(ABC):
-    """The part of a trainer that a benchmark needs, for batches that divide the set."""
+    """Products of a step, with the part of a trainer that the benchmark needs; batches must divide the set."""
 
     packages: Sequence[str]
 
@@ -49,29 +49,25 @@ class Products(ABC):
 
         n = config.batch_size
         widths = config.widths(dataset.pixels, dataset.classes)
-        self.device = self._place([Layer(draw(n, a), draw(b, a), draw(n, b)) for a, b in pairwise(widths)], config)
+        self.device = self._load([Layer(draw(n, a), draw(b, a), draw(n, b)) for a, b in pairwise(widths)], config)
 
     @abstractmethod
-    def _place(self, layers: Sequence[Layer], config: Config) -> str:
-        """Keeps the operands where they are needed; the device's name."""
+    def _load(self, layers: Sequence[Layer], config: Config) -> str:
+        """Keeps the operands on the device and returns its name."""
 
-    @abstractmethod
-    def compile(self) -> None:
+    def compile(self) -> None:  # noqa: B027  (only JAX compiles)
         """Makes everything ready, so that the first epoch takes as long as the others."""
 
 
 class NumPy(Products):
     packages = ("numpy",)
 
-    def _place(self, layers: Sequence[Layer], config: Config) -> str:
+    def _load(self, layers: Sequence[Layer], config: Config) -> str:
         self._layers = layers
         self._out = [(layer.gradients.copy(), layer.weights.copy(), layer.inputs.copy()) for layer in layers]
         return "cpu"
 
-    def compile(self) -> None:
-        """Nothing: there is nothing to compile."""
-
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         for _ in range(len(order) // self._batch_size):
             for number, ((x, w, d), (outputs, dw, dx)) in enumerate(zip(self._layers, self._out, strict=True)):
                 np.matmul(x, w.T, out=outputs)
@@ -83,7 +79,7 @@ class NumPy(Products):
 class Torch(Products):
     packages = ("torch",)
 
-    def _place(self, layers: Sequence[Layer], config: Config) -> str:
+    def _load(self, layers: Sequence[Layer], config: Config) -> str:
         import torch
 
         from reference_torch.device import device_name, find_device
@@ -93,10 +89,7 @@ class Torch(Products):
         self._out = [[torch.empty_like(array) for array in (d, w, x)] for x, w, d in self._layers]
         return device_name(device)
 
-    def compile(self) -> None:
-        """Nothing: there is nothing to compile."""
-
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         import torch
 
         for _ in range(len(order) // self._batch_size):
@@ -110,12 +103,14 @@ class Torch(Products):
 
 
 class Jax(Products):
-    """One compiled loop. A number of each turn's operands has 0 times the results before added: without that the loop
-    would be empty."""
+    """Products in one compiled loop.
+
+    Each turn adds 0 times the results of the previous one to an operand; otherwise XLA would remove the loop.
+    """
 
     packages = ("jax", "jaxlib")
 
-    def _place(self, layers: Sequence[Layer], config: Config) -> str:
+    def _load(self, layers: Sequence[Layer], config: Config) -> str:
         import jax
 
         from jax_mlp.device import device_name, find_device, product_precision
@@ -130,14 +125,14 @@ class Jax(Products):
 
         self._epoch = jax.jit(jax_products, static_argnums=(1, 2))
 
-    def run_epoch(self, order: npt.NDArray[np.int32]) -> None:
+    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         import jax
 
         jax.block_until_ready(self._epoch(self._layers, len(order) // self._batch_size, self._precision))
 
 
 def jax_products(layers: Any, steps: int, precision: Any) -> Any:
-    """The operands after so many turns, which are what they were."""
+    """Computes the products `steps` times and returns the operands, unchanged."""
     import jax
     from jax import lax
 
@@ -150,7 +145,7 @@ def jax_products(layers: Any, steps: int, precision: Any) -> Any:
             results += [product(x, 1, w, 1), product(d, 0, x, 0)]
             if number:
                 results.append(product(d, 1, w, 0))
-        nothing = 0 * sum(result[0, 0] for result in lax.optimization_barrier(results))
-        return jax.tree.map(lambda array: array.at[0, 0].add(nothing), layers), None
+        zero = 0 * sum(result[0, 0] for result in lax.optimization_barrier(results))
+        return jax.tree.map(lambda array: array.at[0, 0].add(zero), layers), None
 
     return lax.scan(step, layers, None, length=steps)[0]

@@ -4,12 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from mlp_compare.bench.variants import RUNGS
+from mlp_compare.bench.variants import VARIANTS
+from mlp_compare.old_names import current_name
 from mlp_workload.config import PRESETS, Config
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 from mlp_workload.errors import UserError
-
-MNIST = 60_000
-"""Training examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +24,8 @@ class Bench:
     """jax, torch, torch-hand and two floors, four rounds of three epochs, nothing else: done in two minutes."""
     rungs: tuple[str, ...] | None = None
     """Those to time, the first against the others: jax, jax-step, torch, torch-fused, torch-compile, torch-autotune,
-    torch-hand, torch-article, torch-step-graph, torch-epoch-graph, keras-jax, keras-torch, sklearn, floor-torch,
-    floor-numpy, floor-jax. By default all that the device and what is installed allow."""
+    torch-hand, torch-tutorial, torch-step-graph, torch-epoch-graph, keras-jax, keras-torch, sklearn, products-torch,
+    products-numpy, products-jax. By default all that the device and what is installed allow."""
     rounds: int = 8
     """At most: from six on no more are run than narrow intervals need."""
     epochs: int = 5
@@ -54,8 +53,8 @@ class Bench:
         if self.rungs == ():
             raise UserError("--rungs needs one at least")
         for name in self.rungs or ():
-            if name not in RUNGS:
-                raise UserError(f"--rungs: {name} is none of {', '.join(RUNGS)}")
+            if current_name(name) not in VARIANTS:
+                raise UserError(f"--rungs: {name} is none of {', '.join(VARIANTS)}")
         if self.rungs is not None and len(set(self.rungs)) < len(self.rungs):
             raise UserError("--rungs: each at most once")
         for flag in ("rounds", "epochs"):
@@ -63,8 +62,10 @@ class Bench:
                 raise UserError(f"--{flag} must be from 1 to 1000, got {getattr(self, flag)}")
         if self.quick and (self.rounds, self.epochs) != (Bench.rounds, Bench.epochs):
             raise UserError("--quick has rounds and epochs of its own")
-        if self.config.batch_size > MNIST:
-            raise UserError(f"--batch-size must be at most {MNIST}, the training examples, got {self.batch_size}")
+        if self.config.batch_size > TRAIN_EXAMPLES:
+            raise UserError(
+                f"--batch-size must be at most {TRAIN_EXAMPLES}, the training examples, got {self.batch_size}"
+            )
 
     @property
     def config(self) -> Config:

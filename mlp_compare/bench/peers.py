@@ -1,7 +1,7 @@
-"""The libraries that a user might take instead, at the same mathematics: `pip install '.[bench]'`.
+"""Other libraries with the same mathematics, for comparison: `pip install '.[bench]'`.
 
-Each has the part of `mlp_workload.interface.Trainer` that a benchmark needs, for plain SGD. They get the images as
-floats, normalised, which is how their users hand them over: `compile` does that, and `prepare` puts them in order.
+Each class has the part of `mlp_workload.interface.Trainer` that the benchmark needs, for plain SGD. `compile` converts
+the images to normalised floats, as users of these libraries do, and `prepare` puts them in order.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlp_workload.config import Config
+from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.data import Dataset
 from mlp_workload.weights import Parameters
 
@@ -23,7 +23,7 @@ def _inputs(config: Config, dataset: Dataset) -> npt.NDArray[np.floating[Any]]:
 
 
 class Keras:
-    """`model.fit` of Keras 3. The backend is chosen before Keras is imported, so that a process has one."""
+    """`model.fit` of Keras 3. The backend is set before Keras is imported, once per process."""
 
     backend = "jax"
     device = "cpu"
@@ -43,7 +43,7 @@ class Keras:
             if activation == "relu":
                 layers.append(keras.layers.ReLU())
             elif activation == "leaky_relu":
-                layers.append(keras.layers.LeakyReLU(negative_slope=0.01))
+                layers.append(keras.layers.LeakyReLU(negative_slope=LEAKY_RELU_SLOPE))
         self._model = keras.Sequential(layers)
         self._model.set_weights([array.T if array.ndim == 2 else array for array in initial.values()])
         self._model.compile(
@@ -51,18 +51,18 @@ class Keras:
         )
 
     def compile(self) -> None:
-        """Keras compiles as it begins to train; a step without a learning rate makes it."""
+        """Makes Keras compile, which it does in the first step, by a step with a learning rate of 0."""
         self._x, self._y = _inputs(self._config, self._dataset), self._dataset.train.labels
         rate = self._model.optimizer.learning_rate
         value = float(rate)
         rate.assign(0.0)
-        self.run_epoch(self.prepare(np.arange(self._config.batch_size)))
+        self.train_steps(self.prepare(np.arange(self._config.batch_size)))
         rate.assign(value)
 
     def prepare(self, order: npt.NDArray[Any]) -> Any:
         return self._x[order], self._y[order]
 
-    def run_epoch(self, ordered: Any) -> None:
+    def train_steps(self, ordered: Any) -> None:
         self._model.fit(*ordered, batch_size=self._config.batch_size, shuffle=False, verbose=0)
 
     def state(self) -> Parameters:
@@ -75,7 +75,7 @@ class KerasTorch(Keras):
 
 
 class ScikitLearn:
-    """`MLPClassifier` of scikit-learn. It has ReLU and no activation on the logits: for `relu` without the last one."""
+    """`MLPClassifier` of scikit-learn, with ReLU and no activation on the logits."""
 
     device = "cpu"
     packages = ("scikit-learn",)
@@ -97,7 +97,7 @@ class ScikitLearn:
         )
 
     def compile(self) -> None:
-        """Sets the weights, which the model has only after its first batch."""
+        """Sets the weights after a first batch, because the model has none before it."""
         self._x, self._y = _inputs(self._config, self._dataset), self._dataset.train.labels
         classes = np.arange(self._dataset.classes)
         size = self._config.batch_size
@@ -108,13 +108,13 @@ class ScikitLearn:
     def prepare(self, order: npt.NDArray[np.int32]) -> Any:
         return self._x[order], self._y[order]
 
-    def run_epoch(self, ordered: Any) -> None:
+    def train_steps(self, ordered: Any) -> None:
         self._model.partial_fit(*ordered)
 
     def state(self) -> Parameters:
         return dict(zip(self._initial, self._arrays(), strict=True))
 
     def _arrays(self) -> list[npt.NDArray[np.floating[Any]]]:
-        """The model's own, in canonical layout."""
+        """Returns views of the model's parameters in the canonical layout."""
         pairs = zip(self._model.coefs_, self._model.intercepts_, strict=True)
         return [array for weight, bias in pairs for array in (weight.T, bias)]

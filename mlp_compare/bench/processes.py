@@ -1,4 +1,4 @@
-"""Fresh processes to be timed: the same cores and threads for all, no setting of the user's for one library alone."""
+"""Fresh processes to time, all with the same cores and threads, and without the user's settings for one library."""
 
 import contextlib
 import json
@@ -20,10 +20,10 @@ from mlp_workload.errors import UserError, why_ended
 
 CORES = usable_cores()
 THREADS = {f"{library}_NUM_THREADS": str(CORES) for library in ("OMP", "MKL", "OPENBLAS")}
-if quota_cores():  # else JAX takes as many by itself
+if quota_cores():  # without a quota JAX takes as many by itself
     THREADS["NPROC"] = str(CORES)
 _TIME_LIMIT = 1800
-"""Seconds for one process."""
+"""Time limit of one process in seconds."""
 
 
 class ProcessFailed(UserError):
@@ -31,14 +31,17 @@ class ProcessFailed(UserError):
 
 
 def environment() -> dict[str, str]:
-    """For a process that is timed, or stands beside one."""
+    """Returns the environment variables for a process that is timed or runs beside one."""
     kept = {key: value for key, value in os.environ.items() if effect(key) in (None, "devices", "paths")}
     paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     return kept | {"PYTHONPATH": paths} | THREADS
 
 
 def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | None = None, text: str = "") -> str:
-    """`python -m module arguments`, with `text` on standard input; its standard output. Errors call it `name`."""
+    """Runs `python -m module arguments` with `text` on standard input, and returns its standard output.
+
+    Raises `ProcessFailed`, with `name` in the message, if the process fails or takes too long.
+    """
     command = [sys.executable, "-m", module, *arguments]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -54,18 +57,18 @@ def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | 
             raise ProcessFailed(f"{name}: not done within {_TIME_LIMIT} s") from None
         finally:
             _end(process)
-        output, said = (_content(file) for file in (out, errors))
+        output, error_output = (_content(file) for file in (out, errors))
     if status < 0:
         raise ProcessFailed(
             f"{name}: ended by {signal.Signals(-status).name}; SIGKILL is also how the system frees memory"
         )
     if status:
-        raise ProcessFailed(f"{name}: {why_ended(status, said)}")
+        raise ProcessFailed(f"{name}: {why_ended(status, error_output)}")
     return output
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ends it and, except on Windows, whatever it started."""
+    """Ends the process and, except on Windows, all processes that it started."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -75,7 +78,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def free_port() -> int:
-    """Of this machine, for one of the processes to listen at."""
+    """Returns a free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
@@ -86,16 +89,16 @@ def _content(file: IO[str]) -> str:
     return file.read()
 
 
-def ask(rung: str, config: Config, **options: Any) -> dict[str, Any]:
-    """What `mlp_compare.bench.timing_worker` says of a rung. Nothing compiled is kept from one process to the next."""
+def ask(variant: str, config: Config, **options: Any) -> dict[str, Any]:
+    """Returns the answer of `mlp_compare.bench.timing_worker` about a variant, with all caches of programs off."""
     variables = {
         "JAX_COMPILATION_CACHE_DIR": "",
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
         "JAX_ENABLE_X64": str(int(config.dtype == "float64")),
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
     } | ({"CUDA_VISIBLE_DEVICES": ""} if config.device == "cpu" else {})
-    request = {"rung": rung, "config": json.loads(config.to_json()), "spawned_at": time.monotonic()} | options
-    content: dict[str, Any] = json.loads(
-        run(rung, "mlp_compare.bench.timing_worker", variables=variables, text=json.dumps(request))
+    request = {"variant": variant, "config": json.loads(config.to_json()), "spawned_at": time.monotonic()} | options
+    answer: dict[str, Any] = json.loads(
+        run(variant, "mlp_compare.bench.timing_worker", variables=variables, text=json.dumps(request))
     )
-    return content
+    return answer

@@ -1,4 +1,4 @@
-"""One rung in a fresh process: JSON on standard input says which, JSON on standard output how long everything took."""
+"""Times one variant in a fresh process: the request is JSON on standard input, the answer JSON on standard output."""
 
 import json
 import math
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlp_compare.bench.variants import MANY, MODELS, PARAMETERS_APART, RUNGS
+from mlp_compare.bench.variants import MODELS, SEEDS_VARIANTS, VARIANTS
+from mlp_compare.parity.bound_table import DRIFT_FLOAT64
 from mlp_workload.batches import epoch_order
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples, load
@@ -27,7 +28,7 @@ from mlp_workload.weights import Parameters, save_weights
 def main() -> None:
     request = json.load(sys.stdin)
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # libraries may print
     try:
         json.dump(measure(**request), answer)
     except UserError as error:
@@ -37,21 +38,25 @@ def main() -> None:
 
 
 def measure(
-    rung: str,
+    variant: str,
     config: dict[str, Any],
     epochs: int,
     spawned_at: float,
     examples: int | None = None,
     state: str | None = None,
 ) -> dict[str, Any]:
-    """Seconds of everything from the process's start on, or, into the file `state`, the parameters after one epoch.
+    """Returns the seconds of each part of a run since the start of the process.
 
-    `spawned_at` is by `time.monotonic`. An epoch ends when its result has arrived; it has the first `examples` or all.
+    If `state` is given, it writes the parameters after one epoch to that file instead. `spawned_at` is a time of
+    `time.monotonic`. An epoch has the first `examples` or all, and ends when its result has arrived.
     """
     settings = Config.from_json(json.dumps(config))
     started = time.monotonic() - spawned_at
     clock = Clock()
-    make = RUNGS[rung].load() if rung in RUNGS else partial(Many, MANY[rung].load(), state is not None)
+    if variant in VARIANTS:
+        make = VARIANTS[variant].load()
+    else:
+        make = partial(SeveralModels, SEEDS_VARIANTS[variant].load(), state is not None)
     imported = clock.lap()
     dataset = load(settings.dataset, settings.transpose_images)
     if examples is not None:
@@ -89,44 +94,44 @@ def measure(
 
 
 def epoch_seconds(trainer: Any, config: Config, dataset: Dataset, epochs: int) -> list[float]:
-    """Of each epoch, until its losses, or whatever it gives, have arrived; not of what `prepare` does before it."""
+    """Returns the seconds of each epoch until its result has arrived, without the time of `prepare`."""
     seconds = []
     for epoch in range(1, epochs + 1):
         order: Any = epoch_order(config.seed, epoch, len(dataset.train))
         if hasattr(trainer, "prepare"):
             order = trainer.prepare(order)
         clock = Clock()
-        np.asarray(trainer.run_epoch(order))
+        np.asarray(trainer.train_steps(order))
         seconds.append(clock.lap())
     return seconds
 
 
-class Many:
-    """`MODELS` models that a rung trains at once, as one to be timed: an epoch is one of each.
+class SeveralModels:
+    """`MODELS` models that a variant trains at once, timed as one: an epoch is one epoch of each.
 
-    The first has the given order, the others the same from another batch on; where they are `alike`, all have the same.
+    Each model starts the given order at another batch, or, if `equal`, at the same one.
     """
 
     def __init__(
-        self, make: Callable[..., Any], alike: bool, config: Config, dataset: Dataset, initial: Parameters
+        self, make: Callable[..., Any], equal: bool, config: Config, dataset: Dataset, initial: Parameters
     ) -> None:
         self._models = make(config, dataset, initial, MODELS)
-        self._apart = 0 if alike else config.batch_size
+        self._shift = 0 if equal else config.batch_size
         self.compile = self._models.compile
         self.packages, self.device = self._models.packages, self._models.device
 
     def prepare(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        return np.stack([np.roll(order, -model * self._apart) for model in range(MODELS)])
+        return np.stack([np.roll(order, -model * self._shift) for model in range(MODELS)])
 
-    def run_epoch(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        losses: npt.NDArray[np.floating[Any]] = self._models.run_epoch(orders)
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
+        losses: npt.NDArray[np.floating[Any]] = self._models.train_steps(orders)
         self._losses = losses
         return losses
 
     def state(self) -> Parameters:
-        """Of the first of models that are alike. Raises `UserError` where their losses were not."""
-        if len(self._losses) != MODELS or not np.ptp(self._losses, axis=0).max() <= PARAMETERS_APART:
-            raise UserError(f"{MODELS} models that are alike have losses of shape {self._losses.shape} that are not")
+        """Returns the parameters of the first of equal models. Raises `UserError` if their losses differ."""
+        if len(self._losses) != MODELS or not np.ptp(self._losses, axis=0).max() <= DRIFT_FLOAT64:
+            raise UserError(f"{MODELS} equal models have losses, of shape {self._losses.shape}, that differ")
         parameters: Parameters = self._models.parameters()
         return parameters
 
@@ -136,15 +141,15 @@ class Clock:
         self._at = time.perf_counter()
 
     def lap(self) -> float:
-        """Seconds since the last one."""
+        """Returns the seconds since the previous lap."""
         before, self._at = self._at, time.perf_counter()
         return self._at - before
 
 
 def _peak_megabytes() -> float:
-    """The peak of the host's memory; nan on Windows. Linux's getrusage would count the parent's before the fork too."""
+    """Returns the peak of this process's memory; nan on Windows."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text().splitlines()  # Linux's getrusage includes the parent before fork
     except OSError:
         try:
             import resource

@@ -9,14 +9,16 @@ from scipy import stats  # type: ignore[import-untyped]
 
 CONFIDENCE = 0.95
 FEWEST = 6
-"""Rounds of which an interval of a median is made; with fewer, all that can be said is the range."""
+"""Fewest rounds for an interval of a median; with fewer, only the range is given."""
 _RESAMPLES = 4999
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """`of` over `to`, below 1 where `of` is faster: the median of the rounds' ratios, and from `low` to `high` its
-    bootstrap interval or, with fewer rounds than an interval takes, all of them."""
+    """Median over rounds of the seconds of `of` over those of `to`, below 1 if `of` is faster.
+
+    `low` and `high` are its bootstrap interval or, with fewer than FEWEST rounds, the range of all rounds.
+    """
 
     of: str
     to: str
@@ -34,14 +36,14 @@ class Ratio:
         return (self.high - self.low) / 2 / self.ratio
 
     def __str__(self) -> str:
-        what = "" if self.is_interval else f", all of {self.rounds} rounds"
-        return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}{what})"
+        note = "" if self.is_interval else f", all of {self.rounds} rounds"
+        return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}{note})"
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], of: str, to: str) -> Ratio:
-    """From each round's seconds of both, which ran within one round of each other.
+    """Returns the ratio of two variants from their seconds in each round.
 
-    The interval resamples rounds (percentiles; seeded), so that what a round has in common, a busy machine, cancels.
+    The interval is a seeded percentile bootstrap over rounds, so that the load of the machine in a round cancels.
     """
     pairs = np.array(seconds[of]) / np.array(seconds[to])
     if not (pairs.size and np.isfinite(pairs).all()):
@@ -49,14 +51,14 @@ def ratio(seconds: Mapping[str, Sequence[float]], of: str, to: str) -> Ratio:
     middle = float(np.median(pairs))
     if len(pairs) < FEWEST or np.ptp(pairs) == 0:
         return Ratio(of, to, middle, float(pairs.min()), float(pairs.max()), len(pairs))
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (pairs,), np.median, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES, method="percentile", rng=0
     ).confidence_interval
-    return Ratio(of, to, middle, float(found.low), float(found.high), len(pairs))
+    return Ratio(of, to, middle, float(interval.low), float(interval.high), len(pairs))
 
 
 def break_even(ready: tuple[float, float], epoch: tuple[float, float]) -> str:
-    """When the first of two is ahead of the second, by the seconds until each is ready and for each epoch."""
+    """Returns in words when the first of two is ahead, from the seconds until each is ready and per epoch."""
     later, gain = ready[0] - ready[1], epoch[1] - epoch[0]
     if later <= 0 <= gain:
         return "from the start"
@@ -66,7 +68,7 @@ def break_even(ready: tuple[float, float], epoch: tuple[float, float]) -> str:
 
 
 def medians(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of each number over a rung's processes; of lists, the median of the processes' medians."""
+    """Returns the median of each number over a variant's processes; for lists, the median of their medians."""
     return {
         name: float(np.median([np.median(sample[name]) for sample in samples]))
         for name in samples[0]

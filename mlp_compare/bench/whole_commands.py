@@ -1,4 +1,4 @@
-"""Commands from start to end, as they are typed."""
+"""Timings of whole commands from start to end, as users type them."""
 
 import contextlib
 import itertools
@@ -18,15 +18,16 @@ from rich.progress import Progress
 
 from mlp_compare.bench import processes
 from mlp_workload.config import Config
+from mlp_workload.data.shipped import CLASSES, PIXELS
 from mlp_workload.errors import warn
 from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import save_weights
 
 ROUNDS, EPOCHS = 6, 10
 TARGET_ACCURACY = 0.85
-"""Of the test set, that training is timed to."""
+"""Accuracy on the test set up to which training is timed."""
 JAX_FIRST, JAX_LATER = "python -m jax_mlp.train, the first time", "python -m jax_mlp.train, later"
-TORCH, ARTICLE = "python -m reference_torch.train", "python -m reference_torch.tutorial module"
+TORCH, TUTORIAL = "python -m reference_torch.train", "python -m reference_torch.tutorial module"
 JAX_GIVEN, TORCH_GIVEN = "JAX, from given weights", "PyTorch, from given weights"
 JAX_WATCHED, TORCH_WATCHED = "JAX, drawn on a dashboard", "PyTorch, drawn on a dashboard"
 JAX_UNKEPT, TORCH_UNKEPT = "JAX, without checkpoints", "PyTorch, without checkpoints"
@@ -36,26 +37,26 @@ COMMANDS = {
     TORCH: ("reference_torch.train", "plainly"),
     JAX_GIVEN: ("jax_mlp.train", "given"),
     TORCH_GIVEN: ("reference_torch.train", "given"),
-    ARTICLE: ("reference_torch.tutorial", "plainly"),
+    TUTORIAL: ("reference_torch.tutorial", "plainly"),
     JAX_UNKEPT: ("jax_mlp.train", "unkept"),
     TORCH_UNKEPT: ("reference_torch.train", "unkept"),
     JAX_WATCHED: ("jax_mlp.train", "watched"),
     TORCH_WATCHED: ("reference_torch.train", "watched"),
 }
-"""The module of each, and how it is run."""
+"""Module of each command, and how it is run."""
 _DASHBOARD_SECONDS = 120
-"""For it to start, at most: it may fetch what its page is made of."""
+"""Time limit for the dashboard to start, which may include downloads for its page."""
 
 
 def measure(device_flags: Sequence[str], progress: Progress) -> dict[str, Any]:
-    """With a cache of programs and without, to an accuracy, and drawn on a dashboard where Visdom is installed.
+    """Returns samples of each command in `COMMANDS`; those with a dashboard only if Visdom is installed.
 
-    To an accuracy both start from the same weights, and without the last activation, which may cost a class.
+    Commands timed up to an accuracy start from the same weights, without the last activation, which can lose a class.
     """
-    with tempfile.TemporaryDirectory() as place, _dashboard(Path(place, "dashboard")) as watching:
-        start = Path(place, "start.safetensors")
-        shapes = Config().widths(784, 10)
-        save_weights(start, {k: v.astype(np.float32) for k, v in initial_parameters("torch_linear", shapes, 0).items()})
+    with tempfile.TemporaryDirectory() as folder, _dashboard(Path(folder, "dashboard")) as watching:
+        start = Path(folder, "start.safetensors")
+        widths = Config().widths(PIXELS, CLASSES)
+        save_weights(start, {k: v.astype(np.float32) for k, v in initial_parameters("torch_linear", widths, 0).items()})
         flags: dict[str, list[str]] = {
             "plainly": [],
             "given": ["--last-activation", "none", "--initial-weights", str(start)],
@@ -67,15 +68,15 @@ def measure(device_flags: Sequence[str], progress: Progress) -> dict[str, Any]:
         }
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
         task = progress.add_task("", total=ROUNDS * len(commands))
-        for number in range(-1, ROUNDS):  # before the first one, what is kept is made
+        for number in range(-1, ROUNDS):  # round -1 fills the cache
             for name in list(commands) if number % 2 == 0 else reversed(commands):
                 if number < 0 and "jax_mlp" not in commands[name][0]:
                     continue
                 progress.update(task, advance=number >= 0, description=f"whole commands, round {number + 1}: {name}")
-                cache = Path(place, f"cache-{number}" if name == JAX_FIRST else "cache")
+                cache = Path(folder, f"cache-{number}" if name == JAX_FIRST else "cache")
                 module, own = commands[name]
-                folder = Path(place, f"run-{number}-{len(list(Path(place).iterdir()))}")
-                sample = _time_command(name, module, [*own, *device_flags], folder, cache)
+                run_folder = Path(folder, f"run-{number}-{len(list(Path(folder).iterdir()))}")
+                sample = _time_command(name, module, [*own, *device_flags], run_folder, cache)
                 if number >= 0:
                     samples[name].append(sample)
         progress.remove_task(task)
@@ -113,7 +114,7 @@ def _time_command(name: str, module: str, flags: Sequence[str], folder: Path, ca
 
 @contextlib.contextmanager
 def _dashboard(folder: Path) -> Iterator[list[str]]:
-    """A Visdom server, and the flags by which a trainer draws on it; no flags where there is none to be had."""
+    """Starts a Visdom server and yields a trainer's flags for it, or no flags if Visdom is missing or fails."""
     if find_spec("visdom") is None:
         yield []
         return
@@ -125,13 +126,13 @@ def _dashboard(folder: Path) -> Iterator[list[str]]:
         assert server.stdout is not None
         deadline = threading.Timer(_DASHBOARD_SECONDS, server.kill)
         deadline.start()
-        said = list(itertools.takewhile(lambda line: not line.startswith("Visdom at"), server.stdout))
+        output = list(itertools.takewhile(lambda line: not line.startswith("Visdom at"), server.stdout))
         deadline.cancel()
         try:
             if server.poll() is None:
                 yield ["--visdom", "required", "--visdom-port", port]
             else:
-                warn(f"no dashboard to draw on ({' '.join(said).strip()})")
+                warn(f"no dashboard to draw on ({' '.join(output).strip()})")
                 yield []
         finally:
             server.kill()

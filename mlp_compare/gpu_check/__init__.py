@@ -1,1 +1,1 @@
-"""Checks of one machine's GPU."""
+"""Checks of the whole project on one machine's GPU."""

@@ -1,4 +1,4 @@
-"""Everything that this project says, tried on one machine's GPU: `python -m mlp_compare.gpu_check --help`."""
+"""Checks the whole project on one machine's GPU: `python -m mlp_compare.gpu_check --help`."""
 
 import inspect
 import sys
@@ -43,8 +43,8 @@ def main() -> None:
 
 
 def run(options: GpuCheck) -> bool:
-    """Whether nothing failed."""
-    from mlp_compare.gpu_check.machine_checks import CHECKS, Checked, Machine
+    """Returns whether nothing failed."""
+    from mlp_compare.gpu_check.machine_checks import CHECKS, CheckResult, Machine
 
     console = Output(markup=False, highlight=False, soft_wrap=True)
     folder = empty_folder("--output", options.output)
@@ -54,26 +54,26 @@ def run(options: GpuCheck) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     gpu = [] if options.gpu is None else ["--gpu", str(options.gpu)]
     machine = Machine(folder, ["--device", options.device, *gpu], options.quick)
-    environment, checked = describe_environment(("numpy", "jax", "torch")), list[Checked]()
+    environment, results = describe_environment(("numpy", "jax", "torch")), list[CheckResult]()
     with console.progress() as progress:
         task = progress.add_task("", total=len(CHECKS))
         for name, check in CHECKS.items():
             progress.update(task, description=name)
-            checked.append(machine.tried(name, check))
+            results.append(machine.run(name, check))
             progress.advance(task)
-            console.print(f"{checked[-1].outcome:10} {name}: {checked[-1].said}")
-            about = {
+            console.print(f"{results[-1].outcome:10} {name}: {results[-1].message}")
+            facts = {
                 "kind": "gpu_check",
                 "date": datetime.now(UTC).date().isoformat(),
                 "device": machine.device,
                 "quick": options.quick,
                 "environment": environment,
             }
-            write_json(folder / "gpu-check.json", about | {"checks": [asdict(one) for one in checked]})
+            write_json(folder / "gpu-check.json", facts | {"checks": [asdict(result) for result in results]})
             with clear_write_errors(folder / "report.md"):
-                write_atomically(folder / "report.md", machine.report(checked).encode())
+                write_atomically(folder / "report.md", machine.report(results).encode())
     console.print(f"gpu-check.json and report.md are in {folder}")
-    return all(one.outcome != "failed" for one in checked)
+    return all(result.outcome != "failed" for result in results)
 
 
 if __name__ == "__main__":

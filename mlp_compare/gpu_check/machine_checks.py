@@ -1,4 +1,4 @@
-"""What `mlp_compare.gpu_check` tries, each by the commands that users type."""
+"""Checks of `mlp_compare.gpu_check`, each by the commands that users type."""
 
 import os
 import subprocess
@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from mlp_compare.bench import tables
-from mlp_compare.comparable import require_alike
+from mlp_compare.comparable import require_comparable
 from mlp_compare.parity import bound_table
 from mlp_workload.config import PRESETS
+from mlp_workload.data.shipped import CLASSES, PIXELS
 from mlp_workload.environment.description import nvidia_driver
 from mlp_workload.errors import UserError, why_ended
 from mlp_workload.files import read_json
@@ -21,51 +22,51 @@ from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
-WIDTHS = (784, 200, 200, 10)
+WIDTHS = (PIXELS, 200, 200, CLASSES)
 SEEDS, TURNS = 8, 4
 CAPTURED = "--xla_gpu_enable_command_buffer=+WHILE"
-"""Also whole loops become CUDA graphs."""
+"""XLA flag that also makes CUDA graphs of whole loops."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """`figures` are what `said` is made of, and more."""
+class CheckResult:
+    """Outcome of one check: a `message` for the user and all `figures` behind it."""
 
     name: str
     outcome: Literal["passed", "failed", "measured", "left out"]
-    said: str
+    message: str
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LeftOut(Exception):
-    """With the reason."""
+    """Ends a check that cannot be made here, with the reason."""
 
 
 class Failed(Exception):
-    """With what did, and the figures."""
+    """Ends a check that failed, with the reason."""
 
 
 Check = Callable[["Machine"], tuple[str, Mapping[str, Any]]]
-"""What it found, and the figures; raises `Failed`, or `LeftOut`."""
+"""Returns a message and the figures; raises `Failed` or `LeftOut`."""
 
 
 class Machine:
-    """Where the checks are made: `folder` keeps what the commands write, `flags` name the device."""
+    """Runs checks: `folder` keeps the output of the commands, `flags` name the device."""
 
     def __init__(self, folder: Path, flags: Sequence[str], quick: bool) -> None:
         self.folder, self.flags, self.quick = folder, flags, quick
         self.device = "unknown"
 
-    def tried(self, name: str, check: Check) -> Checked:
+    def run(self, name: str, check: Check) -> CheckResult:
         try:
-            said, figures = check(self)
-        except LeftOut as why:
-            return Checked(name, "left out", str(why))
-        except (Failed, UserError) as why:
-            return Checked(name, "failed", str(why))
-        except Exception as error:  # of an hour's checks one must not cost the others
-            return Checked(name, "failed", f"{type(error).__name__}: {error}")
-        return Checked(name, "measured" if check in MEASURED else "passed", said, figures)
+            message, figures = check(self)
+        except LeftOut as reason:
+            return CheckResult(name, "left out", str(reason))
+        except (Failed, UserError) as reason:
+            return CheckResult(name, "failed", str(reason))
+        except Exception as error:  # one broken check must not end an hour of others
+            return CheckResult(name, "failed", f"{type(error).__name__}: {error}")
+        return CheckResult(name, "measured" if check in MEASURED else "passed", message, figures)
 
     def needs_gpu(self) -> None:
         if self.device == "unknown":
@@ -74,15 +75,18 @@ class Machine:
             raise LeftOut(f"needs a GPU, and the trainers are on {self.device}")
 
     def command(
-        self, module: str, *arguments: str, fine: Sequence[int] = (0,), variables: Mapping[str, str] | None = None
+        self, module: str, *arguments: str, accepted: Sequence[int] = (0,), variables: Mapping[str, str] | None = None
     ) -> str:
-        """The output of `python -m module arguments`. Raises `Failed` with its last line where it ends otherwise."""
+        """Runs `python -m module arguments` and returns its output.
+
+        Raises `Failed`, with the reason, if the exit status is not one of `accepted`.
+        """
         paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         process = subprocess.run(
             [sys.executable, "-m", module, *arguments], cwd=self.folder, capture_output=True, text=True,
             env=os.environ | {"PYTHONPATH": paths} | dict(variables or {}),
         )  # fmt: skip
-        if process.returncode not in fine:
+        if process.returncode not in accepted:
             reason = why_ended(process.returncode, process.stderr.strip() or process.stdout or "nothing was said")
             raise Failed(f"{module} {' '.join(arguments)} ended with status {process.returncode}: {reason}")
         return process.stdout
@@ -90,7 +94,7 @@ class Machine:
     def train(
         self, framework: str, name: str, *arguments: str, variables: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """The summary of a run of so many epochs, left in the folder `name`."""
+        """Runs a trainer's command into the folder `name` and returns the summary of the run."""
         own = [] if "--device" in arguments else self.flags
         flags = ["--visdom", "off", "--quiet", "--run-dir", name, *own, *arguments]
         self.command(TRAINERS[framework], *flags, variables=variables)
@@ -100,9 +104,9 @@ class Machine:
     def weights(self, name: str) -> dict[str, Any]:
         return dict(load_weights(self.folder / name / "weights.safetensors", parameter_shapes(WIDTHS)))
 
-    def report(self, checked: Sequence[Checked]) -> str:
-        """Markdown: a line for each check, then the benchmark's tables."""
-        lines = [f"- {one.outcome}: {one.name}: {one.said}" for one in checked]
+    def report(self, results: Sequence[CheckResult]) -> str:
+        """Returns Markdown: a line for each check, then the tables of the benchmark."""
+        lines = [f"- {result.outcome}: {result.name}: {result.message}" for result in results]
         text = f"# Checked on {self.device}\n\n" + "\n".join(lines) + "\n"
         benchmark = self.folder / "benchmark.json"
         if benchmark.exists():
@@ -111,48 +115,48 @@ class Machine:
 
 
 def devices(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """An epoch of each: where, and by which versions."""
+    """Trains an epoch with each framework, and reports devices and versions."""
     summaries = {name: machine.train(name, f"{name}-device", "--epochs", "1") for name in TRAINERS}
-    require_alike(summaries)
+    require_comparable(summaries)
     machine.device = summaries["jax"]["device"]
     if machine.device == "cpu" and "cpu" not in machine.flags and (driver := nvidia_driver()):
         raise Failed(f"NVIDIA's driver {driver} is here, but the trainers are on the CPU; the doctor says why")
-    said = [f"{name} {one['framework_version']}" for name, one in summaries.items()]
-    return f"{' and '.join(said)} on {machine.device}, {summaries['jax']['precision']}", summaries
+    versions = [f"{name} {summary['framework_version']}" for name, summary in summaries.items()]
+    return f"{' and '.join(versions)} on {machine.device}, {summaries['jax']['precision']}", summaries
 
 
 def doctor(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """The installation."""
-    machine.command("mlp_workload.doctor", "--json", "doctor.json", fine=(0, 1))
-    found = read_json(machine.folder / "doctor.json")
-    wrong = [f"{one['name']}: {one['seen']}" for one in found["findings"] if one["state"] == "wrong"]
+    """Checks the installation by the doctor."""
+    machine.command("mlp_workload.doctor", "--json", "doctor.json", accepted=(0, 1))
+    report = read_json(machine.folder / "doctor.json")
+    wrong = [f"{result['name']}: {result['seen']}" for result in report["findings"] if result["state"] == "wrong"]
     if wrong:
         raise Failed("; ".join(wrong))
-    return f"{len(found['findings'])} findings, nothing wrong", found
+    return f"{len(report['findings'])} results, nothing wrong", report
 
 
 def parity(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """In float64 and float32, of both presets."""
-    figures, said = {}, []
+    """Runs the parity check in float64 and float32, for both presets."""
+    figures, parts = {}, []
     for dtype in ("float64", "float32"):
         for preset in PRESETS:
             file = f"parity-{preset}-{dtype}.json"
             flags = ["--preset", preset, "--dtype", dtype, "--json", file, *machine.flags]
             output = machine.command(
-                "mlp_compare.parity", *flags, *(["--steps", "300"] if machine.quick else []), fine=(0, 1)
+                "mlp_compare.parity", *flags, *(["--steps", "300"] if machine.quick else []), accepted=(0, 1)
             )
-            found = figures[file] = read_json(machine.folder / file)
-            if not found["within_bounds"]:
+            result = figures[file] = read_json(machine.folder / file)
+            if not result["within_bounds"]:
                 raise Failed(f"{preset}, {dtype}: {output.splitlines()[-3].strip()}")
-            apart = found["quantities"]["parameters"]["absolute"]
-            crossings = f", {len(found['crossings'])} crossings explained" if found["crossings"] else ""
-            said.append(f"{preset} {dtype} {apart:.1e}{crossings}")
-    steps = found["steps_compared"]
-    return f"all {steps} steps within bounds; parameters apart by at most: {'; '.join(said)}", figures
+            difference = result["quantities"]["parameters"]["absolute"]
+            flips = f", {len(result['sign_flips'])} sign flips explained" if result["sign_flips"] else ""
+            parts.append(f"{preset} {dtype} {difference:.1e}{flips}")
+    steps = result["steps_compared"]
+    return f"all {steps} steps within bounds; parameters apart by at most: {'; '.join(parts)}", figures
 
 
 def gpu_against_cpu(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """Of each framework, an epoch in float64 from the same weights."""
+    """Compares an epoch in float64 on the GPU with one on the CPU, from the same weights, for each framework."""
     machine.needs_gpu()
     figures: dict[str, float] = {}
     for preset in PRESETS:
@@ -163,25 +167,25 @@ def gpu_against_cpu(machine: Machine) -> tuple[str, Mapping[str, Any]]:
             names = {device: f"{framework}-{preset}-float64-{device}" for device in ("cpu", "gpu")}
             machine.train(framework, names["gpu"], *flags)
             machine.train(framework, names["cpu"], *flags, "--device", "cpu")
-            one, other = (machine.weights(name) for name in names.values())
-            figures[f"{framework} {preset}"] = max(float(np.abs(one[key] - other[key]).max()) for key in one)
-    said = ", ".join(f"{name} {apart:.1e}" for name, apart in figures.items())
+            cpu, gpu = (machine.weights(name) for name in names.values())
+            figures[f"{framework} {preset}"] = max(float(np.abs(cpu[key] - gpu[key]).max()) for key in cpu)
+    listed = ", ".join(f"{name} {difference:.1e}" for name, difference in figures.items())
     if not max(figures.values()) <= bound_table.DRIFT_FLOAT64:
-        raise Failed(f"parameters after an epoch in float64, allowed {bound_table.DRIFT_FLOAT64:.0e}: {said}")
-    return f"parameters after an epoch in float64 apart by at most: {said}", figures
+        raise Failed(f"parameters after an epoch in float64, allowed {bound_table.DRIFT_FLOAT64:.0e}: {listed}")
+    return f"parameters after an epoch in float64 apart by at most: {listed}", figures
 
 
 def same_bytes(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """Two runs of each framework with --deterministic, and two without."""
+    """Compares two runs of each framework with --deterministic, and two without."""
     figures = {}
     for framework in TRAINERS:
         for flags in (["--deterministic"], []):
             names = [f"{framework}-{'deterministic' if flags else 'default'}-{number}" for number in (1, 2)]
             for name in names:
-                # Nothing compiled is kept: which kernels are the fastest is found anew for each run.
+                # Without a cache, each run chooses the fastest kernels again.
                 machine.train(framework, name, "--epochs", "2", *flags, variables={"JAX_COMPILATION_CACHE_DIR": ""})
-            one, other = ((machine.folder / name / "weights.safetensors").read_bytes() for name in names)
-            figures[f"{framework}{' --deterministic' if flags else ''}"] = one == other
+            first, second = ((machine.folder / name / "weights.safetensors").read_bytes() for name in names)
+            figures[f"{framework}{' --deterministic' if flags else ''}"] = first == second
     differ = [name for name, same in figures.items() if not same]
     if any("--deterministic" in name for name in differ):
         raise Failed(f"two runs differ: {', '.join(differ)}")
@@ -190,17 +194,17 @@ def same_bytes(machine: Machine) -> tuple[str, Mapping[str, Any]]:
 
 
 def memory(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """Of the GPU, the most that each framework's allocator gave out during a run."""
+    """Reports the peak of GPU memory that each framework's allocator gave out during a run."""
     machine.needs_gpu()
     figures = {
         framework: read_json(machine.folder / f"{framework}-device/summary.json")["peak_gpu_bytes"]
         for framework in TRAINERS
     }
-    return ", ".join(f"{name} {(most or 0) / 2**20:.0f} MiB" for name, most in figures.items()), figures
+    return ", ".join(f"{name} {(peak or 0) / 2**20:.0f} MiB" for name, peak in figures.items()), figures
 
 
 def captured_loops(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """JAX's epochs with loops captured as CUDA graphs over those without, turn by turn."""
+    """Compares JAX's epochs with loops captured as CUDA graphs and without, in turns."""
     machine.needs_gpu()
     seconds: dict[str, list[float]] = {"captured": [], "not": []}
     flags = os.environ.get("XLA_FLAGS", "")
@@ -212,32 +216,33 @@ def captured_loops(machine: Machine) -> tuple[str, Mapping[str, Any]]:
             )
             seconds[name].append(summary["train_seconds"] / 5)
     ratios = np.array(seconds["captured"]) / np.array(seconds["not"])
-    said = f"captured over not {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f}, {TURNS} turns)"
-    return said, seconds
+    message = f"captured over not {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f}, {TURNS} turns)"
+    return message, seconds
 
 
 def many_seeds(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """Epochs of a model per second, of several models by --seeds."""
+    """Reports epochs of a model per second, for several models by --seeds."""
     figures = {}
     for framework, module in TRAINERS.items():
         name = f"{framework}-seeds"
         flags = ["--seeds", str(SEEDS), "--epochs", "2", "--visdom", "off", "--quiet", "--run-dir", name]
         machine.command(module, *flags, *machine.flags)
-        found = read_json(machine.folder / name / "seeds.json")
-        figures[framework] = {key: found[key] for key in ("at_once", "model_epochs_per_second")}
-    said = [
-        f"{name} {one['model_epochs_per_second']:.2f} /s, {one['at_once']} at once" for name, one in figures.items()
+        seeds = read_json(machine.folder / name / "seeds.json")
+        figures[framework] = {key: seeds[key] for key in ("at_once", "model_epochs_per_second")}
+    rates = [
+        f"{name} {values['model_epochs_per_second']:.2f} /s, {values['at_once']} at once"
+        for name, values in figures.items()
     ]
-    return f"{SEEDS} models: {'; '.join(said)}", figures
+    return f"{SEEDS} models: {'; '.join(rates)}", figures
 
 
 def speed(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """The benchmark, with all rungs that run here."""
+    """Runs the benchmark with all variants that run here."""
     machine.command(
         "mlp_compare.bench", "--json", "benchmark.json", *machine.flags, *(["--quick"] if machine.quick else [])
     )
     result = tables.read(machine.folder / "benchmark.json")
-    return "; ".join(f"{said}: {ratio}" for said, ratio in tables.Figures(result).ratios()), {}
+    return "; ".join(f"{name}: {ratio}" for name, ratio in tables.Figures(result).ratios()), {}
 
 
 CHECKS: Mapping[str, Check] = {
@@ -251,6 +256,6 @@ CHECKS: Mapping[str, Check] = {
     "many seeds": many_seeds,
     "speed": speed,
 }
-"""In this order: those after `devices` know the device."""
+"""All checks in order; `devices` sets the device for those after it."""
 MEASURED = (memory, captured_loops, many_seeds, speed)
-"""Which have no bound to keep."""
+"""Checks that measure and cannot fail by their result."""

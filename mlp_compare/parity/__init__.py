@@ -1,1 +1,1 @@
-"""Both frameworks held together, step by step and tensor by tensor."""
+"""Parity check: both frameworks compared step by step and tensor by tensor."""

@@ -1,4 +1,4 @@
-"""Holds two trainers together through one run: `python -m mlp_compare.parity --help`."""
+"""Compares two trainers step by step through one run: `python -m mlp_compare.parity --help`."""
 
 import difflib
 import sys
@@ -11,8 +11,8 @@ import tyro
 
 from mlp_compare.parity.faults import FAULTS
 from mlp_compare.parity.lockstep import Lockstep
-from mlp_compare.parity.output import as_json, print_bite, print_report
-from mlp_compare.parity.self_test import bite
+from mlp_compare.parity.output import as_json, print_fault_result, print_report
+from mlp_compare.parity.self_test import self_test
 from mlp_compare.parity.worker import Worker
 from mlp_workload.cli.parse import one_line_errors
 from mlp_workload.cli.trainer import parse_config, part
@@ -20,17 +20,17 @@ from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import clear_write_errors, empty_folder, new_file, write_json
 from mlp_workload.interface import check_is_there
-from mlp_workload.run.session import load_named
+from mlp_workload.run.inputs import load_dataset
 from mlp_workload.sinks.console import Output
-from twincheck.pipe import Side, both
+from twincheck.pipe import WorkerProcess, ask_all
 from twincheck.trace import Trace
 
 TRACED = (1, 2, 10, 100, 1000)
-"""Steps that are compared tensor by tensor, and the last one."""
+"""Steps that are compared tensor by tensor, besides the last one."""
 LARGEST_STEPS = 10_000_000
-"""What is kept of each step fits into memory."""
+"""Limit set by memory, which holds the losses of all steps."""
 _WIDTH = 140
-"""Of the table where no terminal sets it."""
+"""Columns of the table if the output is not a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,21 +85,23 @@ def main() -> None:
 
 
 def run(options: Parity) -> bool:
-    """Whether the check passed."""
+    """Returns whether the check passed."""
     console = Output(markup=False, highlight=False, soft_wrap=True)
     if not console.file.isatty():
         console.width = _WIDTH
     traces = empty_folder("--traces", options.traces)
     with new_file("--json", options.json) as json, ExitStack() as stack:
-        sides = [stack.enter_context(Side(side, Worker)) for side in options.sides]
+        sides = [stack.enter_context(WorkerProcess(side, Worker)) for side in options.sides]
         if options.teeth is not None:
-            return _teeth(options, sides, json, console)
+            return _self_test(options, sides, json, console)
         return _lockstep(options, sides, json, traces, console)
 
 
-def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces: Path | None, console: Output) -> bool:
+def _lockstep(
+    options: Parity, sides: Sequence[WorkerProcess], json: Path | None, traces: Path | None, console: Output
+) -> bool:
     config = options.run
-    dataset = load_named(config)
+    dataset = load_dataset(config)
     console.tell_of(dataset)
     check = Lockstep(config, dataset, sides, options.steps)
     steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
@@ -107,37 +109,37 @@ def _lockstep(options: Parity, sides: Sequence[Side], json: Path | None, traces:
         for _ in progress.track(steps, options.steps, description="compared"):
             pass
     report = check.report
-    if report.departure_traces:
-        _save(traces, report.departure_traces)
-    facts = dict(zip(options.sides, both(sides, "facts"), strict=True))
+    if report.mismatch_traces:
+        _save(traces, report.mismatch_traces)
+    facts = dict(zip(options.sides, ask_all(sides, "facts"), strict=True))
     if json is not None:
         write_json(json, as_json(config, options.steps, report, facts, check.table()))
     print_report(console, config, options.steps, report, facts, check.table())
-    return report.departure is None
+    return report.mismatch is None
 
 
-def _teeth(options: Parity, sides: Sequence[Side], json: Path | None, console: Output) -> bool:
+def _self_test(options: Parity, sides: Sequence[WorkerProcess], json: Path | None, console: Output) -> bool:
     chosen = [fault for name, fault in FAULTS.items() if not options.teeth or name in options.teeth]
-    bites = []
-    for found in bite(chosen, sides):
-        print_bite(console, found)
-        bites.append(found)
-    caught, placed = sum(found.caught for found in bites), sum(found.placed for found in bites)
-    console.print(f"{len(bites)} faults planted, {caught} caught, {placed} named where they were planted")
+    results = []
+    for result in self_test(chosen, sides):
+        print_fault_result(console, result)
+        results.append(result)
+    caught, located = sum(result.caught for result in results), sum(result.located for result in results)
+    console.print(f"{len(results)} faults planted, {caught} caught, {located} located where they were planted")
     rows = [
         {
-            "fault": found.fault.name,
-            "side": found.fault.side,
-            "planted": {"step": found.fault.step, "tensor": found.fault.tensor},
-            "caught": found.caught,
-            "placed": found.placed,
-            "departure": found.departure and str(found.departure),
+            "fault": result.fault.name,
+            "side": result.fault.side,
+            "planted": {"step": result.fault.step, "tensor": result.fault.tensor},
+            "caught": result.caught,
+            "located": result.located,
+            "mismatch": result.mismatch and str(result.mismatch),
         }
-        for found in bites
+        for result in results
     ]
     if json is not None:
         write_json(json, {"faults": rows})
-    return caught == placed == len(bites)
+    return located == len(results)
 
 
 def _save(folder: Path | None, pair: tuple[Trace, Trace]) -> None:

@@ -1,4 +1,4 @@
-"""How far the tensors of two MLPs may lie apart, and why: the one table that the parity check judges by."""
+"""Bounds of the parity check: the largest difference allowed for each kind of tensor, and the reason."""
 
 from collections.abc import Mapping
 
@@ -10,17 +10,16 @@ Table = Mapping[str, Bound]
 """Bounds by `kind`."""
 
 EXACT = Bound(reason="bytes of the data set, whole numbers and counts: nothing rounds")
-"""Nothing may differ."""
 
 DRIFT_FLOAT64 = 1e-13
-"""Of losses, parameters and momentum of float64 runs, relative to the tensor or to 1, whichever is larger.
+"""Bound of losses, parameters and momentum in float64 runs, relative to the tensor or to 1, whichever is larger.
 
-A prototype's parameters stayed within 7e-16 over 3,000 steps. Nothing amplifies: the loss falls and the step is small.
+The parameters of a prototype stayed within 7e-16 over 3,000 steps.
 """
 
 
 def kind(name: str) -> str:
-    """The row of the table that a tensor of an MLP's trace belongs to."""
+    """Returns the row of the table for a tensor of an MLP's trace."""
     if name.startswith("batch."):
         return "batch"
     if name.startswith("epochs."):
@@ -32,37 +31,39 @@ def kind(name: str) -> str:
 
 
 def table(dtype: str, terms: int, steps: float = 1) -> Table:
-    """The bounds by `kind`, for products of at most `terms` terms, `steps` after both sides had the same parameters.
+    """Returns the bounds by `kind`, for sums of up to `terms` products, `steps` after both sides had equal parameters.
 
-    A sum of n rounded terms errs by about sqrt(n) eps of its terms' size (Higham and Mary 2019, 10.1137/18M1226312);
-    4 stands for the maximum over 10^5 elements of what is by nature random. A difference of parameters does a random
-    walk, which grows as the square root of the steps, in float32; in float64 `DRIFT_FLOAT64` bounds it. XLA takes
-    subnormal numbers for 0.
+    The error of a sum of n rounded terms is about sqrt(n) eps times the size of the terms (Higham and Mary 2019,
+    10.1137/18M1226312). The factor 4 covers the maximum over 10^5 random elements. In float32 the difference of
+    parameters is a random walk, which grows as the square root of the steps. In float64 `DRIFT_FLOAT64` bounds it. XLA
+    treats subnormal numbers as 0.
     """
     eps, tiny = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
     walk = max(steps, 1) ** 0.5
-    drifted = tiny + 8 * eps * (walk - 1)  # what parameters of size 1 are apart, through a curvature of 1
+    drifted = tiny + 8 * eps * (walk - 1)  # difference of parameters of size 1, through a curvature of 1
     product = 4 * terms**0.5 * eps * walk
     each = f"4 sqrt({terms}) eps: each number is a sum of up to {terms} products"
-    log = "as the logits, from whose differences it is computed, taken as of size 1 where the loss is smaller"
+    log = "as the logits, from whose differences it is computed; a loss below 1 counts as 1"
     if dtype == "float64":
         drift = loss = momentum = Bound(
             DRIFT_FLOAT64, DRIFT_FLOAT64, "rounding does not add up over a run; a prototype stayed within 7e-16"
         )
     else:
-        rounds = "8 eps sqrt(steps), a rounding of each update on each side, and of the last update as of its gradient"
+        rounds = "8 eps sqrt(steps): each side rounds each update; the last update has the bound of its gradient"
         drift = Bound(8 * eps * walk, tiny, rounds)
-        momentum = Bound(product, drifted, "as the gradients, of which it is a sum")
+        momentum = Bound(product, drifted, "as the gradients, because it is a sum of them")
         loss = Bound(product, product, log)
     table = {
         "batch": EXACT,
-        "inputs": Bound(4 * eps, tiny, "4 eps: a division, a difference and a division, each side in its own way"),
+        "inputs": Bound(4 * eps, tiny, "4 eps: a division, a subtraction and a division on each side"),
         "pre_activations": Bound(product, tiny, each),
-        "activations": Bound(product, tiny, "as the pre-activations, whose differences pass with slope 1 at most"),
+        "activations": Bound(product, tiny, "as the pre-activations: the slope is at most 1"),
         "logits": Bound(product, tiny, "as the pre-activations"),
         "loss": loss,
-        "logits.grad": Bound(product, tiny, "as the logits, whose error softmax passes on; at least `gradient_floors`"),
-        "gradients": Bound(product, drifted, f"{each}; at least `gradient_floors`"),
+        "logits.grad": Bound(
+            product, tiny, "as the logits, whose error softmax passes on; at least the gradient noise"
+        ),
+        "gradients": Bound(product, drifted, f"{each}; at least the gradient noise"),
         "momentums": momentum,
         "parameters": drift,
         "evaluation.labels": EXACT,

@@ -1,9 +1,9 @@
-"""What a check of two sides finds."""
+"""Result of a parity check."""
 
 from dataclasses import dataclass, field
 
 from mlp_compare.parity import bound_table
-from mlp_compare.parity.sign_flips import Crossing
+from mlp_compare.parity.sign_flips import SignFlip
 from mlp_compare.parity.worker import FreeRun
 from twincheck.comparison import Difference
 from twincheck.trace import Trace
@@ -17,12 +17,12 @@ _PHASES = {
     "momentums": "update",
     "parameters": "update",
 }
-"""By kind of quantity; the others are of the forward pass."""
+"""Phase of a step by kind of quantity; all other kinds belong to the forward pass."""
 
 
 @dataclass(frozen=True)
-class Departure:
-    """The first thing out of its bound. Step 0 is before the first step."""
+class Mismatch:
+    """The first difference that exceeds its bound. Step 0 is before the first step."""
 
     step: int
     difference: Difference
@@ -30,7 +30,7 @@ class Departure:
 
     @property
     def phase(self) -> str:
-        """The part of a step, or what is beside the steps: start, evaluation, whole epochs."""
+        """The part of a step, or "start", "evaluation" or "whole epochs"."""
         kind = bound_table.kind(self.difference.name)
         if kind.startswith("epochs."):
             return "whole epochs"
@@ -44,17 +44,17 @@ class Departure:
         return f"step {self.step}, {self.phase}, {self.difference}" + (f"; {self.note}" if self.note else "")
 
 
-class Departed(Exception):
-    """Ends a check at its first departure."""
+class MismatchFound(Exception):
+    """Ends a check at its first mismatch."""
 
-    def __init__(self, departure: Departure, traces: tuple[Trace, Trace] | None = None) -> None:
-        super().__init__(str(departure))
-        self.departure, self.traces = departure, traces
+    def __init__(self, mismatch: Mismatch, traces: tuple[Trace, Trace] | None = None) -> None:
+        super().__init__(str(mismatch))
+        self.mismatch, self.traces = mismatch, traces
 
 
 @dataclass(frozen=True)
 class Worst:
-    """Of all differences of a kind the one that used up most of its bound."""
+    """The difference with the least headroom among all of one kind."""
 
     step: int
     difference: Difference
@@ -62,22 +62,23 @@ class Worst:
 
 @dataclass
 class Report:
-    """`worst` is by kind of quantity, `correct` by step, `free_runs` are the trainers' own epochs.
+    """Everything that a check measured.
 
-    `drifts` are differences that rounding built up, `losses` (steps,) both sides'.
+    `worst` is by kind of quantity, `correct` by step, `losses` (steps,) has both sides. `drifts` are differences that
+    rounding built up, `free_runs` the runs by the trainers' own epochs.
     """
 
     worst: dict[str, Worst] = field(default_factory=dict)
-    crossings: list[Crossing] = field(default_factory=list)
+    sign_flips: list[SignFlip] = field(default_factory=list)
     near_ties: list[str] = field(default_factory=list)
     drifts: list[str] = field(default_factory=list)
     losses: list[tuple[float, float]] = field(default_factory=list)
-    departure: Departure | None = None
-    departure_traces: tuple[Trace, Trace] | None = None
+    mismatch: Mismatch | None = None
+    mismatch_traces: tuple[Trace, Trace] | None = None
     steps_compared: int = 0
     correct: dict[int, tuple[int, int]] = field(default_factory=dict)
     free_runs: tuple[FreeRun, FreeRun] | None = None
 
-    def take(self, kind: str, step: int, found: Difference) -> None:
-        if kind not in self.worst or found.share > self.worst[kind].difference.share:
-            self.worst[kind] = Worst(step, found)
+    def take(self, kind: str, step: int, difference: Difference) -> None:
+        if kind not in self.worst or difference.headroom < self.worst[kind].difference.headroom:
+            self.worst[kind] = Worst(step, difference)

@@ -1,4 +1,4 @@
-"""Plants every fault in turn and sees whether the parity check catches it where it was planted."""
+"""Self-test of the parity check: plants faults and reports whether each is caught where it was planted."""
 
 import contextlib
 import dataclasses
@@ -9,41 +9,42 @@ from pathlib import Path
 
 from mlp_compare.parity.faults import Fault
 from mlp_compare.parity.lockstep import Lockstep
-from mlp_compare.parity.result import Departure
+from mlp_compare.parity.result import Mismatch
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, load
 from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import save_weights
-from twincheck.pipe import Side
+from twincheck.pipe import WorkerProcess
 
 
 @dataclass(frozen=True)
-class Bite:
-    """What the check made of a fault: `departure` is None where it noticed nothing."""
+class FaultResult:
+    """Outcome of one planted fault; `mismatch` is None if the check did not notice it."""
 
     fault: Fault
-    departure: Departure | None
+    mismatch: Mismatch | None
 
     @property
     def caught(self) -> bool:
-        return self.departure is not None
+        return self.mismatch is not None
 
     @property
-    def placed(self) -> bool:
-        """Whether it was named at the step and the tensor where it was planted."""
-        found = self.departure
-        return found is not None and (found.step, found.difference.name) == (self.fault.step, self.fault.tensor)
+    def located(self) -> bool:
+        """Whether the check named the step and the tensor where the fault was planted."""
+        if self.mismatch is None:
+            return False
+        return (self.mismatch.step, self.mismatch.difference.name) == (self.fault.step, self.fault.tensor)
 
 
-def bite(faults: Iterable[Fault], sides: Sequence[Side]) -> Iterator[Bite]:
-    """Plants each fault in a run of its own, which goes a step beyond the fault's."""
+def self_test(faults: Iterable[Fault], sides: Sequence[WorkerProcess]) -> Iterator[FaultResult]:
+    """Plants each fault in a run of its own, which ends one step after the fault's."""
     dataset = load("mnist")
     with tempfile.TemporaryDirectory() as folder:
         for fault in faults:
-            yield Bite(fault, _departure(fault, sides, dataset, Path(folder)))
+            yield FaultResult(fault, _mismatch(fault, sides, dataset, Path(folder)))
 
 
-def _departure(fault: Fault, sides: Sequence[Side], dataset: Dataset, folder: Path) -> Departure | None:
+def _mismatch(fault: Fault, sides: Sequence[WorkerProcess], dataset: Dataset, folder: Path) -> Mismatch | None:
     config = dataclasses.replace(PRESETS[fault.preset], dtype=fault.dtype, device="cpu", **fault.config)
     if fault.start is not None:
         config = dataclasses.replace(config, initial_weights=_start(fault, config, dataset, folder))
@@ -52,7 +53,7 @@ def _departure(fault: Fault, sides: Sequence[Side], dataset: Dataset, folder: Pa
     check = Lockstep(config, dataset, sides, steps)
     for _ in check.run((1, 2), planted, evaluate=fault.evaluates, free_runs=fault.runs_freely):
         pass
-    return check.report.departure
+    return check.report.mismatch
 
 
 def _start(fault: Fault, config: Config, dataset: Dataset, folder: Path) -> Path:

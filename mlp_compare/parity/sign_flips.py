@@ -1,6 +1,6 @@
-"""Kink crossings: one pre-activation that falls on different sides of 0 in the two frameworks.
+"""ReLU sign flips: a pre-activation that is above 0 in one framework and not in the other.
 
-(Leaky)ReLU is continuous there, its slope is not: the forward pass hardly notices, the gradient really is another one.
+(Leaky)ReLU is continuous at 0, but its slope is not. The forward pass hardly changes; the gradient does.
 """
 
 from collections.abc import Iterator
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlp_workload.config import Config
+from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.interface import activation, pre_activation
 from mlp_workload.weights import Array, Parameters
 from twincheck.trace import Trace
 
-SLOPES = {"relu": 0.0, "leaky_relu": 0.01, "none": 1.0}
-"""Of each activation where its input is not above 0."""
+SLOPES = {"relu": 0.0, "leaky_relu": LEAKY_RELU_SLOPE, "none": 1.0}
+"""Slope of each activation for inputs up to 0."""
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """Pre-activation `unit` of `layer` for `example` of the batch at `step`: `a` and `b` on different sides of 0.
+class SignFlip:
+    """Pre-activation `unit` of `layer` for `example` of the batch at `step`, with `a` and `b` on different sides of 0.
 
-    `rounding` is how far from 0 rounding can put such a sum: 4 eps times the sum of its terms' magnitudes,
-    plus what the differences that its inputs and weights already have make of it. Beyond that it is not explained.
+    `rounding` is the largest distance from 0 that rounding explains: 4 eps times the sum of the terms' magnitudes, plus
+    the effect of earlier differences of the inputs and weights.
     """
 
     step: int
@@ -44,18 +44,18 @@ class Crossing:
         )
 
 
-def has_kink(config: Config, layer: int, layers: int) -> bool:
-    """Whether the slope behind that pre-activation changes at 0."""
+def slope_changes(config: Config, layer: int, layers: int) -> bool:
+    """Returns whether the activation after that layer has another slope above 0 than below."""
     return layer < layers - 1 or config.logits_activation != "none"
 
 
-def find_crossings(
+def find_sign_flips(
     config: Config, a: Trace, b: Trace, before_a: Parameters, before_b: Parameters, step: int
-) -> Iterator[Crossing]:
-    """The crossings of a step of an MLP which began from the parameters `before_a` and `before_b`."""
+) -> Iterator[SignFlip]:
+    """Yields the sign flips of a step that began from the parameters `before_a` and `before_b`."""
     layers = layer_count(a)
     for layer in range(layers):
-        if not has_kink(config, layer, layers):
+        if not slope_changes(config, layer, layers):
             continue
         z_a, z_b = a.tensors[pre_activation(layer)], b.tensors[pre_activation(layer)]
         if z_a.shape != z_b.shape:
@@ -67,31 +67,29 @@ def find_crossings(
         finite = np.isfinite(z_a) & np.isfinite(z_b)
         for example, unit in np.argwhere(((z_a > 0) != (z_b > 0)) & finite).tolist():
             rows = x_a[example], x_b[example], weight_a[unit], weight_b[unit]
-            one, other, w_one, w_other = (row.astype(np.float64) for row in rows)
-            x, w, bias = np.abs(one), np.abs(w_one), abs(float(bias_a[unit]))
-            x_apart, w_apart = np.abs(one - other), np.abs(w_one - w_other)
-            apart = float(x_apart @ w + x @ w_apart + x_apart @ w_apart) + abs(
-                float(bias_a[unit]) - float(bias_b[unit])
-            )
-            rounding = 4 * float(np.finfo(z_a.dtype).eps) * (float(x @ w) + bias) + apart
-            yield Crossing(step, layer, example, unit, float(z_a[example, unit]), float(z_b[example, unit]), rounding)
+            input_a, input_b, row_a, row_b = (row.astype(np.float64) for row in rows)
+            x, w, bias = np.abs(input_a), np.abs(row_a), float(bias_a[unit])
+            dx, dw, dbias = np.abs(input_a - input_b), np.abs(row_a - row_b), abs(bias - float(bias_b[unit]))
+            earlier = float(dx @ w + x @ dw + dx @ dw) + dbias
+            rounding = 4 * float(np.finfo(z_a.dtype).eps) * (float(x @ w) + abs(bias)) + earlier
+            yield SignFlip(step, layer, example, unit, float(z_a[example, unit]), float(z_b[example, unit]), rounding)
 
 
-def effect(config: Config, a: Trace, b: Trace, before: Parameters) -> dict[str, Array]:
-    """What the crossings make of a step that began from the parameters `before`: b - a of each gradient, momentum and
-    parameter, as far as they come from units being on different sides of 0.
+def sign_flip_effect(config: Config, a: Trace, b: Trace, before: Parameters) -> dict[str, Array]:
+    """Returns b - a of each gradient, momentum and parameter, as far as sign flips cause it.
 
-    The backward pass of the examples concerned with b's sides of 0 less the one with a's, all else being a's.
+    `before` are the parameters from which the step began. The effect is the difference of two backward passes of the
+    affected examples, with b's signs and with a's; everything else is a's.
     """
     layers = layer_count(a)
-    sides = [tuple(trace.tensors[pre_activation(layer)] > 0 for trace in (a, b)) for layer in range(layers)]
-    rows = np.flatnonzero(np.any([(one != other).any(axis=1) for one, other in sides], axis=0))
+    signs = [tuple(trace.tensors[pre_activation(layer)] > 0 for trace in (a, b)) for layer in range(layers)]
+    rows = np.flatnonzero(np.any([(signs_a != signs_b).any(axis=1) for signs_a, signs_b in signs], axis=0))
     effects: dict[str, Array] = {}
-    backward = [a.tensors["logits.grad"][rows].astype(np.float64)] * 2  # by a's sides of 0, by b's
+    backward = [a.tensors["logits.grad"][rows].astype(np.float64)] * 2  # with a's signs, with b's
     for layer in reversed(range(layers)):
         slope = SLOPES[config.logits_activation if layer == layers - 1 else config.activation]
         backward = [
-            gradient * np.where(above[rows], 1.0, slope) for gradient, above in zip(backward, sides[layer], strict=True)
+            gradient * np.where(above[rows], 1.0, slope) for gradient, above in zip(backward, signs[layer], strict=True)
         ]
         difference = backward[1] - backward[0]
         effects[f"layers.{layer}.weight"] = difference.T @ layer_inputs(a, layer, layers)[rows]

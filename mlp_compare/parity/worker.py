@@ -1,4 +1,4 @@
-"""What a side of the lockstep does in its process."""
+"""Worker of the lockstep: runs the trainer of one side in its process."""
 
 import contextlib
 from collections import deque
@@ -10,24 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_compare.parity.faults import FAULTS
-from mlp_compare.parity.sign_flips import has_kink
+from mlp_compare.parity.sign_flips import slope_changes
 from mlp_workload import batches, data, initial
 from mlp_workload.cli.parse import INSTALL
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
-from mlp_workload.files import expand
 from mlp_workload.interface import Trainer, framework_of, pre_activation
+from mlp_workload.run.inputs import check_batch_size, initial_weights
 from mlp_workload.run.run_events import describe_trainer_environment
-from mlp_workload.run.session import check_batch_size
-from mlp_workload.weights import Parameters, load_weights, parameter_shapes
+from mlp_workload.weights import Parameters
 from twincheck.trace import Array, Trace
 
 load = cache(data.load)
-"""Each set once a process."""
+"""Loads each data set once per process."""
 
 
 class Step(NamedTuple):
-    """What is compared of every step. `signs` packs for each pre-activation, layer by layer, whether it is above 0."""
+    """Values that are compared at every step. `signs` has a bit for each pre-activation: whether it is above 0."""
 
     digest: npt.NDArray[np.uint8]
     signs: npt.NDArray[np.uint8]
@@ -36,14 +35,14 @@ class Step(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """What is compared of an evaluation, as its side sees it; the margins are `Evaluation`'s."""
+    """Tensors that are compared after an evaluation, and the margins of `Evaluation`."""
 
     tensors: dict[str, Array]
     margins: Array
 
 
 class FreeRun(NamedTuple):
-    """A run by the trainer's own epochs: the losses (steps,), and where it ended."""
+    """Result of a run by the trainer's own epochs: losses (steps,), last state and evaluation."""
 
     losses: npt.NDArray[np.floating[Any]]
     state: Parameters
@@ -51,7 +50,7 @@ class FreeRun(NamedTuple):
 
 
 def facts(trainer: Trainer, config: Config) -> dict[str, Any]:
-    """What its numbers depend on besides the configuration, and what `mlp_compare.comparable` asks for."""
+    """Returns the framework, device, precision and environment of a trainer."""
     environment = describe_trainer_environment(trainer)
     package = trainer.packages[0]
     return {
@@ -63,7 +62,7 @@ def facts(trainer: Trainer, config: Config) -> dict[str, Any]:
 
 
 class Worker:
-    """Takes the trainer of a side, "jax", "torch" or a package, through a run, step by step."""
+    """Runs the trainer of a side step by step. `side` is "jax", "torch" or the name of a package."""
 
     def __init__(self, side: str) -> None:
         self._side = side
@@ -72,7 +71,7 @@ class Worker:
         self._traces: deque[Trace] = deque(maxlen=2)
 
     def start(self, config: Config, fault: str | None) -> Parameters:
-        """A trainer at the beginning of the run, with a fault planted on this side or None; its state."""
+        """Makes a trainer, with `fault` planted if it is not None, and returns its initial state."""
         self._around.close()
         if fault is not None:
             config = replace(config, **FAULTS[fault].flags)
@@ -86,15 +85,14 @@ class Worker:
             self._around.enter_context(FAULTS[fault].plant())
         self._config, self._dataset = config, load(config.dataset, config.transpose_images)
         check_batch_size(config, self._dataset)
-        widths = config.widths(self._dataset.pixels, self._dataset.classes)
-        if config.initial_weights is None:
+        if (parameters := initial_weights(config, self._dataset)) is None:
+            widths = config.widths(self._dataset.pixels, self._dataset.classes)
             parameters = initial.initial_parameters(config.initialization, widths, config.seed)
-        else:
-            shapes = parameter_shapes(widths)
-            parameters = load_weights(expand(config.initial_weights), shapes, config.dtype)
         self._trainer = make_trainer(config, self._dataset, parameters)
-        if lacks := [name for name in dir(Trainer) if not name.startswith("_") and not hasattr(self._trainer, name)]:
-            raise UserError(f"--sides {self._side}: its trainer lacks {', '.join(lacks)} of mlp_workload/interface.py")
+        if missing := [name for name in dir(Trainer) if not name.startswith("_") and not hasattr(self._trainer, name)]:
+            raise UserError(
+                f"--sides {self._side}: its trainer lacks {', '.join(missing)} of mlp_workload/interface.py"
+            )
         self._start = self._trainer.state()
         return self._start
 
@@ -107,13 +105,13 @@ class Worker:
         facts = {"framework": self._side, "step": str(number), "dtype": self._config.dtype}
         self._traces.append(Trace(tensors, facts))
         layers = len(self._config.hidden) + 1
-        kinks = [pre_activation(layer) for layer in range(layers) if has_kink(self._config, layer, layers)]
-        signs = [np.packbits(tensors[name] > 0) for name in kinks] or [np.zeros(0, np.uint8)]
+        names = [pre_activation(layer) for layer in range(layers) if slope_changes(self._config, layer, layers)]
+        signs = [np.packbits(tensors[name] > 0) for name in names] or [np.zeros(0, np.uint8)]
         state = {name: array for name, array in tensors.items() if name in self._start}
         return Step(tensors["batch.digest"], np.concatenate(signs), tensors["loss"], state)
 
     def trace(self, number: int) -> Trace:
-        """Of one of the last two steps."""
+        """Returns the trace of one of the last two steps."""
         return next(trace for trace in reversed(self._traces) if trace.facts["step"] == str(number))
 
     def load_state(self, state: Parameters) -> None:
@@ -131,7 +129,7 @@ class Worker:
         return Evaluated(tensors, evaluation.margins)
 
     def run_freely(self, steps: int) -> FreeRun:
-        """From the beginning by the trainer's own epochs, as its users run them."""
+        """Trains from the initial state by the trainer's own epochs, as its users do."""
         self._trainer.load_state(self._start)
         examples, batch_size = len(self._dataset.train), self._config.batch_size
         losses: list[npt.NDArray[np.floating[Any]]] = []
@@ -139,6 +137,6 @@ class Worker:
         while done < steps:
             epoch += 1
             indices = batches.epoch_order(self._config.seed, epoch, examples)[: (steps - done) * batch_size]
-            losses.append(self._trainer.run_epoch(indices))
+            losses.append(self._trainer.train_steps(indices))
             done += len(losses[-1])
         return FreeRun(np.concatenate(losses), self._trainer.state(), self.evaluate())

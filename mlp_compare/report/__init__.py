@@ -1,1 +1,1 @@
-"""One page about runs."""
+"""Report: one page about runs."""

@@ -1,4 +1,4 @@
-"""One page about runs that needs no server and no network: `python -m mlp_compare.report --help`."""
+"""Writes one page about runs, which needs no server and no network: `python -m mlp_compare.report --help`."""
 
 import inspect
 import sys
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from mlp_compare.old_names import with_current_names
 from mlp_workload.cli.parse import one_line_errors, parse
 from mlp_workload.errors import UserError, refusal
 from mlp_workload.files import clear_write_errors, expand, new_file, read_json, write_atomically
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def run(options: Report) -> None:
-    import jinja2  # this, or matplotlib, may be missing, which `main` says
+    import jinja2  # `main` reports a missing jinja2 or matplotlib
 
     from mlp_compare.report.page import render
 
@@ -51,7 +52,7 @@ def run(options: Report) -> None:
     with new_file("--output", options.output) as output:
         assert output is not None
         try:
-            content = render(runs, results).encode(errors="replace")  # a path may have bytes that are no text
+            content = render(runs, results).encode(errors="replace")  # a path may have bytes that are not text
         except (jinja2.TemplateError, AttributeError, LookupError, TypeError, ValueError) as error:
             if not results:
                 raise
@@ -62,8 +63,8 @@ def run(options: Report) -> None:
 
 
 def _result(path: Path) -> dict[str, Any]:
-    """Raises `UserError` where `path` is not what a command wrote."""
-    content = read_json(path)
+    """Returns the result in the file `path`. Raises `UserError` if no command of ours wrote it."""
+    content = with_current_names(read_json(path))
     if isinstance(content, dict) and content.get("kind") == "benchmark":
         from mlp_compare.bench import tables
 

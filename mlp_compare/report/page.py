@@ -1,4 +1,4 @@
-"""The page of a report, put together from recorded runs."""
+"""HTML page of a report about recorded runs."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mlp_compare.bench import tables
+from mlp_compare.bench import picture, tables
 from mlp_compare.figures import COLOURS, inline, style, to_svg
 from mlp_workload.environment.description import numeric_settings
 from mlp_workload.errors import UserError, escaped, refusal
@@ -25,20 +25,20 @@ from mlp_workload.weights import load_weights, parameter_shapes
 SHOWN_MISTAKES = 40
 SHOWN_UNITS = 200
 LARGEST_LOSS = 10.0
-"""Nats, to which curves are drawn; guessing among 1,000 classes costs 6.9."""
+"""Largest loss drawn, in nats; guessing among 1,000 classes costs 6.9."""
 _TOO_LARGE = 1e6
 _LINES = ("-", "--", "-.", ":")
 _DASHES = ("", "6 3", "7 3 2 3", "2 2")
-"""The same in the page's key."""
+"""`_LINES` in the key of the page."""
 _GROUPS = 300
-"""That a training curve is drawn of: each one's mean, in a band from its smallest to its largest loss."""
+"""Groups of steps in a training curve: the mean of each, in a band from its smallest to its largest loss."""
 _PARTS = ("compile", "train", "evaluate")
 
 
 def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) -> str:
     """Returns the HTML of a page about `runs`, with control characters escaped.
 
-    `results` are what the comparing commands write as JSON.
+    `results` are the contents of JSON files that parity, accuracy and bench write.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mlp_compare.report", "."),
@@ -64,13 +64,13 @@ def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) ->
 
 
 def _benchmark(result: Mapping[str, Any], number: int) -> tuple[tables.View, str]:
-    """What is said of it, and its picture."""
-    picture = inline(tables.draw(result), f"benchmark-{number}", "seconds for an epoch by library")
-    return tables.View.of(result), picture
+    """Returns the text and the picture of a benchmark."""
+    svg = inline(picture.draw(result), f"benchmark-{number}", "seconds for an epoch by library")
+    return tables.View.of(result), svg
 
 
 def _names(runs: Sequence[RecordedRun]) -> list[str]:
-    """The folders' own where these tell them apart, else with what is above."""
+    """Returns the names of the run folders, or their paths if the names are not unique."""
     short = [run.folder.resolve().name for run in runs]
     return short if len(set(short)) == len(runs) else [str(run.folder) for run in runs]
 
@@ -94,11 +94,14 @@ def _view(run: RecordedRun, name: str, number: int) -> dict[str, Any]:
 
 
 NOT_RECORDED = "not recorded"
-"""The threads of a run of version 0.1; no difference to any number."""
+"""Threads of a run of version 0.1; not counted as a different setting."""
 
 
 def _settings(run: RecordedRun) -> dict[str, str]:
-    """The configuration, and all else that may change the numbers: with each value of a run that was resumed."""
+    """Returns the configuration and all other settings that may change numbers.
+
+    A setting that changed when the run was resumed has each of its values.
+    """
     stretches: list[dict[str, Any]] = [
         {"framework": facts.get("framework")} | numeric_settings(facts.get("environment")) for facts in run.all_facts
     ]
@@ -115,7 +118,7 @@ def _environment(run: RecordedRun) -> dict[str, str]:
     flat: dict[str, str] = {"device": run.fact("device")}
     for name, value in run.fact("environment", dict).items():
         if isinstance(value, Mapping):
-            flat |= {key: _text(one) for key, one in value.items()}
+            flat |= {key: _text(entry) for key, entry in value.items()}
         else:
             flat[name.replace("_", " ")] = _text(value)
     return flat
@@ -134,7 +137,7 @@ def _text(value: object) -> str:
 
 
 def _rows(columns: Sequence[Mapping[str, str]]) -> dict[str, list[tuple[str, list[str]]]]:
-    """Names with each run's value, those apart that are the same for all."""
+    """Returns rows (name, values by run), separated into different and same ones."""
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [(name, [column.get(name, "") for column in columns]) for name in names]
     return {
@@ -148,7 +151,7 @@ def _batches(runs: Sequence[RecordedRun]) -> str:
     epochs = min(map(len, digests))
     if len(runs) == 1 or epochs == 0:
         return ""
-    if any(one[:epochs] != digests[0][:epochs] for one in digests):
+    if any(digest[:epochs] != digests[0][:epochs] for digest in digests):
         return "The runs saw the examples in different orders."
     order = "All runs saw the examples in the same order"
     if len(set(map(len, digests))) > 1:
@@ -157,7 +160,7 @@ def _batches(runs: Sequence[RecordedRun]) -> str:
 
 
 def _timing(run: RecordedRun) -> dict[str, float]:
-    """Seconds by part; without a summary only those that events tell."""
+    """Returns seconds by part; without a summary only those in the events."""
     if run.summary is None:
         train = sum(event.seconds for event in run.trained)
         return {"train": train, "evaluate": sum(event.seconds for event in run.evaluations)}
@@ -169,7 +172,7 @@ def _timing(run: RecordedRun) -> dict[str, float]:
 
 
 def _mistakes(run: RecordedRun) -> dict[str, Any]:
-    """The confusion matrix, and pictures of mistakes, of the last evaluation."""
+    """Returns the confusion matrix and pictures of mistakes of the last evaluation."""
     if run.dataset is None or not run.evaluations:
         return {"classes": (), "confusion": (), "mistakes": (), "mistaken": 0}
     test, names = run.dataset.test, run.dataset.class_names
@@ -198,7 +201,7 @@ def _mistakes(run: RecordedRun) -> dict[str, Any]:
 
 
 def _first_layer(run: RecordedRun) -> dict[str, Any]:
-    """Each unit's weights as an image of what it looks for, blue positive and red negative, or why there is none."""
+    """Returns a picture with the weights of each unit as a tile, or why there is none."""
     path = run.folder / "weights.safetensors"
     if not os.path.lexists(path):
         return {"why": "The run did not get so far as to save its weights."}
@@ -224,7 +227,7 @@ def _first_layer(run: RecordedRun) -> dict[str, Any]:
 
 
 def _png(pixels: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8] | None = None) -> str:
-    """Of grey `pixels` (height, width), or of indices into a `palette` (256, 3), as the address of an image."""
+    """Returns grey `pixels` (height, width), or indices into a `palette` (256, 3), as a data URL of a PNG file."""
     file = io.BytesIO()
     image = Image.fromarray(pixels)
     if palette is not None:
@@ -248,16 +251,18 @@ def _curves(runs: Sequence[RecordedRun]) -> list[str]:
                 if title == "training loss":
                     _draw_training(axes, run, line)
                 else:
-                    values = [one.test_loss if title == "test loss" else one.test_accuracy for one in run.evaluations]
-                    axes.plot([one.step for one in run.evaluations], _drawable(values), marker=".", **line)
-            if axes.get_ylim()[1] > LARGEST_LOSS:  # of a run that diverged, beside which no other could be read
+                    name = title.replace(" ", "_")
+                    values = [getattr(evaluation, name) for evaluation in run.evaluations]
+                    steps = [evaluation.step for evaluation in run.evaluations]
+                    axes.plot(steps, _drawable(values), marker=".", **line)
+            if axes.get_ylim()[1] > LARGEST_LOSS:  # a run that diverged would flatten all other curves
                 axes.set_ylim(0, LARGEST_LOSS)
             figures.append(inline(to_svg(figure), title.replace(" ", "-"), f"{title} by step"))
     return figures
 
 
 def _drawable(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """`values` within what can be summed and drawn: 1e308 is far above the axes, and overflows on the way there."""
+    """Returns `values` clipped to a range that does not overflow in sums, and is far outside the axes."""
     return np.clip(np.asarray(values, np.float64), -_TOO_LARGE, _TOO_LARGE)
 
 

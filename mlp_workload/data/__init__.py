@@ -1,4 +1,4 @@
-"""Where images come from. Every source ends in the same `Dataset`."""
+"""Loads images from MNIST, IDX files or TFDS into one `Dataset`."""
 
 from dataclasses import replace
 
@@ -13,19 +13,18 @@ __all__ = ["Dataset", "Examples", "check_source", "load"]
 
 
 def check_source(source: str) -> None:
-    """Raises `UserError` where `source` is not of a form that `load` knows."""
+    """Raises `UserError` unless `source` has a form that `load` takes."""
     kind, _, rest = source.partition(":")
     if source != "mnist" and not (kind in ("idx", "tfds") and rest):
         raise UserError(f"expected mnist, idx:DIR or tfds:NAME, got {source!r}")
 
 
 def load(source: str, transpose: bool | None = None, prepare: bool = True) -> Dataset:
-    """The data set that `source` names: "mnist", "idx:DIR" or "tfds:NAME"; one of TFDS is made there, if `prepare`.
+    """Loads the data set `source`: "mnist", "idx:DIR" or "tfds:NAME".
 
-    `transpose` tells whether the images are stored transposed, and are turned upright. If None, EMNIST's are, by its
-    name.
-
-    Raises `UserError` where there is no such set, it is damaged, or it is not made of grey images in classes.
+    If `prepare`, TFDS prepares a set that is missing. `transpose` turns images upright that are stored transposed; if
+    None, those of EMNIST, by its name. Raises `UserError` if the set is missing, damaged, or not of grey images with
+    class labels.
     """
     check_source(source)
     kind, _, rest = source.partition(":")

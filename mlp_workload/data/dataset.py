@@ -1,4 +1,4 @@
-"""What every source of data becomes: grey uint8 images with their labels."""
+"""Data sets of grey uint8 images with labels, and their checks."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
 
 _SHOWN = 10
-"""Names of classes in a warning."""
+"""Most names of classes in a warning."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,16 @@ class Examples:
 class Dataset:
     """A training and a test set over the same classes.
 
-    `source` is the specification that it was loaded from, such as "mnist" or "idx:/data/kmnist"; `class_names[k]`
-    is the name of label k. A label without any example, such as 0 in EMNIST letters, keeps its place.
+    Attributes:
+        source: where it was loaded from, such as "mnist" or "idx:/data/kmnist".
+        class_names: name of each label, also of labels without examples, such as 0 in EMNIST letters.
+        transposed: whether rows and columns of each image are exchanged.
+        remarks: how the set was read, for the user.
+        passed_over: files that were left out, and why.
+        turned: why rows and columns were exchanged after reading, if they were.
 
-    If `transposed`, the axes of each image are exchanged. `remarks` tell the user how the set was read, `passed_over`
-    which files were left out and why, and `turned` why the axes were exchanged since then, if they were.
-
-    Raises `UserError` where the two sets do not fit together: unlike image shapes, no examples, images and labels of
-    unlike number, or a label outside the classes. A class that only one of the two sets contains is a warning.
+    Raises `UserError` if image shapes or numbers of images and labels differ, a set is empty, or a label is outside the
+    classes. A class that only one of the sets contains causes a warning.
     """
 
     source: str
@@ -65,7 +67,7 @@ class Dataset:
 
     @property
     def pixels(self) -> int:
-        """Inputs of the network: height times width."""
+        """Number of the network's inputs: height times width."""
         return int(np.prod(self.train.images.shape[1:]))
 
     @cached_property
@@ -80,12 +82,12 @@ class Dataset:
 
     @cached_property
     def image_format(self) -> ImageFormat:
-        """How the training images look, for pictures that a trained network is given."""
+        """Shape and framing of the training images, to make a user's pictures similar."""
         images = self.upright(self.train.images)
         return ImageFormat((images.shape[1], images.shape[2]), self.transposed, measure(images))
 
     def upright(self, images: npt.NDArray[T]) -> npt.NDArray[T]:
-        """`images` (..., height, width) of this set, or what has their shape, as people read them."""
+        """Returns arrays (..., height, width) in the layout of this set's images as people read them."""
         return images.swapaxes(-2, -1) if self.transposed else images
 
     @property
@@ -94,17 +96,17 @@ class Dataset:
         return self.remarks if self.turned is None else (*self.remarks, self.turned)
 
     def exchanged(self, turned: str, transposed: bool) -> "Dataset":
-        """Returns this set with the axes of each image exchanged; they are `transposed` then, or upright."""
+        """Returns this set with rows and columns of each image exchanged, for the reason `turned`."""
         train, test = (
             Examples(np.ascontiguousarray(part.images.swapaxes(1, 2)), part.labels) for part in (self.train, self.test)
         )
         return replace(self, train=train, test=test, transposed=transposed, turned=turned)
 
     def as_trained(self, digest: str, images: Any) -> "Dataset | None":
-        """Returns the set that has `digest`: this one, or its images with their axes exchanged. Else None.
+        """Returns the set with `digest`: this one, or this one with rows and columns exchanged. None if neither has it.
 
-        `images` is what the run recorded as `ImageFormat`, which says whether they are transposed. Version 0.1 recorded
-        nothing and turned nothing: where images were turned since they were read, it trained on transposed ones.
+        `images` is the `ImageFormat` that the run recorded. Version 0.1 recorded none and turned no images, so it
+        trained on transposed images if this set's were turned after reading.
         """
         recorded = images.get("transposed") if isinstance(images, dict) else None
         if self.digest == digest:
@@ -112,9 +114,9 @@ class Dataset:
         if recorded is None and self.turned is None:
             return None
         transposed = recorded is not False
-        what = "transposed" if transposed else "upright"
-        other = self.exchanged(f"rows and columns are exchanged: the run was trained on {what} images", transposed)
-        return other if other.digest == digest else None
+        layout = "transposed" if transposed else "upright"
+        turned = self.exchanged(f"rows and columns are exchanged: the run was trained on {layout} images", transposed)
+        return turned if turned.digest == digest else None
 
     def _check_examples(self, name: str, examples: Examples) -> None:
         images, labels = examples.images, examples.labels
@@ -133,7 +135,7 @@ class Dataset:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Files that were passed over, then for each set the classes that only it contains."""
+        """Warnings about files that were left out, and about classes that only one of the sets contains."""
         train, test = np.unique(self.train.labels), np.unique(self.test.labels)
         one_sided = [
             ("test", self.test, np.setdiff1d(test, train), "cannot be learned"),

@@ -1,4 +1,4 @@
-"""EMNIST: images that are stored transposed, and classes that are letters.
+"""EMNIST: images stored transposed, and classes that are letters.
 
 G. Cohen, S. Afshar, J. Tapson, A. van Schaik: EMNIST: an extension of MNIST to handwritten letters (2017). Its IDX
 files and TFDS's `emnist/*` hold each image with rows and columns exchanged.
@@ -13,7 +13,7 @@ from mlp_workload.files import read_at_most
 
 TURNED = "EMNIST stores its images transposed: they are turned upright"
 _LONGEST_MAPPING = 2**16
-"""Bytes."""
+"""Most bytes of a mapping file."""
 _MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
 _NAMES: Mapping[str, Mapping[int, str]] = {
     "byclass": dict(enumerate(string.digits + string.ascii_uppercase + string.ascii_lowercase)),
@@ -21,18 +21,18 @@ _NAMES: Mapping[str, Mapping[int, str]] = {
     "balanced": dict(enumerate(_MERGED)),
     "letters": {k: f"{letter}{letter.lower()}" for k, letter in enumerate(string.ascii_uppercase, start=1)},
 }
-"""Label to name, as the mapping files of the sets have it. A class of letters holds both cases."""
+"""Names of labels, as in the sets' mapping files. A class of the set letters holds both cases."""
 
 
 def is_emnist(name: str) -> bool:
-    """Returns whether a prefix of IDX files, "emnist-letters", or a TFDS name, "emnist/letters:3.1.0", is EMNIST's."""
+    """Returns whether a file prefix ("emnist-letters") or TFDS name ("emnist/letters:3.1.0") is EMNIST's."""
     return name.lower().replace("/", "-").partition(":")[0].partition("-")[0] == "emnist"
 
 
 def class_names(name: str, classes: int, mapping: Path | None = None) -> tuple[str, ...]:
-    """The names of labels 0 to `classes` - 1 by the `mapping` file, if it is there, else by the set's `name`.
+    """Returns the names of labels 0 to `classes` - 1, from the `mapping` file or else by the set's `name`.
 
-    A label without a name is its number. Raises `UserError` if the file is no mapping.
+    A label without a name is named by its number. Raises `UserError` if the file is not a mapping.
     """
     if mapping is not None and mapping.is_file():
         names = _read(mapping)
@@ -44,7 +44,7 @@ def class_names(name: str, classes: int, mapping: Path | None = None) -> tuple[s
 
 
 def _read(path: Path) -> Mapping[int, str]:
-    """Lines of a label and the code points of its characters, such as "1 65 97"."""
+    """Reads lines of a label and the code points of its characters, such as "1 65 97"."""
     try:
         lines = read_at_most(path, _LONGEST_MAPPING).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""How a data set's images are drawn, measured from their pixels, so that a user's picture can be made alike."""
+"""Measures how a data set's images are drawn, so that a user's picture can be made similar."""
 
 import json
 import math
@@ -10,27 +10,32 @@ import numpy as np
 import numpy.typing as npt
 
 FAINT = 0.1
-"""Share of the ink's contrast up to which a pixel counts as paper."""
+"""Fraction of the ink's contrast up to which a pixel counts as paper."""
 _SAMPLE = 1000
-"""Images, evenly spread over the set, that are measured at most."""
+"""Most images that are measured, evenly spread over the set."""
 _SAMPLE_PIXELS = 2**23
-"""Pixels of all of these together, at most: 32 MiB in float32."""
+"""Most pixels of all of these together: 32 MiB in float32."""
 _EVEN = 0.6
-"""Share of the border's pixels that must be paper; in photographs it is about 0.2, in Fashion-MNIST 0.89."""
+"""Fraction of the border's pixels that must be paper; photographs have about 0.2, Fashion-MNIST 0.89."""
 _OUTLIERS = 0.001
-"""Share of the images that are ignored when the largest of a quantity is taken."""
+"""Fraction of the images that a maximum ignores."""
 _SLACK = 0.1
-"""Pixels that are added to the measured distance from the centre."""
+"""Pixels added to the measured distance from the centre."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Framing:
-    """Ink on an even paper: grey levels `paper` and `ink`, from 0 to 255.
+    """How ink is drawn on even paper.
 
-    The longer side of the ink has at most `box` pixels. Its centre of mass, or the centre of its bounding box, is at
-    `centre` (row, column), counted from 0, and at most `off_centre` pixels away from it.
+    Attributes:
+        paper: grey level of the paper, 0 to 255.
+        ink: grey level of the ink, 0 to 255.
+        box: most pixels of the ink's longer side.
+        centred_by: whether the centre of mass or the centre of the bounding box is at `centre`.
+        centre: (row, column), counted from 0.
+        off_centre: largest distance from `centre` along an axis, in pixels.
     """
 
     paper: float
@@ -41,7 +46,7 @@ class Framing:
     off_centre: float
 
     def coverage(self, image: npt.NDArray[Any]) -> Floats:
-        """Share of ink of each pixel, from 0 for paper to 1; what is on the far side of the paper is negative."""
+        """Returns the fraction of ink of each pixel, from 0 for paper to 1; negative beyond the paper's grey level."""
         return np.asarray((image - self.paper) / (self.ink - self.paper), np.float64)
 
     @property
@@ -53,7 +58,7 @@ MNIST = Framing(paper=0, ink=255, box=20, centred_by="mass", centre=(14.0, 14.0)
 
 
 def measure(images: npt.NDArray[np.uint8]) -> Framing | None:
-    """The framing of `images` (n, height, width); None if they have no even paper, as photographs have none."""
+    """Returns the framing of `images` (n, height, width); None without even paper, as in photographs."""
     count = max(1, min(_SAMPLE, _SAMPLE_PIXELS // math.prod(images.shape[1:])))
     sample = images[:: -(-len(images) // count)].astype(np.float32)
     border = np.concatenate([sample[:, [0, -1]].reshape(-1), sample[:, :, [0, -1]].reshape(-1)])
@@ -83,14 +88,14 @@ def measure(images: npt.NDArray[np.uint8]) -> Framing | None:
 
 
 def centre_of_mass(coverage: Floats) -> Floats:
-    """(..., 2), rows and columns counted from 0, of each image (..., height, width)."""
+    """Returns the centres (..., 2), row and column from 0, of images (..., height, width)."""
     total = coverage.sum(axis=(-2, -1))
     rows, columns = (coverage.sum(axis=axis) @ np.arange(coverage.shape[-3 - axis]) for axis in (-1, -2))
     return np.stack([rows / total, columns / total], axis=-1)
 
 
 def _boxes(drawn: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """The centre (n, 2) and the longer side (n,) of the bounding box in each image (n, height, width)."""
+    """Returns centres (n, 2) and longer sides (n,) of the bounding boxes in images (n, height, width)."""
     centres, sides = [], []
     for axis in (2, 1):
         lines = np.asarray(drawn.any(axis=axis))
@@ -102,9 +107,9 @@ def _boxes(drawn: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """A run's record of its training images, so that a picture can be made alike when the data set is gone.
+    """Format of a run's training images, recorded so that pictures can be made similar without the data set.
 
-    `shape` (height, width) is that of an upright image; if `transposed`, the network takes it with its axes exchanged.
+    `shape` (height, width) is that of an upright image. If `transposed`, the network takes the transposed image.
     """
 
     shape: tuple[int, int]
@@ -112,13 +117,13 @@ class ImageFormat:
     framing: Framing | None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns lists for tuples, as JSON gives them back."""
+        """Returns the fields with lists instead of tuples, as JSON has them."""
         content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return content
 
     @classmethod
     def from_json(cls, value: Any) -> "ImageFormat":
-        """Reads what `to_json` wrote. Raises `ValueError` if it makes no sense."""
+        """Reads the result of `to_json`. Raises `ValueError` if it is not valid."""
         try:
             shape, framing = _shape(value["shape"]), value["framing"]
             if not isinstance(value["transposed"], bool):

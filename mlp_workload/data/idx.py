@@ -1,4 +1,4 @@
-"""IDX, the format of MNIST and its relatives: a big-endian header of sizes, then the values.
+"""Reads IDX, the file format of MNIST and its relatives.
 
 Format: magic number 0x0000 TT DD (type TT: 08 unsigned byte, 0C big-endian int32; DD dimensions), DD sizes as
 big-endian uint32, the values in C order.
@@ -25,11 +25,11 @@ from mlp_workload.files import check_fits_memory, expand, open_regular
 T = TypeVar("T")
 
 _FILE_NAME = re.compile(
-    r"(?:(?P<prefix>[^.].*)-)?(?P<split>train|t10k|test)-"  # macOS hides a ._file of its own beside each
+    r"(?:(?P<prefix>[^.].*)-)?(?P<split>train|t10k|test)-"  # macOS puts a hidden ._file beside each
     r"(?:(?P<images>images)[-.]idx3-ubyte|labels[-.]idx(?P<labels>1-ubyte|2-int))(?:\.gz)?"
 )
 _TYPES = {"u1": 0x08, ">i4": 0x0C}
-"""NumPy's names, and IDX's numbers."""
+"""IDX's type numbers by NumPy's names."""
 _KINDS = (
     (rb"(\xef\xbb\xbf)?\s*<", "an HTML page, as a failed download leaves"),
     (rb"\x1f\x8b", "another gzip file: unpack the outer one"),
@@ -41,23 +41,21 @@ _KINDS = (
 )
 """Kinds of files that are not IDX, by their first bytes."""
 _LARGEST_LABEL = 255
-"""Largest label, as in files of unsigned bytes: classes are counted up to it."""
+"""Largest label, that of files of unsigned bytes."""
 _SHOWN = 64
-"""Bytes that this is told by."""
+"""Most bytes from which the kind of a file is recognised."""
 _DEFLATE_LARGEST_RATIO = 1032  # zlib's technical notes: no stream of n bytes holds more than about 1032 n
 _CHUNK = 1 << 20
 _LARGEST_UNPACKED = 2**31
-"""Bytes, four times EMNIST, that a gzip file may hold: one of 2 MB that says so in its header unpacks to as many."""
+"""Most unpacked bytes of a gzip file, four times EMNIST. 2 MB can unpack to this."""
 
 
 def read_idx(path: Path, ndim: int, sha256: str | None = None, dtype: str = "u1") -> npt.NDArray[Any]:
-    """The array of `ndim` dimensions in an IDX file of "u1" or ">i4", raw or gzip by its first bytes.
+    """Returns the array of `ndim` dimensions in an IDX file of type "u1" or ">i4", raw or gzip.
 
-    `sha256`, if given, is that of the whole file after decompression. Memory follows the bytes that are there, never
-    the header's word alone.
-
-    Raises `UserError` where the file is missing, damaged, shorter or longer than its header says, of another type, or
-    of another sum.
+    `sha256` is the expected sum of the whole file after decompression. Memory is allocated for the bytes that exist,
+    not for what the header promises. Raises `UserError` if the file is missing or damaged, or if its length, type or
+    sum is wrong.
     """
     try:
         with open_regular(path) as raw:
@@ -83,45 +81,44 @@ def _read(
     magic = struct.pack(">HBB", 0, _TYPES[dtype], ndim)
     if len(header) < 4 + 4 * ndim or not header.startswith(magic):
         start = header + stream.read(_SHOWN)
-        what = next((f"{what}; " for pattern, what in _KINDS if re.match(pattern, start)), "")
+        kind = next((f"{kind}; " for pattern, kind in _KINDS if re.match(pattern, start)), "")
         if len(header) < 4 + 4 * ndim:
-            raise UserError(f"{path}: {what}{len(header)} bytes, too short for an IDX header")
+            raise UserError(f"{path}: {kind}{len(header)} bytes, too short for an IDX header")
         raise UserError(
-            f"{path}: {what}starts with {header[:4].hex(' ')}, expected {magic.hex(' ')} (IDX, "
+            f"{path}: {kind}starts with {header[:4].hex(' ')}, expected {magic.hex(' ')} (IDX, "
             f"{'unsigned bytes' if dtype == 'u1' else '32-bit integers'}, {ndim}-d)"
         )
     shape = struct.unpack(f">{ndim}I", header[4:])
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if expected > most:
         limit = f"{most}: unpack it first" if most == _LARGEST_UNPACKED else "the file can hold"
-        raise UserError(f"{path}: its header promises {_by(shape, dtype)} = {expected} bytes, more than {limit}")
+        raise UserError(f"{path}: its header promises {_size(shape, dtype)} = {expected} bytes, more than {limit}")
     check_fits_memory(expected, str(path))
     content = bytearray()
     while len(content) <= expected and (chunk := stream.read(min(_CHUNK, expected + 1 - len(content)))):
         content += chunk
     if len(content) != expected:
         held = f"holds only {len(content)}" if len(content) < expected else "holds more"
-        raise UserError(f"{path}: its header promises {_by(shape, dtype)} = {expected} bytes, the file {held}")
+        raise UserError(f"{path}: its header promises {_size(shape, dtype)} = {expected} bytes, the file {held}")
     if sha256 is not None and (found := hashlib.sha256(header + content).hexdigest()) != sha256:
         raise UserError(f"{path}: damaged, its content has SHA-256 {found}, expected {sha256}")
     try:
         return np.frombuffer(content, dtype).reshape(shape)
-    except ValueError as error:  # nothing, in too many dimensions of 2**32
-        raise UserError(f"{path}: its header promises {_by(shape, dtype)}, more than an array can have") from error
+    except ValueError as error:  # no values, but dimensions near 2**32
+        raise UserError(f"{path}: its header promises {_size(shape, dtype)}, more than an array can have") from error
 
 
 def load_idx(directory: str) -> Dataset:
-    """The four IDX files of a folder, EMNIST's as they are stored, `transposed`.
+    """Loads the four IDX files of a folder, raw or gz. EMNIST's images stay `transposed`, as stored.
 
-    Knows the layouts of torchvision (`DIR/MNIST/raw/`, `DIR/MNIST`, the `raw` folder itself), of Debian's packages, and
-    of Kaggle, where each file is in a folder of its own name; raw or gz. Of several files for the same part the first
-    that can be read is taken. Where one folder holds several sets, as EMNIST's does, a last part that is no folder
-    chooses by the files' prefix: `idx:EMNIST/raw/emnist-letters`.
+    The folder may have the layout of torchvision (`DIR/MNIST/raw/`, `DIR/MNIST` or the `raw` folder) or of Debian's
+    packages. As in Kaggle's, each file may also be in a folder of its name. Of several files for one part the first
+    readable one is taken. If a folder holds several sets, like EMNIST's, the files' prefix chooses one:
+    `idx:EMNIST/raw/emnist-letters`.
 
-    Classes are 0 .. the largest training label; `PREFIX-mapping.txt`, as EMNIST has it, names them. QMNIST's labels are
-    rows of eight numbers, the first of which is the class.
-
-    Raises `UserError` where a part is missing, there are several sets, or `read_idx` or `Dataset` refuses.
+    Classes are 0 to the largest training label, named by `PREFIX-mapping.txt` if there is one. The class is the first
+    of the eight numbers of a QMNIST label. Raises `UserError` if a part is missing, if there are several sets, or if
+    `read_idx` or `Dataset` refuses.
     """
     source = f"idx:{directory}"
     try:
@@ -130,7 +127,7 @@ def load_idx(directory: str) -> Dataset:
             folder, prefix = folder.parent, folder.name
         if not folder.is_dir():
             raise UserError(f"{source}: no such folder")
-        place, prefix, files = _find(source, folder, prefix)
+        root, prefix, files = _find(source, folder, prefix)
     except OSError as error:
         raise UserError(f"{source}: {error.strerror or error}") from error
     notes: list[str] = []
@@ -143,42 +140,42 @@ def load_idx(directory: str) -> Dataset:
         for split in ("train", "test")
     )
     classes = 1 + max(int(examples.labels.max(initial=-1)) for examples in (train, test))
-    names = class_names(prefix, classes, place / f"{prefix}-mapping.txt")
+    names = class_names(prefix, classes, root / f"{prefix}-mapping.txt")
     return Dataset(source, train, test, names, is_emnist(prefix), tuple(dict.fromkeys(notes)), tuple(passed_over))
 
 
 def _find(source: str, folder: Path, wanted: str | None) -> tuple[Path, str, dict[tuple[str, str], list[Path]]]:
-    """Where the one set in `folder`, its `raw` or one folder's `raw` is, its prefix, and the files of each part.
+    """Returns the folder, prefix and files of the one set in `folder`, its `raw`, or the `raw` of a folder in it.
 
-    Raw before gz; what is no file, such as a dead link, comes last.
+    Raw files come before gz. Names that are not files, such as dangling links, come last.
     """
     sets: dict[tuple[Path, str], dict[tuple[str, str], list[Path]]] = {}
-    for place in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):
-        for entry in sorted(place.glob("*idx*")):  # "x" sorts before "x.gz"
+    for root in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):
+        for entry in sorted(root.glob("*idx*")):  # "x" sorts before "x.gz"
             if not _FILE_NAME.fullmatch(entry.name):
                 continue
             for path in (*(sorted(entry.glob("*idx*")) if entry.is_dir() else ()), entry):
                 if match := _FILE_NAME.fullmatch(path.name):
                     split = "train" if match["split"] == "train" else "test"
                     part = split, "images" if match["images"] else "labels"
-                    sets.setdefault((place, match["prefix"] or ""), {}).setdefault(part, []).append(path)
+                    sets.setdefault((root, match["prefix"] or ""), {}).setdefault(part, []).append(path)
     if wanted is not None:
-        sets = {(place, prefix): files for (place, prefix), files in sets.items() if prefix == wanted}
+        sets = {(root, prefix): files for (root, prefix), files in sets.items() if prefix == wanted}
     if not sets:
         raise UserError(f"{source}: no IDX files there (such as train-images-idx3-ubyte, raw or .gz)")
     if len(sets) > 1:
-        choices = ", ".join(f"idx:{place / prefix}" for place, prefix in sorted(sets))
+        choices = ", ".join(f"idx:{root / prefix}" for root, prefix in sorted(sets))
         raise UserError(f"{source}: several data sets there; name one: {choices}")
-    (((place, prefix), files),) = sets.items()
+    (((root, prefix), files),) = sets.items()
     missing = {(split, kind) for split in ("train", "test") for kind in ("images", "labels")} - set(files)
     if missing:
         names = ", ".join(f"{split} {kind}" for split, kind in sorted(missing))
         raise UserError(f"{source}: {names} missing; a set is four IDX files")
-    return place, prefix, {part: sorted(paths, key=lambda path: not path.is_file()) for part, paths in files.items()}
+    return root, prefix, {part: sorted(paths, key=lambda path: not path.is_file()) for part, paths in files.items()}
 
 
 def _first_readable(paths: Sequence[Path], read: Callable[[Path], T], passed_over: list[str]) -> T:
-    """Returns the content of the first of `paths` that can be read; adds to `passed_over` why others can't be.
+    """Returns the content of the first readable file of `paths`; adds the errors of others to `passed_over`.
 
     Raises `UserError` if none can be read.
     """
@@ -195,7 +192,7 @@ def _first_readable(paths: Sequence[Path], read: Callable[[Path], T], passed_ove
 
 
 def _labels(path: Path, notes: list[str]) -> Labels:
-    """(n,) int32; of QMNIST's rows (n, 8) the first column."""
+    """Returns labels (n,) int32, from QMNIST's rows (n, 8) the first column."""
     if not re.search(r"idx2-int(\.gz)?$", path.name):
         return read_idx(path, 1).astype(np.int32)
     rows = read_idx(path, 2, dtype=">i4")
@@ -208,7 +205,7 @@ def _labels(path: Path, notes: list[str]) -> Labels:
     return rows[:, 0].astype(np.int32)
 
 
-def _by(shape: Sequence[int], dtype: str) -> str:
+def _size(shape: Sequence[int], dtype: str) -> str:
     return " x ".join(map(str, shape)) + ("" if dtype == "u1" else f" x {np.dtype(dtype).itemsize} bytes")
 
 

@@ -1,4 +1,4 @@
-"""Any TFDS set of small grey images: reading needs no TensorFlow, preparing what is not there yet does."""
+"""Loads TFDS sets of small grey images. Only preparing a set needs TensorFlow."""
 
 import contextlib
 import difflib
@@ -24,23 +24,23 @@ from mlp_workload.data.emnist import class_names, is_emnist
 from mlp_workload.errors import UserError
 
 _PIP = "pip install '.[tfds]' in the project's folder"
-_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\d*]+(\.[\d*]+){2})?")  # no namespace: huggingface: asks the network
-_BATCH = 1000  # examples per read; one by one takes half as long again
+_NAME = re.compile(
+    r"\w+(/[\w.-]+)?(:[\d*]+(\.[\d*]+){2})?"
+)  # no namespace such as huggingface:, which needs the network
+_BATCH = 1000  # examples per read; one by one takes 1.5 times as long
 _PATIENCE = 6.0  # seconds to connect; a download under way has no limit
 
 
 def load_tfds(name: str, prepare: bool = True) -> Dataset:
-    """The TFDS set `name`, written as TFDS writes it: "mnist", "emnist/letters", "mnist:3.0.1".
+    """Loads the TFDS set `name`, such as "mnist", "emnist/letters" or "mnist:3.0.1".
 
-    A set prepared in $TFDS_DATA_DIR, else ~/tensorflow_datasets, is read without network, in its stored order:
-    images (n, height, width) uint8, labels (n,) int32. Any other is refused or, with `prepare`, prepared there first,
-    which takes TensorFlow and, unless the files lie in TFDS's download cache, the network. The test set is the split
-    "test", else "validation".
+    A set prepared in $TFDS_DATA_DIR or ~/tensorflow_datasets is read without network, in its stored order: images
+    (n, height, width) uint8, labels (n,) int32. The test set is the split "test", else "validation". EMNIST stays
+    `transposed`, as TFDS has it; its classes are named by letters.
 
-    EMNIST is returned as TFDS has it, `transposed`, with letters for the names of its classes.
-
-    Raises `UserError` for an unknown name, a missing package or connection, a damaged set, and a set that is not made
-    of grey uint8 images of one size with class labels.
+    If `prepare`, other sets are prepared there first. That needs TensorFlow and, unless TFDS has the files in its
+    download cache, the network. Raises `UserError` for an unknown name, a missing package or connection, or a damaged
+    set. A set must be of grey uint8 images of one size with class labels.
     """
     source = f"tfds:{name}"
     folder = os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
@@ -62,13 +62,13 @@ def load_tfds(name: str, prepare: bool = True) -> Dataset:
                 raise UserError(f"needs the splits train and test (or validation), has {', '.join(splits)}")
             train_examples, test_examples = (_read(builder, split, image, label) for split in ("train", test))
             names = tuple(builder.info.features[label].names)
-    if names == tuple(map(str, range(len(names)))):  # TFDS has numbers for EMNIST's letters too
+    if names == tuple(map(str, range(len(names)))):  # TFDS names EMNIST's letters by numbers too
         names = class_names(name, len(names))
     return Dataset(source, train_examples, test_examples, names, transposed=is_emnist(name))
 
 
 def _find(name: str, folder: str) -> Any:
-    """A read-only builder of the prepared set, or None."""
+    """Returns a read-only builder of the prepared set; None if it is not prepared."""
     from tensorflow_datasets.core import read_only_builder, registered  # the package itself hides what it cannot import
 
     if not _NAME.fullmatch(name):
@@ -93,7 +93,7 @@ def _prepare(name: str, folder: str) -> None:
     if builder.data_path.exists():
         raise UserError(f"damaged; remove {builder.data_path} to have it prepared again")
     _import_tensorflow(f"not prepared in {folder}; to prepare it")
-    _hasten_downloads()
+    _limit_connection_time()
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -101,7 +101,7 @@ def _prepare(name: str, folder: str) -> None:
 
 
 def _keys(builder: Any) -> tuple[str, str]:
-    """The names of the image and the label among the features, where these are fit for the network."""
+    """Returns the names of the image and label features. Raises `UserError` if the network can't take them."""
     import tensorflow_datasets as tfds
 
     features = dict(sorted(builder.info.features.items()))
@@ -117,14 +117,14 @@ def _keys(builder: Any) -> tuple[str, str]:
 
 
 def _read(builder: Any, split: str, image: str, label: str) -> Examples:
-    """All examples of one split: images (n, height, width) uint8, labels (n,) int32."""
+    """Returns all examples of one split."""
     count = builder.info.splits[split].num_examples
     images = np.empty((count, *builder.info.features[image].shape), np.uint8)
     labels = np.empty(count, np.int32)
     start = 0
     for batch in _batches(builder, split):
         stop = start + len(batch)
-        np.stack([example[image] for example in batch], out=images[start:stop])  # unlike shapes raise
+        np.stack([example[image] for example in batch], out=images[start:stop])  # raises if shapes differ
         labels[start:stop] = [example[label] for example in batch]
         start = stop
     return Examples(images[..., 0], labels)
@@ -152,12 +152,15 @@ def _import_tensorflow(purpose: str) -> None:
     except ImportError as error:
         raise UserError(f"{purpose}, TensorFlow is needed: {_PIP} ({textwrap.shorten(str(error), 300)})") from error
     with contextlib.suppress(RuntimeError):  # in use already
-        config.set_visible_devices([], "GPU")  # TensorFlow would reserve the memory that the training needs
+        config.set_visible_devices([], "GPU")  # else TensorFlow reserves the memory that training needs
 
 
 @functools.cache
-def _hasten_downloads() -> None:
-    """Without network fail in seconds, not minutes. Never undone: queued downloads outlive the first failure."""
+def _limit_connection_time() -> None:
+    """Makes downloads without network fail in seconds, not minutes.
+
+    It is never undone, because queued downloads outlive the first failure.
+    """
     from tensorflow_datasets.core.download import downloader
 
     open_url = downloader._open_url
@@ -175,7 +178,7 @@ def _hasten_downloads() -> None:
 
 
 def _reachable(host: str, port: int) -> bool:
-    """Whether a connection comes about in time; in a thread, because the look-up of a name knows no time limit."""
+    """Returns whether `host` accepts a connection in time. Uses a thread: name look-ups have no time limit."""
     connected = threading.Event()
 
     def connect() -> None:
@@ -190,7 +193,7 @@ def _reachable(host: str, port: int) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings, no log, none of TFDS's announcements on stdout."""
+    """Suppresses warnings, logs and TFDS's lines on standard output."""
     disabled = logging.root.manager.disable
     logging.disable()
     try:

@@ -1,1 +1,1 @@
-"""What is wrong with an installation, and how to mend it: `python -m mlp_workload.doctor --help`."""
+"""Checks an installation and tells how to fix it: `python -m mlp_workload.doctor --help`."""

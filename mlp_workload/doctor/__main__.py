@@ -1,4 +1,4 @@
-"""`python -m mlp_workload.doctor`, which says so too where packages are missing that it needs itself."""
+"""Runs the doctor, and reports missing packages that it needs itself."""
 
 import sys
 
@@ -7,10 +7,10 @@ def main() -> None:
     try:
         from mlp_workload.doctor import examination
     except ImportError as error:
-        from mlp_workload.errors import one_line  # which imports no other package
+        from mlp_workload.errors import one_line  # needs no other package
 
-        mend = "make setup, or pip install . in the project's folder"
-        print(f"wrong  packages: {one_line(str(error))}; mend: {mend}")
+        fix = "make setup, or pip install . in the project's folder"
+        print(f"wrong  packages: {one_line(str(error))}; fix: {fix}")
         sys.exit(1)
     examination.main()
 

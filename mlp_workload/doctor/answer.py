@@ -1,4 +1,4 @@
-"""What a probe in a process of its own answered, or how that process ended."""
+"""Runs a probe in a child process, and reads its answer or how it ended."""
 
 import contextlib
 import json
@@ -12,22 +12,28 @@ from typing import IO
 from mlp_workload.doctor.probe import Facts
 
 SECONDS = 120.0
-"""For a probe; importing a framework from a slow disk takes long."""
+"""Time limit of a probe; importing a framework from a slow disk takes long."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The `facts` that came. `status` is the process's, None where it was not done within `seconds`."""
+    """The answer of a probe.
+
+    Attributes:
+        facts: what the probe printed.
+        status: exit status of its process; None if it took longer than `seconds`.
+        seconds: time limit.
+        last_line: last line of standard error.
+    """
 
     facts: Facts
     status: int | None
     seconds: float
     last_line: str
-    """On standard error."""
 
     @classmethod
     def of(cls, module: str, seconds: float = SECONDS) -> "Answer":
-        """Of `python -m module`, which calls `probe.tell`."""
+        """Runs `python -m module`, which calls `probe.tell`."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
             try:
                 status: int | None = subprocess.run(
@@ -37,19 +43,19 @@ class Answer:
                 status = None
             facts: Facts = {}
             for line in _lines(out):
-                with contextlib.suppress(ValueError):  # cut off
+                with contextlib.suppress(ValueError):  # a line that was cut off
                     facts |= json.loads(line)
             return cls(facts, status, seconds, next(reversed(_lines(errors)), ""))
 
     @property
     def missing(self) -> str | None:
-        """The module that could not be found."""
+        """The module that was not found, if any."""
         missing: str | None = self.facts.get("error", {}).get("missing")
         return missing
 
     @property
     def failure(self) -> str | None:
-        """Why not all was answered, in a line."""
+        """Why the answer is incomplete, in a line; None if it is complete."""
         doing = self.facts.get("doing", "start")
         if self.status is None:
             return f"{doing} hangs, no answer within {self.seconds:g} s"

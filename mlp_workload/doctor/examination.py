@@ -1,18 +1,18 @@
-"""All checks, one after the other, and what becomes of the findings."""
+"""Runs all checks and prints their findings."""
 
 import inspect
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.text import Text
 
 from mlp_workload.cli.parse import one_line_errors, parse
-from mlp_workload.doctor import dashboard, data, frameworks, machine, packages, places
+from mlp_workload.doctor import folders, frameworks, machine, mnist_files, packages, visdom_server
 from mlp_workload.doctor.answer import Answer
-from mlp_workload.doctor.cards import Cards
 from mlp_workload.doctor.finding import Finding
+from mlp_workload.doctor.gpus import Gpus
 from mlp_workload.doctor.probe import Facts
 from mlp_workload.files import new_file, write_json
 from mlp_workload.interface import package_of
@@ -24,9 +24,9 @@ _STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Looks over an installation: a line for each finding, with the mend where there is something to mend.
+    """Checks an installation and prints a line for each finding, with the fix if something is wrong.
 
-    Each framework is tried in a process of its own. Exit status 0 where nothing is wrong, 1 where something is.
+    Each framework is tried in its own process. The exit status is 1 if something is wrong, else 0.
     """
 
     json: Path | None = None
@@ -35,7 +35,7 @@ class Doctor:
 
 @dataclass
 class Examination:
-    """`facts` are what the frameworks' processes answered, as far as it went."""
+    """All checks. `facts` are the answers of the frameworks' processes so far."""
 
     facts: dict[str, Facts] = field(default_factory=dict)
 
@@ -43,16 +43,16 @@ class Examination:
         yield machine.python()
         yield machine.variables()
         yield machine.memory()
-        yield places.runs()
-        yield from data.mnist()
+        yield folders.runs()
+        yield from mnist_files.findings()
         yield from packages.ranges()
-        cards = Cards.find()
-        yield from cards.findings()
+        gpus = Gpus.find()
+        yield from gpus.findings()
         for side, framework in (("jax", frameworks.JAX), ("torch", frameworks.TORCH)):
             answer = Answer.of(f"{package_of(side)}.doctor_probe")
             self.facts[framework.packages[0]] = answer.facts
-            yield from frameworks.findings(framework, answer, cards)
-        yield from dashboard.findings()
+            yield from frameworks.findings(framework, answer, gpus)
+        yield from visdom_server.findings()
         yield from packages.tfds()
 
 
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def run(options: Doctor) -> bool:
-    """Whether nothing is wrong. Raises `UserError` where the file can't be written."""
+    """Returns whether nothing is wrong. Raises `UserError` if the file can't be written."""
     console = Output(markup=False, highlight=False, soft_wrap=True)
     examination, findings = Examination(), list[Finding]()
     with new_file("--json", options.json) as file:
@@ -72,5 +72,5 @@ def run(options: Doctor) -> bool:
         wrong = sum(finding.state == "wrong" for finding in findings)
         console.print(f"{wrong or 'nothing'} wrong, {sum(finding.state == 'note' for finding in findings)} to note")
         if file is not None:
-            write_json(file, {"findings": [one.as_json() for one in findings], "frameworks": examination.facts})
+            write_json(file, {"findings": [asdict(finding) for finding in findings], "frameworks": examination.facts})
     return not wrong

@@ -1,6 +1,6 @@
-"""What a check found."""
+"""The result of one check."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from mlp_workload.errors import one_line
@@ -10,20 +10,16 @@ State = Literal["ok", "note", "wrong"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was `seen` of what `name` says, and the `mend`.
+    """One line of the doctor: what was `seen` of the thing called `name`, and its `fix`.
 
-    A note is what works as it is, such as something optional that is not there. Only what is wrong makes an exit
-    status of 1.
+    A note is no error, such as an optional package that is missing. Only the state wrong leads to exit status 1.
     """
 
     state: State
     name: str
     seen: str
-    mend: str | None = None
+    fix: str | None = None
 
     def __str__(self) -> str:
-        """The line, without the state."""
-        return one_line(f"{self.name}: {self.seen}" + (f"; mend: {self.mend}" if self.mend else ""))
-
-    def as_json(self) -> dict[str, str | None]:
-        return asdict(self)
+        """Returns the line without the state."""
+        return one_line(f"{self.name}: {self.seen}" + (f"; fix: {self.fix}" if self.fix else ""))

@@ -1,4 +1,4 @@
-"""What the frameworks' probes answered, made findings."""
+"""Turns the answers of the frameworks' probes into findings."""
 
 import os
 from collections.abc import Iterator
@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlp_workload.cli.parse import INSTALL
+from mlp_workload.data.shipped import PIXELS
 from mlp_workload.doctor.answer import Answer
-from mlp_workload.doctor.cards import DRIVER_FOR, Cards
 from mlp_workload.doctor.finding import Finding
+from mlp_workload.doctor.gpus import DRIVER_FOR, Gpus
 from mlp_workload.doctor.packages import installed, release
-from mlp_workload.doctor.probe import EXAMPLES, PIXELS, UNITS
+from mlp_workload.doctor.probe import EXAMPLES, UNITS
 from mlp_workload.errors import NO_THREADS
 
-_DRIVERS_OWN = "libcuda"
-"""The one library that no package brings: in containers LD_LIBRARY_PATH is how it is found."""
+_DRIVER_LIBRARY = "libcuda"
+"""The one library that no package contains. In containers it is found through LD_LIBRARY_PATH."""
 
 
 @dataclass(frozen=True)
 class Framework:
-    """`packages` are installed anew if they are broken; the first is the one that is imported."""
+    """A framework and the packages to reinstall if it is broken; the first one is imported."""
 
     name: str
     packages: tuple[str, ...]
@@ -30,7 +31,8 @@ JAX = Framework("JAX", ("jax", "jaxlib"))
 TORCH = Framework("PyTorch", ("torch",), optional=True)
 
 
-def findings(framework: Framework, answer: Answer, cards: Cards) -> Iterator[Finding]:
+def findings(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Finding]:
+    """Yields the findings about one framework."""
     name, facts = framework.name, answer.facts
     if "cache" in facts:
         yield _cache(facts["cache"]["folder"], facts["cache"]["refusal"], facts["cache"]["named"])
@@ -42,7 +44,7 @@ def findings(framework: Framework, answer: Answer, cards: Cards) -> Iterator[Fin
         versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
         devices = ", ".join(_device(device["name"], device["memory"]) for device in facts["devices"])
         yield Finding("ok", name, f"{versions}; sees {devices}; {facts['threads']} threads")
-        yield from _card(framework, answer, cards)
+        yield from _unseen_gpu(framework, answer, gpus)
         yield from _cuda(framework, answer)
     if "product" in facts:
         yield _product(framework, facts["product"]["error"], facts["product"]["allowed"])
@@ -66,10 +68,10 @@ def _failed(framework: Framework, answer: Answer) -> Finding:
     if error.get("said") == NO_THREADS:
         return Finding("wrong", framework.name, *NO_THREADS.split(": "))
     version = installed(package)
-    return Finding("wrong", framework.name, f"{version}, {failure}" if version else failure, _mend(framework, answer))
+    return Finding("wrong", framework.name, f"{version}, {failure}" if version else failure, _fix(framework, answer))
 
 
-def _mend(framework: Framework, answer: Answer) -> str:
+def _fix(framework: Framework, answer: Answer) -> str:
     at_devices = "devices" not in answer.facts and "versions" in answer.facts
     if framework is JAX and at_devices and os.environ.get("JAX_PLATFORMS"):
         return "unset JAX_PLATFORMS"
@@ -82,32 +84,32 @@ def _mend(framework: Framework, answer: Answer) -> str:
 
 
 def _reinstall(framework: Framework) -> str:
-    """The versions that are there, and all that they need."""
+    """Returns the command that reinstalls the installed versions."""
     return " ".join(["pip install --force-reinstall", *(_release(package) for package in framework.packages)])
 
 
 def _release(package: str, extra: str = "") -> str:
-    """As pip takes it, without what a build's version has behind a +."""
+    """Returns the installed release as pip's argument, without a local version after a +."""
     version = installed(package)
     return f"{package}{extra}" + (f"=={version.partition('+')[0]}" if version else "")
 
 
 def _plugins() -> Iterator[Finding]:
-    """JAX's plugins for CUDA: one not of jaxlib's version can end the process, two are in each other's way."""
+    """Checks JAX's CUDA plugins: they must have jaxlib's version, and two of them conflict."""
     jaxlib = installed("jaxlib")
-    there = {
+    installed_parts = {
         cuda: [
             (name, version) for part in ("plugin", "pjrt") if (version := installed(name := f"jax-cuda{cuda}-{part}"))
         ]
         for cuda in DRIVER_FOR
     }
-    for cuda, parts in there.items():
+    for cuda, parts in installed_parts.items():
         others = [f"{name} {version}" for name, version in parts if jaxlib and release(version) != release(jaxlib)]
         if others:
             seen = f"{', '.join(others)}, but jaxlib {jaxlib}"
             yield Finding("wrong", "JAX CUDA", seen, f"pip install '{_release('jax', f'[cuda{cuda}]')}'")
-    if all(there.values()):
-        unneeded = " ".join(name for name, _ in there[min(there)])
+    if all(installed_parts.values()):
+        unneeded = " ".join(name for name, _ in installed_parts[min(installed_parts)])
         yield Finding("note", "JAX CUDA", "plugins for two versions of CUDA are installed", f"pip uninstall {unneeded}")
 
 
@@ -117,10 +119,10 @@ def _cache(folder: str | None, refusal: str | None, named: bool) -> Finding:
         return Finding("ok", name, "off, because JAX_COMPILATION_CACHE_DIR is empty")
     if refusal is None:
         return Finding("ok", name, f"{folder} {'is not looked into' if '://' in str(folder) else 'can be written to'}")
-    seen = f"{folder or 'none'} keeps nothing ({refusal}), so that every run compiles anew"
+    seen = f"{folder or 'none'} can't be used ({refusal}), so every run compiles again"
     if named:
-        return Finding("wrong", name, seen, "unset JAX_COMPILATION_CACHE_DIR, or name a folder of yours there")
-    return Finding("wrong", name, seen, "name a folder of yours in JAX_COMPILATION_CACHE_DIR")
+        return Finding("wrong", name, seen, "unset JAX_COMPILATION_CACHE_DIR, or name one of your own folders there")
+    return Finding("wrong", name, seen, "name one of your own folders in JAX_COMPILATION_CACHE_DIR")
 
 
 def _product(framework: Framework, error: float, allowed: float) -> Finding:
@@ -128,42 +130,42 @@ def _product(framework: Framework, error: float, allowed: float) -> Finding:
     seen = f"{EXAMPLES}x{PIXELS} by {PIXELS}x{UNITS} is within {error:.1e} of NumPy's, allowed {allowed:.1e}"
     if error <= allowed:
         return Finding("ok", name, seen)
-    steered = [variable for variable in ("NVIDIA_TF32_OVERRIDE", "XLA_FLAGS") if variable in os.environ]
-    return Finding("wrong", name, seen, f"unset {' '.join(steered)}" if steered else _reinstall(framework))
+    changing = [variable for variable in ("NVIDIA_TF32_OVERRIDE", "XLA_FLAGS") if variable in os.environ]
+    return Finding("wrong", name, seen, f"unset {' '.join(changing)}" if changing else _reinstall(framework))
 
 
-def _card(framework: Framework, answer: Answer, cards: Cards) -> Iterator[Finding]:
-    """Where there is a card that the framework does not see."""
+def _unseen_gpu(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Finding]:
+    """Yields a finding if there is a GPU that the framework does not see."""
     facts = answer.facts
-    if not cards.cards or facts["devices"][0]["name"] != "cpu":
+    if not gpus.gpus or facts["devices"][0]["name"] != "cpu":
         return
-    name, card = f"{framework.name} device", cards.cards[0].name
+    name, gpu = f"{framework.name} device", gpus.gpus[0].name
     for variable, hides in (("CUDA_VISIBLE_DEVICES", ("", "-1")), ("JAX_PLATFORMS", ("cpu",))):
         if os.environ.get(variable) in hides and (framework is JAX or variable.startswith("CUDA")):
-            yield Finding("note", name, f"{variable} hides the {card}", f"unset {variable}")
+            yield Finding("note", name, f"{variable} hides the {gpu}", f"unset {variable}")
             return
     built = facts["cuda"]
     if built is None:
-        yield Finding("note", name, f"built for the CPU, though there is a {card}", _for_card(framework, cards))
+        yield Finding("note", name, f"built for the CPU, though there is a {gpu}", _for_gpu(framework, gpus))
         return
-    reason = answer.last_line or facts["no_card"] or "it does not say why"
-    if framework is TORCH and facts["no_card"]:
-        reason = facts["no_card"]
+    reason = answer.last_line or facts["no_gpu"] or "it does not say why"
+    if framework is TORCH and facts["no_gpu"]:
+        reason = facts["no_gpu"]
     needed = DRIVER_FOR.get(int(built["cuda"].partition(".")[0]), 0)
-    mend = f"update NVIDIA's driver to {needed}" if cards.major < needed else _for_card(framework, cards)
-    yield Finding("wrong", name, f"built for CUDA {built['cuda']}, but does not see the {card}: {reason}", mend)
+    fix = f"update NVIDIA's driver to {needed}" if gpus.major < needed else _for_gpu(framework, gpus)
+    yield Finding("wrong", name, f"built for CUDA {built['cuda']}, but does not see the {gpu}: {reason}", fix)
 
 
-def _for_card(framework: Framework, cards: Cards) -> str:
+def _for_gpu(framework: Framework, gpus: Gpus) -> str:
     if framework is TORCH:
         return _reinstall(framework)
-    if extra := cards.extra():
+    if extra := gpus.extra():
         return f"pip install '{_release('jax', f'[{extra}]')}'"
     return f"update NVIDIA's driver to {max(DRIVER_FOR.values())}"
 
 
 def _cuda(framework: Framework, answer: Answer) -> Iterator[Finding]:
-    """What it was built for, and each library of NVIDIA's with its file."""
+    """Yields the CUDA version that the framework was built for, and NVIDIA's loaded libraries."""
     name, built = f"{framework.name} CUDA", answer.facts["cuda"]
     seen = "built for the CPU" if built is None else f"built for CUDA {built['cuda']} and cuDNN {built['cudnn']}"
     yield Finding("ok", name, seen)
@@ -173,13 +175,13 @@ def _cuda(framework: Framework, answer: Answer) -> Iterator[Finding]:
         seen = f"{library} {version}, {file}"
         if library == "libcudnn" and built and not _suits(version, built["cudnn"]):
             yield Finding("wrong", name, f"{seen}, but cuDNN {built['cudnn']} is needed", _reinstall(framework))
-        elif library != _DRIVERS_OWN and any(file.is_relative_to(folder) for folder in elsewhere):
+        elif library != _DRIVER_LIBRARY and any(file.is_relative_to(folder) for folder in elsewhere):
             yield Finding("note", name, f"{seen}, by LD_LIBRARY_PATH", "unset LD_LIBRARY_PATH")
         else:
             yield Finding("ok", name, seen)
 
 
 def _suits(version: str, built: str | None) -> bool:
-    """cuDNN must be of the same major version as the one built for, and not older."""
-    there, needed = release(version), release(built or "")
-    return not there or not needed or (there[0] == needed[0] and there >= needed[:2])
+    """Returns whether the loaded cuDNN has the major version that was built for, and is not older."""
+    loaded, needed = release(version), release(built or "")
+    return not loaded or not needed or (loaded[0] == needed[0] and loaded >= needed[:2])

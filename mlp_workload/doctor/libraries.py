@@ -1,4 +1,4 @@
-"""NVIDIA's libraries in this process: their versions, asked of themselves, and the files they come from."""
+"""Finds NVIDIA's libraries in this process, with their versions and files."""
 
 import contextlib
 import ctypes
@@ -9,7 +9,7 @@ Library = ctypes.CDLL
 
 
 def loaded(maps: Path = Path("/proc/self/maps")) -> dict[str, dict[str, str]]:
-    """Version and file of each that is loaded, by the library's name; empty where the system does not tell."""
+    """Returns version and file of each loaded library by its name; empty if the system does not tell."""
     try:
         lines = maps.read_text(errors="replace").splitlines()
     except OSError:
@@ -23,13 +23,13 @@ def loaded(maps: Path = Path("/proc/self/maps")) -> dict[str, dict[str, str]]:
 
 
 def _version(file: str, ask: Callable[[Library], str]) -> str:
-    with contextlib.suppress(OSError, AttributeError):  # a file that was replaced, a library without that function
+    with contextlib.suppress(OSError, AttributeError):  # the file was replaced, or lacks the function
         return ask(ctypes.CDLL(file))
     return "unknown"
 
 
 def _number(function: Callable[..., int], *arguments: int) -> int:
-    """What a function of CUDA's writes where its last argument points."""
+    """Returns the number that a CUDA function writes to its last argument."""
     number = ctypes.c_int()
     function(*arguments, ctypes.byref(number))
     return number.value
@@ -41,13 +41,13 @@ def _cudnn(library: Library) -> str:
 
 
 def cudnn_version(number: int) -> str:
-    """91002 is 9.10.2; before cuDNN 9, 8907 was 8.9.7."""
+    """Returns 91002 as 9.10.2, and 8907 of before cuDNN 9 as 8.9.7."""
     major = 10_000 if number >= 90_000 else 1000
     return f"{number // major}.{number % major // 100}.{number % 100}"
 
 
 def cuda_version(number: int) -> str:
-    """12090 is 12.9."""
+    """Returns 12090 as 12.9."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 

@@ -1,4 +1,4 @@
-"""Python, memory and the variables that steer the frameworks."""
+"""Checks Python, memory, and the environment variables of the frameworks."""
 
 import platform
 import sys
@@ -10,7 +10,7 @@ from mlp_workload.environment.description import runnable_cores, under_quota
 from mlp_workload.environment.variables import set_variables
 
 _LITTLE = 10**9
-"""Bytes of memory; a run takes about half of it."""
+"""Free bytes of memory below which there is a note; a run takes about half of it."""
 
 
 def python() -> Finding:
@@ -20,29 +20,29 @@ def python() -> Finding:
 
 
 def variables() -> Finding:
-    """Those that are set of what changes how the frameworks begin or compute."""
+    """Lists the set variables that change how the frameworks start or compute."""
     are_set = set_variables("numbers", "memory", "speed", "devices", "paths")
     listed = " ".join(f"{name}={value}" for name, value in are_set.items())
-    return Finding("ok", "environment", listed or "no variable is set that steers a framework")
+    return Finding("ok", "environment", listed or "no variable is set that affects a framework")
 
 
 def memory(system: Path = ROOT) -> Finding:
-    """What is free of it, within the limit that a container may have."""
+    """Checks the free memory, within a container's limit if it has one."""
     free, limit = _free(system), memory_limit(system)
     if free is None:
         return Finding("ok", "memory", "this system does not say how much is free")
-    mend = "close other programs"
+    fix = "close other programs"
     if limit is None:
         within = ""
     else:
         free, within = min(free, limit[1]), f" under a cgroup's limit of {limit[0] / 1e9:,.1f} GB"
-        mend += ", or raise the limit"
+        fix += ", or raise the limit"
     seen = f"{free / 1e9:,.1f} GB free{within}"
-    return Finding("note", "memory", seen, mend) if free < _LITTLE else Finding("ok", "memory", seen)
+    return Finding("note", "memory", seen, fix) if free < _LITTLE else Finding("ok", "memory", seen)
 
 
 def _free(system: Path) -> int | None:
-    """Bytes that the machine has to give, from the file that Linux has below `system`."""
+    """Returns the available bytes from Linux's file below `system`; None if it is missing."""
     try:
         lines = (system / "proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -1,4 +1,4 @@
-"""Versions of packages, against what the project asks for, and what is optional."""
+"""Checks the versions of packages, and optional packages."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _TFDS = "pip install '.[tfds]' in the project's folder"
 
 
 def installed(package: str) -> str | None:
-    """Its version. Of two in different folders, that which would be imported."""
+    """Returns the version of `package` that would be imported; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -21,11 +21,11 @@ def installed(package: str) -> str | None:
 
 
 def ranges() -> Iterator[Finding]:
-    """What is installed and not of the versions that the project asks for, optional or not."""
+    """Yields installed packages whose versions the project does not support, optional ones too."""
     try:
         requirements = metadata.requires(_PROJECT) or []
     except metadata.PackageNotFoundError:
-        yield Finding("note", "packages", f"{_PROJECT} itself is not installed, so that no version was checked",
+        yield Finding("note", "packages", f"{_PROJECT} itself is not installed, so no version was checked",
                       "make setup, or pip install . in the project's folder")  # fmt: skip
         return
     bounds = sorted({match.groups() for text in requirements if (match := _BOUND.match(text))})
@@ -35,11 +35,11 @@ def ranges() -> Iterator[Finding]:
         for package, sign, bound in bounds
         if (version := installed(package)) and (release(version) >= release(bound)) != (sign == ">=")
     ]  # fmt: skip
-    yield from wrong or [Finding("ok", "packages", f"all that are here are of versions that {_PROJECT} asks for")]
+    yield from wrong or [Finding("ok", "packages", f"all installed packages have versions that {_PROJECT} supports")]
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with; those at the end that are 0 say nothing."""
+    """Returns the leading numbers of a version, without zeros at the end."""
     numbers = re.match(r"\d+(\.\d+)*", version)
     parts = [int(part) for part in numbers[0].split(".")] if numbers else []
     while parts and not parts[-1]:
@@ -48,7 +48,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def tfds() -> Iterator[Finding]:
-    """tensorflow-datasets, which is really imported, and TensorFlow, which is not."""
+    """Checks tensorflow-datasets by importing it, and whether TensorFlow is installed."""
     version = installed("tensorflow-datasets")
     if version is None:
         yield Finding("note", "TFDS", "not installed, only --dataset tfds:... needs it", _TFDS)

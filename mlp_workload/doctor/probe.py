@@ -1,4 +1,4 @@
-"""What runs in a process of its own, because it may crash or hang: the child's half. The parent's is `Answer`."""
+"""The child's part of a probe: a process of its own, because it may crash or hang. The parent's part is `Answer`."""
 
 import json
 import os
@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlp_workload.data.shipped import PIXELS
 from mlp_workload.errors import BadVariable
 
 Facts = dict[str, Any]
 Floats = npt.NDArray[np.float32]
 
-EXAMPLES, PIXELS, UNITS = 200, 784, 200
+EXAMPLES, UNITS = 200, 200
 
 
 def tell(facts: Callable[[], Iterable[Facts]]) -> None:
-    """Prints each part of `facts` as a line of JSON as soon as it is known, and an exception as the last.
+    """Prints each part of `facts` as a line of JSON as soon as it comes, and an exception as the last line.
 
-    "doing" in a part says what is begun next: where the process ends by it, that is known. Whatever else is printed
-    goes to standard error.
+    "doing" in a part names the next action, so that it is known if the process crashes. All other output goes to
+    standard error.
     """
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as lines:
         os.dup2(2, 1)
@@ -35,15 +36,15 @@ def tell(facts: Callable[[], Iterable[Facts]]) -> None:
 
 def _described(error: Exception) -> Facts:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    said = textwrap.shorten(str(error), 300) or type(error).__name__
+    message = textwrap.shorten(str(error), 300) or type(error).__name__
     variable = error.variable if isinstance(error, BadVariable) else None
-    return {"type": type(error).__name__, "said": said, "missing": missing, "variable": variable}
+    return {"type": type(error).__name__, "said": message, "missing": missing, "variable": variable}
 
 
 def product(multiply: Callable[[Floats, Floats], Any]) -> Facts:
-    """How far a first layer's product, (200, 784) by (784, 200) in float32, is from NumPy's in float64, and may be.
+    """Returns the error of a float32 product of a first layer's size against NumPy's in float64, and its bound.
 
-    The bound is that of a sum of n products: 4 √n eps of the largest number.
+    The bound is that of a sum of n products: 4 √n eps times the largest number.
     """
     rng = np.random.default_rng(0)
     images = rng.random((EXAMPLES, PIXELS), np.float32)

@@ -1,4 +1,4 @@
-"""Imports what reading a set through tensorflow-datasets takes: `python -m mlp_workload.doctor.tfds_probe`."""
+"""Imports the modules that reading a TFDS set needs: `python -m mlp_workload.doctor.tfds_probe`."""
 
 import importlib
 import sys
@@ -8,14 +8,14 @@ from mlp_workload.doctor.probe import Facts, tell
 
 _NEEDED = (
     "tensorflow_datasets.core.read_only_builder",  # the package itself hides what it cannot import
-    "importlib_resources",  # which it imports when it is used, and does not say that it needs it
+    "importlib_resources",  # imported on use, and not declared as a requirement
     "PIL.Image",  # likewise
     *(["array_record.python.array_record_module"] if sys.platform != "win32" else []),
 )
 
 
 def facts() -> Iterator[Facts]:
-    """Only what is begun."""
+    """Yields what is imported next."""
     for name in _NEEDED:
         yield {"doing": f"import {name}"}
         importlib.import_module(name)

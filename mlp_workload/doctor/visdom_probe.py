@@ -13,7 +13,7 @@ from mlp_workload.visdom.serving import http_server
 
 
 def facts() -> Iterator[Facts]:
-    """At the end the answer's status, 200 for a page."""
+    """Yields the versions, missing files, and at the end the HTTP status, 200 for a page."""
     yield {"doing": "import visdom"}
     with only_visdom():
         import visdom  # noqa: F401

@@ -1,1 +1,1 @@
-"""What a run's numbers depend on besides its configuration."""
+"""The machine and the environment variables that a run's numbers depend on."""

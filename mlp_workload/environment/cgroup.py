@@ -1,7 +1,7 @@
-"""Limits that a container, a scheduler or a service manager sets on a process: Linux cgroups, versions 1 and 2.
+"""CPU and memory limits of Linux cgroups, versions 1 and 2, as containers and schedulers set them.
 
-A limit of any enclosing cgroup applies: each function reads the cgroup of the process and those above it, as far up as
-they are mounted. Without cgroups there are no limits. Formats: https://docs.kernel.org/admin-guide/cgroup-v2.html.
+Limits of all enclosing cgroups apply: each function reads the cgroup of the process and those above it that are
+mounted. Without cgroups there are no limits. Formats: https://docs.kernel.org/admin-guide/cgroup-v2.html.
 """
 
 import re
@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"^(\w+) (\d+)$", re.M)
 
 
 def cpu_quota(system: Path = ROOT) -> float | None:
-    """CPUs that the process may use on average over a scheduling period, such as 1.5; None without a limit.
+    """Returns the CPUs that the process may use on average, such as 1.5; None without a limit.
 
     `system` is the folder that holds `proc` and the mounts.
     """
@@ -25,16 +25,16 @@ def cpu_quota(system: Path = ROOT) -> float | None:
 
 
 def memory_limit(system: Path = ROOT) -> tuple[int, int] | None:
-    """Bytes of the memory limit that has the least left, and how many are left; None without a limit.
+    """Returns the memory limit with the fewest bytes left, and the bytes left; None without a limit.
 
-    The page cache of files that are not in use counts as left: the kernel takes it back first.
+    The page cache of inactive files counts as left, because the kernel frees it first.
     """
-    found = (_memory(group) for group in _groups("memory", system))
-    return min((limit for limit in found if limit), key=lambda limit: limit[1], default=None)
+    limits = (_memory(group) for group in _groups("memory", system))
+    return min((limit for limit in limits if limit), key=lambda limit: limit[1], default=None)
 
 
 def _groups(controller: str, system: Path) -> Iterator[Path]:
-    """The folders of the process's cgroup and of those above it, in each hierarchy with `controller`."""
+    """Yields the folders of the process's cgroup and of those above it, in each hierarchy with `controller`."""
     paths: dict[str, str] = {}
     for controllers, path in _GROUP.findall(_text(system / "proc/self/cgroup")):
         paths |= dict.fromkeys(controllers.split(","), path)
@@ -44,7 +44,7 @@ def _groups(controller: str, system: Path) -> Iterator[Path]:
             continue
         root, folder = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), path) for path in (root, folder))
         own = PurePosixPath(paths[name])
-        visible = own.is_relative_to(root) and ".." not in own.parts  # else it lies outside of what is mounted
+        visible = own.is_relative_to(root) and ".." not in own.parts  # else it is not mounted
         below = own.relative_to(root) if visible else PurePosixPath()
         yield from (system / folder.lstrip("/") / part for part in (below, *below.parents))
 
@@ -63,16 +63,16 @@ def _memory(group: Path) -> tuple[int, int] | None:
     if not (limit.strip().isdecimal() and used.strip().isdecimal()) or int(limit) >= _UNLIMITED:
         return None
     parts = dict(_NUMBER.findall(_text(group / "memory.stat")))
-    cache = parts.get("total_inactive_file") or parts.get("inactive_file") or 0  # version 1 has both, the total counts
+    cache = parts.get("total_inactive_file") or parts.get("inactive_file") or 0  # version 1 has both; the total applies
     return int(limit), int(limit) - int(used) + int(cache)
 
 
 _UNLIMITED = 2**62
-"""Version 1 has no word for it, but the largest number of pages that it counts, near 2**63 bytes."""
+"""Limits from this on mean no limit: version 1 then has the largest number of pages, near 2**63 bytes."""
 
 
 def _text(path: Path) -> str:
-    """The text of one of the kernel's files; empty if it is not there or may not be read."""
+    """Returns the text of one of the kernel's files; empty if it is missing or unreadable."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run's numbers depend on besides its configuration."""
+"""Description of the machine, its cores and the software, recorded with every run."""
 
 import os
 import platform
@@ -23,10 +23,9 @@ VARIABLES_OF_0_1 = (
 def describe_environment(
     packages: Sequence[str], gpu: Mapping[str, str] | None = None, threads: int | None = None
 ) -> dict[str, Any]:
-    """Versions of Python and of `packages`, the processor and how much of it is ours, and the source's commit.
+    """Returns versions of Python and of `packages`, the processor, usable cores, variables and the source's commit.
 
-    `gpu` is what the framework says of the libraries that it computes with on one, `threads` how many CPU threads share
-    its products.
+    `gpu` are the framework's versions of GPU libraries; `threads` is the number of CPU threads that share a product.
     """
     return {
         "python": platform.python_version(),
@@ -43,54 +42,53 @@ def describe_environment(
 
 
 def numeric_settings(environment: object) -> dict[str, Any]:
-    """Returns what may change the numbers of a run, from the `environment` that was recorded with it: the CPU threads,
-    if known, and environment variables."""
+    """Returns the recorded settings that may change a run's numbers: CPU threads, if known, and variables."""
     recorded = environment if isinstance(environment, Mapping) else {}
     variables, threads = recorded.get("variables"), recorded.get("threads")
     named = variables if isinstance(variables, Mapping) else {}
-    found = {name: value for name, value in named.items() if effect(name) == "numbers"}
+    numeric = {name: value for name, value in named.items() if effect(name) == "numbers"}
     if threads is None:
-        return found
-    return {"threads": threads} | {name: value for name, value in found.items() if name not in THREAD_COUNTS}
+        return numeric
+    return {"threads": threads} | {name: value for name, value in numeric.items() if name not in THREAD_COUNTS}
 
 
 def usable_cores(system: Path = ROOT) -> int:
-    """Cores that this process may use: those that it may run on, or fewer under a CPU quota."""
+    """Returns the number of cores that this process may use, under its affinity and CPU quota."""
     return quota_cores(system) or runnable_cores()
 
 
 def quota_cores(system: Path = ROOT) -> int | None:
-    """Whole cores of a CPU quota below the number of cores, at least 1; None without one.
+    """Returns the whole cores of a CPU quota, at least 1; None without a quota below the number of cores.
 
-    Rounded down: as soon as the threads of a product use up the quota, the kernel pauses them all, and those that wait
-    for others use it up by waiting.
+    The quota is rounded down. If the threads of a product use it up, the kernel pauses all of them. Waiting threads use
+    it up too.
     """
     quota = cpu_quota(system)
     return None if quota is None or quota >= runnable_cores() else max(1, int(quota))
 
 
 def under_quota(quota: float | None) -> str:
-    """Text that follows the number of cores."""
+    """Returns the text after a number of cores that names the quota."""
     return "" if quota is None else f" under a CPU quota of {quota:g}"
 
 
 def runnable_cores() -> int:
-    """Cores that the scheduler may run this process on."""
+    """Returns the number of cores that the scheduler may run this process on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def nvidia_driver(kernel: Path = Path("/proc/driver/nvidia/version")) -> str | None:
-    """The version of Linux's driver, which `kernel` has; None where there is none."""
+    """Returns the version of NVIDIA's driver on Linux, from the file `kernel`; None if there is none."""
     try:
         text = kernel.read_text()
     except OSError:
         return None
-    found = re.search(r"\s(\d+\.\d[\d.]*)\s", text)
-    return found[1] if found else None
+    match = re.search(r"\s(\d+\.\d[\d.]*)\s", text)
+    return match[1] if match else None
 
 
 def _processor() -> str:
-    """The processor's name, which Linux keeps in a file and others answer through `platform`."""
+    """Returns the processor's name, from Linux's file or `platform`."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -100,11 +98,11 @@ def _processor() -> str:
 
 @cache
 def commit(checkout: Path) -> str | None:
-    """The commit of the git repository at `checkout`, with "-dirty" if files were changed; None if it is none."""
+    """Returns the commit of the git repository `checkout`, with "-dirty" if files were changed; None without one."""
     if not (checkout / ".git").exists():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    # A hook of another repository sets GIT_DIR, GIT_INDEX_FILE and others, which would hold here too.
+    # Hooks of another repository set GIT_DIR, GIT_INDEX_FILE and others.
     kept = {name: value for name, value in os.environ.items() if not re.match("GIT_(?!CONFIG_)", name)}
     try:
         process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=kept)

@@ -1,4 +1,4 @@
-"""Environment variables that steer the frameworks and the libraries below them: one table for all who ask."""
+"""Environment variables that control the frameworks and their libraries, and what each may change."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from typing import Literal
 
 Effect = Literal["numbers", "memory", "speed", "devices", "paths", "processes", "none"]
 _EFFECTS: dict[str, Effect] = {
-    # May change the numbers of a run; a variable of such a library that is not listed counts as one that does.
+    # May change the numbers of a run. Unlisted variables of these libraries count too.
     **dict.fromkeys(
         (
             "ATEN_", "BLIS_", "CUBLASLT_", "CUBLAS_", "CUDNN_", "DNNL_", "EAGER_CONSTANT_FOLDING", "FLAX_", "GOMP_",
@@ -40,7 +40,7 @@ _EFFECTS: dict[str, Effect] = {
         "devices",
     ),
     **dict.fromkeys(("LD_LIBRARY_PATH", "PYTHONPATH"), "paths"),
-    # Set by torchrun and cluster launchers to tell a process its rank and how many there are.
+    # Set by torchrun and cluster launchers: the rank of a process and the number of processes.
     **dict.fromkeys(
         (
             "GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMPI_",
@@ -60,13 +60,13 @@ _EFFECTS: dict[str, Effect] = {
         "none",
     ),
 }  # fmt: skip
-"""By name; one that ends in "_" stands for all names that begin so, and the longest that fits holds."""
+"""Effects by name. A name that ends in "_" is a prefix; the longest matching prefix applies."""
 
 
 _LOGGING = re.compile(r"_(VERBOSE|LOG\w*|DEBUG|DBG|SETTINGS|HOME)$")
-"""Ends of names of variables that say what a library logs, or where its files are."""
+"""Endings of variables that set what a library logs, or where its files are."""
 THREAD_COUNTS = frozenset({"MKL_NUM_THREADS", "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PJRT_NPROC"})
-"""Variables that change numbers by the number of CPU threads alone."""
+"""Variables that change numbers only through the number of CPU threads."""
 
 
 def effect(name: str) -> Effect | None:
@@ -83,5 +83,5 @@ def _family(name: str) -> Effect | None:
 
 
 def set_variables(*effects: Effect) -> dict[str, str]:
-    """Those that are set and have one of `effects`, in alphabetical order."""
+    """Returns the set variables that have one of `effects`, in alphabetical order."""
     return {name: value for name, value in sorted(os.environ.items()) if effect(name) in effects}

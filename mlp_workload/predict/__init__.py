@@ -1,1 +1,1 @@
-"""Digits and letters in pictures, by a trained network."""
+"""Predicts digits and letters in pictures with a trained network."""

@@ -1,4 +1,4 @@
-"""The command that both frameworks have to predict the digits or letters in pictures."""
+"""The command of both frameworks that predicts the digits or letters in pictures."""
 
 import inspect
 import io
@@ -22,9 +22,9 @@ from mlp_workload.predict.trained import Trained
 from mlp_workload.sinks.console import Output
 
 PORT = 8098
-"""Default port of the page for drawing."""
+"""Default port of the drawing page."""
 SHOWN = 3
-"""Classes of an image, the likeliest."""
+"""Number of classes that are printed for an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Predict:
 
 
 def run_predict(program: str, load_network: Callable[[Trained], Network]) -> None:
-    """A framework's `main`: parses the process's arguments and predicts. `load_network` imports the framework."""
+    """Parses the process's arguments and predicts. `load_network` imports the framework."""
     with one_line_errors(program):
         options = parse(Predict, sys.argv[1:], prog=program, description=inspect.getdoc(Predict))
         trained = Trained.load(options.run)
@@ -70,8 +70,8 @@ def run_predict(program: str, load_network: Callable[[Trained], Network]) -> Non
 
 
 def predict(options: Predict, trained: Trained, load_network: Callable[[Trained], Network], program: str) -> bool:
-    """Whether there was an answer for all. Raises `UserError` where what was seen can't be written."""
-    _ = trained.image_format  # warns, or is refused, once
+    """Predicts the images; returns whether all could be read. Raises `UserError` if a seen image can't be written."""
+    _ = trained.image_format  # warns or raises once
     seen: dict[Path, npt.NDArray[np.uint8]] = {}
     for path in options.images:
         try:
@@ -88,9 +88,9 @@ def predict(options: Predict, trained: Trained, load_network: Callable[[Trained]
 
 
 def keep(image: npt.NDArray[np.uint8], folder: Path, name: str) -> Path:
-    """Writes `name`.png, or `name`-2.png where another image has that name, and so on; the path.
+    """Writes `name`.png, or `name`-2.png and so on if another image has that name; returns the path.
 
-    Raises `UserError` where it can't.
+    Raises `UserError` if it can't be written.
     """
     from PIL import Image
 
@@ -113,6 +113,6 @@ def keep(image: npt.NDArray[np.uint8], folder: Path, name: str) -> Path:
 
 
 def likeliest(probabilities: Sequence[float] | npt.NDArray[np.floating], names: Sequence[str]) -> str:
-    """The names of the likeliest classes, each with its probability."""
+    """Returns the names of the likeliest classes with their probabilities."""
     order = np.argsort(-np.asarray(probabilities), kind="stable")[:SHOWN]
     return ", ".join(f"{names[k]} {probabilities[k]:.1%}" for k in order)

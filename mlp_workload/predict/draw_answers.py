@@ -1,4 +1,4 @@
-"""The half that runs in a framework's own process: a trained network that answers."""
+"""The child process of the drawing page: a trained network that answers with predictions."""
 
 import contextlib
 import sys
@@ -14,10 +14,10 @@ from mlp_workload.predict.trained import Trained
 
 
 def answer(load_network: Callable[[Trained], Network]) -> None:
-    """The process's `main`, with a run's folder as its argument; ends with standard input.
+    """Answers images until standard input ends. The process's argument is the run's folder.
 
-    Each line there is an image (pixels,) as hexadecimal bytes, each line it writes one of JSON, by `tell`: one when it
-    is ready, then an answer to each image.
+    Each line of input is an image (pixels,) in hexadecimal. Each line of output is JSON: one when the network is ready,
+    then one for each image.
     """
     with contextlib.suppress(BrokenPipeError):  # the page's server was killed
         tell(partial(_answers, load_network))
@@ -25,7 +25,7 @@ def answer(load_network: Callable[[Trained], Network]) -> None:
 
 def _answers(load_network: Callable[[Trained], Network]) -> Iterator[Facts]:
     network = load_network(trained := Trained.load(Path(sys.argv[1])))
-    network.predict(np.zeros((1, trained.widths[0]), np.uint8))  # JAX compiles it
+    network.predict(np.zeros((1, trained.widths[0]), np.uint8))  # so that JAX compiles it
     yield {"ready": True}
     for line in sys.stdin:
         prediction = network.predict(np.frombuffer(bytes.fromhex(line), np.uint8)[None])

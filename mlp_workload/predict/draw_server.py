@@ -1,4 +1,4 @@
-"""The page's server, for browsers of this machine alone."""
+"""Server of the drawing page, only for browsers of this machine."""
 
 import contextlib
 import re
@@ -35,15 +35,15 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _LARGEST_DRAWING = 2**20
-"""Bytes."""
+"""Most bytes of a drawing."""
 _PATIENCE = 30.0
-"""Seconds, for what a browser has begun to say."""
+"""Seconds to wait for the rest of a request."""
 
 
-class Artist:
-    """Answers drawings, one at a time, by both frameworks.
+class Predictor:
+    """Predicts drawings with both frameworks, one at a time.
 
-    Raises `UserError` where the run can't say its classes, or how its images look.
+    Raises `UserError` if the run's classes or image format are unknown.
     """
 
     def __init__(self, trained: Trained, sides: Sequence[Side]) -> None:
@@ -55,9 +55,9 @@ class Artist:
         return {"run": str(self._trained.folder), "classes": self._classes, "sides": sides}
 
     def answer(self, drawing: bytes) -> dict[str, Any]:
-        """Of a PNG: the image that the networks see, each side's answer, the probabilities' largest difference.
+        """Returns the image that the networks see, the answers, and the largest difference of the probabilities.
 
-        Raises `UserError` where it is none, or blank.
+        Raises `UserError` if `drawing` is not a PNG, or is blank.
         """
         with self._lock:
             picture = image_file.decode(drawing, "drawing")
@@ -75,11 +75,11 @@ class Artist:
 
 
 def serve(trained: Trained, port: int) -> None:
-    """Until Ctrl-C, or a signal that ends programs.
+    """Serves the page until Ctrl-C or another signal that ends programs.
 
-    Raises `UserError` where the port is not to be had, or neither framework answers.
+    Raises `UserError` if the port can't be used, or neither framework answers.
     """
-    import PIL  # noqa: F401, which drawings will be read by, may be missing
+    import PIL  # noqa: F401, drawings need it, and it may be missing
 
     with contextlib.ExitStack() as stack:
         try:
@@ -95,7 +95,7 @@ def serve(trained: Trained, port: int) -> None:
                 print(one_line(f"{side.name}: {side.failure or 'ready'}"), flush=True)
             if all(side.failure for side in sides):
                 raise UserError("neither framework answers")
-            server.artist = Artist(trained, sides)
+            server.predictor = Predictor(trained, sides)
             print(f"http://{HOST}:{server.server_port} has the page; Ctrl-C stops it", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
@@ -104,10 +104,10 @@ def serve(trained: Trained, port: int) -> None:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    artist: Artist
+    predictor: Predictor
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing of a browser that has left."""
+        """Ignores browsers that have left."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -120,15 +120,15 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_ours():
             return
         if self.path == "/about":
-            self._say(200, to_json(self.server.artist.about()).encode())
+            self._respond(200, to_json(self.server.predictor.about()).encode())
         elif self.path in _FILES:
             name, kind = _FILES[self.path]
-            self._say(200, files("mlp_workload.draw").joinpath(name).read_bytes(), kind)
+            self._respond(200, files("mlp_workload.predict").joinpath(name).read_bytes(), kind)
         else:
             self._refuse(404, "there is no such page")
 
     def do_POST(self) -> None:
-        """A PNG to /drawing. Its type is one that another site's page may not send unasked."""
+        """Answers a PNG at /drawing. Other sites' pages may not send this type without permission."""
         if not self._is_ours():
             return
         length = _length(self.headers.get("Content-Length", ""))
@@ -138,13 +138,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(413, f"a drawing has at most {_LARGEST_DRAWING} bytes")
         else:
             try:
-                answer = self.server.artist.answer(self.rfile.read(length))
+                answer = self.server.predictor.answer(self.rfile.read(length))
             except UserError as error:
-                answer = self.server.artist.about() | {"message": str(error).removeprefix("drawing: ")}
-            self._say(200, to_json(answer).encode())
+                answer = self.server.predictor.about() | {"message": str(error).removeprefix("drawing: ")}
+            self._respond(200, to_json(answer).encode())
 
     def _is_ours(self) -> bool:
-        """Whether it was asked under our own name, and not by another site's page; if not, it is refused."""
+        """Returns whether the request uses this server's name and comes from its page; otherwise refuses it."""
         port = self.server.server_port
         ours = {f"{name}:{port}".removesuffix(":80" if port == 80 else "") for name in (HOST, "localhost")}
         origin = self.headers.get("Origin")
@@ -154,10 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _refuse(self, status: int, why: str) -> None:
-        self._say(status, to_json({"message": why}).encode())
+    def _refuse(self, status: int, reason: str) -> None:
+        self._respond(status, to_json({"message": reason}).encode())
 
-    def _say(self, status: int, content: bytes, kind: str = "application/json") -> None:
+    def _respond(self, status: int, content: bytes, kind: str = "application/json") -> None:
         self.send_response(status)
         for name, value in (_HEADERS | {"Content-Type": kind, "Content-Length": str(len(content))}).items():
             self.send_header(name, value)
@@ -165,9 +165,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def _length(text: str) -> int | None:
-    """What a header says, in bytes; None where it does not."""
+    """Returns the bytes that a Content-Length header gives; None if it is not a number."""
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None

@@ -1,4 +1,4 @@
-"""The other half: one framework's process, as the page's server has it."""
+"""The drawing page's handle on one framework's process."""
 
 import contextlib
 import json
@@ -16,22 +16,22 @@ from mlp_workload.doctor.packages import installed
 from mlp_workload.interface import TITLES, package_of
 
 ANSWER_SECONDS = 120.0
-"""For a process to begin or to answer; then it is killed."""
+"""Time limit for a process to start or to answer; then it is killed."""
 _SECONDS = 2.0
-"""For a process whose input has ended to end."""
+"""Time limit for a process to end after its input."""
 
 
 class Side:
-    """A process of `mlp_workload.predict.draw_answers`. Use it as a context manager, with which the process ends.
+    """A process of `mlp_workload.predict.draw_answers`; a context manager that ends the process.
 
-    `failure` says in a line why there are no answers, or is None.
+    `failure` is the reason why there are no answers, in a line, or None.
     """
 
     def __init__(self, side: str, run: Path) -> None:
         version = (installed(side) or "").partition("+")[0]
         self.name = f"{TITLES[side]} {version}".strip()
         self.failure: str | None = None
-        # In a session of its own Ctrl-C does not reach it; it ends with its input.
+        # In its own session Ctrl-C does not reach it; it ends with its input.
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"{package_of(side)}.drawing", str(run.absolute())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True,
@@ -39,12 +39,12 @@ class Side:
 
     def ask(self, image: npt.NDArray[np.uint8]) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended, as `answer` finds
+        with contextlib.suppress(OSError):  # the process has ended, as `answer` reports
             self._process.stdin.write(image.tobytes().hex() + "\n")
             self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """Its next line; empty where there is a `failure`."""
+        """Returns the next answer; empty if there is a `failure`."""
         if self.failure is not None:
             return {}
         assert self._process.stdout is not None

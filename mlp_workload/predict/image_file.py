@@ -1,4 +1,4 @@
-"""PNG and JPEG files of any origin, as what is on the paper."""
+"""Reads PNG and JPEG files of any origin."""
 
 import warnings
 from io import BytesIO
@@ -13,39 +13,39 @@ from mlp_workload.files import read_at_most
 
 FORMATS = ("PNG", "JPEG")
 LARGEST_FILE = 64 * 2**20
-"""Bytes."""
+"""Most bytes of a file."""
 LARGEST_IMAGE = 64_000_000
-"""Pixels, which take up to 0.5 GB; few cameras have more."""
+"""Most pixels of an image. They take up to 0.5 GB; few cameras have more."""
 WORKING_SIDE = 200
-"""Pixels of the longer side, to which what is larger is made smaller."""
+"""Most pixels of the longer side; larger images are scaled down."""
 
 Grey = npt.NDArray[np.float64]
 
 
 def read(path: Path) -> Grey:
-    """The image in `path`; see `decode`. Raises `UserError` where there is no such file, or `decode` refuses it."""
+    """Reads an image file; see `decode`. Raises `UserError` if there is no such file, or `decode` refuses it."""
     return decode(read_at_most(path, LARGEST_FILE), str(path))
 
 
 def decode(content: bytes, source: str) -> Grey:
-    """Brightness (height, width) of a PNG or JPEG, 0 black to 255 white, at most `WORKING_SIDE` a side.
+    """Returns the brightness (height, width) of a PNG or JPEG, 0 black to 255 white, at most `WORKING_SIDE` a side.
 
-    Turned as its EXIF says; of an animation the first picture. Behind what is transparent there is white paper for dark
-    ink, black for light; a transparent margin around what hides all is cut off.
+    EXIF's rotation is applied, and an animation's first picture is taken. Transparent parts become white behind dark
+    ink and black behind light ink; a transparent margin around an opaque picture is cut off.
 
-    Raises `UserError`, naming the `source`, where it is no such image, is damaged, or has too many pixels.
+    Raises `UserError`, naming the `source`, if it is not such an image, is damaged, or has too many pixels.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     too_large = f"more than {LARGEST_IMAGE // 10**6} million pixels"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF and the like
+            warnings.simplefilter("ignore")  # about damaged EXIF and the like
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(BytesIO(content), formats=FORMATS) as image:
                 if image.width * image.height > LARGEST_IMAGE:
                     raise UserError(f"{source}: {image.width}x{image.height}, {too_large}")
-                image.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))  # a JPEG then takes less
+                image.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))  # a JPEG is then decoded smaller
                 deep = image.mode.startswith("I")
                 if deep:
                     small = Image.fromarray((np.asarray(ImageOps.exif_transpose(image)) // 257).astype(np.uint8))
@@ -59,13 +59,13 @@ def decode(content: bytes, source: str) -> Grey:
         raise UserError(f"{source}: {too_large}") from None
     except UnidentifiedImageError:
         raise UserError(f"{source}: neither PNG nor JPEG") from None
-    except Exception as error:  # decoders let through whatever a damaged file makes of them
+    except Exception as error:  # damaged files make decoders raise anything
         raise UserError(f"{source}: a damaged image ({error or type(error).__name__})") from error
     return _on_paper(pixels[..., 0], pixels[..., 1] / 255)
 
 
 def bounds(picture: npt.NDArray[Any]) -> tuple[slice, slice]:
-    """Of what is not 0 in it, by rows and columns."""
+    """Returns the rows and columns of the non-zero part of `picture`."""
     rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 

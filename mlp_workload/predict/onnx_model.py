@@ -1,4 +1,4 @@
-"""The MLP of a run as an ONNX model."""
+"""Builds the MLP of a run as an ONNX model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,25 +8,23 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, checker, helper, numpy_helper
 
-from mlp_workload.config import Config
+from mlp_workload.config import LEAKY_RELU_SLOPE, Config
 from mlp_workload.errors import UserError
 from mlp_workload.interface import activation as activation_name
 from mlp_workload.interface import pre_activation
 from mlp_workload.weights import Parameters, layer_widths
 
 _OPSET, _IR_VERSION = 13, 7
-"""Those of ONNX 1.8, of 2020: they have all that is needed, and what reads them is not all of this year."""
+"""Versions of ONNX 1.8, from 2020, so that older readers understand the model."""
 _LARGEST = 2**31 - 2**20
-"""Bytes of weights in a file, which is a protocol buffer of less than 2 GiB."""
-_SLOPE = 0.01
+"""Most bytes of weights; the file is a protocol buffer of less than 2 GiB."""
 
 
 def onnx_model(config: Config, parameters: Parameters) -> onnx.ModelProto:
-    """`images` (batch, pixels) uint8 to `logits` (batch, classes) in the run's dtype, for batches of any size.
+    """Returns a model from `images` (batch, pixels), uint8, to `logits` (batch, classes) in the run's dtype.
 
-    It normalises the pixels as the run does. In between the tensors have the names of `twincheck.trace`.
-
-    Raises `UserError` where the parameters are too large for such a file.
+    It takes batches of any size and normalises the pixels as the run does. Its tensors are named as in a trace.
+    Raises `UserError` if the parameters are too large for an ONNX file.
     """
     if (size := sum(array.nbytes for array in parameters.values())) > _LARGEST:
         raise UserError(f"{size / 2**30:.1f} GiB of weights are more than an ONNX file can hold, 2 GiB")
@@ -56,7 +54,7 @@ def onnx_model(config: Config, parameters: Parameters) -> onnx.ModelProto:
 
 
 class _Graph:
-    """Nodes in the order in which they are computed, and constants, all of one dtype."""
+    """Nodes in order of computation, and constants of one dtype."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.type = helper.np_dtype_to_tensor_dtype(dtype)
@@ -73,7 +71,7 @@ class _Graph:
 
 
 def _normalize(graph: _Graph, config: Config) -> None:
-    """`images` to `inputs`: to 0..1, then standardised where the run does."""
+    """Adds the nodes from `images` to `inputs`: scaled to 0..1, then standardised if the run does."""
     standardised = (config.pixel_mean, config.pixel_std) != (0, 1)
     graph.node("Cast", ["images"], "images.cast", to=graph.type)
     graph.node("Div", ["images.cast", graph.constant("white", 255)], "images.scaled" if standardised else "inputs")
@@ -83,14 +81,14 @@ def _normalize(graph: _Graph, config: Config) -> None:
 
 
 def _activate(graph: _Graph, kind: str, x: str, output: str) -> None:
-    """In float64 LeakyReLU is a maximum: onnxruntime lacks ONNX's own, whose slope is a float32, 2e-10 beside 0.01."""
+    """Adds an activation. In float64 LeakyReLU is a maximum: onnxruntime lacks it, and its slope is a float32."""
     match kind:
         case "leaky_relu" if graph.type == TensorProto.DOUBLE:
-            slope = graph.constant(f"{output}.slope", _SLOPE)
+            slope = graph.constant(f"{output}.slope", LEAKY_RELU_SLOPE)
             graph.node("Mul", [x, slope], f"{output}.sloped")
             graph.node("Max", [x, f"{output}.sloped"], output)
         case "leaky_relu":
-            graph.node("LeakyRelu", [x], output, alpha=_SLOPE)
+            graph.node("LeakyRelu", [x], output, alpha=LEAKY_RELU_SLOPE)
         case "relu":
             graph.node("Relu", [x], output)
         case _:

@@ -1,4 +1,4 @@
-"""The network that a run left: what is needed to compute with it, whichever framework trained it."""
+"""The trained network of a run of either framework, as files have it."""
 
 import math
 import os
@@ -28,7 +28,7 @@ from mlp_workload.weights import Parameters, check, layer_widths, load_layers, p
 
 @dataclass(frozen=True)
 class Trained:
-    """`parameters` are in the dtype that `config` says."""
+    """Configuration and parameters of a finished run; the parameters have the configuration's dtype."""
 
     folder: Path
     config: Config
@@ -36,7 +36,7 @@ class Trained:
 
     @classmethod
     def load(cls, folder: Path) -> "Trained":
-        """Raises `UserError` where there is no run, its weights are not there, or are not those of such a run."""
+        """Loads a run. Raises `UserError` if its files are missing, or its weights do not fit its configuration."""
         folder = expand(folder)
         config = read_config(folder)
         path = folder / "weights.safetensors"
@@ -52,12 +52,12 @@ class Trained:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of all layers, input and output included."""
+        """Widths of all layers, input and output included."""
         return layer_widths(self.parameters)
 
     @property
     def on_cpu(self) -> Config:
-        """The run's configuration for one CPU, on which every machine can compute its network."""
+        """The run's configuration on one CPU, which every machine has."""
         return replace(
             self.config, device="cpu", gpu=None, devices=1, split_hidden=1, matmul_precision="highest",
             deterministic=False,
@@ -65,9 +65,9 @@ class Trained:
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes as the run recorded them, else as the data set has them; numbers if it is gone.
+        """Names of the classes from the run's record, else from the data set, else numbers.
 
-        Raises `UserError` if they are recorded, but not for each class.
+        Raises `UserError` if the record does not name each class.
         """
         if "class_names" in self._facts:
             names = self._facts["class_names"]
@@ -78,9 +78,9 @@ class Trained:
 
     @cached_property
     def known_images(self) -> ImageFormat | None:
-        """How its training images look: as the run recorded, else as the data set has them; None if that is gone.
+        """Format of the training images from the run's record, else from the data set; None if that is gone.
 
-        Raises `UserError` if the record makes no sense.
+        Raises `UserError` if the record is not valid.
         """
         if "images" in self._facts:
             try:
@@ -96,9 +96,9 @@ class Trained:
 
     @cached_property
     def image_format(self) -> ImageFormat:
-        """Returns `known_images`. If that is None, images are assumed, with a warning. Also warns of transposed ones.
+        """Format of the images, assumed with a warning if it is not known. Also warns if they are transposed.
 
-        Raises `UserError` if there is no square of so many pixels to assume.
+        Raises `UserError` if the number of pixels is no square, so that no format can be assumed.
         """
         if images := self.known_images:
             if images.transposed:
@@ -116,7 +116,7 @@ class Trained:
 
     @property
     def layout(self) -> str:
-        """The order and polarity of the pixels that the network takes, as far as known: "rows of 28x28, ..."."""
+        """Order and polarity of the network's pixels, as far as known, such as "rows of 28x28, light on dark"."""
         if (images := self.known_images) is None:
             return ""
         height, width = images.shape[::-1] if images.transposed else images.shape
@@ -125,7 +125,7 @@ class Trained:
 
     @cached_property
     def _starts(self) -> list[RunStarted | RunResumed]:
-        """Empty if only the configuration and the weights are left, or, with a warning, if its events can't be read."""
+        """The run's starts; empty if its events are gone or, with a warning, if they can't be read."""
         path = self.folder / "events.jsonl"
         try:
             return read_starts(path) if os.path.lexists(path) else []
@@ -135,12 +135,12 @@ class Trained:
 
     @cached_property
     def _facts(self) -> Mapping[str, Any]:
-        """Those of its start, and over them those of the last time that it went on."""
+        """Facts of the run's start, updated by those of each resumption."""
         return {name: value for event in self._starts for name, value in event.facts.items()}
 
     @cached_property
     def _dataset(self) -> Dataset | None:
-        """The training and test set of the run; None if they are gone."""
+        """The data set of the run; None if it is gone."""
         dataset = load_if_present(self._starts[-1].config if self._starts else self.config)
         if dataset is not None and isinstance(digest := self._facts.get("dataset_digest"), str):
             return dataset.as_trained(digest, self._facts.get("images"))
@@ -148,12 +148,11 @@ class Trained:
         return dataset if fits else None
 
     def see(self, picture: Grey, source: str) -> npt.NDArray[np.uint8]:
-        """The image, as those of its training are, that the network gets of a picture (height, width).
+        """Returns the image that the network gets for a picture (height, width).
 
-        If the training images are ink on an even paper, that is by `find_digit`, with their polarity, size and centre.
-        Else a picture of their size is taken as it is.
-
-        Raises `UserError`, naming the `source`, where there is no digit, or another size is needed.
+        If the training images are ink on even paper, `find_digit` gives it their polarity, size and centre. Otherwise
+        a picture of their size is taken as it is. Raises `UserError`, naming the `source`, if there is no digit, or the
+        size is wrong.
         """
         images = self.image_format
         if images.framing is not None:

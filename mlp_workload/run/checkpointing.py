@@ -1,7 +1,8 @@
-"""When a run is written down whole, what it does when it is asked to stop, and from where it goes on."""
+"""Decides when a run writes a checkpoint and whether it stops there, and finds the one from which it goes on."""
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 from mlp_workload.config import Config
@@ -10,6 +11,7 @@ from mlp_workload.errors import UserError, one_line, warn
 from mlp_workload.files import shell_quoted
 from mlp_workload.run.checkpoint import Checkpoint, Checkpoints, NoCheckpoint
 from mlp_workload.run.folder import RunFolder
+from mlp_workload.run.recorder import Recorder
 from mlp_workload.run.signals import Stopped, StopSignals
 from mlp_workload.sinks.json_lines import last_fact, read_starts
 from mlp_workload.weights import parameter_shapes
@@ -37,32 +39,40 @@ class Finished(UserError):
         return one_line(self.args[0])
 
 
-class Pace:
-    """When a run pauses for a checkpoint, and whether it stops there: alike in all of its processes.
+class CheckpointSchedule:
+    """Says when a run pauses for a checkpoint, and stops it there; the same in all of its processes.
 
-    It does at its start and end, `every` so many steps, and when a signal came to one of them, which ends the run. An
-    epoch is interrupted for one only where it has more steps than that. A run that is resumed is written down already,
-    at `from_step`. `max_over_processes` is a trainer's.
+    A checkpoint is due at the run's start and end, `every` so many steps, and when a signal came to one of the
+    processes, which ends the run. An epoch is interrupted for one only if it has more steps than `every`. A run that is
+    resumed has one at `from_step`. `max_over_processes` is a trainer's.
     """
 
     def __init__(
-        self, every: int, signals: StopSignals, max_over_processes: Callable[[int], int], from_step: int | None = None
+        self,
+        every: int,
+        signals: StopSignals,
+        max_over_processes: Callable[[int], int],
+        from_step: int | None = None,
+        run_dir: Path | None = None,
     ) -> None:
         self._every, self._signals, self._max_over_processes = every, signals, max_over_processes
-        self._tried_at = from_step
+        self._tried_at, self._run_dir = from_step, run_dir
 
     @property
-    def has_begun(self) -> bool:
-        """Whether the run has been written down before, or should have been."""
-        return self._tried_at is not None
+    def way_on(self) -> str:
+        """How the run can go on if it ends now."""
+        if self._tried_at is None:
+            return "nothing was trained"
+        return f"--resume {shell_quoted(self._run_dir)} goes on" if self._run_dir else "it can be resumed"
 
     def pause(self, step: int, offset: int, steps: int) -> int:
-        """How far, of an epoch's `steps`, to train in one go, `step` steps into the run and `offset` into the epoch."""
+        """Returns how far, of an epoch's `steps`, to train in one go, after `step` steps of the run and `offset` of the
+        epoch."""
         left = (self._tried_at or 0) + self._every - step
         return steps if self._every >= steps else min(steps, offset + max(left, 1))
 
     def reached(self, step: int, is_last: bool, checkpoint: Callable[[], Checkpoint]) -> None:
-        """Raises `Stopped` where a signal came, after what there is to write is written."""
+        """Saves the checkpoint of `step` if it is due. Raises `Stopped` after that if a signal came."""
         stopped_by = self._max_over_processes(self._signals.received or 0)
         if self._tried_at is None or step >= self._tried_at + self._every or is_last or stopped_by:
             self._tried_at = step
@@ -74,49 +84,46 @@ class Pace:
         """Nothing: the first process does."""
 
     def _left(self, step: int) -> str:
-        """What is there of a run that stops after `step`."""
+        """What a run that stops after `step` leaves."""
         return ""
 
 
-class Keeper(Pace):
-    """Writes them. `sync` is called before each, and where the last can't be written, `save_weights`."""
+class Checkpointer(CheckpointSchedule):
+    """Writes the checkpoints of the run that `recorder` records."""
 
     def __init__(
         self,
-        folder: RunFolder,
+        recorder: Recorder,
         every: int,
         signals: StopSignals,
-        sync: Callable[[], None],
-        save_weights: Callable[[], None],
-        from_step: int | None,
         max_over_processes: Callable[[int], int],
+        from_step: int | None,
     ) -> None:
         super().__init__(every, signals, max_over_processes, from_step)
-        self._folder, self._sync, self._save_weights = folder, sync, save_weights
-        self._checkpoints = Checkpoints(folder.checkpoints)
+        self._recorder, self._checkpoints = recorder, Checkpoints(recorder.folder.checkpoints)
         self._last_step = from_step
         self._warned = False
 
     @property
     def way_on(self) -> str:
-        """How a run goes on that ended in between."""
         if self._last_step is None:
             return "no checkpoint"
-        return f"--resume {shell_quoted(self._folder.path)} goes on from step {self._last_step}"
+        return f"--resume {shell_quoted(self._recorder.folder.path)} goes on from step {self._last_step}"
 
     def _left(self, step: int) -> str:
         if self._last_step == step:
             return f"; {self.way_on}"
-        self._save_weights()
-        return f"; {self.way_on}; the weights of now are in {self._folder.weights}"
+        self._recorder.save_weights()
+        return f"; {self.way_on}; the weights of now are in {self._recorder.folder.weights}"
 
     def _save(self, make: Callable[[], Checkpoint]) -> None:
-        """What can't be saved does not end the run: there may be room again, and room for the weights is kept."""
+        """A checkpoint that can't be saved does not end the run: there may be room again, and room for the weights is
+        reserved."""
         checkpoint = make()
         if not checkpoint.is_finite:
             return  # nothing to go on from
         try:
-            self._sync()
+            self._recorder.sync()
             self._checkpoints.save(checkpoint)
             self._last_step, self._warned = checkpoint.step, False
         except UserError as error:

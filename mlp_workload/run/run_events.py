@@ -162,7 +162,7 @@ class RunEvents:
                 "dead_logits": dead_logits,
                 "lost_classes": evaluation.lost_classes,
                 "worst_class": worst(classes).name,
-                "class_recall": [vars(one) | {"recall": one.share} for one in classes],
+                "class_recall": [vars(one) | {"recall": one.fraction} for one in classes],
                 "peak_gpu_bytes": self._implementation.peak_gpu_bytes,
                 "compile_seconds": self._compile_seconds,
                 "train_seconds": self._train_seconds,

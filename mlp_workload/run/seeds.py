@@ -7,26 +7,27 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mlp_workload.batches import epoch_order
 from mlp_workload.config import LARGEST_SEED, Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import UserError, warn
+from mlp_workload.errors import UserError, clear_memory_errors, warn
 from mlp_workload.events import Event, Warned
 from mlp_workload.files import clear_write_errors, expand, write_json
-from mlp_workload.interface import Ensemble, MakeEnsemble
+from mlp_workload.interface import MakeSeedsTrainer, SeedsTrainer
 from mlp_workload.run.folder import RunFolder, make_empty_folder, new_default_folder
+from mlp_workload.run.inputs import initial_weights, reading, weights_bytes
 from mlp_workload.run.output_options import Watching
+from mlp_workload.run.recorder import Recorder
 from mlp_workload.run.run_events import RunEvents
-from mlp_workload.run.session import Record, begin, timed, weights_bytes
 from mlp_workload.run.signals import Stopped, StopSignals
 from mlp_workload.sinks.console import Output
 from mlp_workload.weights import Parameters
 
-Framework = Callable[[Config, int], AbstractContextManager[MakeEnsemble]]
+Framework = Callable[[Config, int], AbstractContextManager[MakeSeedsTrainer]]
 """For so many models in all; imports what it takes, and all that an ensemble does happens within the context."""
 
 
@@ -59,7 +60,10 @@ def train_seeds(config: Config, seeds: int, framework: Framework, watching: Watc
     summaries: list[Mapping[str, Any]] = []
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        make, dataset, initial = begin(stack, framework(config, seeds), config)
+        read = stack.enter_context(reading(config))
+        make, dataset = stack.enter_context(framework(config, seeds)), read()
+        initial = initial_weights(config, dataset)
+        stack.enter_context(clear_memory_errors())
         ensemble = make(config, dataset, initial)
         _, compile_seconds = timed(ensemble.compile)
         folder = _claim(config, seeds, ensemble.framework)
@@ -117,7 +121,7 @@ def _result(
 def _train_together(
     configs: Sequence[Config],
     dataset: Dataset,
-    ensemble: Ensemble,
+    ensemble: SeedsTrainer,
     watching: Watching,
     events: Sequence[RunEvents],
     signals: StopSignals,
@@ -134,22 +138,22 @@ def _train_together(
         def weights_of(model: int) -> Callable[[], Parameters]:
             return lambda: weights()[model]
 
-        records: list[Record] = []
+        recorders: list[Recorder] = []
         for model, config in enumerate(configs):
             assert config.run_dir is not None
             folder = stack.enter_context(RunFolder.claim(config.run_dir, config))
             sinks = [*watching.files(folder.path), *([_Warnings(config.seed)] if watching.quiet else [])]
             stack.enter_context(folder.reserve(weights_bytes(config, dataset)))
-            records.append(Record(stack, folder, weights_of(model), sinks))
+            recorders.append(Recorder(stack, folder, weights_of(model), sinks))
 
-        def tell(told: Sequence[Iterable[Event]]) -> None:
-            for record, some in zip(records, told, strict=True):
-                for event in some:
-                    record.tell(event)
+        def emit(events_of_each: Sequence[Iterable[Event]]) -> None:
+            for recorder, own in zip(recorders, events_of_each, strict=True):
+                for event in own:
+                    recorder.emit(event)
 
         def evaluate() -> None:
             evaluations, seconds = timed(ensemble.evaluate)
-            tell([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
+            emit([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
 
         def stop_if_asked(epoch: int) -> None:
             if signals.received is not None:
@@ -157,24 +161,24 @@ def _train_together(
                 raise Stopped(said, signals.received)
 
         try:
-            tell([one.started() for one in events])
+            emit([one.started() for one in events])
             for epoch in range(1, configs[0].epochs + 1):
                 orders = np.stack([epoch_order(config.seed, epoch, len(dataset.train)) for config in configs])
-                losses, seconds = timed(partial(ensemble.run_epoch, orders))
+                losses, seconds = timed(partial(ensemble.train_steps, orders))
                 own = zip(events, orders, losses, strict=True)
-                tell([one.trained(order, each, seconds) for one, order, each in own])
+                emit([one.trained(order, each, seconds) for one, order, each in own])
                 evaluate()
                 advance()
                 stop_if_asked(epoch)
             if configs[0].epochs == 0:
                 evaluate()
                 stop_if_asked(0)
-            tell([one.finished() for one in events])
+            emit([one.finished() for one in events])
         except (UserError, KeyboardInterrupt):
-            for record in records:
-                record.save_weights()
+            for recorder in recorders:
+                recorder.save_weights()
             raise
-        return [record.summary for record in records]
+        return [recorder.summary for recorder in recorders]
 
 
 class _Warnings:
@@ -211,3 +215,12 @@ def _line(summary: Mapping[str, Any]) -> str:
     if not np.isfinite(loss):
         return f"{result}  diverged: try a lower --learning-rate"
     return f"{result}  lost classes {', '.join(map(str, lost))}" if lost else result
+
+
+T = TypeVar("T")
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """Returns what `work` returns, and how many seconds it took."""
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start

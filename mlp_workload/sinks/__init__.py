@@ -1,1 +1,1 @@
-"""Where events go. The training loop knows none of these by name."""
+"""Receivers of a run's events. The training loop knows none of them by name."""

@@ -1,4 +1,4 @@
-"""Events for the person at the terminal: a live table, elsewhere a line per epoch, and how it ended."""
+"""Prints a run's events: a live table on a terminal, otherwise a line per epoch, and a final table."""
 
 import contextlib
 import sys
@@ -20,23 +20,22 @@ from mlp_workload.errors import escaped, one_line, warn
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Recall, weighted_means, worst
 
-_BELOW = 8
-"""Lines of a terminal that are left to the table's frame and what stands above."""
+_OTHER_LINES = 8
+"""Lines of the terminal for the table's frame and the lines above it."""
 
 _CLASSES = 5
 """Classes per line of recalls."""
 _MOST_CLASSES = 20
-"""Number of classes up to which each recall is shown; of more classes, the worst `_WORST`."""
+"""Most classes of which each recall is shown; of more classes, only the `_WORST` worst."""
 _WORST = 10
 
 
 class Output(RichConsole):
-    """Standard output, which goes quiet where nobody reads it any more, as behind `| head`; the run goes on.
+    """Standard output that goes quiet if its reader is gone, as after `| head`; the run goes on.
 
-    Text in it, a table's too, is shown with control characters escaped. A `rich.text.Text` is shown as it is.
-
-    `is_interactive` tells whether a live display can be drawn: only on a terminal that can move its cursor. Rich alone
-    would draw into a file too, if `FORCE_COLOR` is set.
+    Control characters in text and tables are escaped, but not in a `rich.text.Text`. `is_interactive` tells whether a
+    live display can be drawn, that is on a terminal that can move its cursor. With `FORCE_COLOR` rich alone would also
+    draw into files.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -45,7 +44,7 @@ class Output(RichConsole):
         self.is_interactive = self.is_interactive and can_redraw and self.file.isatty()
 
     def progress(self) -> Progress:
-        """A progress bar, which is shown only on an interactive terminal and leaves nothing behind."""
+        """Returns a progress bar that is shown only on an interactive terminal, and is erased at the end."""
         return Progress(console=self, transient=True, disable=not self.is_interactive)
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -56,7 +55,7 @@ class Output(RichConsole):
             super().on_broken_pipe()
 
     def say(self, line: str) -> None:
-        """Prints it; where that can't be, as at a full disk, it warns and prints no more."""
+        """Prints a line. If that fails, as with a full disk, it warns and prints nothing more."""
         try:
             self.print(line)
         except OSError as error:
@@ -64,7 +63,7 @@ class Output(RichConsole):
             warn(f"cannot print ({error.strerror}); the run goes on")
 
     def tell_of(self, dataset: Dataset) -> None:
-        """Prints how the data were read, and warns of what is odd about them."""
+        """Prints the data set's notes and warnings."""
         for note in dataset.notes:
             self.say(f"{dataset.source}: {note}")
         for message in dataset.warnings:
@@ -72,7 +71,7 @@ class Output(RichConsole):
 
 
 class _Epoch(NamedTuple):
-    """A row of the table, and a line where there is no terminal."""
+    """The result of one epoch: a row of the table, or a line without a terminal."""
 
     epoch: int
     step: int
@@ -95,14 +94,14 @@ class _Epoch(NamedTuple):
 
 
 class Console:
-    """Prints to standard output; where `quiet`, only warnings, to standard error."""
+    """Prints to standard output; if `quiet`, only warnings, to standard error."""
 
     def __init__(self, run_dir: Path, quiet: bool) -> None:
         self._run_dir, self._quiet = run_dir, quiet
         self._console = Output(markup=False, highlight=False, soft_wrap=True, quiet=quiet)
-        # Others warn on standard error: where that is the terminal too, it must go above the table.
+        # Warnings on standard error must go above the table if that is the terminal too.
         self._live = Live(console=self._console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
-        self._rows: deque[_Epoch] = deque(maxlen=max(self._console.height - _BELOW, 1))
+        self._rows: deque[_Epoch] = deque(maxlen=max(self._console.height - _OTHER_LINES, 1))
         self._epochs = self._train_examples = self._batch_size = self._seen = 0
         self._trained: TrainLosses | None = None
         self._seconds = 0.0
@@ -127,7 +126,7 @@ class Console:
                     self._console.print(f"{config.dataset}: {note}")
                 self._console.print(f"run folder {self._run_dir}")
                 if isinstance(event, RunResumed):
-                    self._console.print(f"goes on after step {event.step}")
+                    self._console.print(f"resumed after step {event.step}")
                 if self._console.is_interactive:
                     self._live.start()
             case TrainLosses():
@@ -168,25 +167,25 @@ class Console:
         table = Table("epoch", "train loss", "test loss", "accuracy", "examples/s", "time left")
         for column in table.columns:
             column.justify = "right"
-        for one in self._rows:
-            table.add_row(*one.cells(self._epochs))
+        for shown in self._rows:
+            table.add_row(*shown.cells(self._epochs))
         self._live.update(table, refresh=True)
 
 
 def _closing_table(summary: Mapping[str, Any]) -> Table:
-    classes = [Recall(one["name"], one["correct"], one["examples"]) for one in summary["class_recall"]]
+    classes = [Recall(entry["name"], entry["correct"], entry["examples"]) for entry in summary["class_recall"]]
     lowest, shown, title = worst(classes), classes, "recall by class"
     if len(classes) > _MOST_CLASSES:
-        tested = [one for one in classes if one.examples]
-        shown = sorted(tested, key=lambda one: one.correct / one.examples)[:_WORST]
+        tested = [recall for recall in classes if recall.examples]
+        shown = sorted(tested, key=lambda recall: recall.correct / recall.examples)[:_WORST]
         title = f"recall, worst {len(shown)} of {len(classes)}"
-    shares = [f"{one.name}: {one.brief}" for one in shown]
+    recalls = [f"{recall.name}: {recall.brief}" for recall in shown]
     rows = {
         "test accuracy": f"{summary['test_correct']} of {summary['test_examples']} = {summary['test_accuracy']:.2%}",
         "worst class": f"{lowest.name}: {lowest}",
-        title: ",\n".join(", ".join(shares[i : i + _CLASSES]) for i in range(0, len(shares), _CLASSES)),
+        title: ",\n".join(", ".join(recalls[i : i + _CLASSES]) for i in range(0, len(recalls), _CLASSES)),
         "test loss": f"{summary['test_loss']:.4f} nats per example",
-        "the article's test loss": f"{summary['article_test_loss']:.6f} (sum of batch means / examples)",
+        "the tutorial's test loss": f"{summary['article_test_loss']:.6f} (sum of batch means / examples)",
         "steps": str(summary["steps"]),
         "compile": f"{summary['compile_seconds']:.2f} s",
         "train": f"{summary['train_seconds']:.2f} s",

@@ -1,4 +1,4 @@
-"""Events as one JSON object a line: every step's loss and every evaluation, readable while the run goes on."""
+"""Writes and reads events.jsonl: one JSON object per event, readable while the run goes on."""
 
 import dataclasses
 import json
@@ -19,18 +19,18 @@ from mlp_workload.files import clear_write_errors, open_regular, to_json
 from mlp_workload.metrics import Mistakes
 
 _LARGEST_COUNT = 2**53
-"""Up to which float64, which curves are drawn in, has every whole number."""
+"""Largest count: float64, in which curves are drawn, has all whole numbers up to it."""
 _LARGEST_LINE = 2**28
-"""Bytes; the losses of an epoch of ten million steps."""
+"""Most bytes of a line, the losses of an epoch of ten million steps."""
 
 _START = re.compile(rb'\{"event": ?"run_(started|resumed)"')
 
 
 class JsonLines:
-    """Writes events to a file, each flushed as it comes. Numbers that JSON lacks (nan, infinities) become null."""
+    """Writes events to a file, each at once. Numbers that JSON lacks (nan, infinities) become null."""
 
     def __init__(self, path: Path, resumed: bool = False) -> None:
-        """The file is new or, of a run that is `resumed`, there."""
+        """Creates the file, or opens that of a `resumed` run."""
         self._path = path
         with clear_write_errors(path):
             self._file = open_regular(path, "ab", 0) if resumed else path.open("xb", buffering=0)
@@ -40,7 +40,7 @@ class JsonLines:
         line = to_json({"event": name, "time": time.time()} | _fields(event))
         with clear_write_errors(self._path):
             rest = memoryview(f"{line}\n".encode())
-            while rest:  # at a disk that fills up a part is written, and only then it fails
+            while rest:  # a disk that fills up first takes a part
                 rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
@@ -48,17 +48,17 @@ class JsonLines:
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """The events of a file that a run wrote, or is writing, or was killed at: a last line without an end is left out.
+    """Yields the events of a finished, running or killed run; an incomplete last line is left out.
 
-    A null among numbers is nan. Raises `UserError`, naming the line, where it is none of these.
+    A null among numbers is nan. Raises `UserError`, naming the line, if it is not such a file.
     """
     return (event for event, _ in _read(path))
 
 
 def read_starts(path: Path) -> list[RunStarted | RunResumed]:
-    """Returns the run's start, and each time that it was resumed. Other lines are not parsed, and may be damaged.
+    """Returns the run's start and its resumptions. Other lines are not parsed, and may be damaged.
 
-    Raises `UserError`, naming the line, if one of these is damaged, or if there is none.
+    Raises `UserError`, naming the line, if one of them is damaged, or if the start is missing.
     """
     starts = [event for event, _ in _read(path, _START) if isinstance(event, RunStarted | RunResumed)]
     if not starts:
@@ -67,15 +67,15 @@ def read_starts(path: Path) -> list[RunStarted | RunResumed]:
 
 
 def last_fact(facts: Iterable[Mapping[str, Any]], name: str) -> Any:
-    """Returns the fact as the run recorded it last, with `facts` in order of time; None if it did not."""
-    return next((each[name] for each in reversed([*facts]) if name in each), None)
+    """Returns the last value of a fact, with `facts` in order of time; None if it was never recorded."""
+    return next((recorded[name] for recorded in reversed([*facts]) if name in recorded), None)
 
 
 def events_until(path: Path, step: int, epochs_end: int) -> tuple[list[Event], int]:
-    """The events up to step `step` of the run, whose epochs were whole up to `epochs_end`, and where they end.
+    """Returns the events up to `step`, and the byte where they end. `epochs_end` is the last step of a whole epoch.
 
-    What can't be read ends them too: after a power cut anything may stand behind what was synced. Raises `UserError`
-    where the file does not reach so far, or lacks a step on the way, or has one twice.
+    Unreadable content ends them too: after a power cut anything may follow what was synced. Raises `UserError` if the
+    file ends before `step`, lacks a step, or has one twice.
     """
     kept: list[Event] = []
     passed: list[Event] = []
@@ -100,7 +100,7 @@ def events_until(path: Path, step: int, epochs_end: int) -> tuple[list[Event], i
             if not passed and not isinstance(event, RunStarted):
                 raise UserError(f"{path}: the run's start is missing")
             passed.append(event)
-            if isinstance(event, Evaluated | RunStarted | RunResumed):  # else it may belong to what came later
+            if isinstance(event, Evaluated | RunStarted | RunResumed):  # other events may belong to a later epoch
                 kept, end = list(passed), ends_at
                 reached = event.step if isinstance(event, Evaluated) else reached
     except UserError as error:
@@ -112,20 +112,20 @@ def events_until(path: Path, step: int, epochs_end: int) -> tuple[list[Event], i
 
 
 def check_can_change(path: Path) -> None:
-    """Raises `UserError` where nobody may."""
+    """Raises `UserError` if the file can't be changed."""
     with clear_write_errors(path):
         open_regular(path, "r+b").close()
 
 
 def cut_events(path: Path, end: int) -> None:
-    """Takes out of the file what stands behind `end`. Raises `UserError` where it can't."""
+    """Truncates the file at the byte `end`. Raises `UserError` if it can't."""
     with clear_write_errors(path), open_regular(path, "r+b") as file:
         file.truncate(end)
         os.fsync(file.fileno())
 
 
 def _read(path: Path, only: re.Pattern[bytes] | None = None) -> Iterator[tuple[Event, int]]:
-    """Each event, and where its line ends; `only` is how the lines begin that are read."""
+    """Yields each event and the byte where its line ends. Lines that do not match `only` are skipped."""
     end = 0
     for number, line in enumerate(_lines(path), start=1):
         end += len(line)
@@ -138,7 +138,7 @@ def _read(path: Path, only: re.Pattern[bytes] | None = None) -> Iterator[tuple[E
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Each line that has an end."""
+    """Yields the complete lines."""
     try:
         with open_regular(path) as file:
             while (line := file.readline(_LARGEST_LINE)).endswith(b"\n"):
@@ -174,35 +174,35 @@ def _event(fields: Mapping[str, Any]) -> Event:
                 return RunStarted(config, facts)
             return RunResumed(config, facts, _count(fields["step"]))
         case "train_losses":
-            return TrainLosses(**_own(TrainLosses, fields), losses=_losses(fields["losses"]))
+            return TrainLosses(**_scalars(TrainLosses, fields), losses=_losses(fields["losses"]))
         case "evaluated":
-            own = _own(Evaluated, fields)
-            if not own["test_correct"] <= own["test_examples"] > 0:
-                raise ValueError(f"{own['test_correct']} of {own['test_examples']} are right")
-            return Evaluated(**own, mistakes=_mistakes(fields["mistakes"]))
+            scalars = _scalars(Evaluated, fields)
+            if not scalars["test_correct"] <= scalars["test_examples"] > 0:
+                raise ValueError(f"{scalars['test_correct']} of {scalars['test_examples']} are right")
+            return Evaluated(**scalars, mistakes=_mistakes(fields["mistakes"]))
         case "warned":
-            return Warned(**_own(Warned, fields))
+            return Warned(**_scalars(Warned, fields))
         case "run_finished":
             if not isinstance(fields["summary"], dict):
                 raise ValueError("a summary is an object")
             return RunFinished(fields["summary"])
-        case other:
-            raise ValueError(f"there is no event {other!r}")
+        case name:
+            raise ValueError(f"there is no event {name!r}")
 
 
-def _own(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those fields of an event of a `kind` that are one number or text. Raises `ValueError` where one is not."""
-    own: dict[str, Any] = {}
-    for name, of in get_type_hints(kind).items():
-        if of is int:
-            own[name] = _count(fields[name])
-        elif of is float:
-            own[name] = _number(fields[name])
-        elif of is str:
-            own[name] = fields[name]
-            if not isinstance(own[name], str):
-                raise ValueError(f"{own[name]!r} is no text")
-    return own
+def _scalars(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an event of type `kind` that are numbers or text. Raises `ValueError` if one is not."""
+    scalars: dict[str, Any] = {}
+    for name, field_type in get_type_hints(kind).items():
+        if field_type is int:
+            scalars[name] = _count(fields[name])
+        elif field_type is float:
+            scalars[name] = _number(fields[name])
+        elif field_type is str:
+            scalars[name] = fields[name]
+            if not isinstance(scalars[name], str):
+                raise ValueError(f"{scalars[name]!r} is no text")
+    return scalars
 
 
 def _count(value: object) -> int:

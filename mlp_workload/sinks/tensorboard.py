@@ -1,4 +1,4 @@
-"""Events as TensorBoard scalars."""
+"""Writes events as TensorBoard scalars."""
 
 import math
 import time
@@ -13,17 +13,17 @@ from mlp_workload.events import Evaluated, Event, TrainLosses
 
 
 class TensorBoard:
-    """`train/loss` of each step, `test/loss` and `test/accuracy` of each evaluation, by step, where they are finite.
+    """Writes `train/loss` of each step, `test/loss` and `test/accuracy` of each evaluation, if they are finite.
 
-    Written at once and not through tensorboardX's own thread, which stops for good at a full disk, and with it whoever
-    hands it something. Where nothing can be written any more there is one warning, and the run goes on.
+    It does not use tensorboardX's thread, which hangs with its callers once the disk is full. If nothing can be written
+    any more, it warns once, and the run goes on.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._broken = folder, False
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob("events*"):  # of a run that is resumed, whose events come again
+            for old in folder.glob("events*"):  # a resumed run sends its events again
                 old.unlink()
             self._writer = EventsWriter(str(folder / "events"))
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Events as curves on a Visdom server, drawn beside the training, which never waits for them."""
+"""Draws events as curves on a Visdom server, in a thread for which training never waits."""
 
 import math
 import threading
@@ -11,28 +11,28 @@ from mlp_workload.errors import one_line, warn
 from mlp_workload.events import Event, RunFinished
 from mlp_workload.files import shell_quoted
 from mlp_workload.sinks.console import Output
-from mlp_workload.visdom.drawing import Drawing, comparison_name, environment_name, trace_name
 from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import NothingThere, Unreachable, VisdomServer
+from mlp_workload.visdom.windows import Drawing, comparison_name, environment_name, trace_name
 
 PAUSE_SECONDS = 2.0
-"""Between two drawings; what happens meanwhile is drawn at once."""
+"""Time between two drawings; the events in between are drawn together."""
 COMPARE_SECONDS = 10.0
-"""Between two drawings beside other runs."""
+"""Time between two drawings beside other runs."""
 RETRY_SECONDS = 1.0
-"""Between two attempts to reach a server."""
+"""Time between two attempts to reach a server."""
 LAST_SECONDS = 3.0
-"""Since a server last answered, that the end of a run waits for it to come back."""
+"""Longest time without an answer after which the end of a run still waits for the server."""
 CLOSE_SECONDS = 8.0
-"""That the end of a run waits for the last drawing, at most."""
+"""Longest time that the end of a run waits for the last drawing."""
 
 
 class Visdom:
-    """Keeps a picture of the run, and a thread draws it.
+    """Keeps a picture of the run, which a thread draws.
 
-    If no server answers it goes on trying, and draws all when one does. It warns once if a server refuses, or is gone
-    that was there; if there never was one, it says so when the run is finished, unless `quiet`. It keeps no queue: what
-    a slow server has not drawn yet is in the picture, which grows by the losses alone.
+    If no server answers, it keeps trying, and draws everything once one does. It warns once if a server refuses or
+    disappears. If there never was one, it says so at the end of the run, unless `quiet`. There is no queue: a slow
+    server gets the latest picture, which only grows by the losses.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Visdom:
             time.sleep(RETRY_SECONDS / 4)
 
     def _attempt(self, drawing: Drawing | None, last: bool) -> Drawing | None:
-        """Draws what there is now; None where it could not."""
+        """Draws the current picture; returns None if it failed."""
         with self._lock:
             picture = self._picture.copy()
         try:
@@ -101,7 +101,7 @@ class Visdom:
                 self._warn(reason)
         except Unreachable as reason:
             self._warn(reason)
-        except Exception as error:  # whatever a server of another version may do, the run goes on
+        except Exception as error:  # a server of another version may do anything; the run goes on
             self._warn(f"Visdom failed ({type(error).__name__}: {error})")
         return None
 

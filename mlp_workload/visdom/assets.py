@@ -1,7 +1,7 @@
-"""The files of others that Visdom's page is made of, which it does not ship.
+"""Gets the third-party files of Visdom's page, which Visdom does not ship.
 
-Visdom fetches them from content delivery networks, one after the other, without a time limit, and its server does not
-start without them. All but MathJax are in packages of the npm registry too.
+Visdom downloads them one after another without a time limit, and its server does not start before. All of them except
+MathJax are also in packages of the npm registry.
 """
 
 import contextlib
@@ -23,9 +23,13 @@ from mlp_workload.files import read_at_most, write_atomically
 
 @dataclass(frozen=True)
 class Asset:
-    """`target` below Visdom's static/ is `source` of the npm `package`, and `feature` is what the page lacks without.
+    """A file of Visdom's page.
 
-    What has no package is only to be had by Visdom's own download.
+    Attributes:
+        target: path below Visdom's static/.
+        package: npm package with version; empty if only Visdom's own download has the file.
+        source: path in the package.
+        feature: what the page lacks without the file.
     """
 
     target: str
@@ -35,17 +39,17 @@ class Asset:
 
 
 _LARGEST = 2**26
-"""Bytes of a file; plotly, the largest, has four million."""
+"""Most bytes of a file; the largest, plotly, has four million."""
 _LAYOUT, _GRAPHS = "the layout of the windows", "network graphs"
 
 
 def assets() -> list[Asset]:
-    """Of the Visdom that is installed."""
-    new = tuple(int(part) for part in version("visdom").split(".")[:2]) >= (0, 3)
-    resizable, grid = ("react-resizable@3.1.3", "react-grid-layout@2.2.3") if new else (
+    """Returns the files that the installed Visdom needs."""
+    is_0_3 = tuple(int(part) for part in version("visdom").split(".")[:2]) >= (0, 3)
+    resizable, grid = ("react-resizable@3.1.3", "react-grid-layout@2.2.3") if is_0_3 else (
         "react-resizable@1.4.6", "react-grid-layout@0.16.3"
     )  # fmt: skip
-    mathjax = "js/mathjax/3.2.2/es5/tex-mml-svg.js" if new else "js/mathjax/2.7.5/MathJax.js"
+    mathjax = "js/mathjax/3.2.2/es5/tex-mml-svg.js" if is_0_3 else "js/mathjax/2.7.5/MathJax.js"
     fonts = [
         Asset(f"fonts/{name}", "bootstrap@3.3.7", f"dist/fonts/{name}", "icons")
         for name in (f"glyphicons-halflings-regular.{kind}" for kind in ("eot", "svg", "ttf", "woff", "woff2"))
@@ -71,25 +75,26 @@ def assets() -> list[Asset]:
 
 
 def static_folder() -> Path:
-    """Of the Visdom that is installed."""
+    """Returns the static folder of the installed Visdom."""
     from visdom.utils.shared_utils import get_visdom_path
 
     return Path(get_visdom_path("static"))
 
 
 def missing(static: Path) -> list[Asset]:
+    """Returns the files that are not in `static`."""
     return [asset for asset in assets() if not (static / asset.target).is_file()]
 
 
-def place(static: Path, seconds: float) -> None:
-    """Puts what is missing into `static`: from a node_modules/ here or above, through npm, or by Visdom's own download.
+def install(static: Path, seconds: float) -> None:
+    """Puts missing files into `static`: from a node_modules/ here or above, through npm, or by Visdom's own download.
 
-    Takes `seconds` at most. Raises `OSError` where it may not write there; `missing` tells what could not be had.
+    Takes at most `seconds`. Raises `OSError` if `static` can't be written; `missing` then tells what failed.
     """
     deadline = time.monotonic() + seconds
     _from_node_modules(static)
     _from_npm(static, deadline)
-    # Visdom's own would fetch the formulas' files too: alone they are not worth its wait.
+    # Visdom's download also gets the formulas' files, which alone are not worth the wait.
     if _packaged(static):
         _from_visdom(static, deadline)
 
@@ -121,7 +126,7 @@ def _from_npm(static: Path, deadline: float) -> None:
         try:
             archives = {f"{found['name']}@{found['version']}": found["filename"] for found in json.loads(answer)}
         except (ValueError, KeyError, TypeError):
-            return  # it failed, or printed something else
+            return  # npm failed, or printed something else
         for asset in wanted:
             content = _member(Path(folder, archives.get(asset.package, "")), f"package/{asset.source}")
             if content is not None:
@@ -141,7 +146,7 @@ def _from_visdom(static: Path, deadline: float) -> None:
 
 
 def _run(command: Sequence[str], deadline: float) -> str:
-    """What the command prints; nothing where it is not there, fails, or is not done in time."""
+    """Returns the output of the command; empty if it is missing, fails, or takes too long."""
     try:
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=max(deadline - time.monotonic(), 0)
@@ -157,5 +162,5 @@ def _write(static: Path, asset: Asset, content: bytes) -> None:
 
 
 def features(absent: Iterable[Asset]) -> list[str]:
-    """What a page lacks, each once."""
+    """Returns the features that a page lacks, each once."""
     return list(dict.fromkeys(asset.feature for asset in absent))

@@ -1,8 +1,8 @@
-"""The guard around Visdom's handlers: who may ask, and which files an answer may touch.
+"""Guards Visdom's handlers: who may send requests, and which files they may touch.
 
 Visdom itself answers every web page that a browser has open, takes any path as the name of an environment, and handles
-the messages of a websocket before its login. `GuardedApplication` checks each request before a handler sees it, so a
-route that a later Visdom adds is guarded too. `confine` checks each file that Visdom's code opens.
+websocket messages before a login. `GuardedApplication` checks each request before a handler sees it, so routes of later
+versions are guarded too. `confine` checks each file that Visdom's code opens.
 """
 
 import errno
@@ -24,19 +24,19 @@ from mlp_workload.errors import escaped, one_line, warn
 from mlp_workload.visdom.server import host_headers
 
 LARGEST_BODY = 2**25
-"""Bytes of a request; the environment of a run is below a megabyte."""
+"""Most bytes of a request; the environment of a run is below a megabyte."""
 LARGEST_LOGIN = 2**12
-"""Bytes of a request from somebody who has not logged in."""
+"""Most bytes of a request without login."""
 COOKIE = "user_password"
-"""Visdom's cookie of those who have logged in."""
+"""Name of Visdom's login cookie."""
 
 
 class GuardedApplication(Application):
-    """Mixin before Visdom's `Application`: refuses requests of other sites and, with a login, of strangers.
+    """Mixin before Visdom's `Application`: refuses requests of other sites, and without the login if there is one.
 
     Args:
-        hosts: names of this server, as `host_headers` makes them. The address at which a request arrives is one too.
-        allowed: further ones. A proxy in front may pass on their Origin beside a Host of its own.
+        hosts: names of this server, from `host_headers`. The address at which a request arrives is one too.
+        allowed: more names. A proxy in front may pass on their Origin with a Host of its own.
         credential: user name and password, as Visdom stores them; None for a server without login.
     """
 
@@ -54,12 +54,12 @@ class GuardedApplication(Application):
             warn(f"environments that are not shown, since {reason}: {', '.join(map(repr, hidden))}")
         self.state = Environments({name: content for name, content in self.state.items() if _is_name(name)})
         if credential:
-            # Not through Visdom's constructor, which wants the key in a file, readable in the home folder.
+            # Visdom's constructor would keep the key in a readable file in the home folder.
             self.user_credential, self.login_enabled = credential, True
             self.settings["cookie_secret"] = secrets.token_hex(32)
 
     def load_user_settings(self) -> dict[str, str]:
-        """Returns none for a style sheet that can't be read, which is Visdom's only use of them."""
+        """Loads the style sheet, Visdom's only user setting; empty if it can't be read."""
         try:
             return super().load_user_settings()  # type: ignore[misc,no-any-return]
         except (OSError, ValueError) as error:
@@ -79,7 +79,7 @@ class GuardedApplication(Application):
         return super().get_handler_delegate(request, handler, *arguments, **options)
 
     def _refusal(self, request: HTTPServerRequest) -> dict[str, Any]:
-        """The status and the reason; nothing for a request that a handler may see."""
+        """Returns the status and reason of a refusal; empty if a handler may see the request."""
         headers = request.headers
         host, origin = headers.get("Host", "").lower(), headers.get("Origin")
         if host not in self._hosts | _arrived_at(request):
@@ -112,7 +112,7 @@ class GuardedApplication(Application):
 
 
 def _arrived_at(request: HTTPServerRequest) -> set[str]:
-    """The machine's own address and port of a connection, as a browser would name it."""
+    """Returns the server's address and port of a connection, as in Host headers."""
     return host_headers(*request.connection.stream.socket.getsockname()[:2])  # type: ignore[union-attr]
 
 
@@ -125,7 +125,7 @@ def _unknown(refusal: str, host: str) -> dict[str, Any]:
 
 @stream_request_body
 class _Refusal(RequestHandler):
-    """Answers by a status and one line before the body is read, and keeps nothing of the body."""
+    """Answers with a status and one line before the body is read, and discards the body."""
 
     def initialize(self, status: int, reason: str) -> None:
         self._status, self._line = status, reason
@@ -140,7 +140,7 @@ class _Refusal(RequestHandler):
 
 
 class _OneLineErrors(RequestHandler):
-    """Mixin before a handler: its errors are one line each, to the client and in the terminal."""
+    """Mixin before a handler that reports errors in one line, to the client and in the terminal."""
 
     def set_default_headers(self) -> None:
         super().set_default_headers()
@@ -148,7 +148,7 @@ class _OneLineErrors(RequestHandler):
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
 
     def send_error(self, status_code: int = 500, **options: Any) -> None:
-        """Answers 400 for an exception that Visdom did not foresee, unless the disk is the cause."""
+        """Answers 400 for exceptions that Visdom did not expect, except those of disk and memory."""
         _, error, _ = options.get("exc_info", (None, None, None))
         if error is not None and not isinstance(error, HTTPError):
             of_request = (errno.ENOENT, errno.ENAMETOOLONG, errno.EPERM)
@@ -185,15 +185,15 @@ def check_name(name: object) -> str:
 
 
 def _is_name(name: str) -> bool:
-    """Whether it has neither separators nor control characters, and no leading dot or drive letter."""
+    """Returns whether `name` has no separators, control characters, leading dot or drive letter."""
     return escaped(name) == name and re.fullmatch(r"(?!\s*(\.|[A-Za-z]:))[^/\\\n]+", name) is not None
 
 
 class Environments(UserDict[str, Any]):
-    """Visdom's environments by name. Every use of a bad name raises `ValueError`, before Visdom makes a path of it.
+    """Visdom's environments by name. A bad name raises `ValueError` before Visdom makes a path of it.
 
-    A file that Visdom left for later is read at the first question about its environment: Visdom 0.2.4 writes null in
-    place of what it has not read, and empties the file before it asks for that. A damaged file raises `ValueError` too.
+    An environment's file is read at its first use. Otherwise Visdom 0.2.4 would write null for unread environments, and
+    empty the file before reading it. A damaged file raises `ValueError` too.
     """
 
     def __contains__(self, name: object) -> bool:
@@ -218,10 +218,10 @@ _CHANGES = {f"os.{name}" for name in ("chmod", "link", "mkdir", "remove", "renam
 
 
 def confine(folder: Path) -> None:
-    """Keeps all that Visdom's server does in this process inside `folder`, from now on.
+    """Keeps all file changes of Visdom's server in this process inside `folder`, from now on.
 
     It may read other files, such as those of its page, but no data (.json), and nothing through a link out of `folder`.
-    The `PermissionError` is raised before the file is touched.
+    `PermissionError` is raised before a file is touched.
     """
     named, real = os.path.abspath(folder), os.path.realpath(folder)
 

@@ -1,4 +1,4 @@
-"""What a run's windows show, put together from its events."""
+"""Collects from a run's events what its windows show."""
 
 import copy
 import html
@@ -19,29 +19,29 @@ from mlp_workload.metrics import group_means
 Floats = npt.NDArray[np.float64]
 
 SHOWN = 100
-"""Test examples, the first of the set, ten to a row."""
+"""Number of test images shown, from the first on, ten to a row."""
 POINTS = 20_000
-"""Points of a curve; more of them stop a browser. Longer runs show means over the examples of neighbouring steps."""
+"""Most points of a curve; more stop a browser. Longer runs show means of neighbouring steps."""
 _ROW, _GAP = 10, 2
 
 
 @dataclass
 class Curve:
-    """Values by step, and how much each of them counts in a mean."""
+    """Values by step, and their weights in a mean."""
 
     steps: list[Floats] = field(default_factory=list)
     values: list[Floats] = field(default_factory=list)
     weights: list[npt.NDArray[Any]] = field(default_factory=list)
 
     def add(self, first_step: int, values: npt.ArrayLike, weights: npt.ArrayLike = 1) -> None:
-        """Values of consecutive steps. An infinity, which JSON lacks, becomes nan, a gap in the curve."""
+        """Adds values of consecutive steps. Infinities, which JSON lacks, become nan, a gap in the curve."""
         array = np.atleast_1d(np.asarray(values, np.float64))
         self.steps.append(np.arange(first_step, first_step + len(array), dtype=np.float64))
         self.values.append(np.where(np.isfinite(array), array, np.nan))
         self.weights.append(np.broadcast_to(weights, array.shape))
 
     def points(self, limit: int = POINTS) -> tuple[Floats, Floats]:
-        """Steps (n,) and values (n,); means over groups of equally many neighbours if that is over `limit`.
+        """Returns steps (n,) and values (n,); above `limit` points, means over groups of neighbours.
 
         A mean whose sum overflows is nan.
         """
@@ -53,10 +53,9 @@ class Curve:
 
 
 class Picture:
-    """The curves of one run, test images, and what was predicted for them.
+    """Curves of one run, test images, and their predictions.
 
-    `version` counts the changes of what comes from training and what from tests. Without a `dataset` there are no
-    images and no labels.
+    `version` counts the changes by training and by tests. Without a `dataset` there are no images and no labels.
     """
 
     def __init__(self, dataset: Dataset | None) -> None:
@@ -68,15 +67,16 @@ class Picture:
         self._examples = self._batch_size = 1
 
     def copy(self) -> "Picture":
-        """As it is now; taking more events does not change it."""
-        other = copy.copy(self)
-        other.version = dict(self.version)
+        """Returns a copy that later events do not change."""
+        copied = copy.copy(self)
+        copied.version = dict(self.version)
         for name in ("train_loss", "test_loss", "test_accuracy"):
             curve: Curve = getattr(self, name)
-            setattr(other, name, Curve(list(curve.steps), list(curve.values), list(curve.weights)))
-        return other
+            setattr(copied, name, Curve(list(curve.steps), list(curve.values), list(curve.weights)))
+        return copied
 
     def take(self, event: Event) -> None:
+        """Adds an event."""
         match event:
             case RunStarted(config, facts):
                 self._batch_size, self._examples = config.batch_size, facts.get("train_examples", 1)
@@ -97,7 +97,7 @@ class Picture:
 
     @property
     def images(self) -> Images | None:
-        """The shown test images as one, (rows * (height + 2), 10 * (width + 2)) uint8, their pixels unchanged."""
+        """The shown test images as one, (rows * (height + 2), 10 * (width + 2)) uint8."""
         if self._dataset is None:
             return None
         images = self._dataset.upright(self._dataset.test.images[:SHOWN])
@@ -110,11 +110,11 @@ class Picture:
 
     @property
     def labels(self) -> str | None:
-        """The predictions of the shown images, laid out as these are, as HTML; wrong ones stand out."""
+        """The predictions of the shown images in the same layout, as HTML; wrong ones are highlighted."""
         if self._dataset is None or not len(self._predictions):
             return None
         truth = self._dataset.test.labels[:SHOWN].tolist()
-        right = sum(one == other for one, other in zip(self._predictions, truth, strict=True))
+        right = sum(predicted == label for predicted, label in zip(self._predictions, truth, strict=True))
         cells = []
         for predicted, label in zip(self._predictions, truth, strict=True):
             name = html.escape(escaped(self._dataset.class_names[predicted]))

@@ -1,4 +1,4 @@
-"""Where a Visdom server is, and a client that never waits long for it and hears every refusal."""
+"""Address of a Visdom server, and a client with short time limits that reports every refusal."""
 
 import contextlib
 import hashlib
@@ -16,11 +16,11 @@ from mlp_workload.errors import UserError
 from mlp_workload.visdom import timed_http
 
 PORT = 8097
-"""Visdom's own default."""
+"""Visdom's default port."""
 
 
 class Unreachable(Exception):
-    """No Visdom server answers, or it refuses; says which and why in a few words."""
+    """No Visdom server answers, or it refuses; the message says which and why."""
 
 
 class NothingThere(Unreachable):
@@ -32,7 +32,7 @@ class NotVisdom(Unreachable):
 
 
 class ServerError(Unreachable):
-    """It answers with `status`, and could not do what it was asked."""
+    """The server answers a request with the error `status`."""
 
     def __init__(self, reason: str, status: int) -> None:
         super().__init__(reason)
@@ -57,7 +57,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class VisdomServer:
-    """`base_url` starts with a slash. Without a `username` the server asks for none."""
+    """Address and login of a Visdom server. `base_url` starts with a slash; `username` is None without login."""
 
     host: str = "localhost"
     port: int = PORT
@@ -65,14 +65,14 @@ class VisdomServer:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     ignored: tuple[str, ...] = ()
-    """A sentence for each environment variable that was ignored, which says what is wrong with it."""
+    """A sentence for each environment variable that was ignored, with the reason."""
 
     @classmethod
     def from_flags(cls, prefix: str, **flags: str | int | None) -> "VisdomServer":
-        """Returns the server that a command's `flags` host, port, base_url, username and password name.
+        """Returns the server of a command's `flags` host, port, base_url, username and password.
 
-        A flag that is None comes from its variable, VISDOM_HOST and so on, or has its default. A variable with a bad
-        value is ignored. Raises `UserError` for a flag with a bad value, naming it with `prefix`.
+        A flag that is None gets the value of its variable, such as VISDOM_HOST, or its default. Variables with bad
+        values are ignored. Raises `UserError` for a flag with a bad value, naming it with `prefix`.
         """
         values: dict[str, str | None] = {}
         ignored: list[str] = []
@@ -112,7 +112,7 @@ class VisdomServer:
             environments = json.loads(self.post("/env_state", "{}", cookie))
         except (ValueError, RecursionError):
             environments = None
-        if not isinstance(environments, list | dict):  # before and since Visdom 0.3
+        if not isinstance(environments, list | dict):  # list before Visdom 0.3, then dict
             raise NotVisdom(f"what answers at {self.address} is not a Visdom server")
         try:
             return _client_class()(self, cookie)
@@ -122,23 +122,23 @@ class VisdomServer:
             raise Unreachable("visdom is not installed: make setup, or pip install '.[visdom]'") from error
 
     def _log_in(self) -> str:
-        """Returns the cookie."""
+        """Logs in and returns the cookie."""
         assert self.password is not None
         hashed = hashlib.sha256(self.password.encode()).hexdigest()  # as Visdom's page sends it
         login = json.dumps({"username": self.username, "password": hashed})
         try:
             return self._answer("/", login, "", "user name or password are not the server's").cookies
         except ServerError as error:
-            if error.status in (400, 500):  # Visdom without login stumbles, before our guard and behind it
+            if error.status in (400, 500):  # Visdom without login fails so, with and without our guard
                 raise Unreachable(f"the Visdom server at {self.address} has no login") from None
             raise
 
     def post(self, path: str, body: str, cookie: str) -> str:
-        """Returns the text that the server answers to `body` at `path`, below its base URL. Raises `Unreachable`."""
-        return self._answer(path, body, cookie, "it refuses, as servers do that want a password").text
+        """Sends `body` to `path` below the base URL and returns the answer's text. Raises `Unreachable`."""
+        return self._answer(path, body, cookie, "it refuses, and may need a password").text
 
     def _answer(self, path: str, body: str, cookie: str, refusal: str) -> timed_http.Answer:
-        """Sends `body` to `path`. No word of the server's own goes into an error."""
+        """Sends `body` to `path`. Errors never contain text from the server."""
         whole_path = self.base_url.rstrip("/") + path
         headers = {"Cookie": cookie} if cookie else {}
         try:
@@ -150,13 +150,13 @@ class VisdomServer:
         except OSError as error:
             raise Unreachable(f"no Visdom server at {self.address} ({error.strerror or error})") from error
         except timed_http.Endless:
-            raise NotVisdom(f"what is at {self.address} does not come to an end") from None
+            raise NotVisdom(f"what is at {self.address} answers without an end") from None
         except timed_http.NotHttp:
             raise NotVisdom(f"what answers at {self.address} is not a Visdom server") from None
-        # Visdom before 0.3 refuses by an empty 400; one with a text is a request that makes no sense.
+        # Visdom before 0.3 refuses with an empty 400; with a text it means a bad request.
         if answer.status == 401 or (answer.status == 400 and not answer.text):
             raise Unreachable(f"the Visdom server at {self.address}: {refusal}")
-        if answer.status == 403:  # the guard of our dashboard; Visdom itself has no such answer
+        if answer.status == 403:  # only the guard of our dashboard answers so
             advice = f"start the dashboard with --allow-host {quoted(self.host)}:{self.port}"
             raise Unreachable(f"the Visdom server at {self.address} does not answer to this name: {advice}")
         if not 200 <= answer.status < 300:
@@ -166,32 +166,32 @@ class VisdomServer:
 
 
 def quoted(host: str) -> str:
-    """Returns `host` as an address of a page has it."""
+    """Returns `host` as in a URL."""
     return f"[{host}]" if ":" in host else host
 
 
 def host_headers(host: str, port: int) -> set[str]:
-    """Returns what browsers may send as Host for a page at `host` and `port`: they leave the schemes' own ports out."""
+    """Returns the Host headers that browsers may send for `host` and `port`; they omit default ports."""
     name = quoted(host).lower()
     return {f"{name}:{port}", *([name] if port in (80, 443) else [])}
 
 
-def _variables(place_is_given: bool) -> dict[str, str]:
-    """Returns the values of VISDOM_HOST and so on that are set and not empty, by the settings' names.
+def _variables(address_is_given: bool) -> dict[str, str]:
+    """Returns the non-empty variables VISDOM_HOST and so on, by the settings' names.
 
-    Kubernetes sets VISDOM_PORT=tcp://10.96.12.7:8097 beside a service named visdom. Both host and port are taken from
-    it, or neither, if one of them is named elsewhere.
+    Kubernetes sets VISDOM_PORT=tcp://10.96.12.7:8097 for a service named visdom. Host and port are taken from it only
+    if neither is given elsewhere.
     """
     variables = {name: value for name in _SETTINGS if (value := os.environ.get(f"VISDOM_{name.upper()}"))}
     if service := re.fullmatch(r"tcp://\[?([^][/]+)\]?:(\d+)", variables.get("port", "")):
         del variables["port"]
-        if not place_is_given and "host" not in variables:
+        if not address_is_given and "host" not in variables:
             variables |= {"host": service[1], "port": service[2]}
     return variables
 
 
 def _reason(name: str, value: str | int) -> str | None:
-    """Returns the rule that `value` breaks, as the end of a sentence; None if it breaks none."""
+    """Returns the rule that `value` breaks, as the end of a sentence; None if it is valid."""
     setting = _SETTINGS[name]
     if re.fullmatch(setting.pattern, str(value)) and (name != "port" or int(value) < 2**16):
         return None
@@ -201,16 +201,16 @@ def _reason(name: str, value: str | int) -> str | None:
 
 @cache
 def _client_class() -> Any:
-    """Made when it is needed: importing visdom takes a while, and many do without."""
+    """Creates the client's class on first use, because importing visdom takes long."""
     with only_visdom():
         import visdom
 
-    base: Any = visdom.Visdom  # its stubs lag behind it
+    base: Any = visdom.Visdom  # its stubs are out of date
 
     class Client(base):  # type: ignore[misc]
         def __init__(self, server: VisdomServer, cookie: str) -> None:
             self._at, self.cookie = server, cookie
-            # Nothing is sent from the constructor: it would warn that nothing comes back over a socket.
+            # With send=True the constructor would warn that no socket answers.
             super().__init__(
                 f"http://{quoted(server.host)}",
                 port=server.port,
@@ -229,7 +229,7 @@ def _client_class() -> Any:
 
 
 class _Hide:
-    """A finder that finds some packages nowhere."""
+    """An import finder that hides packages."""
 
     def __init__(self, *names: str) -> None:
         self._names = names
@@ -241,8 +241,7 @@ class _Hide:
 
 @contextlib.contextmanager
 def only_visdom() -> Iterator[None]:
-    """To import visdom in, without what it takes along where it finds it: torch, to draw tensors, which the JAX process
-    is to stay free of, and openTSNE, which loads scikit-learn."""
+    """Hides packages that visdom would import: torch, which the JAX process must not load, and openTSNE."""
     hide = _Hide("torch", "openTSNE")
     sys.meta_path.insert(0, hide)
     try:

@@ -1,4 +1,4 @@
-"""Visdom's server as the dashboard runs it: guarded, and also without a home folder or a user name."""
+"""Creates the dashboard's guarded Visdom server; it also works without a home folder or a user name."""
 
 import getpass
 import hashlib
@@ -20,14 +20,14 @@ def http_server(
 ) -> "HTTPServer":
     """Returns a Visdom server that keeps its curves in `folder` and does not listen yet.
 
-    It answers to the addresses at which requests arrive, and to `hosts` and `allowed`, as `GuardedApplication` takes
-    them. One process may have one such server. Raises `UserError` if the folder can't be used.
+    It accepts the addresses at which requests arrive, and `hosts` and `allowed` of `GuardedApplication`. A process can
+    have only one such server. Raises `UserError` if the folder can't be used.
     """
     _name_user_and_home(folder)
     with only_visdom():
         import visdom.server.defaults as defaults
 
-        defaults.DEFAULT_ENV_PATH = f"{folder}/"  # Visdom 0.2 compares what is there, whatever its env_path is
+        defaults.DEFAULT_ENV_PATH = f"{folder}/"  # Visdom 0.2 reads this, whatever env_path is
         import visdom.server.app as visdom_app
         from tornado.httpserver import HTTPServer
 
@@ -36,8 +36,8 @@ def http_server(
     class Application(guard.GuardedApplication, visdom_app.Application):
         pass
 
-    logging.getLogger("tornado").setLevel(logging.CRITICAL)  # not each file that the page lacks, at each visit
-    visdom_app.tornado_settings["autoreload"] = False  # debug mode, which Visdom sets, would watch all source files
+    logging.getLogger("tornado").setLevel(logging.CRITICAL)  # else it logs each missing file at each visit
+    visdom_app.tornado_settings["autoreload"] = False  # Visdom sets debug mode, which would watch all source files
     guard.confine(folder)
     with clear_write_errors(folder):
         application = Application(
@@ -52,7 +52,7 @@ def http_server(
 
 
 def _name_user_and_home(folder: Path) -> None:
-    """Sets what Visdom asks for and a container may lack: a user name and a home folder."""
+    """Sets a user name and a home folder for Visdom, if a container lacks them."""
     try:
         getpass.getuser()
     except (ImportError, KeyError, OSError):
@@ -62,7 +62,7 @@ def _name_user_and_home(folder: Path) -> None:
 
 
 def _credential(server: VisdomServer) -> dict[str, str] | None:
-    """The login in the form that Visdom takes: its hash of the hash that its page and client send."""
+    """Returns the login as Visdom takes it: its hash of the hash that its page and client send."""
     if not server.username:
         return None
     from visdom.utils.server_utils import hash_password

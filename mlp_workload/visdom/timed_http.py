@@ -1,4 +1,4 @@
-"""HTTP requests that take a few seconds at most, however the server behaves."""
+"""HTTP requests with strict time limits, however the server behaves."""
 
 import contextlib
 import http.client
@@ -11,17 +11,17 @@ from typing import Any
 CONNECT_SECONDS, SEND_SECONDS, ANSWER_SECONDS = 3.0, 20.0, 5.0
 """Seconds for a connection, then for sending a request, then for its whole answer, headers included."""
 SEND_BUFFER = 2**16
-"""Bytes that count as sent before the server has them. By default the system would keep megabytes of a slow upload."""
+"""Bytes buffered by the system. By default it would keep megabytes of a slow upload."""
 LARGEST_ANSWER = 2**28
-"""Bytes; the environment of a run is below a megabyte."""
+"""Most bytes of an answer; the environment of a run is below a megabyte."""
 
 
 class Endless(Exception):
-    """An answer began, and was not complete within `ANSWER_SECONDS` or `LARGEST_ANSWER`."""
+    """The answer was not complete within `ANSWER_SECONDS` or `LARGEST_ANSWER`."""
 
 
 class NoConnection(OSError):
-    """Nothing accepts a connection at any address of the host; says the reason of the last one."""
+    """No address of the host accepts a connection; the message is that of the last one."""
 
 
 class NotHttp(Exception):
@@ -30,10 +30,12 @@ class NotHttp(Exception):
 
 @dataclass(frozen=True)
 class Answer:
+    """Status, body and cookies of an HTTP answer."""
+
     status: int
     text: str
     cookies: str
-    """The value of the `Cookie` header that later requests send."""
+    """Value of the `Cookie` header for later requests."""
 
 
 class _TimedSocket(socket.socket):
@@ -63,7 +65,7 @@ class _TimedSocket(socket.socket):
 
 
 def addresses(host: str, port: int | None) -> list[tuple[Any, ...]]:
-    """Returns what `socket.getaddrinfo` finds. Raises `OSError` for every name that is not a host's."""
+    """Returns the result of `socket.getaddrinfo`. Raises `OSError` for every name that is not a host's."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:  # an empty label, or one that is too long
@@ -71,20 +73,20 @@ def addresses(host: str, port: int | None) -> list[tuple[Any, ...]]:
 
 
 def connect(host: str, port: int) -> _TimedSocket:
-    """Returns a connection to the first address of `host` that takes one. Raises `NoConnection`.
+    """Returns a connection to the first address of `host` that accepts one. Raises `NoConnection`.
 
-    The time for the look-up of `host` is the system's. Of what is left of `CONNECT_SECONDS`, each address has an equal
-    share, so that a dead one, as often IPv6's, costs no other its turn.
+    The addresses share `CONNECT_SECONDS` equally, so a dead one, often IPv6's, does not use up the time of the others.
+    The look-up of `host` has the system's time limit.
     """
     failure = OSError(f"{host} has no address")
     try:
-        found = addresses(host, port)
+        candidates = addresses(host, port)
     except OSError as error:
-        found, failure = [], error
+        candidates, failure = [], error
     deadline = time.monotonic() + CONNECT_SECONDS
-    for i, (*kind, _, address) in enumerate(found):
+    for i, (*kind, _, address) in enumerate(candidates):
         try:
-            return _connected(kind, address, (deadline - time.monotonic()) / (len(found) - i))
+            return _connected(kind, address, (deadline - time.monotonic()) / (len(candidates) - i))
         except OSError as error:
             failure = error
     raise NoConnection(failure.strerror or str(failure)) from failure
@@ -104,10 +106,10 @@ def _connected(kind: Sequence[int], address: Any, seconds: float) -> _TimedSocke
 
 
 def post(host: str, port: int, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Sends `body` as JSON to `path`; no proxy is asked, no redirect followed.
+    """Sends `body` as JSON to `path`, without proxies and redirects.
 
     Raises `NoConnection`, `OSError` if the connection breaks, `TimeoutError` if the request is not taken or no answer
-    begins, `Endless`, or `NotHttp`.
+    starts, `Endless`, or `NotHttp`.
     """
     request = http.client.HTTPConnection(host, port)
     with contextlib.closing(request):
@@ -135,6 +137,6 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
                 raise Endless
     except TimeoutError:
         raise Endless from None
-    if answer.length:  # it promised more
+    if answer.length:  # shorter than its header promised
         raise NotHttp
     return bytes(content)

@@ -113,8 +113,8 @@ def test_what_needs_torch_says_how_to_get_it_in_one_line(command, python):
 def test_its_users_see_its_types(python, tmp_path):
     (tmp_path / "theirs.py").write_text(
         "from jax_mlp.train import train\nfrom twincheck.comparison import compare\n"
-        "from mlp_workload.config import PRESETS\nfrom reference_torch.distributed import Rank\n"
-        "reveal_type(train(PRESETS['relu']))\nreveal_type(compare)\nreveal_type(Rank.here())\n"
+        "from mlp_workload.config import PRESETS\nfrom reference_torch.distributed import ProcessGroup\n"
+        "reveal_type(train(PRESETS['relu']))\nreveal_type(compare)\nreveal_type(ProcessGroup.from_environment())\n"
     )
     # Reading the types of these takes a minute.
     (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-flax.*,jax.*,optax.*,scipy.*]\nfollow_imports = skip\n")
@@ -123,4 +123,4 @@ def test_its_users_see_its_types(python, tmp_path):
     assert process.returncode == 0, process.stdout
     assert 'Revealed type is "dict[str, Any]"' in process.stdout.replace("builtins.", "")
     assert "twincheck.comparison.Comparison" in process.stdout
-    assert "reference_torch.distributed.Rank" in process.stdout
+    assert "reference_torch.distributed.ProcessGroup" in process.stdout

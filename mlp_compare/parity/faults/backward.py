@@ -1,11 +1,12 @@
-"""The loss and the gradients."""
+"""Faults of the loss and the gradients."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
-from mlp_compare.parity.faults.start import near_kinks
-from mlp_workload.batches import epoch_order
+from mlp_compare.parity.faults.start import near_zero
+from mlp_workload.batches import step_batch
 from mlp_workload.data import load
 
 
@@ -18,7 +19,7 @@ def _in_float32(loss: Any) -> Any:
 
 
 def _torch_loss(edit: Callable[[Any], Any]) -> Any:
-    """The loss of a torch step is `edit` of the losses of its examples."""
+    """Returns a plant that makes the loss of a torch step `edit(losses of the examples)`."""
 
     def make(original: Any) -> Any:
         def cross_entropy(*arguments: Any, reduction: str = "mean", **options: Any) -> Any:
@@ -32,12 +33,12 @@ def _torch_loss(edit: Callable[[Any], Any]) -> Any:
 
 
 def _mean_with_epsilon(losses: Any) -> Any:
-    """-log(p + 1e-9), as in many hand-written losses."""
+    """Returns the mean of -log(p + 1e-9), as in many hand-written losses."""
     return -((-losses).exp() + 1e-9).log().mean()
 
 
 def _scaled_backward(original: Any) -> Any:
-    """The loss itself is right, its gradient 1.0001 of what it should be."""
+    """Returns a loss with the right value and a gradient 1.0001 times too large."""
     import jax
 
     from jax_mlp.loss import Loss
@@ -49,25 +50,43 @@ def _scaled_backward(original: Any) -> Any:
     return cross_entropy
 
 
-def _torch_gradient(name: str, edit: Callable[[Any], Any]) -> Any:
-    """The gradient of the parameter `name` through `edit`."""
+def _torch_gradient(name: str, edit: Callable[[Any], Any], in_step: Callable[[Any], bool] = lambda labels: True) -> Any:
+    """Returns a plant for `edit` of the gradient of parameter `name`, in the steps whose labels are `in_step`."""
 
     def make(original: Any) -> Any:
         from reference_torch.weights import canonical_names
 
-        def loss_and_gradients(config: Any, model: Any, *rest: Any) -> Any:
-            tensors = original(config, model, *rest)
+        hooks: list[Any] = []
+
+        def loss_fn(config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:
+            while hooks:
+                hooks.pop().remove()
             parameter = dict(zip(canonical_names(model), model.parameters(), strict=True))[name]
-            parameter.grad = edit(parameter.grad)
-            return tensors
+            if in_step(labels):
+                hooks.append(parameter.register_hook(edit))
+            return original(config, model, x, labels, *rest)
 
-        return loss_and_gradients
+        return loss_fn
 
-    return replaced("reference_torch.step:loss_and_gradients", make)
+    return replaced("reference_torch.step:loss_fn", make)
+
+
+def _torch_gradient_in_step(step: int, factor: float) -> Any:
+    """Returns a plant that multiplies the gradient of the first weights by `factor` in that step alone."""
+
+    @cache
+    def expected() -> Any:
+        labels = load("mnist").train.labels
+        return labels[step_batch(0, step, len(labels), 200)]
+
+    def in_step(labels: Any) -> bool:
+        return bool((labels.numpy() == expected()).all())
+
+    return _torch_gradient("layers.0.weight", lambda gradient: gradient * factor, in_step)
 
 
 def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
-    """The gradient of that layer's weight or bias through `edit`."""
+    """Returns a plant that passes the gradient of that layer's weight or bias through `edit`."""
 
     def make(original: Any) -> Any:
         import jax
@@ -75,32 +94,17 @@ def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
         def edited(path: Any, leaf: Any) -> Any:
             return edit(leaf) if f"[{layer}]['{kind}']" in jax.tree_util.keystr(path) else leaf
 
-        def loss_and_gradients(*arguments: Any) -> Any:
-            tensors, gradients = original(*arguments)
-            return tensors, jax.tree_util.tree_map_with_path(edited, gradients)
+        def value_and_grad(*arguments: Any, **options: Any) -> Any:
+            def run(*arguments: Any) -> Any:
+                value, (gradients, *others) = right(*arguments)
+                return value, (jax.tree_util.tree_map_with_path(edited, gradients), *others)
 
-        return loss_and_gradients
+            right = original(*arguments, **options)
+            return run
 
-    return replaced("jax_mlp.step:loss_and_gradients", make)
+        return value_and_grad
 
-
-def _torch_gradient_in_step(step: int, factor: float) -> Any:
-    """The gradient of the first weights is `factor` of itself in that step alone."""
-
-    def make(original: Any) -> Any:
-        import torch
-
-        wrong = torch.from_numpy(load("mnist").train.labels[epoch_order(0, 1, 60_000)[(step - 1) * 200 : step * 200]])
-
-        def loss_and_gradients(config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:
-            tensors = original(config, model, x, labels, *rest)
-            if torch.equal(labels, wrong.to(labels)):
-                next(iter(model.parameters())).grad *= factor
-            return tensors
-
-        return loss_and_gradients
-
-    return replaced("reference_torch.step:loss_and_gradients", make)
+    return replaced("jax_mlp.step:value_and_grad", make)
 
 
 def _with(value: float, *index: int) -> Callable[[Any], Any]:
@@ -125,13 +129,13 @@ FAULTS = [
           plant=replaced("jax_mlp.step:cross_entropy", _scaled_backward)),
     Fault(name="one gradient 1.001 of itself", side="jax", step=1, tensor="layers.1.weight.grad", dtype="float32",
           plant=_jax_gradient(1, "weight", lambda gradient: gradient * 1.001)),
-    Fault(name="one gradient 1.001 of itself in a step with kink crossings", side="jax", step=1,
-          tensor="layers.1.weight.grad", dtype="float32", start=near_kinks,
+    Fault(name="one gradient 1.001 of itself in a step with ReLU sign flips", side="jax", step=1,
+          tensor="layers.1.weight.grad", dtype="float32", start=near_zero,
           plant=_jax_gradient(1, "weight", lambda gradient: gradient * 1.001)),
-    Fault(name="one gradient 1.1 of itself after kink crossings", side="torch", step=3,
-          tensor="layers.0.weight.grad", dtype="float32", start=near_kinks, plant=_torch_gradient_in_step(3, 1.1)),
-    Fault(name="one gradient 1.003 of itself long after kink crossings", side="torch", step=40,
-          tensor="layers.0.weight.grad", dtype="float32", start=near_kinks, plant=_torch_gradient_in_step(40, 1.003)),
+    Fault(name="one gradient 1.1 of itself after ReLU sign flips", side="torch", step=3,
+          tensor="layers.0.weight.grad", dtype="float32", start=near_zero, plant=_torch_gradient_in_step(3, 1.1)),
+    Fault(name="one gradient 1.003 of itself long after ReLU sign flips", side="torch", step=40,
+          tensor="layers.0.weight.grad", dtype="float32", start=near_zero, plant=_torch_gradient_in_step(40, 1.003)),
     Fault(name="one gradient's sign", side="jax", step=1, tensor="layers.0.bias.grad",
           plant=_jax_gradient(0, "bias", lambda gradient: -gradient)),
     Fault(name="one gradient detached", side="jax", step=1, tensor="layers.0.weight.grad",

@@ -1,4 +1,4 @@
-"""What a side is fed: examples, labels, normalisation, order."""
+"""Faults of the data: examples, labels, normalisation, order."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,12 +8,13 @@ import numpy as np
 from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import Dataset
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 
-_FIRST_EPOCH = epoch_order(0, 1, 60_000)
+_FIRST_EPOCH = epoch_order(0, 1, TRAIN_EXAMPLES)
 
 
 def _edited(edit: Any) -> Any:
-    """A loader whose training set went through `edit(images, labels)`, which changes copies in place."""
+    """Returns a plant that passes copies of the training set through `edit(images, labels)`, which works in place."""
 
     def load(original: Any) -> Any:
         def loaded(*arguments: Any) -> Dataset:
@@ -94,13 +95,13 @@ FAULTS = [
     Fault(
         name="last, smaller batch dropped by the compiled epoch alone", side="jax", step=9,
         tensor="epochs.loss", config=LARGE_BATCHES, runs_freely=True,
-        plant=replaced("jax_mlp.trainer:Trainer.run_epoch",
+        plant=replaced("jax_mlp.trainer:Trainer.train_steps",
                        lambda original: lambda self, order: original(self, order[: len(order) // 7000 * 7000])),
     ),
     Fault(
         name="losses of the compiled epoch nan in float32", side="jax", step=2, tensor="epochs.loss",
         dtype="float32", runs_freely=True,
-        plant=replaced("jax_mlp.trainer:Trainer.run_epoch",
+        plant=replaced("jax_mlp.trainer:Trainer.train_steps",
                        lambda original: lambda self, order: original(self, order) * np.float32("nan")),
     ),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The test set."""
+"""Faults of the evaluation on the test set."""
 
 import dataclasses
 from typing import Any
@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 
 from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_workload.data.shipped import CLASSES
 from mlp_workload.weights import Parameters
 
 
 def _dead_logits(parameters: Parameters) -> Parameters:
-    """All logits are exactly 0 behind a ReLU: every prediction is a tie."""
+    """Makes all logits exactly 0 after a ReLU, so that every prediction is a tie."""
     parameters["layers.2.bias"][:] = -100
     return parameters
 
 
 def _drop_last(original: Any) -> Any:
-    """The last 16 examples, as a batch size that does not divide the set would."""
+    """Drops the last 16 examples, as happens with a batch size that does not divide the set."""
 
     def evaluate(self: Any) -> Any:
         evaluation = original(self)
@@ -45,13 +46,13 @@ def _smoothed(original: Any) -> Any:
 
 
 def _one_wrong(original: Any) -> Any:
-    """One prediction is not the largest logit's, by far."""
+    """Makes the prediction with the largest margin wrong."""
 
     def evaluate(self: Any) -> Any:
         evaluation = original(self)
         predictions = evaluation.predictions.copy()
         surest = int(evaluation.margins.argmax())
-        predictions[surest] = (predictions[surest] + 1) % 10
+        predictions[surest] = (predictions[surest] + 1) % CLASSES
         return dataclasses.replace(evaluation, predictions=predictions)
 
     return evaluate

@@ -1,4 +1,4 @@
-"""A planted fault, and the seams that faults are planted at."""
+"""A planted fault, and how one replaces a function."""
 
 import contextlib
 import importlib
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mlp_workload.weights import Parameters
 
 LARGE_BATCHES = {"batch_size": 7000, "hidden": (8, 8)}
-"""Settings of a run on MNIST with nine steps an epoch, the last of 4,000 examples."""
+"""Settings of a run on MNIST with nine steps per epoch, the last one of 4,000 examples."""
 
 
 def _nothing() -> AbstractContextManager[Any]:
@@ -19,11 +19,10 @@ def _nothing() -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A small change on one side, and where the check must name it: at `step`, in `tensor`.
+    """A small change on one side, which the check must find at `step` in `tensor`. Step 0 is before the first step.
 
-    It is planted by `flags`, which only that side's configuration gets, or by `plant`, which is called in that side's
-    process. The run has the preset and dtype named here and `config` on both sides; `start` edits the common initial
-    parameters. Step 0 is before the first step.
+    It is planted by `flags`, set on that side only, or by `plant`, called in that side's process. Both sides run with
+    `preset`, `dtype` and the settings of `config`; `start` edits the common initial parameters.
     """
 
     name: str
@@ -41,7 +40,10 @@ class Fault:
 
 
 def replaced(target: str, make: Callable[[Any], Any]) -> Callable[[], AbstractContextManager[Any]]:
-    """A plant that puts `make(original)` in place of `target`, "package.module:name" or "package.module:class.name"."""
+    """Returns a plant that replaces `target` by `make(original)`.
+
+    `target` is "package.module:name" or "package.module:class.name".
+    """
 
     @contextlib.contextmanager
     def plant() -> Iterator[None]:

@@ -1,21 +1,22 @@
-"""The forward pass: activations, biases, the precision of products."""
+"""Faults of the forward pass: activations, biases, the precision of products."""
 
 from typing import Any
 
 import numpy as np
 
 from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_workload.data.shipped import PIXELS
 from mlp_workload.weights import Parameters
 
 
 def _dead_unit(parameters: Parameters) -> Parameters:
-    """Unit 3 of the first layer is exactly 0 for every example."""
+    """Makes unit 3 of the first layer exactly 0 for every example."""
     parameters["layers.0.weight"][3], parameters["layers.0.bias"][3] = 0, 0
     return parameters
 
 
 def _torch_linear(edit: Any) -> Any:
-    """`torch.nn.functional.linear` with its arguments through `edit(x, weight, bias)`, the result in x's dtype."""
+    """Returns a plant that passes the arguments of torch's `linear` through `edit`; the result has x's dtype."""
     return replaced(
         "torch.nn.functional:linear",
         lambda original: lambda x, weight, bias=None: original(*edit(x, weight, bias)).to(x.dtype),
@@ -23,7 +24,7 @@ def _torch_linear(edit: Any) -> Any:
 
 
 def _jax_linear(edit: Any) -> Any:
-    """The layers of the Flax module with x and weight through `edit`, the result in x's dtype."""
+    """Returns a plant that passes x and weight of each Flax layer through `edit`; the result has x's dtype."""
 
     def make(original: Any) -> Any:
         def call(self: Any, x: Any) -> Any:
@@ -52,7 +53,7 @@ def _one_at_zero() -> Any:
 
 
 def _round_like_tf32(x: Any) -> Any:
-    """Float32 to 10 bits of fraction, to nearest."""
+    """Rounds float32 to the nearest number with 10 bits of fraction."""
     import jax
     import jax.numpy as jnp
 
@@ -61,8 +62,8 @@ def _round_like_tf32(x: Any) -> Any:
     return x + jax.lax.stop_gradient(rounded - x)
 
 
-def _times_bias(fan_in: int, fan_out: int, factor: float) -> Any:
-    """The bias of the layer of that shape times `factor`."""
+def _scaled_bias(fan_in: int, fan_out: int, factor: float) -> Any:
+    """Returns an edit that multiplies the bias of the layer of that shape by `factor`."""
     return lambda x, weight, bias: (x, weight, bias * factor if weight.shape == (fan_out, fan_in) else bias)
 
 
@@ -76,9 +77,9 @@ FAULTS = [
     Fault(name="slope 1 at exactly 0", side="jax", step=1, tensor="layers.0.weight.grad", start=_dead_unit,
           plant=_jax_activations(_one_at_zero)),
     Fault(name="a bias left out", side="torch", step=1, tensor="layers.1.pre_activation",
-          plant=_torch_linear(_times_bias(200, 200, 0.0))),
+          plant=_torch_linear(_scaled_bias(200, 200, 0.0))),
     Fault(name="a bias twice", side="torch", step=1, tensor="layers.0.pre_activation",
-          plant=_torch_linear(_times_bias(784, 200, 2.0))),
+          plant=_torch_linear(_scaled_bias(PIXELS, 200, 2.0))),
     Fault(name="weights rounded to float32 in a product of a float64 run", side="torch", step=1,
           tensor="layers.0.pre_activation",
           plant=_torch_linear(lambda x, weight, bias: (x, weight.float().to(x.dtype), bias))),

@@ -1,4 +1,4 @@
-"""Where a side begins: initial weights and their layout."""
+"""Faults of the initial weights and their layout."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,11 +9,12 @@ import numpy as np
 from mlp_compare.parity.faults.fault import Fault, replaced
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import load
+from mlp_workload.data.shipped import TRAIN_EXAMPLES
 from mlp_workload.weights import Array, Parameters
 
 
 def _each(edit: Callable[[str, Array], Array]) -> Any:
-    """A plant that passes each initial parameter through `edit(name, array)`."""
+    """Returns a plant that passes each initial parameter through `edit(name, array)`."""
     return replaced(
         "mlp_workload.initial:initial_parameters",
         lambda original: lambda *arguments: {name: edit(name, array) for name, array in original(*arguments).items()},
@@ -38,7 +39,7 @@ def _read_transposed(original: Any) -> Any:
 
 
 def _forgotten_transpose() -> ExitStack:
-    """In both directions, so that nothing shows where weights go in and out."""
+    """Transposes in both directions, so that loading and saving weights hide it."""
     stack = ExitStack()
     stack.enter_context(replaced("jax_mlp.trainer:from_canonical", _read_transposed)())
     stack.enter_context(
@@ -47,12 +48,12 @@ def _forgotten_transpose() -> ExitStack:
     return stack
 
 
-def near_kinks(parameters: Parameters) -> Parameters:
-    """Puts unit i of the first layer within rounding of 0 for example i of the first batch of `leaky`, seed 0.
+def near_zero(parameters: Parameters) -> Parameters:
+    """Makes unit i of the first layer about 0 for example i of the first batch of `leaky` with seed 0.
 
-    In float32 many of them fall on different sides of 0 in the two frameworks.
+    In float32 the sign of many of these pre-activations differs between the frameworks.
     """
-    batch = load("mnist").train.images[epoch_order(0, 1, 60_000)[:200]].reshape(200, -1) / 255
+    batch = load("mnist").train.images[epoch_order(0, 1, TRAIN_EXAMPLES)[:200]].reshape(200, -1) / 255
     parameters["layers.0.bias"] = -(batch * parameters["layers.0.weight"]).sum(axis=1)
     return parameters
 

@@ -1,4 +1,4 @@
-"""The optimiser."""
+"""Faults of the optimizer."""
 
 from typing import Any
 
@@ -6,26 +6,26 @@ from mlp_compare.parity.faults.fault import Fault, replaced
 
 
 def _jax_sgd(make: Any) -> Any:
-    """`make(learning_rate, momentum, nesterov, weight_decay)`, an optax chain, in place of `jax_mlp.optimizer.sgd`."""
+    """Returns a plant that replaces `jax_mlp.optimizer.sgd` by `make`, which has the same arguments."""
     return replaced("jax_mlp.step:sgd", lambda original: make)
 
 
 def _averaged_velocity(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
-    """v = m v + (1 - m) g, the convention of Adam's first moment."""
+    """Returns SGD with v = m v + (1 - m) g, the convention of Adam's first moment."""
     import optax
 
     return optax.chain(optax.scale(1 - momentum), optax.trace(momentum), optax.scale(-learning_rate))
 
 
 def _rate_in_velocity(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
-    """v = m v + lr g, p -= v, the convention of Sutskever et al. 2013."""
+    """Returns SGD with v = m v + lr g and p -= v, the convention of Sutskever et al. 2013."""
     import optax
 
     return optax.chain(optax.scale(learning_rate), optax.trace(momentum), optax.scale(-1))
 
 
 def _decoupled_decay(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
-    """Decay behind the momentum, as AdamW has it, and as a chain in the wrong order does."""
+    """Returns SGD with weight decay after the momentum, as in AdamW or in a chain of the wrong order."""
     import optax
 
     return optax.chain(optax.trace(momentum), optax.add_decayed_weights(weight_decay), optax.scale(-learning_rate))
@@ -42,12 +42,12 @@ def _rounded_update(learning_rate: float, momentum: float, nesterov: bool, weigh
 
 
 def _torch_sgd(make: Any) -> Any:
-    """`make(original, parameters, learning_rate, momentum, nesterov, weight_decay)` in place of torch's."""
+    """Returns a plant that replaces `sgd` by `make`, which takes the original and its arguments."""
     return replaced("reference_torch.trainer:sgd", lambda original: lambda *arguments: make(original, *arguments))
 
 
 def _decay_of(dimensions: int) -> Any:
-    """Decay of parameters with that many dimensions only: 1 biases, 2 weights."""
+    """Returns SGD that decays only parameters with that many dimensions: 1 for biases, 2 for weights."""
 
     def make(
         original: Any, parameters: Any, learning_rate: float, momentum: float, nesterov: bool, decay: float
@@ -67,14 +67,14 @@ def _dampened(original: Any, parameters: Any, learning_rate: float, momentum: fl
 
 
 def _forgetful(original: Any, *arguments: Any) -> Any:
-    """The velocity is lost before each step."""
+    """Returns an optimizer that loses its velocity before each step."""
     optimizer = original(*arguments)
     optimizer.register_step_pre_hook(lambda optimizer, *rest: optimizer.state.clear())
     return optimizer
 
 
 def _stale(original: Any, *arguments: Any) -> Any:
-    """The update comes before the gradient: each step applies the gradient of the step before."""
+    """Returns an optimizer that applies the gradient of the previous step."""
     optimizer = original(*arguments)
     parameters = optimizer.param_groups[0]["params"]
     held: list[Any] = [None for _ in parameters]

@@ -1,4 +1,4 @@
-"""Whether files can be written where they would go, and room for them."""
+"""Checks that folders can be written to and have free space."""
 
 import shutil
 import tempfile
@@ -7,11 +7,11 @@ from pathlib import Path
 from mlp_workload.doctor.finding import Finding
 
 LITTLE = 10**8
-"""Bytes on a disk, which hold the folders of some ten runs."""
+"""Free bytes of a disk below which there is a note; about ten run folders take them."""
 
 
 def refusal(folder: Path) -> str | None:
-    """Why nothing can be written there, where that is so; nothing is left behind, and no folder made."""
+    """Returns why `folder` can't be written to; None if it can. Leaves no file and creates no folder."""
     try:
         with tempfile.TemporaryFile(dir=_nearest(folder)) as file:
             file.write(bytes(4096))
@@ -22,7 +22,7 @@ def refusal(folder: Path) -> str | None:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder itself, or the one that is there of those above it. Raises `OSError` where it is none."""
+    """Returns `folder`, or the nearest existing one above it. Raises `OSError` if that is not a folder."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
@@ -31,11 +31,11 @@ def _nearest(folder: Path) -> Path:
 
 
 def runs() -> Finding:
-    """Of the folder that run folders are made in."""
+    """Checks the folder in which run folders are created."""
     folder = Path("runs")
     if reason := refusal(folder):
         return Finding("wrong", "run folders", f"nothing can be written to {folder.absolute()} ({reason})",
-                       "begin in a folder of yours, or name one by --run-dir")  # fmt: skip
+                       "start in one of your own folders, or name one with --run-dir")  # fmt: skip
     free = shutil.disk_usage(_nearest(folder)).free
     seen = f"{folder.absolute()} can be written to, {free / 1e9:,.1f} GB free"
     if free < LITTLE:

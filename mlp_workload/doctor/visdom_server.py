@@ -1,4 +1,4 @@
-"""Visdom, which shows runs while they go, and its server."""
+"""Checks Visdom and its server."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _START = "python -m mlp_workload.dashboard"
 
 
 def findings() -> Iterator[Finding]:
-    """Of a Visdom that is installed, whether its page is served, by a real server; then, whether one is there."""
+    """Yields whether a real server serves the installed Visdom's page, and whether a server is running."""
     if importlib.util.find_spec("visdom") is None:
         yield Finding("note", "Visdom", "not installed, so no live curves", INSTALL["visdom"])
         return
@@ -24,30 +24,30 @@ def findings() -> Iterator[Finding]:
 
 
 def page(answer: Answer) -> Iterator[Finding]:
-    """Of what `visdom_probe` answered."""
+    """Yields the findings from the answer of `visdom_probe`."""
     facts = answer.facts
     versions = " with tornado ".join(facts.get("versions", {}).values())
     if answer.failure:
         yield Finding("wrong", "Visdom", f"{versions} {answer.failure}".strip(), INSTALL["visdom"])
     elif facts["status"] != 200:
         seen = f"{versions} answers {facts['status']} {facts['reason']} instead of its page"
-        yield Finding("wrong", "Visdom", seen, _mend(facts))
+        yield Finding("wrong", "Visdom", seen, _fix(facts))
     else:
         yield Finding("ok", "Visdom", f"{versions} serves its page")
         if lacks := facts["lacks"]:
-            seen = f"{lacks} of the files that its page is made of are still to be fetched"
+            seen = f"{lacks} files of its page are not downloaded yet"
             by = f", started by a user who may write {closed}" if (closed := facts.get("closed")) else ""
-            yield Finding("note", "Visdom", seen, f"{_START}{by}, which fetches them")
+            yield Finding("note", "Visdom", seen, f"{_START}{by}, which downloads them")
 
 
-def _mend(facts: Facts) -> str:
-    """From 6.6 on tornado refuses a file outside the static folder, which Visdom's page names."""
-    new = release(facts["versions"]["tornado"]) >= (6, 6)
-    return "pip install 'tornado<6.6'" if new else "pip install --force-reinstall visdom"
+def _fix(facts: Facts) -> str:
+    """Returns the fix: tornado from 6.6 on refuses a file of Visdom's page outside the static folder."""
+    is_too_new = release(facts["versions"]["tornado"]) >= (6, 6)
+    return "pip install 'tornado<6.6'" if is_too_new else "pip install --force-reinstall visdom"
 
 
 def server() -> Finding:
-    """Of the server that a trainer without flags would look for."""
+    """Returns whether the server answers that a trainer without flags uses."""
     wanted = Watching().server
     if wanted.ignored:
         return Finding("wrong", "Visdom server", "; ".join(wanted.ignored), "correct the variable, or unset it")
@@ -59,5 +59,5 @@ def server() -> Finding:
             fix = _START if wanted.port == PORT else f"{_START} --port {wanted.port}"
         elif isinstance(reason, NotVisdom | ServerError):
             fix = f"stop what listens at port {wanted.port}, or name another port by VISDOM_PORT"
-        return Finding("note", "Visdom server", f"{reason}; runs begin all the same", fix)
+        return Finding("note", "Visdom server", f"{reason}; runs start without it", fix)
     return Finding("ok", "Visdom server", f"one answers at {wanted.address}")

@@ -1,7 +1,7 @@
-"""A run's picture in the windows of a Visdom server.
+"""Draws a run's picture in the windows of a Visdom server.
 
-A window is always sent whole: that costs the server less than appending to it does (for each append it compares all
-points with all points), and what is sent twice is there once.
+A window is always sent whole. This costs the server less than appending, for which it compares all points with each
+other, and sending twice does no harm.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ from mlp_workload.visdom.picture import Curve, Floats, Picture
 from mlp_workload.visdom.server import ServerError
 
 _DOTS = {"markers": True, "markersize": 5}
-"""For test results, of which a run may have only one."""
+"""Options for test results, of which a run may have only one."""
 LONGEST_NAME = 250
-"""Bytes of an environment's name: the server keeps it in a file of that name with .json behind it."""
+"""Most bytes of an environment's name, which with .json is the name of its file."""
 COMPARED_POINTS = 500
-"""Of each curve in the comparison, which is drawn trace by trace; that is what costs the server most."""
+"""Most points of each curve in the comparison, whose drawing costs the server most."""
 
 
 class Drawing:
-    """Draws a run into an environment of its own and, beside runs of the other framework, into a shared one.
+    """Draws a run into its own environment, and into one that it shares with runs of the other framework.
 
-    All methods raise `Unreachable` where the server does not answer.
+    All methods raise `Unreachable` if the server does not answer.
     """
 
     def __init__(self, client: Any, environment: str, comparison: str, trace: str) -> None:
@@ -40,7 +40,7 @@ class Drawing:
         self._compared: set[str] = set()
 
     def update(self, picture: Picture) -> None:
-        """Draws what has changed of the run itself, and has the server save it where a test result came."""
+        """Draws the changes in the run's own environment; the server saves it after each test result."""
         first = not self._drawn
         changed = {part for part, version in picture.version.items() if self._drawn.get(part) != version}
         drawn = dict(picture.version)
@@ -61,7 +61,7 @@ class Drawing:
         self._drawn = drawn
 
     def compare(self, picture: Picture) -> None:
-        """Draws the run beside the others, which costs the server several times what `update` does."""
+        """Draws the run beside others, which costs the server several times as much as `update`."""
         if picture.test_loss.steps:
             self._trace_in("train_loss", "train loss", picture.train_loss)
             self._trace_in("test_loss", "test loss", picture.test_loss)
@@ -69,7 +69,7 @@ class Drawing:
             self._client.save([self.comparison])
 
     def complete(self, picture: Picture) -> None:
-        """Draws all, and anew where the server does not hold it then, as after a restart between two updates."""
+        """Draws everything, and again if the server does not have it then, as after a restart."""
         self.update(picture)
         self.compare(picture)
         if not self._holds(picture):
@@ -97,42 +97,42 @@ class Drawing:
                 if points and [len(found["x"]) for found in traces if found["name"] == trace] != [points]:
                     return False
             return True
-        except ServerError:  # it has not got the environment
+        except ServerError:  # the environment is missing
             return False
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # nor does it answer as Visdom does
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # not an answer of Visdom
             return False
 
     def _lines(self, window: str, title: str, y: str, curves: Sequence[Curve], legend: Sequence[str] = ()) -> None:
         points = [curve.points() for curve in curves]
         steps = points[0][0]
         values = np.column_stack([values for _, values in points])
-        if not len(steps):  # the window is there from the start, empty
+        if not len(steps):  # an empty window from the start
             steps, values = np.zeros(1), np.full((1, len(curves)), np.nan)
         opts = {"title": title, "xlabel": "step", "ylabel": y} | ({"legend": list(legend), **_DOTS} if legend else {})
         self._client.line(values if legend else values[:, 0], steps, win=window, env=self.environment, opts=opts)
 
     def _trace_in(self, window: str, title: str, curve: Curve) -> None:
-        """One trace among others, put in place of itself; the window is made where there is none."""
+        """Draws or replaces one trace among others; creates the window if there is none."""
         if not curve.steps:
             return
         steps, values = curve.points(COMPARED_POINTS)
-        place = {"win": window, "env": self.comparison, "name": self._trace}
-        there = window in self._compared or self._client.win_exists(window, self.comparison)
-        if not (there and self._replaced(values, steps, place)):
+        target = {"win": window, "env": self.comparison, "name": self._trace}
+        exists = window in self._compared or self._client.win_exists(window, self.comparison)
+        if not (exists and self._replaced(values, steps, target)):
             opts = {"title": title, "xlabel": "step", "showlegend": True} | (_DOTS if window != "train_loss" else {})
-            self._client.line(values, steps, opts=opts, **place)
+            self._client.line(values, steps, opts=opts, **target)
         self._compared.add(window)
 
-    def _replaced(self, values: Floats, steps: Floats, place: Mapping[str, str]) -> bool:
-        """Not where the window was closed, nor where one that Visdom 0.2 saved makes 0.3 stumble."""
+    def _replaced(self, values: Floats, steps: Floats, target: Mapping[str, str]) -> bool:
+        """Returns whether the trace was replaced. It fails if the window was closed, or saved by Visdom 0.2 for 0.3."""
         try:
-            return bool(self._client.line(values, steps, update="replace", **place) == place["win"])
+            return bool(self._client.line(values, steps, update="replace", **target) == target["win"])
         except ServerError:
             return False
 
 
 def environment_name(folder: Path) -> str:
-    """Returns the name of a run's own environment: its folder, the one above, and four digits for the whole path."""
+    """Returns the name of a run's own environment: its folder, the one above, and four digits of the path's hash."""
     path = folder.resolve()
     return _safe(f"{'_'.join(path.parts[-2:])}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:4]}")
 
@@ -140,14 +140,14 @@ def environment_name(folder: Path) -> str:
 def comparison_name(config: Config, dataset_digest: str) -> str:
     """Returns the name of the environment that runs of one preset, data set and seed share.
 
-    Two data sets may have one specification, such as `idx:data` in two projects: their digests tell them apart.
+    It contains the data set's digest: `idx:data` may be different sets in two projects.
     """
     digest = "" if config.dataset == "mnist" else f"_{dataset_digest[:8]}"
     return _safe(f"compare_{config.preset}_{config.dataset}{digest}_seed{config.seed}")
 
 
 def trace_name(framework: str, config: Config) -> str:
-    """The framework, and every setting by which a run differs from its preset."""
+    """Returns the framework and every setting that differs from the preset's."""
     beside = ("preset", "dataset", "seed", "run_dir")
     preset = vars(PRESETS[config.preset])
     own = [f"{name} {value}" for name, value in vars(config).items() if name not in beside and value != preset[name]]
@@ -155,7 +155,7 @@ def trace_name(framework: str, config: Config) -> str:
 
 
 def _safe(name: str) -> str:
-    """Returns `name` as a file's name that every Visdom server takes; a long one is shortened, with its digest.
+    """Returns `name` as a file name that every Visdom server takes; a long one is shortened, with a digest.
 
     Servers refuse a leading dot, and lose an environment with .json in the middle of its name when they start.
     """

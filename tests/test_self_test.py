@@ -1,4 +1,4 @@
-"""Every planted fault is caught where it was planted; one that is switched off or elsewhere is said not to be."""
+"""Every planted fault is caught where it was planted; a fault that is switched off or found elsewhere is reported."""
 
 import dataclasses
 import json
@@ -11,27 +11,27 @@ from warm import python
 from mlp_compare.parity import self_test
 from mlp_compare.parity.faults import FAULTS
 from mlp_compare.parity.worker import Worker
-from twincheck.pipe import Side
+from twincheck.pipe import WorkerProcess
 
 FIRST = (
     "one label off by one", "lowest bit of one pixel flipped", "losses of the compiled epoch nan in float32",
     "another seed", "square weight transposed, in and out",
     "slope 0.011", "a bias left out",
     "sum for mean", "one entry of a gradient dropped", "one gradient transposed",
-    "one gradient 1.1 of itself after kink crossings",
+    "one gradient 1.1 of itself after ReLU sign flips",
     "learning rate 0.01 % off", "momentum 0.90001", "dampening 0.1",
     "one sure prediction wrong", "last test examples dropped",
 )  # fmt: skip
-"""Planted by `make test`: of each kind and side."""
+"""Faults planted by `make test`: some of each kind and side."""
 
 
 @pytest.fixture(scope="module")
 def sides():
     interpreter = multiprocessing.spawn.get_executable()
     multiprocessing.set_executable(python())
-    with Side("jax", Worker) as one, Side("torch", Worker) as other:
+    with WorkerProcess("jax", Worker) as jax, WorkerProcess("torch", Worker) as torch:
         multiprocessing.set_executable(interpreter)
-        yield one, other
+        yield jax, torch
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def sides():
 )
 def test_each_fault_is_caught_where_it_was_planted(name, sides, mnist, monkeypatch):
     monkeypatch.setattr(self_test, "load", lambda _: mnist)
-    (bite,) = self_test.bite([FAULTS[name]], sides)
-    assert bite.caught
-    assert bite.placed, f"planted at step {bite.fault.step}, {bite.fault.tensor}: {bite.departure}"
+    (result,) = self_test.self_test([FAULTS[name]], sides)
+    assert result.caught
+    assert result.located, f"planted at step {result.fault.step}, {result.fault.tensor}: {result.mismatch}"
 
 
 def test_the_first_are_among_them():
@@ -64,18 +64,17 @@ def test_a_fault_that_is_switched_off_is_not_caught(monkeypatch, capsys):
     right = dataclasses.replace(FAULTS["learning rate 0.01 % off"], flags={"learning_rate": 0.01})
     monkeypatch.setitem(FAULTS, right.name, right)
     assert run_parity(monkeypatch, "--teeth", right.name, "one gradient transposed") == 1
-    said = capsys.readouterr().out
-    assert "not caught  learning rate 0.01 % off (torch)" in said
-    assert "caught  one gradient transposed (torch): step 1, layers.1.weight.grad" in said
-    assert "2 faults planted, 1 caught, 1 named where they were planted" in said
+    output = capsys.readouterr().out
+    assert "not caught  learning rate 0.01 % off (torch)" in output
+    assert "caught  one gradient transposed (torch): step 1, layers.1.weight.grad" in output
+    assert "2 faults planted, 1 caught, 1 located where they were planted" in output
 
 
-def test_a_fault_that_is_caught_elsewhere_is_misplaced(tmp_path, monkeypatch, capsys):
+def test_a_fault_that_is_caught_elsewhere_is_not_located(tmp_path, monkeypatch, capsys):
     fault = dataclasses.replace(FAULTS["sum for mean"], tensor="logits.grad")
     monkeypatch.setitem(FAULTS, fault.name, fault)
-    assert run_parity(monkeypatch, "--teeth", fault.name, "--json", str(tmp_path / "teeth.json")) == 1
-    assert (
-        "misplaced  sum for mean (jax): planted at step 1, logits.grad, named step 1, loss" in capsys.readouterr().out
-    )
-    (row,) = json.loads((tmp_path / "teeth.json").read_text())["faults"]
-    assert (row["caught"], row["placed"]) == (True, False)
+    assert run_parity(monkeypatch, "--teeth", fault.name, "--json", str(tmp_path / "faults.json")) == 1
+    line = "caught elsewhere  sum for mean (jax): planted at step 1, logits.grad, named step 1, loss"
+    assert line in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "faults.json").read_text())["faults"]
+    assert (row["caught"], row["located"]) == (True, False)

@@ -1,4 +1,4 @@
-"""MNIST as it was shipped."""
+"""Checks the shipped MNIST files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +10,19 @@ from mlp_workload.errors import UserError
 from mlp_workload.files import shell_quoted
 
 _CHECKOUT = Path(__file__).parents[2]
-"""Where it is one."""
+"""Root of the git repository, if this is one."""
 
 
-def mnist(folder: Path = shipped.FOLDER) -> Iterator[Finding]:
-    """Of each file that is not, byte for byte, the published one; or of all."""
+def findings(folder: Path = shipped.FOLDER) -> Iterator[Finding]:
+    """Yields a finding for each file that differs from the published one, or one for all if none does."""
     reasons = [reason for name in shipped.SHA256 if (reason := _refusal(folder, name))]
-    yield from [Finding("wrong", "MNIST", reason, _mend(folder)) for reason in reasons] or [
+    yield from [Finding("wrong", "MNIST", reason, _fix(folder)) for reason in reasons] or [
         Finding("ok", "MNIST", "four files with the published SHA-256 sums")
     ]
 
 
 def _refusal(folder: Path, name: str) -> str | None:
-    """Why the file can't be taken."""
+    """Returns why the file can't be used; None if it can."""
     try:
         read_idx(folder / f"{name}.gz", 3 if "images" in name else 1, shipped.SHA256[name])
     except UserError as error:
@@ -30,7 +30,7 @@ def _refusal(folder: Path, name: str) -> str | None:
     return None
 
 
-def _mend(folder: Path) -> str:
+def _fix(folder: Path) -> str:
     if (_CHECKOUT / ".git").exists() and folder.is_relative_to(_CHECKOUT):
         return f"git -C {shell_quoted(_CHECKOUT)} checkout {shell_quoted(folder.relative_to(_CHECKOUT))}"
     return "pip install --force-reinstall --no-deps . in the project's folder"
