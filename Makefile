@@ -27,7 +27,7 @@ PIP_INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.tx
 IS_NEW_ENOUGH := import sys; sys.version_info >= (3, 11) or sys.exit( \
 	"Python 3.11 or later is needed, and $(PYTHON) is " + sys.version.split()[0] + ". Name another: make ... PYTHON=python3.12")
 
-# $(call install,ENVIRONMENT,EXTRAS) makes the environment, or mends one that was left half-finished, and fills it.
+# $(call install,ENVIRONMENT,EXTRAS) makes the environment, or repairs one that was left half-finished, and fills it.
 define install
 	@$(1)/bin/python -m pip --version >/dev/null 2>&1 \
 		|| $(1)/bin/python -m ensurepip --default-pip >/dev/null 2>&1 \

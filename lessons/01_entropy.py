@@ -9,58 +9,36 @@
 # %% [markdown]
 # # Entropy: how surprised one is on average
 #
-# Something that happens with probability p is worth -log₂ p bits of surprise: none where it was
-# certain, one bit for a coin, more the rarer it is. The entropy of a distribution is the surprise
-# to expect, H(p) = -Σ p log p: how uncertain one is before looking.
+# An outcome with probability p has a surprise of -log₂ p bits: none if it was certain, one bit for
+# a coin, more the rarer it is. The entropy of a distribution is the expected surprise,
+# H(p) = -Σ p log p: how uncertain one is before looking. The figure shows, from left to right, the
+# surprise of a single outcome, the entropy of a coin, which is most uncertain at one half, and the
+# entropy of three distributions.
 
-# %%
+# %% Imports
 import jax.numpy as jnp
 import numpy as np
 import torch
 
 import jax_mlp.entropy
 import reference_torch.entropy
-from lessons.figure import figure, say
-from mlp_compare.figures import COLOURS, INK
+from lessons.helpers import COLOURS, INK, figure, say
 from mlp_workload.entropy import cross_entropy, entropy, kl_divergence
 
 # %% [markdown]
 # The tutorial asks about four outcomes three times: all alike, one that is likely, one that is
-# nearly certain. The numbers that it prints for the third are no distribution, and the project's
-# functions say so.
+# nearly certain.
 
 # %%
-printed = {
+distributions = {
     "all alike": [0.25, 0.25, 0.25, 0.25],
     "one likely": [0.1, 0.1, 0.1, 0.7],
-    "nearly certain": [0.001, 0.001, 0.001, 0.999],
+    "nearly certain": [0.001, 0.001, 0.001, 0.997],
 }
-for name, p in printed.items():
-    try:
-        say(f"{name}: {entropy(p):.4f} bits")
-    except ValueError as error:
-        say(f"{name}: {error}. Taken as it is: {entropy(p, check=False):.4f} bits, the tutorial's")
-
-# %% [markdown]
-# The same in JAX and in torch, with the third one mended, in bits and in nats. A nat is the unit of
-# the natural logarithm, in which both frameworks compute their losses; a bit is ln 2 of it.
-
-# %%
-distributions = printed | {"nearly certain": [0.001, 0.001, 0.001, 0.997]}
-rows = ["| | bits, JAX | bits, torch | nats, JAX | nats, torch |", "|---|---|---|---|---|"]
 for name, p in distributions.items():
-    values = []
-    for base in ("bits", "nats"):
-        values.append(jax_mlp.entropy.entropy(jnp.array(p), base))
-        values.append(reference_torch.entropy.entropy(torch.tensor(p), base))
-    rows.append(f"| {name} | " + " | ".join(f"{value:.6f}" for value in values) + " |")
-say("\n".join(rows))
+    say(f"{name}: {entropy(p):.4f} bits")
 
-# %% [markdown]
-# Left, the surprise of a single outcome; in the middle, the entropy of a coin, which is most
-# uncertain at one half; right, the three distributions.
-
-# %%
+# %% The figure
 p = np.linspace(0.001, 1, 1000)
 coin = entropy(np.stack([p, 1 - p], axis=-1))
 with figure("Surprise, entropy of a coin, and of the three distributions", columns=3) as axes:
@@ -74,16 +52,43 @@ with figure("Surprise, entropy of a coin, and of the three distributions", colum
     axes[2].set(ylabel="entropy, bits", ylim=(0, 2.3))
 
 # %% [markdown]
-# Cross-entropy H(p, q) is what one pays for expecting q where p is true. It is the entropy of p,
-# which nobody can save, and on top of it the KL divergence, which is 0 only where q is p. A
-# classifier's loss is this, with the label for p.
+# The numbers that the tutorial prints for the third are no distribution: they add up to more than
+# 1. The project's functions say so.
+
+# %%
+printed = [0.001, 0.001, 0.001, 0.999]
+try:
+    entropy(printed)
+except ValueError as error:
+    say(f"{error}. Without the check: {entropy(printed, check=False):.4f} bits, the tutorial's")
+
+# %% [markdown]
+# The same in JAX and in torch, in bits and in nats. A nat is the unit of the natural logarithm, in
+# which both frameworks compute their losses; a bit is ln 2 nats.
+
+# %%
+rows = ["| | bits, JAX | bits, torch | nats, JAX | nats, torch |", "|---|---|---|---|---|"]
+for name, p in distributions.items():
+    values = []
+    for base in ("bits", "nats"):
+        values.append(jax_mlp.entropy.entropy(jnp.array(p), base))
+        values.append(reference_torch.entropy.entropy(torch.tensor(p), base))
+    rows.append(f"| {name} | " + " | ".join(f"{value:.6f}" for value in values) + " |")
+say("\n".join(rows))
+
+# %% [markdown]
+# Cross-entropy H(p, q) is what one pays for expecting q while p is true. It is the entropy of p,
+# which nobody can save, plus the KL divergence, which is 0 only if q is p. A classifier's loss is a
+# cross-entropy, with the label for p.
 
 # %%
 p, q = distributions["one likely"], distributions["all alike"]
 say(
-    f"Expecting “all alike” where “one likely” is true costs {cross_entropy(p, q):.4f} bits: "
+    f"Expecting “all alike” while “one likely” is true costs {cross_entropy(p, q):.4f} bits: "
     f"{entropy(p):.4f} of entropy and {kl_divergence(p, q):.4f} more. The other way round it costs "
-    f"{cross_entropy(q, p):.4f}: the order matters. Knowing nothing about ten digits costs "
-    f"{entropy([0.1] * 10, 'nats'):.4f} nats: about where a training begins whose first logits are "
-    "near 0, as those of the preset `leaky` are."
+    f"{cross_entropy(q, p):.4f}: the order matters."
+)
+say(
+    f"Knowing nothing about ten digits costs {entropy([0.1] * 10, 'nats'):.4f} nats. A training "
+    "begins near that if its first logits are near 0, as those of the preset `leaky` are."
 )

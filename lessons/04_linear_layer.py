@@ -9,23 +9,26 @@
 # %% [markdown]
 # # The linear layer and its transpose
 #
-# A linear layer takes a batch (batch, in) to (batch, out). PyTorch keeps its weight as (out,
-# in) and multiplies by the transpose; Flax keeps a kernel (in, out) and multiplies by it.
+# A linear layer takes a batch (batch, in) to (batch, out). PyTorch keeps its weight as (out, in)
+# and multiplies by the transpose. Flax keeps a kernel (in, out) and multiplies by it. So a weight
+# that is carried across must be transposed once. The figure shows a square layer, where forgetting
+# it raises no error: the shapes fit, and the numbers are wrong.
 
-# %%
+# %% Imports
 import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
 
-from jax_mlp.model import MLP as FlaxMLP
-from jax_mlp.weights import load_canonical as load_into_flax
-from lessons.figure import figure, say
-from mlp_compare.figures import COLOURS, INK
+import jax_mlp.model
+import jax_mlp.weights
+import reference_torch.model
+from lessons.helpers import COLOURS, INK, figure, say
+from mlp_workload.config import PRESETS
 from mlp_workload.data import load
-from reference_torch.model import MLP as TorchMLP
 from reference_torch.weights import to_canonical
 
+# %%
 digits = load("mnist").test.images[:4]
 x = digits.reshape(4, -1).astype(np.float32) / 255
 
@@ -39,7 +42,7 @@ say(
 )
 
 # %% [markdown]
-# To carry a weight across it is transposed once; the bias (out,) stays as it is.
+# The weight is transposed; the bias (out,) stays as it is.
 
 # %%
 flax_layer.kernel[...] = jnp.asarray(torch_layer.weight.detach().numpy().T)
@@ -51,9 +54,7 @@ eps = np.finfo(np.float32).eps
 say(f"The outputs are at most {apart:.1e} apart; float32 has an epsilon of {eps:.1e}.")
 
 # %% [markdown]
-# Forgotten, the transpose raises an error here, because 784 is not 512. In a square layer,
-# such as the tutorial's 200 to 200 in the middle, nothing raises: the shapes fit and the
-# numbers are wrong.
+# Without the transpose this layer raises an error, because 784 is not 512.
 
 # %%
 try:
@@ -61,6 +62,10 @@ try:
 except TypeError as error:
     say(f"JAX: {str(error).splitlines()[0]}")
 
+# %% [markdown]
+# A square layer, such as the tutorial's 200 to 200 in the middle, raises none.
+
+# %%
 rng = np.random.default_rng(0)
 hidden = rng.uniform(0, 1, (4, 200)).astype(np.float32)
 square = torch.nn.Linear(200, 200)
@@ -71,7 +76,7 @@ outputs = {
     "forgotten: (out, in)": np.asarray(jnp.asarray(hidden) @ weight + bias),
 }
 
-# %%
+# %% The figure
 with figure("A square layer with and without the transpose", columns=2, height=3.2) as both:
     for axes, (name, output), colour in zip(both, outputs.items(), COLOURS, strict=False):
         axes.axline((0, 0), slope=1, color=INK, linewidth=0.6)
@@ -80,17 +85,18 @@ with figure("A square layer with and without the transpose", columns=2, height=3
         say(f"{name}: at most {np.abs(output - expected).max():.1e} apart")
 
 # %% [markdown]
-# So this project names weights canonically, and keeps torch's (out, in) in every file and in
-# both its models: its JAX one has a `Linear` of its own (`jax_mlp/model.py`). Here is the
+# So this project gives weights canonical names, and keeps torch's (out, in) in every file and in
+# both its models: its JAX model has a `Linear` of its own (`jax_mlp/model.py`). Here is the
 # tutorial's network with torch's random weights, in both frameworks.
 
 # %%
-widths = (784, 200, 200, 10)
-model = TorchMLP(widths, "leaky_relu", "leaky_relu", "torch_linear", torch.float32)
-canonical = to_canonical(model)
-say("\n".join(f"- `{name}` {array.shape}" for name, array in canonical.items()))
+config = PRESETS["leaky"]
+widths = config.widths(784, 10)
+in_torch = reference_torch.model.build_model(config, widths)
+in_flax = jax_mlp.model.build_model(config, widths)
 
-flax = FlaxMLP(widths, "leaky_relu", "leaky_relu", "torch_linear", jnp.float32, nnx.Rngs(0))
-load_into_flax(flax, canonical)
-logits = model(torch.tensor(x)).detach().numpy()
-say(f"Logits at most {np.abs(logits - np.asarray(flax(jnp.asarray(x)))).max():.1e} apart.")
+canonical = to_canonical(in_torch)
+say("\n".join(f"- `{name}` {array.shape}" for name, array in canonical.items()))
+jax_mlp.weights.load_canonical(in_flax, canonical)
+logits = in_torch(torch.tensor(x)).detach().numpy()
+say(f"Logits at most {np.abs(logits - np.asarray(in_flax(jnp.asarray(x)))).max():.1e} apart.")

@@ -10,10 +10,12 @@
 # # The network by hand
 #
 # The tutorial's first program writes the network down from plain tensors: three weights, three
-# biases, products, ReLU. Nothing else is needed. Here it is trained on MNIST once through, in
-# torch and in JAX, from the same weights over the same batches.
+# biases, products, ReLU. Nothing else is needed. Here it is trained on MNIST for one epoch, in
+# torch and in JAX, from the same weights over the same batches. The figure shows the loss of each
+# step, left, and how far apart the two losses are, right. The line there is float32's epsilon;
+# equal losses lie on the bottom.
 
-# %%
+# %% Imports
 import dataclasses
 
 import jax
@@ -25,14 +27,14 @@ from torch.nn import functional as F
 import jax_mlp.step
 import reference_torch.step
 from jax_mlp.loss import cross_entropy
-from lessons.figure import figure, say
-from mlp_compare.figures import COLOURS, INK
+from lessons.helpers import COLOURS, INK, figure, say
 from mlp_workload.batches import epoch_order
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.initial import initial_parameters
 from reference_torch.trainer import Trainer
 
+# %%
 config = dataclasses.replace(PRESETS["relu"], last_activation="none")
 mnist = load("mnist")
 widths = config.widths(mnist.pixels, mnist.classes)
@@ -101,8 +103,9 @@ weights = [jnp.asarray(array, jnp.float32) for array in start.values()]
 weights, jax_losses = jax.jit(lambda weights: jax.lax.scan(step, weights, batches))(weights)
 
 # %% [markdown]
-# The project's own hand-written network (`reference_torch/model.py`) has a trainer which does the
-# same over the same batches. It rounds its updates elsewhere, which one sees in the last digits.
+# The project's trainer does the same with its own hand-written network
+# (`reference_torch/model.py`). It rounds its updates at another point, which one sees in the last
+# digits.
 
 # %%
 own_losses = Trainer(config, mnist, start).train_steps(order, 0, 50)
@@ -116,22 +119,17 @@ for name, logits in {"torch": in_torch, "JAX": in_jax}.items():
     right = (np.asarray(logits).argmax(axis=1) == mnist.test.labels).sum()
     say(f"{name}: {right:,} of {len(mnist.test):,} test digits right after one epoch.")
 
-# %%
+# %% The figure
 steps = np.arange(1, len(batches) + 1)
 apart = np.abs(np.array(torch_losses) - np.asarray(jax_losses))
-with figure("Loss of each step, and how far torch and JAX are apart", columns=2) as (
-    one,
-    two,
-):
-    one.plot(steps, jax_losses, color=COLOURS[0], linewidth=2.5, label="JAX")
-    one.plot(steps, torch_losses, color=COLOURS[1], linewidth=0.8, label="torch")
-    one.set(xlabel="step", ylabel="loss of the batch, nats", ylim=(0, None))
-    one.legend(frameon=False)
-    two.semilogy(steps, np.maximum(apart, 1e-9), ".", color=COLOURS[2], markersize=4)
-    two.axhline(np.finfo(np.float32).eps, color=INK, linewidth=0.6)
-    two.set(xlabel="step", ylabel="losses apart, nats")
-say(
-    f"Right: the line is float32's epsilon, {np.finfo(np.float32).eps:.1e}; on the bottom lie "
-    "losses that are equal. Where the points leave it "
-    "for good, [the last lesson](10_float32_kinks.md) looks closer."
-)
+with figure("Loss of each step, and how far torch and JAX are apart", columns=2) as axes:
+    axes[0].plot(steps, jax_losses, color=COLOURS[0], linewidth=2.5, label="JAX")
+    axes[0].plot(steps, torch_losses, color=COLOURS[1], linewidth=0.8, label="torch")
+    axes[0].set(xlabel="step", ylabel="loss of the batch, nats", ylim=(0, None))
+    axes[0].legend(frameon=False)
+    axes[1].semilogy(steps, np.maximum(apart, 1e-9), ".", color=COLOURS[2], markersize=4)
+    axes[1].axhline(np.finfo(np.float32).eps, color=INK, linewidth=0.6)
+    axes[1].set(xlabel="step", ylabel="losses apart, nats")
+
+# %% [markdown]
+# [The last lesson](10_relu_sign_flips.md) looks at the step from which on the losses stay apart.

@@ -121,7 +121,7 @@ def read_safetensors(
             return tensors, metadata
     # ValueError: a shape that NumPy lacks, such as of 70 dimensions.
     except (SafetensorError, TypeError, ValueError) as error:
-        hint = "; convert a .pt first (README, Exchange weights)" if path.suffix in (".pt", ".pth") else ""
+        hint = "; convert a .pt first (docs/exchange.md)" if path.suffix in (".pt", ".pth") else ""
         raise UserError(f"{path}: not a readable {kind} ({error}){hint}") from error
     except MemoryError as error:
         raise UserError(f"{path}: too large for the memory") from error

@@ -13,11 +13,11 @@ import jax_mlp.train
 import reference_torch.train
 from mlp_workload.config import PRESETS
 from mlp_workload.run import checkpoint
-from mlp_workload.run.output_options import Watching
+from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.weights import parameter_shapes, read_safetensors
 
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
-UNWATCHED = Watching(visdom="off", quiet=True)
+UNWATCHED = OutputOptions(visdom="off", quiet=True)
 LATER = ("optimizer", "beta1", "beta2", "epsilon")
 """Settings that the first version's config.json lacks."""
 

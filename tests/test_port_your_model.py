@@ -1,4 +1,4 @@
-"""The example: the mended port passes, and each mistake is named at its own layer."""
+"""The example: the fixed port passes, and each mistake is named at its own layer."""
 
 import pytest
 from flax import nnx
@@ -25,7 +25,7 @@ def first(original, folder, mistake="none"):
 
 
 @COMPILES
-def test_the_mended_port_passes(original, tmp_path):
+def test_the_fixed_port_passes(original, tmp_path):
     assert first(original, tmp_path) is None
 
 
@@ -59,7 +59,7 @@ def test_a_wrong_load_is_named_at_the_parameter(original, tmp_path, monkeypatch)
     assert first(original, tmp_path).name == "layer_norm.weight"
 
 
-def test_the_mended_batch_norm_keeps_its_statistics_in_evaluation():
+def test_the_fixed_batch_norm_keeps_its_statistics_in_evaluation():
     layer = flax_model.BatchNorm(3, use_running_average=True, rngs=nnx.Rngs(0))
     layer.var.set_value(layer.var.get_value() * 5)
     layer(layer.var.get_value()[None].repeat(4, axis=0))
@@ -67,16 +67,16 @@ def test_the_mended_batch_norm_keeps_its_statistics_in_evaluation():
 
 
 @pytest.mark.long("starts both frameworks")
-def test_the_command_passes_the_mended_pair(run):
+def test_the_command_passes_the_fixed_pair(run):
     result = run("examples.port_your_model.compare_models", python=("-W", "error"))
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == "torch and Flax agree in all 29 tensors\n"
 
 
-def test_the_command_names_the_first_departure(run):
+def test_the_command_names_the_first_mismatch(run):
     result = run("examples.port_your_model.compare_models", "--mistake", "gelu-tanh")
     assert (result.returncode, result.stderr) == (1, "")
-    assert result.stdout.startswith("torch and Flax first depart at gelu.output[")
+    assert result.stdout.startswith("torch and Flax differ first at gelu.output[")
     assert len(result.stdout.splitlines()) == 1
 
 

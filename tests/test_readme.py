@@ -1,6 +1,7 @@
-"""Every command of the README and the pages it leads to, as written, but for `make`, which runs this, and pip."""
+"""Every command and example of the README and of the pages in docs/, as written, except for `make` and pip."""
 
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -20,9 +21,10 @@ import twincheck.record_jax
 import twincheck.record_torch
 from mlp_workload.cli.trainer import TrainingOptions, parse_config
 
+DOCS, API = sorted((ROOT / "docs").glob("*.md")), sorted((ROOT / "docs/api").glob("*.md"))
 PAGES = {
     path: path.read_text()
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")), *DOCS, *API)
 }
 BLOCKS = [block for text in PAGES.values() for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)]
 SCRIPTS = [block for block in dict.fromkeys(BLOCKS) if not block.startswith("make ")]
@@ -80,9 +82,32 @@ def headings(text):
     return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
+def python_of(page):
+    """Returns the one Python block of a page."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    return code
+
+
+@pytest.mark.long("trains and compiles")
+@pytest.mark.parametrize("page", API, ids=[page.stem for page in API])
+def test_the_examples_of_the_reference_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(python_of(page), {})
+
+
+@pytest.mark.parametrize("page", API, ids=[page.stem for page in API])
+def test_the_reference_lists_what_is_there(page):
+    for name in re.findall(r"^::: (.+)", PAGES[page], re.M):
+        assert pkgutil.resolve_name(name).__doc__, name
+
+
+def test_the_readme_is_short():
+    assert len(PAGES[ROOT / "README.md"].splitlines()) <= 220
+
+
 def test_the_readmes_python_compares_two_models(tmp_path, monkeypatch, capsys):
     """The smallest pair there is: a linear layer on each side, with the same weights and then with others."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    code = python_of(ROOT / "README.md")
     torch_model, flax_model = TorchModel(), FlaxModel(nnx.Rngs(0))
     x, weight = np.linspace(-1, 1, 20).reshape(5, 4), torch_model.fc.weight.detach().numpy()
     flax_model.fc.bias.set_value(jnp.array(torch_model.fc.bias.detach().numpy()))

@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ ABOVE_DOCS = {"README.md": "index.md"} | {name: name for name in ("CHANGELOG.md"
 AT_ONCE = 2
 """Lessons; much of one is imports and compilation, which keep one core busy."""
 CELL_SECONDS = 300
+LINES_SHOWN = 25
+"""Lines of a cell that a reader sees; a longer one needs a title, under which it is folded."""
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)]*)?\)")
 _ANSI = re.compile(r"\x1b\[[\d;]*m")
 
@@ -43,7 +46,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Pages of docs/ may lead above it, as they do in the repository."""
-    return markdown if page.file.generated_by else with_links_from_docs(markdown.replace("](../", "]("))
+    is_in_docs = not page.file.generated_by and "/" not in page.file.src_uri
+    return with_links_from_docs(markdown.replace("](../", "](")) if is_in_docs else markdown
 
 
 def with_links_from_docs(text: str) -> str:
@@ -65,7 +69,8 @@ def with_links_from_docs(text: str) -> str:
 def run(lesson: Path) -> str:
     """Executes it in a kernel and a folder of its own; its text, code and results as Markdown.
 
-    Raises `PluginError`, which ends the build, where a cell fails or warns, or there is no figure in the end.
+    The first figure comes right behind the introduction. Raises `PluginError`, which ends the build, if a cell fails,
+    warns or is too long, or if there is no figure in the end.
     """
     start = time.perf_counter()
     notebook = jupytext.read(lesson)
@@ -76,18 +81,27 @@ def run(lesson: Path) -> str:
             NotebookClient(notebook, kernel_name="python3", timeout=CELL_SECONDS, config=kernel).execute(cwd=folder)
         except CellExecutionError as error:
             raise PluginError(f"{lesson.name}: {_ANSI.sub('', str(error))}") from error
-    text = "\n\n".join(part for cell in notebook.cells for part in as_markdown(cell, lesson.name))
-    if "<svg" not in text:
+    parts = [part for cell in notebook.cells for part in as_markdown(cell, lesson.name)]
+    figures = [part for part in parts if "<svg" in part]
+    if not figures:
         raise PluginError(f"{lesson.name}: draws no figure")
+    parts.remove(figures[0])
+    parts.insert(1, figures[0])
     log.info(f"{lesson.name} took {time.perf_counter() - start:.1f} s")
-    return f"---\nhide: [toc]\n---\n\n{text}"
+    return "\n\n".join(["---\nhide: [toc]\n---", *parts])
 
 
 def as_markdown(cell: NotebookNode, lesson: str) -> Iterator[str]:
     if cell.cell_type == "markdown":
         yield cell.source
         return
-    yield f"```python\n{cell.source}\n```"
+    code = f"```python\n{cell.source}\n```"
+    if title := cell.metadata.get("title"):
+        yield f'??? example "{title}"\n\n{textwrap.indent(code, "    ")}'
+    elif cell.source.count("\n") >= LINES_SHOWN:
+        raise PluginError(f"{lesson}: a cell of more than {LINES_SHOWN} lines needs a title: {cell.source[:60]!r}")
+    else:
+        yield code
     for output in cell.outputs:
         if output.output_type == "stream" and output.name == "stderr":
             raise PluginError(f"{lesson}: a cell writes to standard error: {output.text}")

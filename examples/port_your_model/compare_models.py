@@ -8,10 +8,9 @@ from tempfile import TemporaryDirectory
 
 from examples.port_your_model.common import Mistake
 from examples.port_your_model.names import FLAX, TORCH_ONLY
-from mlp_compare import Comparison, compare, uniform
 from mlp_workload.cli.parse import run_command
 from mlp_workload.errors import UserError
-from twincheck.trace import Trace, rename
+from twincheck import Comparison, Trace, compare, rename, uniform
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def main(arguments: Arguments) -> bool:
         torch, flax = (recorded(side, Path(folder), arguments.mistake) for side in ("torch_model", "flax_model"))
     found = comparison(torch, flax)
     if found.first is not None:
-        print(f"torch and Flax first depart at {found.first}")
+        print(f"torch and Flax differ first at {found.first}")
         return False
     print(f"torch and Flax agree in all {len(found.differences)} tensors")
     return True
