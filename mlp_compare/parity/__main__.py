@@ -87,28 +87,22 @@ def run(options: Parity) -> bool:
         sides = [stack.enter_context(WorkerProcess(side, Worker)) for side in options.sides]
         if options.self_test is not None:
             return _self_test(options, sides, json, console)
-        return _lockstep(options, sides, json, traces, console)
-
-
-def _lockstep(
-    options: Parity, sides: Sequence[WorkerProcess], json: Path | None, traces: Path | None, console: Output
-) -> bool:
-    config = options.config
-    dataset = load_dataset(config)
-    console.tell_of(dataset)
-    check = Lockstep(config, dataset, sides, options.steps)
-    steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
-    with console.progress() as progress:
-        for _ in progress.track(steps, options.steps, description="compared"):
-            pass
-    report = check.report
-    if report.mismatch_traces:
-        _save(traces, report.mismatch_traces)
-    facts = dict(zip(options.sides, ask_all(sides, "facts"), strict=True))
-    if json is not None:
-        write_json(json, as_json(config, options.steps, report, facts, check.table()))
-    print_report(console, config, options.steps, report, facts, check.table())
-    return report.mismatch is None
+        config = options.config
+        dataset = load_dataset(config)
+        console.tell_of(dataset)
+        check = Lockstep(config, dataset, sides, options.steps)
+        steps = check.run({*TRACED, options.steps}, on_trace=lambda pair: _save(traces, pair))
+        with console.progress() as progress:
+            for _ in progress.track(steps, options.steps, description="compared"):
+                pass
+        report = check.report
+        if report.mismatch_traces:
+            _save(traces, report.mismatch_traces)
+        facts = dict(zip(options.sides, ask_all(sides, "facts"), strict=True))
+        if json is not None:
+            write_json(json, as_json(config, options.steps, report, facts, check.table()))
+        print_report(console, config, options.steps, report, facts, check.table())
+        return report.mismatch is None
 
 
 def _self_test(options: Parity, sides: Sequence[WorkerProcess], json: Path | None, console: Output) -> bool:
