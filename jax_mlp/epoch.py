@@ -19,6 +19,7 @@ from jax_mlp.step import Setup, TrainState, eval_step, train_step
 from mlp_workload.metrics import Evaluation
 
 Shard = Callable[[jax.Array], jax.Array]
+Carry = tuple[TrainState, jax.Array]
 
 _EVALUATED_AT_ONCE = 2000
 """Test examples whose activations are in a device's memory together; fits a processor's cache."""
@@ -44,13 +45,13 @@ def train_steps(
     size = setup.config.batch_size
     full, rest = divmod(len(order), size)
 
-    def step(number: jax.Array | int, carry: tuple[TrainState, jax.Array], size: int = size) -> Any:
+    def step(number: jax.Array | int, carry: Carry, size: int = size) -> Carry:
         state, losses = carry
         batch = lax.dynamic_slice_in_dim(order, number * setup.config.batch_size, size)
         state, tensors, _ = train_step(setup, state, *select(setup, shard, words, labels, batch))
         return state, losses.at[number].set(tensors["loss"])
 
-    carry = state, jnp.zeros(full + bool(rest), setup.config.dtype)
+    carry: Carry = state, jnp.zeros(full + bool(rest), setup.config.dtype)
     if full:
         carry = lax.fori_loop(first, jnp.minimum(last, full), step, carry)
     if rest:

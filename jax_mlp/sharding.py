@@ -6,11 +6,12 @@ The devices may belong to several processes, each of which runs the same program
 import contextlib
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -19,6 +20,8 @@ from jax_mlp.model import Params
 from jax_mlp.step import TrainState
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
+
+T = TypeVar("T")
 
 _BATCH, _HIDDEN = "batch", "hidden"
 CPU_DEVICES = 64
@@ -64,7 +67,7 @@ class DeviceMesh:
         numbers = jax.make_array_from_callback((self.mesh.size,), one_each, lambda _: np.array([number], np.int32))
         return int(self._max(numbers))
 
-    def state_shardings(self, shapes: TrainState, optimizer: optax.GradientTransformation) -> Any:
+    def state_shardings(self, shapes: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
         """Returns the shardings of a state of these shapes.
 
         Hidden layers are sharded by their units, and the last layer's weights by their inputs. The optimizer's arrays
@@ -87,28 +90,30 @@ class DeviceMesh:
         return TrainState(params, slots)
 
 
-def device_put(tree: Any, shardings: Any) -> Any:
+def device_put(tree: T, shardings: object) -> T:
     """Returns the arrays of `tree` on the devices. `shardings` is one sharding, or a tree of them.
 
     Unlike `jax.device_put` it takes shardings over devices of several processes, each of which has all of `tree`.
     """
 
-    def put(array: Any, sharding: NamedSharding) -> jax.Array:
+    def put(array: npt.ArrayLike, sharding: NamedSharding) -> jax.Array:
         host = np.asarray(array)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     if isinstance(shardings, NamedSharding):
-        return jax.tree.map(lambda array: put(array, shardings), tree)
-    return jax.tree.map(put, tree, shardings)
+        placed: T = jax.tree.map(lambda array: put(array, shardings), tree)
+    else:
+        placed = jax.tree.map(put, tree, shardings)
+    return placed
 
 
-def to_host(tree: Any) -> Any:
+def to_host(tree: T) -> T:
     """Returns the arrays of `tree` as NumPy's.
 
     Every process has all of them, if need be in shards: only batches are sharded over processes.
     """
 
-    def local(array: jax.Array) -> Any:
+    def local(array: jax.Array) -> jax.Array | npt.NDArray[np.generic]:
         if array.is_fully_addressable or array.is_fully_replicated:
             return array
         whole = np.empty(array.shape, array.dtype)
@@ -116,7 +121,8 @@ def to_host(tree: Any) -> Any:
             whole[shard.index] = shard.data
         return whole
 
-    return jax.device_get(jax.tree.map(local, tree))
+    host: T = jax.device_get(jax.tree.map(local, tree))
+    return host
 
 
 def find_mesh(config: Config) -> DeviceMesh:

@@ -24,14 +24,14 @@ def train(
     output: OutputOptions | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
-    cluster: ProcessGroup | None = None,
+    group: ProcessGroup | None = None,
 ) -> dict[str, Any]:
     """Trains as `config` says and returns the run's summary; see `mlp_workload.run.session.Run`.
 
-    Returns an empty summary in the processes of a `cluster` other than the first.
+    Returns an empty summary in the processes of a `group` other than the first.
     """
-    cluster = (cluster or ProcessGroup()).for_run(config)
-    with Run(config, output, checkpoint_every, resume, cluster.is_first) as run, framework(config, cluster) as make:
+    group = (group or ProcessGroup()).for_run(config)
+    with Run(config, output, checkpoint_every, resume, group.is_first) as run, framework(config, group) as make:
         trainer = run.prepare(make)
         for part in run.parts():
             run.trained(trainer.train_steps(part.order, part.first, part.last))
@@ -47,20 +47,20 @@ def train_seeds(config: Config, seeds: int, output: OutputOptions | None = None)
 
 
 @contextlib.contextmanager
-def framework(config: Config, cluster: ProcessGroup | None = None) -> Iterator[MakeTrainer]:
-    """JAX, imported only now: a wrong flag is answered before that, and the data are read beside it."""
+def framework(config: Config, group: ProcessGroup | None = None) -> Iterator[MakeTrainer]:
+    """Imports JAX and yields its trainer; all that the trainer does happens within this context."""
     with started_jax():
         import jax
 
         from jax_mlp.trainer import Trainer
 
-        with (cluster or ProcessGroup()).join(config), jax.enable_x64(config.dtype == "float64"):
+        with (group or ProcessGroup()).join(config), jax.enable_x64(config.dtype == "float64"):
             yield Trainer
 
 
 @contextlib.contextmanager
 def seeds_framework(config: Config, models: int) -> Iterator[MakeSeedsTrainer]:
-    """The same for many models."""
+    """Imports JAX and yields its trainer of many seeds."""
     with started_jax():
         import jax
 
@@ -74,11 +74,11 @@ def seeds_framework(config: Config, models: int) -> Iterator[MakeSeedsTrainer]:
 class Options(TrainingOptions):
     """Options of the command."""
 
-    cluster: ProcessGroup
+    group: ProcessGroup
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.seeds is not None and self.cluster != ProcessGroup():
+        if self.seeds is not None and self.group != ProcessGroup():
             raise UserError("--coordinator, --processes and --process are for one run, not for --seeds")
 
 
@@ -90,7 +90,7 @@ def main() -> None:
 
 def start(options: Options) -> None:
     if options.seeds is None:
-        train(options.config, options.output, options.checkpoint_every, options.resume, options.cluster)
+        train(options.config, options.output, options.checkpoint_every, options.resume, options.group)
     else:
         train_seeds(options.config, options.seeds, options.output)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -31,8 +30,8 @@ class Trainer:
     packages = ("jax", "jaxlib", "flax", "optax")
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
-        layout = self._layout = find_mesh(config)
-        device = self._device = layout.mesh.local_devices[0]
+        mesh = self._mesh = find_mesh(config)
+        device = self._device = mesh.mesh.local_devices[0]
         self.device, self.gpu_versions = device_name(device), versions(device)
         self.threads = product_threads(device)
         self._test_labels = dataset.test.labels
@@ -41,8 +40,8 @@ class Trainer:
         self._start: Callable[[], TrainState]
         setup = self._setup = Setup.of(config, dataset.pixels, dataset.classes)
         self._shapes = jax.eval_shape(partial(begin, setup), setup.shapes)
-        self._shardings = layout.state_shardings(self._shapes, setup.optimizer)
-        results = self._shardings, layout.replicated
+        self._shardings = mesh.state_shardings(self._shapes, setup.optimizer)
+        results = self._shardings, mesh.replicated
         if initial is None:
             seed = np.uint32(config.seed)
             drawing = jax.jit(partial(init_state, setup), out_shardings=self._shardings).lower(seed)
@@ -50,13 +49,15 @@ class Trainer:
             self._start = lambda: drawn.result()(seed)
         else:
             self._start = lambda: self._begin(initial)
-        train, (images, labels) = examples(dataset, layout.batch_shards)
-        self._train = device_put(train, layout.replicated)
-        self._test = device_put(images, layout.chunked), device_put(labels, layout.replicated)
-        on_devices = setup, layout.shard_batch
-        self._train_steps: Any = jax.jit(partial(train_steps, *on_devices), donate_argnums=0, out_shardings=results)
-        self._trace_step: Any = jax.jit(partial(trace_step, *on_devices), out_shardings=(self._shardings, None, None))
-        self._evaluate: Any = jax.jit(partial(evaluate, *on_devices), out_shardings=layout.replicated)
+        train, (images, labels) = examples(dataset, mesh.batch_shards)
+        self._train = device_put(train, mesh.replicated)
+        self._test = device_put(images, mesh.chunked), device_put(labels, mesh.replicated)
+        on_devices = setup, mesh.shard_batch
+        self._jitted_steps = jax.jit(partial(train_steps, *on_devices), donate_argnums=0, out_shardings=results)
+        self._jitted_evaluate = jax.jit(partial(evaluate, *on_devices), out_shardings=mesh.replicated)
+        self._train_steps: Callable[..., tuple[TrainState, jax.Array]] = self._jitted_steps
+        self._evaluate: Callable[..., jax.Array] = self._jitted_evaluate
+        self._trace_step = jax.jit(partial(trace_step, *on_devices), out_shardings=(self._shardings, None, None))
         self._batch_size = config.batch_size
 
     @cached_property
@@ -65,7 +66,7 @@ class Trainer:
         return state
 
     def _begin(self, initial: Parameters) -> TrainState:
-        """Returns the state before the first step, each part of it only where the layout has it."""
+        """Returns the state before the first step, each part of it only where the mesh has it."""
         return begin(self._setup, device_put(from_canonical(self._shapes.params, initial), self._shardings.params))
 
     @property
@@ -73,15 +74,15 @@ class Trainer:
         return peak_bytes(self._device)
 
     def compile(self) -> None:
-        order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32, sharding=self._layout.replicated)
+        order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32, sharding=self._mesh.replicated)
         state = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             self._shapes,
             self._shardings,
         )
         number = np.int32(0)
-        steps = self._compilers.submit(self._train_steps.lower(state, *self._train, order, number, number).compile)
-        evaluate = self._compilers.submit(self._evaluate.lower(state.params, *self._test).compile)
+        steps = self._compilers.submit(self._jitted_steps.lower(state, *self._train, order, number, number).compile)
+        evaluate = self._compilers.submit(self._jitted_evaluate.lower(state.params, *self._test).compile)
         _ = self._state
         self._train_steps, self._evaluate = steps.result(), evaluate.result()
 
@@ -106,21 +107,21 @@ class Trainer:
         self._state = device_put(TrainState(params, optimizer), self._shardings)
 
     def max_over_processes(self, number: int) -> int:
-        return self._layout.max_over_processes(number)
+        return self._mesh.max_over_processes(number)
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
         self._state, tensors, gradients = self._trace_step(self._state, *self._train, batch)
         return step_tensors(jax.device_get(tensors) | _suffixed(_canonical(gradients), "grad") | self.state())
 
 
-def examples(dataset: Dataset, shares: int = 1) -> Any:
-    """Training words and labels, test images and labels, as the programs take them on so many devices."""
+def examples(dataset: Dataset, shards: int = 1) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Returns the training words and labels, and the test images and labels, for programs on so many devices."""
     train, test = (part.images.reshape(len(part), -1) for part in (dataset.train, dataset.test))
-    return (pack(train), dataset.train.labels), (in_chunks(test, shares), dataset.test.labels)
+    return (pack(train), dataset.train.labels), (in_chunks(test, shards), dataset.test.labels)
 
 
 def _canonical(params: Params) -> Parameters:
-    """Copies of what is on the device."""
+    """Returns copies of the parameters under their canonical names."""
     return to_canonical(to_host(params))
 
 

@@ -26,7 +26,7 @@ class PerStep(Trainer):
 
     def compile(self) -> None:
         def step(state: TrainState, *data: jax.Array) -> tuple[TrainState, jax.Array]:
-            state, tensors, _ = trace_step(self._setup, self._layout.shard_batch, state, *data)
+            state, tensors, _ = trace_step(self._setup, self._mesh.shard_batch, state, *data)
             return state, tensors["loss"]
 
         self._one_step: Any = jax.jit(step, donate_argnums=0)

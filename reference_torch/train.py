@@ -43,7 +43,7 @@ def train_seeds(config: Config, seeds: int, output: OutputOptions | None = None)
 
 @contextlib.contextmanager
 def framework(config: Config) -> Iterator[MakeTrainer]:
-    """PyTorch, imported only now: a wrong flag is answered before that, and the data are read beside it."""
+    """Imports PyTorch and yields its trainer; all that the trainer does happens within this context."""
     group = ProcessGroup.from_environment()
     if group.processes == 1:
         from reference_torch.trainer import Trainer
@@ -59,7 +59,7 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
 
 @contextlib.contextmanager
 def seeds_framework(config: Config, models: int) -> Iterator[MakeSeedsTrainer]:
-    """The same for many models."""
+    """Imports PyTorch and yields its trainer of many seeds."""
     from reference_torch.seeds import SeedsTrainer
 
     yield SeedsTrainer
