@@ -233,7 +233,7 @@ def test_the_client_tells_its_refusals_apart(server, locked):
             with pytest.raises(Unreachable, match=unknown.format(at.port)):
                 VisdomServer("127.1", at.port, at.base_url or "/", name, password).connect()
     for login, reason in ((VisdomServer(port=server.port, username="ada", password="x"), "has no login"),
-                          (VisdomServer(port=locked.port, base_url="/curves"), "it refuses, as servers do"),
+                          (VisdomServer(port=locked.port, base_url="/curves"), "it refuses, and may need a password"),
                           (VisdomServer(port=locked.port, base_url="/curves", username="ada", password="x"),
                            "user name or password are not the server's")):  # fmt: skip
         with pytest.raises(Unreachable, match=reason):
