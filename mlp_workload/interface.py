@@ -43,7 +43,7 @@ class Implementation(Protocol):
 
     @property
     def device(self) -> str:
-        """ "cpu", or "gpu" with the card's name."""
+        """ "cpu", or "gpu" with the GPU's name."""
 
     @property
     def gpu_versions(self) -> Mapping[str, str]:

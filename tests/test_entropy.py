@@ -1,4 +1,4 @@
-"""Entropy in NumPy, JAX and torch: the article's figures, and all three alike on any distributions."""
+"""Entropy in NumPy, JAX and torch: the tutorial's figures, and all three agree on any distributions."""
 
 import jax.numpy as jnp
 import numpy as np

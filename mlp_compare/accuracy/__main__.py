@@ -22,7 +22,7 @@ class Accuracy:
 
     Paired: both from the same initial weights on the same batches. Unpaired: each by its own initialiser and shuffling,
     as users have it. For each cell, a preset with or without the last activation, two one-sided tests and a bootstrap
-    interval lead to a verdict: equivalent, different, or how many seeds it would take.
+    interval lead to a result: equivalent, different, or how many seeds it would take.
 
     Exit status 0: measured, whether or not the seeds sufficed. 1: measured, and a cell is different. 2: the arguments
     or the machine do not allow it.

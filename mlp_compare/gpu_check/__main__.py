@@ -17,7 +17,7 @@ PROGRAM = "python -m mlp_compare.gpu_check"
 @dataclass(frozen=True, kw_only=True)
 class GpuCheck:
     """Checks both trainers on this machine's GPU: the installation, parity, GPU against CPU, the same bytes from run to
-    run, memory, speed by every rung, captured loops, many seeds. On a CPU it does what can be done there.
+    run, memory, speed by every variant, captured loops, many seeds. On a CPU it does what can be done there.
 
     Exit status 0: nothing failed, and what was left out is said. 1: something failed. 2: the arguments make no sense.
     """

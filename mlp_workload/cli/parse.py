@@ -188,7 +188,7 @@ def _help(field: Field[Any], docs: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Ends the process with one line: status 2 for what the user can mend, 130 for Ctrl-C; without at a closed pipe."""
+    """Ends the process with one line: status 2 for what the user can fix, 130 for Ctrl-C; without at a closed pipe."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # a stream that was closed before
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, until the process ends
