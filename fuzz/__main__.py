@@ -99,7 +99,7 @@ def fuzz(name: str, target: Target, seconds: int, findings: Path) -> bool:
 
 
 def _escaped(word: str) -> str:
-    """As libFuzzer's dictionaries have it."""
+    """Returns the word as libFuzzer's dictionaries write it."""
     return re.sub(r'[\\"]', lambda match: "\\" + match[0], word)
 
 

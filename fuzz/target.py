@@ -1,4 +1,4 @@
-"""What a target is, and what it promises."""
+"""A target of the fuzzer, and its promise."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -153,7 +153,7 @@ class Config:
             raise UserError(f"--{field.replace('_', '-')} must be {rule}, got {getattr(self, field)}")
 
     def widths(self, pixels: int, classes: int) -> tuple[int, ...]:
-        """Of all layers, input and output included: (784, 200, 200, 10) for MNIST."""
+        """Returns the widths of all layers, input and output included: (784, 200, 200, 10) for MNIST."""
         return (pixels, *self.hidden, classes)
 
     @property
@@ -165,12 +165,12 @@ class Config:
 
     @property
     def precision(self) -> str:
-        """Of products, as a comparison names it."""
+        """Precision of matrix products, in words."""
         return {"highest": f"IEEE {self.dtype}", "tf32": "TF32", "bf16": "bfloat16 operands"}[self.matmul_precision]
 
     @classmethod
     def from_json(cls, text: str) -> "Config":
-        """What `to_json` wrote. Raises `UserError` where it did not."""
+        """Parses the result of `to_json`. Raises `UserError` if `text` is none."""
         try:
             values: dict[str, Any] = json.loads(text)
             for path in ("initial_weights", "run_dir"):

@@ -1,4 +1,4 @@
-"""What a framework must provide, and the names under which it hands out a step's tensors.
+"""Protocols that a framework must implement, and the names of the tensors of a training step.
 
 For an MLP these stand in causal order: the batch (`batch.images`, `batch.labels`, `batch.digest`), `inputs`, then
 `layers.0.pre_activation`, `layers.0.activation` and so on to `logits`, `loss`, `logits.grad`, the gradients from the
@@ -32,7 +32,7 @@ Losses = npt.NDArray[np.floating[Any]]
 
 
 class Implementation(Protocol):
-    """Of the training: by which framework, and where."""
+    """Framework and device of a training."""
 
     @property
     def framework(self) -> str: ...
@@ -47,7 +47,7 @@ class Implementation(Protocol):
 
     @property
     def gpu_versions(self) -> Mapping[str, str]:
-        """Of the libraries that it computes with on a GPU; empty on a CPU."""
+        """Versions of the libraries that it computes with on a GPU; empty on a CPU."""
 
     @property
     def threads(self) -> int | None:
@@ -59,7 +59,7 @@ class Implementation(Protocol):
 
 
 class Trainer(Implementation, Protocol):
-    """What a framework must provide: the methods below and the properties of `Implementation`.
+    """Trains one model, in one framework.
 
     Arrays come and go as NumPy's, parameters under the names of `mlp_workload.weights`, all in the run's dtype. The
     parity check asks for `state`, `load_state`, `trace_step`, `train_steps`, `evaluate`; training for all.
@@ -76,39 +76,42 @@ class Trainer(Implementation, Protocol):
         """
 
     def evaluate(self) -> Evaluation:
-        """Of the whole test set, with the weights of now."""
+        """Evaluates the whole test set with the current weights."""
 
     def parameters(self) -> Parameters:
-        """A copy of the weights under canonical names."""
+        """Returns a copy of the weights under canonical names."""
 
     def state(self) -> Parameters:
-        """A copy of all that the next step depends on: the weights and the optimizer's state, whose names and shapes
-        are those of `mlp_workload.optimizer.state_shapes`; it is zeros before the first step."""
+        """Returns a copy of the weights and the optimizer's state, on which the next step depends.
+
+        Names and shapes are those of `mlp_workload.optimizer.state_shapes`. The optimizer's state starts with zeros.
+        """
 
     def load_state(self, state: Parameters) -> None:
-        """Goes on from what `state` returned, which it copies."""
+        """Continues from a copy of what `state` returned."""
 
     def max_over_processes(self, number: int) -> int:
-        """The largest of what the processes of the run give at this point, each a whole number of 32 bits."""
+        """Returns the largest `number` of all processes of the run, which all call this; 32 bits, with a sign."""
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Mapping[str, Array]:
         """Trains on the examples `batch` (b,), as `train_steps` does on each batch; returns `step_tensors`."""
 
 
 MakeTrainer = Callable[[Config, Dataset, Parameters | None], Trainer]
-"""Takes the starting weights, which it copies, or None for the framework's own initialiser. Raises `UserError` where
-the wanted device is not there."""
+"""Makes a trainer from a copy of the starting weights, or, given None, with weights that the framework draws.
+
+Raises `UserError` if the device is not available."""
 
 
 Framework = Callable[[Config], AbstractContextManager[MakeTrainer]]
-"""What a side's package has as `train.framework`, for its own command and for comparisons.
+"""`train.framework` of a side's package, for its own command and for comparisons.
 
 Imports what it takes; all that a trainer does happens within the context. It raises `PeerLost` where another process
 of the run is not there any more."""
 
 
 class SeedsTrainer(Implementation, Protocol):
-    """What a framework must provide: some models that train together."""
+    """Trains several models together, which differ in their seeds."""
 
     @property
     def at_once(self) -> int:
@@ -134,7 +137,7 @@ MakeSeedsTrainer = Callable[[Config, Dataset, Parameters | None], SeedsTrainer]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of n images: `probabilities` (n, classes), the softmax of the logits, and each hidden layer's `activations`
+    """Results for n images: `probabilities` (n, classes), the softmax of the logits, and each hidden layer's `activations`
     (n, units), from the input on; in the run's dtype."""
 
     probabilities: npt.NDArray[np.floating[Any]]
@@ -145,7 +148,7 @@ class Network(Protocol):
     """A trained network, on the CPU."""
 
     def predict(self, images: npt.NDArray[np.uint8]) -> Prediction:
-        """Of images (n, height, width), normalised as in the training."""
+        """Predicts images (n, height, width), uint8, which it normalises as in the training."""
 
 
 def pre_activation(layer: int) -> str:

@@ -77,7 +77,7 @@ class Trainer:
         return self._evaluation(*self._test)
 
     def _evaluation(self, images: torch.Tensor, labels: torch.Tensor) -> Evaluation:
-        """Of these images (n, pixels), uint8, with their labels (n,)."""
+        """Evaluates images (n, pixels), uint8, with their labels (n,)."""
         parts = images.split(_EVALUATED_AT_ONCE)
         logits = torch.cat([eval_step(self._config, self._model, part) for part in parts])
         losses, predictions = cross_entropy(logits, labels).per_example, logits.argmax(dim=-1)

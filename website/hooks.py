@@ -51,7 +51,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def with_links_from_docs(text: str) -> str:
-    """What stands above docs/ as it would stand inside. Of a link to a file that is no page the text alone is left."""
+    """Returns a text from above docs/ with its links as they are inside. A link to a file that is no page loses its target."""
 
     def link(match: re.Match[str]) -> str:
         label, target, place = match.groups("")

@@ -20,12 +20,14 @@ from mlp_workload.interface import activation, pre_activation
 from mlp_workload.weights import Array, Parameters
 
 SLOPE = {"relu": 0.0, "leaky_relu": 0.01, "none": 1.0}
-"""Of each activation where its input is not above 0; torch's rule for 0 itself, where JAX's leaky_relu has 1."""
+"""Slope of each activation for inputs up to 0. At 0 itself this is torch's rule; JAX's leaky_relu has slope 1 there."""
 
 
 def forward(parameters: Parameters, activations: Sequence[str], x: Array) -> dict[str, Array]:
-    """Of x (batch, features) through layers with these `activations`: z_i and a_(i+1) by their names in a trace, the
-    last a as `logits` (batch, classes)."""
+    """Returns the tensors of a forward pass of x (batch, features) through layers with these `activations`.
+
+    They are z_i and a_(i+1), under their names in a trace; the last a is `logits` (batch, classes).
+    """
     tensors: dict[str, Array] = {}
     a = x
     for i, name in enumerate(activations):
@@ -36,8 +38,10 @@ def forward(parameters: Parameters, activations: Sequence[str], x: Array) -> dic
 
 
 def cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Of logits and targets t (batch, classes): -sum t log softmax(logits) (batch,), in nats, and softmax(logits)
-    (batch, classes)."""
+    """Returns -sum t log softmax(logits) (batch,), in nats, and softmax(logits) (batch, classes).
+
+    `logits` and the targets t are (batch, classes).
+    """
     if targets.shape != logits.shape:
         raise ValueError(f"targets {targets.shape} of logits {logits.shape}")
     shifted = logits - logits.max(axis=1, keepdims=True)  # exp does not overflow, softmax stays
@@ -59,7 +63,7 @@ def forward_backward(
     labels: npt.NDArray[np.integer[Any]],
     smoothing: float = 0.0,
 ) -> dict[str, Array]:
-    """What `forward` gives, `loss`, `logits.grad`, and the gradient of each parameter as `NAME.grad`."""
+    """Returns the tensors of `forward`, `loss`, `logits.grad`, and the gradient of each parameter as `NAME.grad`."""
     tensors, layers = forward(parameters, activations, x), len(activations)
     targets = one_hot(labels, tensors["logits"].shape[1], smoothing)
     losses, softmax = cross_entropy(tensors["logits"], targets)

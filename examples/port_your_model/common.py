@@ -1,4 +1,4 @@
-"""What both sides share: the batch, the files between the processes, and the mistakes to plant."""
+"""The parts that both sides share: the batch, the files between the processes, and the mistakes to plant."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -226,5 +226,5 @@ def one_line_errors(program: str) -> Iterator[None]:
 
 
 def _let_go_of_output() -> None:
-    """What is left in the buffer would fail again at the end of the process."""
+    """Drops the rest of the buffer, which would fail again at the end of the process."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

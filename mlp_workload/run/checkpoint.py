@@ -137,7 +137,7 @@ def _name(step: int) -> str:
 
 
 def _step(path: Path) -> int | None:
-    """Of a checkpoint's file by its name."""
+    """Returns the step that a file's name gives; None if it is no checkpoint's."""
     found = re.fullmatch(r"step-(\d{8,})\.safetensors", path.name)
     return int(found[1]) if found else None
 

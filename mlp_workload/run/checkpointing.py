@@ -18,15 +18,14 @@ from mlp_workload.sinks.json_lines import last_fact, read_starts
 from mlp_workload.weights import parameter_shapes
 
 CHECKPOINT_EVERY = 1000
-"""Steps, where nobody says."""
+"""Default number of steps between checkpoints."""
 Resume = bool | Literal["or_start"]
 """Whether a run goes on from its newest checkpoint. "or_start": if it has one; else it begins, and if it is finished
 already, nothing is done."""
 MAY_CHANGE = (
     "epochs", "device", "gpu", "devices", "split_hidden", "pad_batches", "dataset", "transpose_images", "run_dir",
 )  # fmt: skip
-"""Of a run's configuration, when it is resumed. The data must be the same wherever they are; the place is the folder's
-own."""
+"""Fields of the configuration that may change when a run is resumed. The data must be the same, wherever they are."""
 
 
 class Finished(UserError):
@@ -41,7 +40,7 @@ class Finished(UserError):
 
 
 class CheckpointSchedule:
-    """Says when a run pauses for a checkpoint, and stops it there; the same in all of its processes.
+    """Decides when a run pauses for a checkpoint, and stops it there; the same in all of its processes.
 
     A checkpoint is due at the run's start and end, `every` so many steps, and when a signal came to one of the
     processes, which ends the run. An epoch is interrupted for one only if it has more steps than `every`. A run that is
@@ -85,7 +84,7 @@ class CheckpointSchedule:
         """Nothing: the first process does."""
 
     def _left(self, step: int) -> str:
-        """What a run that stops after `step` leaves."""
+        """Returns what is left of a run that stops after `step`, as the end of a message."""
         return ""
 
 

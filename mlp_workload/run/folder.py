@@ -78,7 +78,10 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, to_write: bool = True) -> "RunFolder":
-        """Of a run that has begun. Raises `UserError` where there is none, or, to be written, a process is at it."""
+        """Opens the folder of a run that has begun.
+
+        Raises `UserError` if there is none or, if it is opened to write, another process has it open.
+        """
         read_config(path)
         return cls(path, is_new=False, lock=_lock(path) if to_write else None)
 
@@ -99,7 +102,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def finished_epochs(self, examples: int) -> int | None:
-        """Of the run, whose training set has so many `examples`, where it is finished."""
+        """Returns the epochs of a finished run, given the number of its training examples; None if it is not finished."""
         path = self.path / "summary.json"
         if not os.path.lexists(path):
             return None
@@ -163,7 +166,7 @@ class RunFolder:
 
 
 def read_config(folder: Path) -> Config:
-    """Of the run in `folder`. Raises `UserError` where there is none, or its config.json can't be read."""
+    """Reads the configuration of the run in `folder`. Raises `UserError` if there is none or it can't be read."""
     path = folder / "config.json"
     try:
         text = read_at_most(path, LARGEST_JSON).decode()

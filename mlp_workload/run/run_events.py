@@ -1,4 +1,4 @@
-"""What a trainer computes, told as the events of a run."""
+"""Makes the events of a run from what a trainer computes."""
 
 import hashlib
 import time
@@ -110,7 +110,7 @@ class RunEvents:
     def trained(
         self, order: npt.NDArray[np.int32], losses: npt.NDArray[np.floating[Any]], seconds: float
     ) -> Iterator[Event]:
-        """Of the next epoch: over `order` (n,), with `losses` (steps,)."""
+        """Yields the events of the next epoch, over the examples `order` (n,), with `losses` (steps,)."""
         self._epoch += 1
         first_step = self._step + 1
         self._step += len(losses)
@@ -141,7 +141,7 @@ class RunEvents:
         return event
 
     def finished(self) -> Iterator[Event]:
-        """By the last evaluation."""
+        """Yields the events that end a run, by the last evaluation."""
         assert self._last is not None
         evaluation, event = self._last
         finite = bool(np.isfinite(evaluation.loss))  # nan is not above 0 either, and no class is recognised by it

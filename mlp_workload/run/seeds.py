@@ -107,7 +107,7 @@ def train_seeds(config: Config, seeds: int, framework: Framework, output: Output
 def _result(
     summaries: Sequence[Mapping[str, Any]], at_once: int, epochs: int, compile_seconds: float
 ) -> dict[str, Any]:
-    """What seeds.json holds of those that are trained, by groups of `at_once`, each of which took its time once."""
+    """Returns the content of seeds.json. Models that train together, `at_once`, share the time that they took."""
     seconds = sum(one["train_seconds"] + one["evaluate_seconds"] for one in summaries[::at_once])
     return {key: summaries[0][key] for key in _IN_COMMON} | {
         "seeds": [{key: summary[key] for key in _OF_EACH} for summary in summaries],
