@@ -106,8 +106,8 @@ Raises `UserError` if the device is not available."""
 Framework = Callable[[Config], AbstractContextManager[MakeTrainer]]
 """`train.framework` of a side's package, for its own command and for comparisons.
 
-Imports what it takes; all that a trainer does happens within the context. It raises `PeerLost` where another process
-of the run is not there any more."""
+It imports the framework; all that a trainer does happens within the context. It raises `PeerLost` if another process
+of the run has ended."""
 
 
 class SeedsTrainer(Implementation, Protocol):
@@ -115,21 +115,21 @@ class SeedsTrainer(Implementation, Protocol):
 
     @property
     def at_once(self) -> int:
-        """How many, at most."""
+        """Number of models that train together, at most."""
 
     def compile(self) -> None:
         """Makes everything ready, so that the first epoch takes as long as the others."""
 
     def start(self, seeds: Sequence[int]) -> None:
-        """Begins anew, with a model for each of these seeds: by the framework's initialiser or from given weights."""
+        """Starts a model for each of these seeds, with drawn or given weights."""
 
     def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
-        """Trains each model once over the training set in its row of `orders` (models, n); losses (models, steps)."""
+        """Trains each model on the examples in its row of `orders` (models, n); returns the losses (models, steps)."""
 
     def evaluate(self) -> list[Evaluation]: ...
 
     def parameters(self) -> list[Parameters]:
-        """Copies of each model's weights under canonical names."""
+        """Returns copies of each model's weights under canonical names."""
 
 
 MakeSeedsTrainer = Callable[[Config, Dataset, Parameters | None], SeedsTrainer]
@@ -137,8 +137,10 @@ MakeSeedsTrainer = Callable[[Config, Dataset, Parameters | None], SeedsTrainer]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Results for n images: `probabilities` (n, classes), the softmax of the logits, and each hidden layer's `activations`
-    (n, units), from the input on; in the run's dtype."""
+    """Results for n images, in the run's dtype.
+
+    `probabilities` (n, classes) are the softmax of the logits, `activations` (n, units) those of each hidden layer.
+    """
 
     probabilities: npt.NDArray[np.floating[Any]]
     activations: tuple[npt.NDArray[np.floating[Any]], ...]

@@ -102,7 +102,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def finished_epochs(self, examples: int) -> int | None:
-        """Returns the epochs of a finished run, given the number of its training examples; None if it is not finished."""
+        """Returns the epochs of a finished run with so many training examples; None if it is not finished."""
         path = self.path / "summary.json"
         if not os.path.lexists(path):
             return None
