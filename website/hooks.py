@@ -51,7 +51,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def with_links_from_docs(text: str) -> str:
-    """Returns a text from above docs/ with its links as they are inside. A link to a file that is no page loses its target."""
+    """Returns text from above docs/ with links as inside it; a link to a file that is no page keeps only its label."""
 
     def link(match: re.Match[str]) -> str:
         label, target, place = match.groups("")
