@@ -44,7 +44,8 @@ def slots_from_canonical(config: Config, like: optax.OptState, arrays: Parameter
         fields[_FIELDS[slot]] = from_canonical(optax.tree.get(like, _FIELDS[slot]), own)
     if is_adaptive(config):
         fields["count"] = np.int32(arrays[STEPS])
-    return optax.tree.set(like, **fields)
+    state: optax.OptState = optax.tree.set(like, **fields)
+    return state
 
 
 def sgd(
@@ -77,11 +78,9 @@ def scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientT
     In float32, the 1 - 0.999 ** t of optax is 1e-5 off in the first steps; torch computes it in float64.
     """
 
-    def update(
-        gradients: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
-        first = optax.tree.update_moment(gradients, state.mu, beta1, 1)
-        second = optax.tree.update_moment_per_elem_norm(gradients, state.nu, beta2, 2)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
+        first = optax.tree.update_moment(updates, state.mu, beta1, 1)  # type: ignore[no-untyped-call]
+        second = optax.tree.update_moment_per_elem_norm(updates, state.nu, beta2, 2)  # type: ignore[no-untyped-call]
         steps = state.count + 1
         correction1, correction2 = (
             -jnp.expm1(steps * (math.log(beta) if beta else -math.inf)) for beta in (beta1, beta2)

@@ -4,10 +4,17 @@ A slot is an array of the shape of a parameter, that of `layers.0.weight` is `la
 `optimizer.py` maps the state of its framework's optimizer to slots, and for Adam the number of its steps, and back.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from mlp_workload.config import Config
 from mlp_workload.weights import Array, Parameters, Shapes
+
+State = Mapping[str, npt.NDArray[Any]]
+"""Parameters and the optimizer's state by canonical names."""
 
 SLOTS = {"momentum": 1, "first_moment": 1, "second_moment": 2}
 """Names of all slots, and the power of the gradient that each sums up."""
@@ -40,12 +47,12 @@ def initial_state(config: Config, parameters: Parameters) -> Parameters:
     return zeros | {name: array.astype(config.dtype) for name, array in parameters.items()}
 
 
-def update(config: Config, state: Parameters, gradients: Parameters) -> Parameters:
+def update(config: Config, state: State, gradients: Mapping[str, Array]) -> Parameters:
     """Returns the state after a step from `state`, given the gradients by names of parameters."""
     return (_adam if is_adaptive(config) else _sgd)(config, state, gradients)
 
 
-def _sgd(config: Config, state: Parameters, gradients: Parameters) -> Parameters:
+def _sgd(config: Config, state: State, gradients: Mapping[str, Array]) -> Parameters:
     """Returns p - learning_rate (g + momentum v if nesterov else v), with g += weight_decay p, v = momentum v + g."""
     after: Parameters = {}
     for name, gradient in gradients.items():
@@ -57,7 +64,7 @@ def _sgd(config: Config, state: Parameters, gradients: Parameters) -> Parameters
     return after
 
 
-def _adam(config: Config, state: Parameters, gradients: Parameters) -> Parameters:
+def _adam(config: Config, state: State, gradients: Mapping[str, Array]) -> Parameters:
     """Returns p - `adam_change`, where m = beta1 m + (1 - beta1) g and v = beta2 v + (1 - beta2) g^2.
 
     Before that adamw has p -= learning_rate weight_decay p, and adam g += weight_decay p.
@@ -76,7 +83,7 @@ def _adam(config: Config, state: Parameters, gradients: Parameters) -> Parameter
     return after
 
 
-def adam_change(config: Config, state: Parameters, name: str) -> Array:
+def adam_change(config: Config, state: State, name: str) -> npt.NDArray[np.float64]:
     """Returns the change of a parameter: learning_rate m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon).
 
     `state` is the one after the step, with the parameter's moments m and v and the number of steps t.
@@ -84,5 +91,5 @@ def adam_change(config: Config, state: Parameters, name: str) -> Array:
     first, second = (state[f"{name}.{slot}"].astype(np.float64) for slot in ("first_moment", "second_moment"))
     correction1, correction2 = (1 - np.float64(beta) ** state[STEPS] for beta in (config.beta1, config.beta2))
     root = np.sqrt(second) / correction2**0.5
-    change: Array = config.learning_rate / correction1 * first / (root + config.epsilon)
+    change: npt.NDArray[np.float64] = config.learning_rate / correction1 * first / (root + config.epsilon)
     return change

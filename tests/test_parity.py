@@ -266,6 +266,16 @@ def test_the_table_is_whole_at_any_width(columns):
     assert max(map(len, text.splitlines()[2:-2])) <= int(columns)
 
 
+@pytest.mark.parametrize(("optimizer", "dtype"), [("sgd", "float32"), ("adamw", "float64"), ("adamw", "float32")])
+def test_adam_in_float32_says_that_each_step_began_from_common_parameters(optimizer, dtype):
+    console = Output(width=120, file=io.StringIO(), markup=False, highlight=False, soft_wrap=True)
+    config = dataclasses.replace(PRESETS["leaky"], optimizer=optimizer, dtype=dtype)
+    facts = {side: {"framework": f"{side} 1", "device": "cpu"} for side in ("jax", "torch")}
+    print_report(console, config, 10, Report(steps_compared=10), facts, bound_table.table(dtype, 784))
+    line = "adamw in float32 amplifies rounding: each step began from common parameters"
+    assert (line in console.file.getvalue()) == ((optimizer, dtype) == ("adamw", "float32"))
+
+
 def test_the_command_itself_loads_neither_framework():
     check = "import sys, mlp_compare.parity; sys.exit(bool({'jax', 'torch', 'flax'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0

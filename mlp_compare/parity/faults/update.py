@@ -106,10 +106,10 @@ def _epsilon_in_root(original: Any, beta1: float, beta2: float, epsilon: float) 
     return optax.scale_by_adam(beta1, beta2, eps=0.0, eps_root=epsilon)
 
 
-def _amsgrad(original: Any, *rates: float) -> Any:
+def _amsgrad(original: Any, beta1: float, beta2: float, epsilon: float) -> Any:
     import optax
 
-    return optax.scale_by_amsgrad(*rates)
+    return optax.scale_by_amsgrad(beta1, beta2, epsilon)
 
 
 def _corrected_for(more_steps: int) -> Any:
@@ -120,8 +120,8 @@ def _corrected_for(more_steps: int) -> Any:
 
         right = original(*rates)
 
-        def update(gradients: Any, state: Any, params: Any = None) -> Any:
-            updates, after = right.update(gradients, state._replace(count=state.count + more_steps), params)
+        def update(updates: Any, state: Any, params: Any = None) -> Any:
+            updates, after = right.update(updates, state._replace(count=state.count + more_steps), params)
             return updates, after._replace(count=state.count + 1)
 
         return optax.GradientTransformation(right.init, update)
