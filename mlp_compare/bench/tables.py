@@ -39,7 +39,7 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """Prints what `mlp_compare.bench --json` wrote as Markdown, as it stands in the README."""
+    """Prints what `mlp_compare.bench --json` wrote as Markdown, for docs/benchmark.md."""
 
     file: Annotated[Path, Positional("FILE")]
     """Prints this file."""
