@@ -54,16 +54,16 @@ def parse(arguments: Sequence[str], kind: type[T], **options: Any) -> T:
 
 
 def run_command(
-    program: str, kind: type[T], run: Callable[[T], object], parse: Callable[..., T] = parse, **options: Any
+    program: str, kind: type[T], run: Callable[[T], bool | None], parse: Callable[..., T] = parse, **options: Any
 ) -> None:
-    """Runs a command on the process's arguments. Ends with status 1 if `run` returns False; see `one_line_errors`.
+    """Runs a command on the process's arguments; see `one_line_errors`.
 
-    `options` are those of `given_flags`.
+    If `run` returns whether all is well, the process ends with status 0 or 1. `options` are those of `given_flags`.
     """
     with one_line_errors(program):
         passed = run(parse(sys.argv[1:], kind, prog=program, **options))
-    if passed is False:
-        sys.exit(1)
+    if passed is not None:
+        sys.exit(0 if passed else 1)
 
 
 def given_flags(

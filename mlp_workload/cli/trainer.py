@@ -111,6 +111,6 @@ def _begun(flag: str, folder: Path) -> dict[str, Any]:
         raise UserError(f"{flag} {folder}: cannot be read ({error})") from error
 
 
-def run_trainer(program: str, description: str, kind: type[O], start: Callable[[O], object]) -> None:
+def run_trainer(program: str, description: str, kind: type[O], start: Callable[[O], None]) -> None:
     """Runs a trainer's command: parses the process's arguments, a `kind`, and trains."""
     run_command(program, kind, start, parse_config, description=description)
