@@ -180,7 +180,7 @@ class StepGraph(ByHand):
 
 
 class EpochGraph(StepGraph):
-    """All full batches of an epoch as one CUDA graph, like JAX's scanned epoch. Needs a GPU."""
+    """All full batches of an epoch as one CUDA graph, like the epoch in JAX. Needs a GPU."""
 
     def compile(self) -> None:
         self.steps = len(self._labels) // self._config.batch_size
