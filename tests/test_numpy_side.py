@@ -155,7 +155,7 @@ class Trainer:
     def __init__(self, *_): pass
     framework, packages, device = "lacking", ("numpy",), "cpu"
     gpu_versions, threads, peak_gpu_bytes = {}, None, None
-    compile = evaluate = parameters = state = load_state = largest = None
+    compile = evaluate = parameters = state = load_state = max_over_processes = None
 framework = contextlib.contextmanager(lambda config: (yield Trainer))
 """,
 }
