@@ -84,13 +84,13 @@ class Config:
     """Precision of float32 matrix products: IEEE (highest), or operands rounded to 10 bits (tf32) or 7 bits (bf16) on
     GPUs since Ampere."""
     deterministic: bool = False
-    """Gives the same bytes from run to run on a GPU too."""
+    """Makes runs on a GPU repeatable bit by bit; those on a CPU are so anyway."""
     devices: int = 1
-    """Number of devices that share each batch; on a CPU JAX makes them, and torch needs torchrun."""
+    """Number of devices that share each batch; JAX can split one CPU into this many, and torch needs torchrun."""
     split_hidden: int = 1
-    """Number of the --devices that share each hidden layer instead of a batch; in JAX only."""
+    """Splits each hidden layer over this many of the --devices (tensor parallelism); in JAX only."""
     pad_batches: bool = False
-    """Allows a --batch-size that the devices cannot share evenly; means stay exact."""
+    """Allows a --batch-size that the devices cannot share evenly; padding does not change the loss."""
     initial_weights: Path | None = None
     """Starts from this safetensors file, such as another run's weights, instead of --initialization."""
     run_dir: Path | None = None

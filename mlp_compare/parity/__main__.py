@@ -51,7 +51,7 @@ class Parity:
     traces: Path | None = None
     """Writes the tensors that were compared to this new or empty folder, one file for each step and side."""
     self_test: tuple[str, ...] | None = None
-    """Checks the check instead: plants the named faults, or all, one at a time, and says whether each is found."""
+    """Tests the check itself: plants the named faults, or all, one at a time, and reports whether each is found."""
 
     def __post_init__(self) -> None:
         if self.config.matmul_precision != "highest":
