@@ -1,6 +1,6 @@
 """One training step and one evaluation.
 
-Training, traces, the parity check and `--seeds` all run these; under torchrun, `data_parallel.py` has a loss over slices
+Training, traces, the parity check and `--seeds` all run these. Under torchrun, `data_parallel.py` has a loss over slices
 of a batch. `jax_mlp/step.py` has functions of the same names in JAX, which return what these change in place.
 """
 
