@@ -60,13 +60,14 @@ def test_a_large_update_widens_the_bound_of_what_it_changes(sign):
     assert Lockstep._bound(table, "layers.0.weight.momentum", after, before) == table["momentums"]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "kind"),
-    [("float32", "adamw"), pytest.param("float64", "adam", marks=pytest.mark.long("compiles all again"))],
-)
-def test_adam_agrees(dtype, kind, digits, tmp_path):
-    """In float32 from common parameters, where what the rule makes of rounding in the moments is taken off."""
-    report = check(digits, tmp_path, 12, dtype=dtype, optimizer=kind, learning_rate=0.01, weight_decay=0.01)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.long("compiles all again"))])
+def test_adam_agrees(dtype, mnist):
+    """In float32 only if what the rule makes of rounding in the moments is taken off."""
+    config = dataclasses.replace(PRESETS["leaky"], device="cpu", dtype=dtype, optimizer="adam", learning_rate=0.001)
+    with InProcess("jax") as one, InProcess("torch") as other:
+        lockstep = Lockstep(config, mnist, [one, other], 2)
+        assert list(lockstep.run((), evaluate=False, free_runs=False))
+    report = lockstep.report
     assert report.mismatch is None, str(report.mismatch)
     assert not report.drifts
     assert {"first_moments", "second_moments", "optimizer"} <= report.worst.keys()

@@ -99,7 +99,7 @@ def test_a_run_goes_on_from_its_state_as_if_it_had_not_stopped(side, preset, opt
     losses = [whole.train_steps(order) for order in orders]
     first.train_steps(orders[0])
     state = first.state()
-    second.train_steps(orders[2])  # a past of its own, which must not show
+    second.train_steps(orders[2], 0, 4)  # a past of its own, of another length, which must not show
     second.load_state(state)
     for name, array in second.state().items():
         assert array.tobytes() == state[name].tobytes(), name
