@@ -31,8 +31,8 @@ def train(
     Returns an empty summary in the processes of a `group` other than the first.
     """
     group = (group or ProcessGroup()).for_run(config)
-    with Run(config, output, checkpoint_every, resume, group.is_first) as run, framework(config, group) as make:
-        trainer = run.prepare(make)
+    with Run(config, output, checkpoint_every, resume, group.is_first) as run:
+        trainer = run.prepare(framework(config, group))
         for part in run.parts():
             run.trained(trainer.train_steps(part.order, part.first, part.last))
             if part.ends_epoch:

@@ -1,7 +1,7 @@
 """One training step and one evaluation.
 
-Training, traces, the parity check and `--seeds` all run these. Under torchrun, `data_parallel.py` has a loss over slices
-of a batch. `jax_mlp/step.py` has functions of the same names in JAX, which return what these change in place.
+Training, traces, the parity check and `--seeds` run these. Under torchrun, `data_parallel.py` has a loss over slices of
+a batch. `jax_mlp/step.py` has functions of the same names in JAX, which return what these change in place.
 """
 
 import torch

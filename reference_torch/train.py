@@ -26,8 +26,8 @@ def train(
     Returns an empty summary in the processes that torchrun started other than the first.
     """
     is_first = ProcessGroup.for_run(config).is_first
-    with Run(config, output, checkpoint_every, resume, is_first) as run, framework(config) as make:
-        trainer = run.prepare(make)
+    with Run(config, output, checkpoint_every, resume, is_first) as run:
+        trainer = run.prepare(framework(config))
         for part in run.parts():
             run.trained(trainer.train_steps(part.order, part.first, part.last))
             if part.ends_epoch:

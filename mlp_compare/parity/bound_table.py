@@ -18,11 +18,11 @@ DRIFT_FLOAT64 = 1e-13
 Measured: parameters stay within 7e-16 over 3,000 steps.
 """
 
-ADAPTIVE_DRIFT_FLOAT64 = 1e-12
-"""Bound of parameters in float64 runs of adam and adamw.
+ADAPTIVE_ROUNDING_FLOAT64 = 1.8e-19
+"""Rounding of a gradient of 0.001 in float64.
 
-An update is lr g / epsilon where the gradient g is near epsilon, 1e-8. There rounding of 1e-19, as in a gradient of a
-thousandth, makes 1e-14 a step with lr 0.001, and a random walk of 5e-13 over 3,000 steps.
+The update of adam and adamw divides it by epsilon if the gradient is near epsilon: with learning rate 0.001 and epsilon
+1e-8 the parameters drift by 1.8e-14 a step, and by 1e-12, a random walk, over 3,000 steps.
 """
 
 
@@ -40,13 +40,13 @@ def kind(name: str) -> str:
     return {"grad": "gradients", "weight": "parameters", "bias": "parameters"}.get(last, f"{last}s")
 
 
-def table(dtype: str, terms: int, steps: float = 1, adaptive: bool = False) -> Table:
+def table(dtype: str, terms: int, steps: float = 1, adaptive_rate: float = 0.0) -> Table:
     """Returns the bounds by `kind`, for sums of up to `terms` products, `steps` after both sides had equal parameters.
 
     The error of a sum of n rounded terms is about sqrt(n) eps times the size of the terms (Higham and Mary 2019,
     10.1137/18M1226312). The factor 4 covers the maximum over 10^5 random elements. In float32 the difference of
     parameters is a random walk, which grows as the square root of the steps. In float64 `DRIFT_FLOAT64` bounds it. XLA
-    treats subnormal numbers as 0.
+    treats subnormal numbers as 0. `adaptive_rate` is the learning rate of adam and adamw over their epsilon.
     """
     eps, tiny = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
     walk = max(steps, 1) ** 0.5
@@ -55,13 +55,14 @@ def table(dtype: str, terms: int, steps: float = 1, adaptive: bool = False) -> T
     each = f"4 sqrt({terms}) eps: each number is a sum of up to {terms} products"
     log = "as the logits, from whose differences it is computed; a loss below 1 counts as 1"
     if dtype == "float64":
-        drift = loss = Bound(
-            DRIFT_FLOAT64, DRIFT_FLOAT64, "rounding does not add up over a run; a prototype stayed within 7e-16"
-        )
+        drift = loss = Bound(DRIFT_FLOAT64, DRIFT_FLOAT64, "rounding does not add up over a run: measured within 7e-16")
         slots = dict.fromkeys(SLOTS, drift)
-        if adaptive and steps > 1:
-            walked = "an adaptive update divides rounding of a gradient by epsilon: 1e-14 a step, in a random walk"
-            drift = Bound(ADAPTIVE_DRIFT_FLOAT64, ADAPTIVE_DRIFT_FLOAT64, walked)
+        if adaptive_rate and steps > 1:
+            walked = max(DRIFT_FLOAT64, ADAPTIVE_ROUNDING_FLOAT64 * adaptive_rate * walk)
+            drift = Bound(walked, walked, "rounding of a gradient, divided by epsilon at each step: a random walk")
+        elif adaptive_rate:  # an update can be as large for a small slot as for a large one
+            summed = "as the gradients, because it is a sum of them, or of their squares; at least the gradient noise"
+            slots = {slot: Bound(max(DRIFT_FLOAT64, power * product), tiny, summed) for slot, power in SLOTS.items()}
     else:
         rounds = "8 eps sqrt(steps): each side rounds each update; the last update has the bound of its gradient"
         drift = Bound(8 * eps * walk, tiny, rounds)

@@ -29,14 +29,16 @@ class Lockstep:
 
     Until the first ReLU sign flip, the sides train independently. After it, both begin each step from the parameters of
     the first side, because runs with different gradients diverge. Every step is still compared. With an adaptive
-    optimizer in float32 they always do, because it amplifies the rounding of small gradients.
+    optimizer in float32 every step begins from common parameters, because the update amplifies the rounding of small
+    gradients.
     """
 
     def __init__(self, config: Config, dataset: Dataset, sides: Sequence[WorkerProcess], steps: int) -> None:
         self._config, self._sides, self._steps = config, sides, steps
         self._epoch = steps_per_epoch(len(dataset.train), config.batch_size)
         terms = max(*config.widths(dataset.pixels, dataset.classes), min(config.batch_size, len(dataset.train)))
-        self._table = partial(bound_table.table, config.dtype, terms, adaptive=is_adaptive(config))
+        adaptive_rate = config.learning_rate / config.epsilon if is_adaptive(config) else 0.0
+        self._table = partial(bound_table.table, config.dtype, terms, adaptive_rate=adaptive_rate)
         self._rebased_at = 1 if rebases_always(config) else None
         self.report = Report()
 
@@ -59,8 +61,7 @@ class Lockstep:
             facts = ask_all(self._sides, "facts")
             require_comparable({side.name: fact for side, fact in zip(self._sides, facts, strict=True)})
             self._check_start(states)
-            if self._rebased_at is not None:
-                states = states[0], states[0]
+            states = states[0], states[0]
             if evaluate:
                 self._evaluate(0)
             for step in range(1, self._steps + 1):
@@ -268,12 +269,12 @@ class Lockstep:
         """Compares the trainers' own epochs with the steps.
 
         In float64 everything must agree up to the end of the run. In float32, and after a sign flip, two runs diverge:
-        the losses must agree up to the flip, and the rest must be complete and finite.
+        the losses must agree up to the step of the flip, and the rest must be complete and finite.
         """
         a, b = (side.do("run_freely", self._steps) for side in self._sides)
         self.report.free_runs = a, b
         table, anything = self._table(self._steps), Bound(absolute=np.inf)
-        comparable = self._steps if self._rebased_at is None else self._rebased_at - 1
+        comparable = self._steps if self._rebased_at is None else self._rebased_at
         steps = np.array(self.report.losses, self._config.dtype).T
         pairs = [("loss", a.losses, b.losses, anything)]
         pairs += [
@@ -285,7 +286,8 @@ class Lockstep:
             if exact:
                 pairs += [(name, run.state[name], state[name], table[bound_table.kind(name)]) for run in (a, b)]
             else:
-                pairs.append((name, a.state[name], b.state[name], anything))
+                is_count = bound_table.kind(name) == "optimizer"
+                pairs.append((name, a.state[name], b.state[name], bound_table.EXACT if is_count else anything))
         for name, array_a, array_b, bound in pairs:
             result = difference(f"epochs.{name}", array_a, array_b, bound)
             if not result.within:

@@ -1,4 +1,4 @@
-"""Many runs alike but for their seeds, in one process: each has its own run folder, and seeds.json tells of all."""
+"""Many runs that differ only in their seeds, in one process: a run folder each, and seeds.json about all of them."""
 
 import contextlib
 import time
@@ -27,8 +27,8 @@ from mlp_workload.run.signals import Stopped, StopSignals
 from mlp_workload.sinks.console import Output
 from mlp_workload.weights import Parameters
 
-Framework = Callable[[Config, int], AbstractContextManager[MakeSeedsTrainer]]
-"""For so many models in all; imports what it takes, and all that an ensemble does happens within the context."""
+SeedsFramework = Callable[[Config, int], AbstractContextManager[MakeSeedsTrainer]]
+"""`train.seeds_framework` of a side, for so many models in all; all that its trainer does happens in the context."""
 
 
 _IN_COMMON = (
@@ -44,7 +44,7 @@ _IN_COMMON = (
 _OF_EACH = ("seed", "steps", "test_correct", "test_examples", "test_accuracy", "test_loss", "lost_classes")
 
 
-def train_seeds(config: Config, seeds: int, framework: Framework, output: OutputOptions) -> dict[str, Any]:
+def train_seeds(config: Config, seeds: int, framework: SeedsFramework, output: OutputOptions) -> dict[str, Any]:
     """Trains with the seeds `config.seed`, `config.seed` + 1 and so on; returns the content of seeds.json.
 
     Leaves a folder with that and a run folder for each seed, `seed-0` and so on. Nothing goes to Visdom. Raises
@@ -64,12 +64,12 @@ def train_seeds(config: Config, seeds: int, framework: Framework, output: Output
         make, dataset = stack.enter_context(framework(config, seeds)), read()
         initial = initial_weights(config, dataset)
         stack.enter_context(clear_memory_errors())
-        ensemble = make(config, dataset, initial)
-        _, compile_seconds = timed(ensemble.compile)
-        folder = _claim(config, seeds, ensemble.framework)
-        together = "one after another" if ensemble.at_once == 1 else f"{ensemble.at_once} at once"
+        trainer = make(config, dataset, initial)
+        _, compile_seconds = timed(trainer.compile)
+        folder = _claim(config, seeds, trainer.framework)
+        together = "one after another" if trainer.at_once == 1 else f"{trainer.at_once} at once"
         console.say(
-            f"{ensemble.framework} on {ensemble.device}, {config.preset} preset, {config.dataset}, {config.dtype}, "
+            f"{trainer.framework} on {trainer.device}, {config.preset} preset, {config.dataset}, {config.dtype}, "
             f"seeds {config.seed} to {config.seed + seeds - 1}, {together}"
         )
         if not output.quiet:  # if quiet, each run prints its own warnings
@@ -77,25 +77,25 @@ def train_seeds(config: Config, seeds: int, framework: Framework, output: Output
         console.say(f"folder {folder}")
         progress = stack.enter_context(console.progress())
         task = progress.add_task("", total=seeds * config.epochs)
-        for first in range(0, seeds, ensemble.at_once):
-            some = range(config.seed, config.seed + seeds)[first : first + ensemble.at_once]
+        for first in range(0, seeds, trainer.at_once):
+            some = range(config.seed, config.seed + seeds)[first : first + trainer.at_once]
             configs = [replace(config, seed=seed, run_dir=folder / f"seed-{seed}") for seed in some]
             began = time.perf_counter() if summaries else start
             once = 0.0 if summaries else compile_seconds
-            events = [RunEvents(one, dataset, ensemble, began, once, at_once=ensemble.at_once) for one in configs]
+            events = [RunEvents(one, dataset, trainer, began, once, at_once=trainer.at_once) for one in configs]
             advance = partial(progress.advance, task, len(configs))
-            group = _train_together(configs, dataset, ensemble, output, events, signals, advance)
+            group = _train_together(configs, dataset, trainer, output, events, signals, advance)
             for summary in group:
                 console.say(_line(summary))
             summaries += group
-            write_json(folder / "seeds.json", _result(summaries, ensemble.at_once, config.epochs, compile_seconds))
+            write_json(folder / "seeds.json", _result(summaries, trainer.at_once, config.epochs, compile_seconds))
     correct = [summary["test_correct"] for summary in summaries]
     if seeds > 1:
         console.say(
             f"{seeds} seeds: {np.mean(correct):.1f} of {summaries[0]['test_examples']} correct in the mean, standard "
             f"deviation {np.std(correct, ddof=1):.1f}, from {min(correct)} to {max(correct)}"
         )
-    result = _result(summaries, ensemble.at_once, config.epochs, compile_seconds)
+    result = _result(summaries, trainer.at_once, config.epochs, compile_seconds)
     if config.epochs > 0:
         console.say(
             f"{result['model_epochs_per_second']:.2f} epochs of a model per second, with evaluations, {together}"
@@ -121,7 +121,7 @@ def _result(
 def _train_together(
     configs: Sequence[Config],
     dataset: Dataset,
-    ensemble: SeedsTrainer,
+    trainer: SeedsTrainer,
     output: OutputOptions,
     events: Sequence[RunEvents],
     signals: StopSignals,
@@ -132,8 +132,8 @@ def _train_together(
     Raises `Stopped` after the epoch in which a signal came, with all weights saved.
     """
     with contextlib.ExitStack() as stack:
-        ensemble.start([config.seed for config in configs])
-        weights = cache(ensemble.parameters)
+        trainer.start([config.seed for config in configs])
+        weights = cache(trainer.parameters)
 
         def weights_of(model: int) -> Callable[[], Parameters]:
             return lambda: weights()[model]
@@ -152,7 +152,7 @@ def _train_together(
                     recorder.emit(event)
 
         def evaluate() -> None:
-            evaluations, seconds = timed(ensemble.evaluate)
+            evaluations, seconds = timed(trainer.evaluate)
             emit([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
 
         def stop_if_asked(epoch: int) -> None:
@@ -164,7 +164,7 @@ def _train_together(
             emit([one.started() for one in events])
             for epoch in range(1, configs[0].epochs + 1):
                 orders = np.stack([epoch_order(config.seed, epoch, len(dataset.train)) for config in configs])
-                losses, seconds = timed(partial(ensemble.train_steps, orders))
+                losses, seconds = timed(partial(trainer.train_steps, orders))
                 own = zip(events, orders, losses, strict=True)
                 emit([one.trained(order, each, seconds) for one, order, each in own])
                 evaluate()

@@ -5,6 +5,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -114,8 +115,6 @@ class Run:
         try:
             yield
         except Finished as finished:
-            if self._resume != "or_start" or self._config.epochs != finished.epochs:
-                raise
             assert self._folder is not None
             if self._is_first:
                 done = f"the run in {self._folder.path} is finished after {finished.epochs} epochs"
@@ -127,16 +126,24 @@ class Run:
             way_on = self._schedule.way_on if self._schedule else "nothing was trained"
             raise UserError(f"{error}; {way_on}") from error
 
-    def prepare(self, make_trainer: MakeTrainer) -> Trainer:
+    def prepare(self, framework: AbstractContextManager[MakeTrainer]) -> Trainer:
         """Returns a compiled trainer, at the start or where the run goes on, and opens the run's folder.
+
+        Enters `framework`, which imports it while the data are read, until the run ends.
 
         Raises `UserError`, also if the processes of the run differ in what they were told.
         """
+        make_trainer = self._stack.enter_context(framework)
         config, dataset = self._config, self._read()
         initial = None if self._folder else initial_weights(config, dataset)
         self._stack.enter_context(clear_memory_errors())
         if self._folder:
-            at, dataset = resumed_from(self._folder, config, dataset)
+            try:
+                at, dataset = resumed_from(self._folder, config, dataset)
+            except Finished as finished:
+                if self._resume != "or_start" or config.epochs != finished.epochs:
+                    raise UserError(str(finished)) from finished
+                raise
             self._at, self._epoch, self._offset, self._seconds = at, at.epoch, at.offset, at.seconds
             self._losses = [at.losses]
         trainer = make_trainer(config, dataset, self._at.parameters if self._at else initial)
@@ -185,17 +192,21 @@ class Run:
     def parts(self) -> Iterator[Part]:
         """Yields what to train next: an epoch, or as far as the next checkpoint, until the last epoch is done."""
         assert self._schedule is not None
+        drawn = 0
         while self._epoch <= self._config.epochs:
-            self._order = epoch_order(self._config.seed, self._epoch, len(self._dataset.train))
+            if drawn != self._epoch:
+                drawn, self._order = self._epoch, epoch_order(self._config.seed, self._epoch, len(self._dataset.train))
             last = self._schedule.pause(self._step, self._offset, self._steps)
             self._clock = time.perf_counter()
-            yield Part(self._order, self._offset, last, last == self._steps)
+            self._part = Part(self._order, self._offset, last, last == self._steps)
+            yield self._part
 
     def trained(self, losses: Losses) -> None:
         """Takes the losses (steps,) of the part that was trained."""
         self._seconds += time.perf_counter() - self._clock
+        assert len(losses) == self._part.last - self._part.first, "the trainer returns the loss of each batch"
         self._losses.append(losses)
-        self._offset += len(losses)
+        self._offset = self._part.last
         if self._offset < self._steps:
             self._checkpoint()
         else:
