@@ -21,7 +21,7 @@ from reference_torch.loss import IGNORED
 from reference_torch.model import HandWritten
 from reference_torch.optimizer import make_optimizer
 from reference_torch.step import normalize
-from reference_torch.trainer import Trainer, gather
+from reference_torch.trainer import Trainer
 
 
 class DataParallelTrainer(Trainer):
@@ -57,8 +57,8 @@ class DataParallelTrainer(Trainer):
         batch for slices of any size, also if one is empty.
         """
         own = self._slice(batch)
-        logits = self._parallel(normalize(self._config, gather(self._images, own)))
-        labels, smoothing = gather(self._labels, own), self._config.label_smoothing
+        images, labels = self._select(own)
+        logits, smoothing = self._parallel(normalize(self._config, images)), self._config.label_smoothing
         total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing, ignore_index=IGNORED)
         return total * (self._group.processes / len(batch))
 

@@ -49,7 +49,7 @@ class Trainer:
         return peak_bytes(self._labels.device)
 
     def compile(self) -> None:
-        """Nothing: eager torch compiles nothing."""
+        """Does nothing: eager torch compiles nothing."""
 
     def train_steps(self, order: npt.NDArray[np.int32], first: int = 0, last: int | None = None) -> Losses:
         batches = self._indices(order).split(self._config.batch_size)[first:last]
@@ -60,14 +60,14 @@ class Trainer:
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
         """Trains on the examples `batch` (b,); returns the loss."""
-        return self._train_on(batch)["loss"]
+        return train_step(self._config, self._model, self._optimizer, *self._select(batch))["loss"]
 
-    def _train_on(self, batch: torch.Tensor, traced: bool = False) -> dict[str, torch.Tensor]:
-        images, labels = gather(self._images, batch), gather(self._labels, batch)
-        return train_step(self._config, self._model, self._optimizer, images, labels, traced)
+    def _select(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the images (b, pixels) and labels (b,) of the examples `batch` (b,)."""
+        return gather(self._images, batch), gather(self._labels, batch)
 
     def _update(self, loss: torch.Tensor) -> torch.Tensor:
-        """Updates by the gradients of a loss that is not `loss_fn`'s; returns it."""
+        """Updates the model by the gradients of a variant's own `loss`, which is returned."""
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -100,7 +100,8 @@ class Trainer:
         return number
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
-        tensors = self._train_on(self._indices(batch), traced=True)
+        examples = self._select(self._indices(batch))
+        tensors = train_step(self._config, self._model, self._optimizer, *examples, traced=True)
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         arrays["batch.labels"] = arrays["batch.labels"].astype(np.int32)
         return step_tensors(arrays | self.state())

@@ -70,8 +70,8 @@ class Compiled(Trainer):
             self._compiled_loss(torch.arange(n, device=self._labels.device)).backward()
 
     def _loss(self, batch: torch.Tensor) -> torch.Tensor:
-        logits = self._model(normalize(self._config, gather(self._images, batch)))
-        labels, smoothing = gather(self._labels, batch), self._config.label_smoothing
+        images, labels = self._select(batch)
+        logits, smoothing = self._model(normalize(self._config, images)), self._config.label_smoothing
         return F.cross_entropy(logits, labels, label_smoothing=smoothing, ignore_index=IGNORED)
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
