@@ -9,6 +9,7 @@ import pytest
 
 import experiments.scaling.__main__ as scaling
 import mlp_compare.accuracy.__main__ as accuracy
+import mlp_compare.bench.__main__ as bench_command
 import mlp_compare.bench.options as bench
 import mlp_compare.gpu_check.__main__ as gpu_check
 import mlp_compare.parity.__main__ as parity
@@ -89,6 +90,14 @@ def test_an_old_name_of_a_flag_works_and_is_not_shown(text_of):
     text = text_of(parity.Parity, parse_config, without=parity.WITHOUT, aliases=parity.ALIASES)
     assert "--self-test" in text
     assert not re.search("--(teeth|epochs|run-dir)", text)
+    assert parse(["--rungs", "jax"], bench.Bench, aliases=bench_command.ALIASES).variants == ("jax",)
+    assert "--rungs" not in text_of(bench.Bench, parse, aliases=bench_command.ALIASES)
+
+
+def test_the_tutorials_programs_have_their_old_name_too(run):
+    process = run("reference_torch.article", "module2")
+    assert (process.returncode, process.stderr.count("\n")) == (2, 1)
+    assert "module2" in process.stderr
 
 
 @dataclass(frozen=True, kw_only=True)

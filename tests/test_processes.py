@@ -319,7 +319,7 @@ def test_a_run_goes_on_by_another_number_of_processes(monkeypatch, tmp_path):
     for name, value in slurm_step(5, 0).items():
         monkeypatch.setenv(name, value)
     options = parse_config(["--resume", str(tmp_path), "--devices", "5"], jax_mlp.train.Options)
-    assert options.cluster.for_run(options.config) == distributed.ProcessGroup(processes=5, process=0)
+    assert options.group.for_run(options.config) == distributed.ProcessGroup(processes=5, process=0)
 
 
 def test_processes_without_a_place_to_meet(run):
