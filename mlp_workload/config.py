@@ -25,7 +25,7 @@ class Config:
     """A training run. The presets `relu` and `leaky` are the two programs of the tutorial.
 
     From Python, start from `PRESETS["relu"]` by `dataclasses.replace`: the field `preset` alone changes no other.
-    Raises `UserError`, naming the flag, where a value makes no sense or is of another type.
+    Raises `UserError`, naming the flag, if a value makes no sense or is of another type.
     """
 
     preset: Literal["relu", "leaky"] = "leaky"
@@ -187,7 +187,7 @@ FIRST_WITH_TF32 = 8.0
 
 
 def check_precision(config: Config, device: str, has_tf32: bool) -> None:
-    """Raises `UserError` where the device can't multiply by the run's precision."""
+    """Raises `UserError` if the device can't multiply with the run's precision."""
     if config.matmul_precision != "highest" and not has_tf32:
         raise UserError(f"--matmul-precision {config.matmul_precision} is for GPUs since Ampere, and this is {device}")
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """Where a run continues, and how often it saves its state."""
+    """Options of resuming a run and of saving its state."""
 
     resume: Path | None = None
     """Continues the run in this folder from its newest checkpoint; needs no other flag."""

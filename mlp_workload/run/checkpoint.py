@@ -1,4 +1,4 @@
-"""Where a run is, whole: from a checkpoint either framework goes on as if it had never stopped."""
+"""Checkpoints: files from which either framework continues a run as if it had never stopped."""
 
 import hashlib
 import json
@@ -19,16 +19,16 @@ from mlp_workload.weights import Parameters, check, is_parameter, read_safetenso
 
 FORMAT = 1
 KEPT = 2
-"""The newest, and the one before it should the newest be damaged."""
+"""Checkpoints that are kept: the newest, and one more in case it is damaged."""
 _LOSSES = "losses"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after `step` steps: in `epoch`, counted from 1, after `offset` steps of it.
+    """State of a run after `step` steps, which are `offset` steps into `epoch`, counted from 1.
 
-    At the end of an epoch it is already in the next one, at offset 0. `losses` (offset,) are those of the epoch's
-    steps, which took `seconds`; `state` is a trainer's. `config` is the run's, as JSON has it.
+    At the end of an epoch it is in the next one, at offset 0. `losses` (offset,) are those of this epoch so far, which
+    took `seconds`. `state` is that of a trainer, `config` the run's configuration as JSON.
     """
 
     config: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Checkpoint:
         return {name: array for name, array in self.state.items() if is_parameter(name)}
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
-        """Raises `UserError`, naming the tensor, where the state is not one of these, all finite."""
+        """Raises `UserError`, naming the tensor, if the state has other names, shapes or types, or is not finite."""
         check(self.state, shapes, f"the checkpoint of step {self.step}")
         for name, array in self.state.items():
             if array.dtype != dtype:
@@ -58,15 +58,15 @@ class Checkpoint:
 
 
 class NewerFormat(UserError):
-    """Written by a newer version than this one."""
+    """The checkpoint was written by a newer version than this one."""
 
 
 class NoCheckpoint(UserError):
-    """There is none to go on from."""
+    """There is no checkpoint to continue from."""
 
 
 class Checkpoints:
-    """The newest few of a run, in one folder: safetensors files that say what they are and know their own digest."""
+    """The newest checkpoints of a run, in one folder: safetensors files with a description and a digest."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -90,7 +90,7 @@ class Checkpoints:
                 old.unlink()
 
     def newest(self) -> Checkpoint:
-        """The newest one that is whole; warns of newer ones that are damaged.
+        """Returns the newest checkpoint that is whole; warns of newer ones that are damaged.
 
         Raises `NoCheckpoint` if there is none, `UserError` if one is of a newer format, or could not be read, in which
         case it may be whole.
@@ -113,7 +113,7 @@ class Checkpoints:
         raise NoCheckpoint("; ".join(damaged) or "it has no checkpoint")
 
     def _newest_first(self) -> list[Path]:
-        """Paths of checkpoints, newest first; copies are left out. Raises `UserError` if the folder can't be read."""
+        """Returns paths of checkpoints, newest first, without copies. Raises `UserError` if that can't be read."""
         try:
             paths = list(self._folder.iterdir())
         except FileNotFoundError:
@@ -154,7 +154,7 @@ _ABOUT: Mapping[str, tuple[type, ...]] = {
 
 
 def load(path: Path) -> Checkpoint:
-    """Raises `UserError`, naming the file, where it is no whole checkpoint, `NewerFormat` where it is of one."""
+    """Loads a checkpoint. Raises `UserError`, naming the file, if it is not whole, and `NewerFormat` if it is newer."""
     tensors, metadata = read_safetensors(path, "checkpoint")
     text = metadata.get("checkpoint", "")
     try:
@@ -180,7 +180,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def _digest(about: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
-    """SHA-256 of all there is, in the order of names."""
+    """Returns the SHA-256 of the description and of all tensors, in the order of their names."""
     digest = hashlib.sha256(about.encode())
     for name, array in sorted(tensors.items()):
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())

@@ -20,8 +20,8 @@ from mlp_workload.weights import parameter_shapes
 CHECKPOINT_EVERY = 1000
 """Default number of steps between checkpoints."""
 Resume = bool | Literal["or_start"]
-"""Whether a run goes on from its newest checkpoint. "or_start": if it has one; else it begins, and if it is finished
-already, nothing is done."""
+"""Whether a run continues from its newest checkpoint. With "or_start" it starts if it has none, and does nothing if it
+is finished."""
 MAY_CHANGE = (
     "epochs", "device", "gpu", "devices", "split_hidden", "pad_batches", "dataset", "transpose_images", "run_dir",
 )  # fmt: skip
@@ -29,7 +29,7 @@ MAY_CHANGE = (
 
 
 class Finished(UserError):
-    """The run that should be resumed is finished, after so many `epochs`."""
+    """The run that should be resumed has finished all its `epochs`."""
 
     def __init__(self, message: str, epochs: int) -> None:
         super().__init__(message, epochs)  # as it is pickled
@@ -60,7 +60,7 @@ class CheckpointSchedule:
 
     @property
     def way_on(self) -> str:
-        """How the run can go on if it ends now."""
+        """Says how the run can be continued if it ends now."""
         if self._tried_at is None:
             return "nothing was trained"
         return f"--resume {shell_quoted(self._run_dir)} goes on" if self._run_dir else "it can be resumed"
@@ -81,7 +81,7 @@ class CheckpointSchedule:
             raise Stopped(f"stopped after step {step}{self._left(step)}", stopped_by)
 
     def _save(self, checkpoint: Callable[[], Checkpoint]) -> None:
-        """Nothing: the first process does."""
+        """Does nothing: only the first process writes."""
 
     def _left(self, step: int) -> str:
         """Returns what is left of a run that stops after `step`, as the end of a message."""
@@ -117,8 +117,7 @@ class Checkpointer(CheckpointSchedule):
         return f"; {self.way_on}; the weights of now are in {self._recorder.folder.weights}"
 
     def _save(self, make: Callable[[], Checkpoint]) -> None:
-        """A checkpoint that can't be saved does not end the run: there may be room again, and room for the weights is
-        reserved."""
+        """Saves a checkpoint, or warns and goes on: there may be room later, and that for the weights is reserved."""
         checkpoint = make()
         if not checkpoint.is_finite:
             return  # nothing to go on from
@@ -133,9 +132,9 @@ class Checkpointer(CheckpointSchedule):
 
 
 def resumed_from(folder: RunFolder, config: Config, dataset: Dataset) -> tuple[Checkpoint, Dataset]:
-    """The newest checkpoint, and the data set as the run was trained on it.
+    """Returns the newest checkpoint, and the data set as the run was trained on it.
 
-    Raises `UserError` where there is none, or none from which a run by `config` can go on.
+    Raises `UserError` if there is none, or none from which a run with `config` can continue.
     """
     shapes = state_shapes(config, parameter_shapes(config.widths(dataset.pixels, dataset.classes)))
     try:

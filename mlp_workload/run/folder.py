@@ -31,23 +31,23 @@ _BEFORE_CHECKPOINT = {"config.json", "events.jsonl", "checkpoints", "tensorboard
 _CONFIG_START, _EVENTS_START = b'{\n  "preset": "', b'{"event": "run_started", '
 """First bytes of the two files."""
 _HEADER_BYTES = 2**16
-"""More than what stands in a safetensors file besides the numbers."""
+"""Upper bound of the size of a safetensors file's header."""
 
 
 class RunFolder:
     """`config.json`, `events.jsonl`, `summary.json` and `weights.safetensors` of one run.
 
-    While it is open no other process can take it up, unless it is only read.
+    While it is open, no other process can open it, except to read.
     """
 
     def __init__(self, path: Path, *, is_new: bool, lock: int | None) -> None:
-        """`lock` is what `_lock` returned."""
+        """Takes the `lock` that `_lock` returned."""
         self.path, self._is_new, self._lock = path, is_new, lock
         self._room = path / _ROOM
 
     @classmethod
     def claim(cls, path: Path, config: Config, restart: bool = False) -> "RunFolder":
-        """For a run that begins, atomically: of two processes that want the same, the second is refused.
+        """Claims the folder for a run that starts, atomically: a second process that wants it is refused.
 
         With `restart` it replaces a run that ended before its first checkpoint. Raises `UserError` if there is anything
         else in the folder, or it can't be written to.
@@ -89,7 +89,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Others may take it up now."""
+        """Releases the lock."""
         if self._lock is not None:
             os.close(self._lock)
 
@@ -113,7 +113,7 @@ class RunFolder:
         return steps // steps_per_epoch(examples, config.batch_size)
 
     def summary(self) -> dict[str, Any]:
-        """The summary of a finished run."""
+        """Reads the summary of a finished run."""
         content: dict[str, Any] = read_json(self.path / "summary.json")
         return content
 
@@ -131,9 +131,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def reserve(self, weights_bytes: int) -> Iterator[None]:
-        """Keeps room on the disk for the weights, so that a disk that fills up can't cost them.
+        """Reserves room on the disk for the weights, in case the disk fills up.
 
-        Raises `UserError` where there is none, and gives a new folder up.
+        Raises `UserError` if there is none, and then gives up a new folder.
         """
         with clear_write_errors(self._room):
             if os.path.lexists(self._room):  # of a run that was killed
@@ -161,7 +161,7 @@ class RunFolder:
             save_weights(self.weights, parameters)
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
-        """Comes last: where there is a summary, the run is complete."""
+        """Writes the summary, last of all: a run with a summary is complete."""
         write_json(self.path / "summary.json", summary)
 
 
@@ -183,8 +183,10 @@ def read_config(folder: Path) -> Config:
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether the run in `folder` has written a result or a checkpoint, whole or not. Raises `UserError` if it is
-    unknown."""
+    """Returns whether the run in `folder` has written a result or a checkpoint, whole or not.
+
+    Raises `UserError` if the folder can't be read.
+    """
     checkpoints = folder / "checkpoints"
     try:
         if any((folder / name).exists() for name in ("summary.json", "weights.safetensors")):
@@ -247,7 +249,7 @@ def _remove_beginning(folder: Path) -> None:
 
 
 def _is_config(content: bytes) -> bool:
-    """Whether it is the whole configuration of a run."""
+    """Returns whether `content` is the whole configuration of a run."""
     try:
         Config.from_json(content.decode())
     except (UserError, ValueError):
@@ -256,15 +258,15 @@ def _is_config(content: bytes) -> bool:
 
 
 def _is_beginning(content: bytes, start: bytes) -> bool:
-    """Whether `content` may go on from `start`, or be cut off within it."""
+    """Returns whether `content` begins with `start`, or is cut off within it."""
     return content.startswith(start) or start.startswith(content)
 
 
 def _lock(folder: Path) -> int | None:
-    """A lock on the run, which ends with the process, however that ends; its descriptor.
+    """Locks the run until the process ends; returns the lock's descriptor.
 
-    It is on the folder itself or, on NFS and Windows, where a folder can't be locked, on the file `.lock` in it. Raises
-    `UserError` if it is held. None on a file system without locks, where two processes at one run are not kept apart.
+    The lock is on the folder or, on NFS and Windows, which can't lock folders, on the file `.lock` in it. Returns None
+    on a file system without locks; two processes may then open one run. Raises `UserError` if the lock is held.
     """
     for path, flags in ((folder, os.O_RDONLY), (folder / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))):
         try:
@@ -283,7 +285,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def make_empty_folder(path: Path) -> None:
-    """Raises `UserError` where there is something in it, or there can be no folder."""
+    """Makes the folder. Raises `UserError` if it is not empty or can't be made."""
     with clear_write_errors(path):
         if path.exists() and not path.is_dir():
             raise UserError(f"--run-dir {path} is not a folder")
@@ -299,7 +301,7 @@ def make_empty_folder(path: Path) -> None:
 
 
 def new_default_folder(framework: str, config: Config, seeds: str) -> Path:
-    """Makes `runs/2026-01-31T12-00-00-jax-leaky-seed0`, or that with a number behind where it is taken; atomically.
+    """Makes `runs/2026-01-31T12-00-00-jax-leaky-seed0`, or that with a number if it is taken; atomically.
 
     `seeds` is the last part of the name.
     """

@@ -44,7 +44,7 @@ class OutputOptions:
 
     @property
     def server(self) -> VisdomServer:
-        """Raises `UserError`, naming the flag, where it makes no sense."""
+        """Raises `UserError`, naming the flag, if it makes no sense."""
         return VisdomServer.from_flags(
             "visdom-",
             host=self.visdom_host,
@@ -55,7 +55,7 @@ class OutputOptions:
         )
 
     def as_before(self, folder: Path) -> "OutputOptions":
-        """Also keeps up the scalars for TensorBoard that the run in `folder` has; warns if they can't be written."""
+        """Returns these options, with TensorBoard if the run in `folder` has it; warns if that can't be written."""
         if self.tensorboard or not any((folder / "tensorboard").glob("events*")):
             return self
         if importlib.util.find_spec("tensorboardX") is None:
@@ -64,7 +64,7 @@ class OutputOptions:
         return replace(self, tensorboard=True)
 
     def check(self) -> None:
-        """Raises `UserError` where a server is required and does not answer, `ModuleNotFoundError` without a writer."""
+        """Raises `UserError` if a required server does not answer, `ModuleNotFoundError` without tensorboardX."""
         if self.tensorboard:
             import tensorboardX  # noqa: F401
         if self.visdom == "required":
@@ -74,30 +74,30 @@ class OutputOptions:
                 raise UserError(f"--visdom required: {reason}") from None
 
     def sinks(
-        self, config: Config, dataset: Dataset, folder: Path, framework: str, told: Sequence[Event] = ()
+        self, config: Config, dataset: Dataset, folder: Path, framework: str, past: Sequence[Event] = ()
     ) -> Iterator[Sink]:
-        """For a run into `folder`, made one by one; events.jsonl is first, since the others can be made from it.
+        """Yields the sinks of a run into `folder`; events.jsonl comes first, since the others can be made from it.
 
-        `told` are the events that stand in it already.
+        `past` are the events that it has already.
         """
-        yield from self.files(folder, told)
+        yield from self.files(folder, past)
         yield Console(folder, self.quiet)
         if self.visdom != "off":
             server = self.server
             for reason in server.ignored:
                 warn(f"{reason}; it is ignored")
             visdom = Visdom(server, config, dataset, folder, framework, self.quiet)
-            for event in told:
+            for event in past:
                 visdom.emit(event)
             yield visdom
 
-    def files(self, folder: Path, told: Sequence[Event] = ()) -> Iterator[Sink]:
-        """Those of them that write into `folder`."""
-        yield JsonLines(folder / "events.jsonl", resumed=bool(told))
+    def files(self, folder: Path, past: Sequence[Event] = ()) -> Iterator[Sink]:
+        """Yields the sinks that write into `folder`."""
+        yield JsonLines(folder / "events.jsonl", resumed=bool(past))
         if self.tensorboard:
             from mlp_workload.sinks.tensorboard import TensorBoard
 
             tensorboard = TensorBoard(folder / "tensorboard")
-            for event in told:
+            for event in past:
                 tensorboard.emit(event)
             yield tensorboard

@@ -1,4 +1,4 @@
-"""A run as its folder tells it, whether it is finished, going on, or was killed."""
+"""Reads a run from its folder, whether it is finished, running, or was killed."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def load_if_present(config: Config) -> Dataset | None:
-    """The data set that `config` names, without a download: None where it is not here."""
+    """Returns the data set that `config` names, without a download; None if it is not here."""
     return _load(config.dataset, config.transpose_images)
 
 
@@ -46,7 +46,7 @@ class RecordedRun:
 
     @classmethod
     def load(cls, folder: Path) -> "RecordedRun":
-        """Raises `UserError` where `folder` holds no run that has begun."""
+        """Loads the run in `folder`. Raises `UserError` if there is none that has begun."""
         folder = expand(folder)
         try:
             if not folder.is_dir():
@@ -61,7 +61,7 @@ class RecordedRun:
 
     @classmethod
     def load_all(cls, folders: Iterable[Path]) -> list["RecordedRun"]:
-        """Those of `folders`, and those in them where they hold the runs of many seeds."""
+        """Loads the runs in `folders`, and in the folders of `--seeds` all that they hold."""
         runs: list[RecordedRun] = []
         for folder in map(expand, folders):
             many = os.path.lexists(folder / "seeds.json") and not os.path.lexists(folder / "events.jsonl")
@@ -72,7 +72,7 @@ class RecordedRun:
         return runs
 
     def fact(self, name: str, kind: type[T] = str) -> T:  # type: ignore[assignment]
-        """One of the facts. Raises `UserError` where the events don't have it, or not as a `kind`."""
+        """Returns one of the facts. Raises `UserError` if the events lack it, or it is no `kind`."""
         value = self.facts.get(name)
         if not isinstance(value, kind):
             raise UserError(f"{self.folder}: its events do not say its {name.replace('_', ' ')}")
@@ -80,7 +80,7 @@ class RecordedRun:
 
     @property
     def all_facts(self) -> list[Mapping[str, Any]]:
-        """Those of its start, and of each time that it was resumed."""
+        """The facts of its start, and of each time that it was resumed."""
         return [event.facts for event in self.events if isinstance(event, RunStarted | RunResumed)]
 
     @property
@@ -107,18 +107,18 @@ class RecordedRun:
 
     @property
     def warnings(self) -> list[str]:
-        """Each of them once: a run that is resumed repeats those about its data."""
+        """Each warning once: a run that is resumed repeats those about its data."""
         return list(dict.fromkeys(event.message for event in self.events if isinstance(event, Warned)))
 
     @property
     def summary(self) -> Mapping[str, Any] | None:
-        """None where the run is not finished."""
+        """The summary; None if the run is not finished."""
         last = self.events[-1]
         return last.summary if isinstance(last, RunFinished) else None
 
     @cached_property
     def dataset(self) -> Dataset | None:
-        """None where it is gone, or is not what the run was trained on."""
+        """The data set; None if it is gone, or is not what the run was trained on."""
         dataset = load_if_present(self.config)
         images = last_fact(self.all_facts, "images")
         return None if dataset is None else dataset.as_trained(self.fact("dataset_digest"), images)

@@ -67,7 +67,7 @@ class RunEvents:
         yield from map(Warned, self._dataset.warnings)
 
     def resumed(self, step: int, events: Iterable[Event]) -> Iterator[Event]:
-        """In place of `started`, where `events` have been told already and `step` steps are done."""
+        """Yields the first events of a run that is resumed after `step` steps and the recorded `events`."""
         before: Mapping[str, Any] = {}
         for event in events:
             match event:
@@ -104,7 +104,7 @@ class RunEvents:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the last evaluation is known; of a run that is resumed after its last epoch it is not."""
+        """Whether the last evaluation is known; it is not if a run is resumed after its last epoch."""
         return self._last is not None
 
     def trained(
@@ -125,7 +125,7 @@ class RunEvents:
             )
 
     def evaluated(self, evaluation: Evaluation, seconds: float) -> Evaluated:
-        """After the epoch last `trained`, or before the first."""
+        """Returns the event of an evaluation after the last epoch that was `trained`, or before the first."""
         self._evaluate_seconds += seconds
         event = Evaluated(
             self._epoch,

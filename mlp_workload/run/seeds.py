@@ -182,7 +182,7 @@ def _train_together(
 
 
 class _Warnings:
-    """A run's warnings, on standard error with its seed."""
+    """A sink that prints a run's warnings on standard error, with its seed."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -192,11 +192,11 @@ class _Warnings:
             warn(f"seed {self._seed}: {event.message}")
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Does nothing."""
 
 
 def _claim(config: Config, seeds: int, framework: str) -> Path:
-    """The folder for all, with a seeds.json that says whose it is. Raises `UserError` where it is not new or empty."""
+    """Makes the folder for all runs, with a seeds.json. Raises `UserError` if it is not new or empty."""
     if config.run_dir is None:
         path = new_default_folder(framework, config, f"seeds{config.seed}-{config.seed + seeds - 1}")
     else:

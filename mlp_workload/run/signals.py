@@ -1,4 +1,4 @@
-"""Signals that end a run, which it answers when it has written a checkpoint."""
+"""Signals that end a run after its next checkpoint."""
 
 import contextlib
 import os
@@ -9,14 +9,14 @@ from types import FrameType
 from typing import Any, Self
 
 _SHOW_CURSOR = "\x1b[?25h"
-"""Which a live table hides, and a process that is ended at once does not bring back."""
+"""Shows the cursor, which a live table hides and a process that ends at once does not show again."""
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 """Ctrl-C, a request to end, a closed terminal, and what batch systems send before a job's time is over."""
 END_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 class Stopped(KeyboardInterrupt):
-    """A run ended early, because it was asked to by `signal`."""
+    """A run ended early because of a signal."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message, signal_number)  # as it is pickled
@@ -27,10 +27,9 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While it is entered, in the main thread, a signal is only noted; the same one again ends the process at once, in
-    the midst of a compiled program too.
+    """Notes signals while it is entered, in the main thread. The same signal again ends the process at once.
 
-    SIGXCPU is ignored once it came, also afterwards: the kernel sends it for each further second of CPU time.
+    A second SIGXCPU is ignored, also afterwards: the kernel sends one for each further second of CPU time.
     """
 
     def __init__(self) -> None:
