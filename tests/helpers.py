@@ -1,6 +1,41 @@
-"""What several test modules use."""
+"""Functions and data that several test modules use."""
 
+import contextlib
+import dataclasses
+import os
+import random
+import re
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from warm import python
+
+from mlp_workload.config import PRESETS
+from mlp_workload.events import Evaluated, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
+from mlp_workload.metrics import Mistakes
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.run.session import Run
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
+trainers = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
+
+
+def assert_one_line(process, message: str) -> None:
+    assert process.returncode == 2, process.stderr
+    assert process.stdout == ""
+    lines = process.stderr.splitlines()
+    assert len(lines) == 1, process.stderr
+    assert re.search(message, lines[0]), lines[0]
+
+
+def as_bytes(parameters):
+    return {name: (array.dtype, array.shape, array.tobytes()) for name, array in parameters.items()}
 
 
 def train_with(framework, config, output=None, checkpoint_every=1000, resume=False):
@@ -13,3 +48,102 @@ def train_with(framework, config, output=None, checkpoint_every=1000, resume=Fal
                 run.evaluated(trainer.evaluate())
         run.finish()
     return run.summary
+
+
+FACTS = {
+    "framework": "jax",
+    "framework_version": "1",
+    "device": "cpu",
+    "dataset_digest": "unknown",
+    "environment": {"python": "3", "versions": {"jax": "1"}},
+}
+SECONDS = {"compile_seconds": 0.1, "train_seconds": 0.2, "evaluate_seconds": 0.05, "total_seconds": 0.4}
+
+
+def recorded(
+    folder="runs/a", epochs=2, digests=("d1", "d2"), finished=True, warnings=(), losses=(), resumed=(), facts=FACTS,
+    **settings,
+):  # fmt: skip
+    config = dataclasses.replace(PRESETS["leaky"], **settings)
+    events = [RunStarted(config, facts), *(RunResumed(config, facts, 0) for facts in resumed)]
+    for epoch, digest in zip(range(1, epochs + 1), digests, strict=False):
+        events.append(TrainLosses(epoch, 3 * epoch - 2, np.array(losses or [3.0, 2.0, 1.0]), digest, 0.1))
+        events.append(Evaluated(epoch, 3 * epoch, 0.5, 0.1, 7, 10, Mistakes([0], [1]), 0.025))
+    events += [Warned(message) for message in warnings]
+    if finished:
+        events.append(RunFinished(SECONDS))
+    return RecordedRun(Path(folder), config, facts, tuple(events))
+
+
+def in_a_small_file_system(script: str, folder: Path, size: str) -> subprocess.CompletedProcess:
+    """Runs `script` in a tmpfs of this size, mounted at `folder` for it alone."""
+    user = [] if os.geteuid() == 0 else ["--map-root-user", "--user"]
+    if subprocess.run(["unshare", "--mount", *user, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system of its own")
+    mount = f"mount -t tmpfs -o size={size} none {folder} && cd {folder} || exit 99\nexport PYTHONPATH={ROOT}\n"
+    return subprocess.run(
+        ["unshare", "--mount", *user, "sh", "-c", mount + script], capture_output=True, text=True, timeout=240
+    )
+
+
+def free_port() -> int:
+    """Among those of which JAX takes one for a SLURM job, the last 4,096."""
+    while True:
+        port = random.randrange(2**16 - 2**12, 2**16)
+        with socket.socket() as listening, contextlib.suppress(OSError):
+            listening.bind(("127.0.0.1", port))
+            return port
+
+
+def flags_of_jax(port: int, process: int) -> dict[str, str]:
+    return {"--coordinator": f"127.0.0.1:{port}", "--processes": "2", "--process": str(process)}
+
+
+def variables_of_torchrun(port: int, process: int) -> dict[str, str]:
+    rank = str(process)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return address | {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+
+
+def variables_of_slurm(port: int, process: int) -> dict[str, str]:
+    """Of a job from whose number JAX makes this port."""
+    job = {"SLURM_JOB_ID": str(port - (2**16 - 2**12)), "SLURM_NTASKS": "2"}
+    return job | {"SLURM_STEP_NODELIST": "localhost"} | slurm_step(2, process)
+
+
+def slurm_step(tasks: int, process: int) -> dict[str, str]:
+    return {"SLURM_STEP_NUM_TASKS": str(tasks), "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
+
+
+@contextlib.contextmanager
+def processes(side: str, folder: Path, *flags: str, second: Sequence[str] = (), slurm: bool = False):
+    """Two processes of one run, neither of which outlives the block; the `second` has some more flags. "{process}" in a
+    flag is the process's number."""
+    port, started = free_port(), []
+    for process in (0, 1):
+        told = [flag.format(process=process) for flag in (*flags, *(second if process else ()))]
+        command = [python(), "-m", TRAINERS[side], "--visdom", "off", *told]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        if slurm:
+            environment |= variables_of_slurm(port, process)
+        elif side == "torch":
+            environment |= variables_of_torchrun(port, process)
+        else:
+            command += [word for flag in flags_of_jax(port, process).items() for word in flag]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True))
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def ends(started, seconds: float = 240) -> list[tuple[int, str, str]]:
+    """Each one's exit status, output and errors, without what JAX's gloo prints when processes find each other."""
+    texts = [process.communicate(timeout=seconds) for process in started]
+    return [
+        (process.returncode, re.sub(r"^\[Gloo\] .*\n", "", out, flags=re.M), error)
+        for process, (out, error) in zip(started, texts, strict=True)
+    ]

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from helpers import FASHION
 
 import jax_mlp.train
 import reference_torch.train
@@ -30,7 +31,6 @@ def test_final_accuracy(side, preset, tmp_path):
 
 @pytest.mark.long("trains two epochs twice")
 def test_fashion_mnist_trains_without_a_change(tmp_path):
-    from test_data_idx import FASHION
 
     if not FASHION.is_dir():
         pytest.skip("needs Debian's package dataset-fashion-mnist")

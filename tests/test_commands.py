@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, write_idx_folder
+from helpers import TRAINERS, assert_one_line, trainers
 from safetensors.numpy import load_file, save_file
 from warm import python
 
@@ -26,18 +27,6 @@ from mlp_workload.initial import initial_parameters
 from mlp_workload.run.folder import RunFolder, new_default_folder
 from mlp_workload.sinks.json_lines import read_events
 from mlp_workload.weights import load_weights, parameter_shapes
-
-TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
-trainer = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
-
-
-def assert_one_line(process, message: str) -> None:
-    assert process.returncode == 2, process.stderr
-    assert process.stdout == ""
-    lines = process.stderr.splitlines()
-    assert len(lines) == 1, process.stderr
-    assert re.search(message, lines[0]), lines[0]
-
 
 COLD = pytest.mark.long("starts the real interpreter, which imports a framework")
 SMALL = "--dataset idx:small --batch-size 20 --hidden 8 6 "
@@ -137,7 +126,7 @@ def test_auto_takes_the_cpu_and_says_so(run, small, tmp_path):
             assert json.loads((folder / "summary.json").read_text())["device"] == "cpu"
 
 
-@trainer
+@trainers
 def test_in_a_pipe_there_is_a_line_per_epoch_and_a_closing_table(trainer, run, small, tmp_path):
     process = run(trainer, *small, "--epochs", "2", "--seed", "1", "--visdom", "off")
     assert process.returncode == 0, process.stderr
@@ -153,7 +142,7 @@ def test_in_a_pipe_there_is_a_line_per_epoch_and_a_closing_table(trainer, run, s
     assert f"{correct} of 31" in process.stdout
 
 
-@trainer
+@trainers
 def test_quiet_prints_warnings_alone(trainer, run, small, tmp_path):
     flags = [*small, "--quiet", "--visdom", "off", "--run-dir", "run", "--epochs", "1"]
     process = run(trainer, *flags, "--last-activation", "none", "--learning-rate", "1e30")
@@ -189,7 +178,7 @@ def test_warnings_on_a_terminal_reach_standard_error(quiet, small, tmp_path):
     assert (b"no Visdom server at http://localhost:9;" in screen) != quiet, "a note, behind the table"
 
 
-@trainer
+@trainers
 def test_nobody_reading_does_not_stop_the_run(trainer, small, tmp_path):
     """As behind `| head -1`."""
     command = [python(), "-m", trainer, *small, "--epochs", "200", "--visdom", "off", "--run-dir", "run"]
@@ -204,7 +193,7 @@ def test_nobody_reading_does_not_stop_the_run(trainer, small, tmp_path):
     assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 1200
 
 
-@trainer
+@trainers
 def test_ctrl_c_ends_in_one_line(trainer, small, tmp_path):
     command = [python(), "-m", trainer, *small, "--epochs", "100000", "--visdom", "off", "--run-dir", "run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -380,7 +369,7 @@ def test_default_folders_of_one_second_get_a_number(tmp_path, monkeypatch):
     assert any(folder.name.endswith("-2") for folder in folders)
 
 
-@trainer
+@trainers
 def test_a_terminal_gets_a_live_table(trainer, small, tmp_path):
     """In a pseudoterminal of 100 columns."""
     master, slave = os.openpty()
@@ -419,7 +408,7 @@ def test_an_encoding_without_the_paths_letters(run, small, tmp_path):
         assert_one_line(run(trainer, *flags, env=environment), rf"error: {message} \(--help lists the flags\)$")
 
 
-@trainer
+@trainers
 def test_a_full_standard_output_does_not_stop_the_run(trainer, small, tmp_path):
     command = [python(), "-m", trainer, *small, "--epochs", "1", "--visdom", "off", "--run-dir", "run"]
     with open("/dev/full", "w") as full:

@@ -8,9 +8,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from helpers import as_bytes, assert_one_line
 from safetensors.numpy import load_file, save_file
-from test_commands import assert_one_line
-from test_weights import as_bytes
 from torch import nn
 
 from mlp_workload.errors import UserError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import FASHION
 
 from mlp_workload.data import load
 from mlp_workload.data.idx import read_idx
@@ -15,7 +16,6 @@ from mlp_workload.data.shipped import load_mnist
 from mlp_workload.errors import UserError
 
 SHIPPED = Path(load_mnist.__defaults__[0])
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def idx(array: np.ndarray) -> bytes:

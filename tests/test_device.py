@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 from flax import nnx
-from test_commands import assert_one_line, trainer
+from helpers import assert_one_line, trainers
 from tolerances import PRODUCTS_FLOAT32
 from warm import python
 
@@ -30,7 +30,7 @@ FIND = {"jax": jax_mlp.device.find_device, "torch": reference_torch.device.find_
 each_framework = pytest.mark.parametrize("framework", FIND)
 
 
-@trainer
+@trainers
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

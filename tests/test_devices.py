@@ -10,10 +10,9 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from helpers import assert_one_line, ends, processes
 from on_devices import DEVICES, MESHES, SOME, TESTED, UNEVEN
 from safetensors.numpy import load_file
-from test_commands import assert_one_line
-from test_processes import ends, processes
 from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
 
 import jax_mlp.train

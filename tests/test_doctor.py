@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_commands import assert_one_line
+from helpers import assert_one_line
 from visdom_process import VisdomProcess, free_port
 
 from jax_mlp import doctor_probe as jax_probe

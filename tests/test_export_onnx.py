@@ -9,8 +9,8 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import ROOT
+from helpers import assert_one_line
 from safetensors.numpy import save_file
-from test_commands import assert_one_line
 from tolerances import EXPORTED, MODEL_FLOAT64
 from warm import python
 

@@ -2,19 +2,17 @@
 
 import math
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import make_digits
+from helpers import FASHION
 from PIL import Image
 from tolerances import OFF_CENTRE
 
 from mlp_workload.data import load
 from mlp_workload.data.framing import MNIST, Framing, ImageFormat, measure
 from mlp_workload.predict.digit import find_digit, is_already
-
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def cut(images):

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from helpers import TRAINERS, assert_one_line, in_a_small_file_system, trainers
 from safetensors.numpy import load_file
-from test_commands import TRAINERS, assert_one_line, trainer
 from warm import python
 
 from mlp_workload.config import PRESETS
@@ -107,7 +107,7 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.long("trains two epochs of MNIST four times")
-@trainer
+@trainers
 def test_nothing_is_lost_by_kills_at_random_moments(trainer, unbroken, tmp_path):
     """SIGKILL somewhere in the life of a process that spends much of it writing: a checkpoint every two steps.
 
@@ -283,19 +283,8 @@ def test_resume_refuses_what_makes_no_sense(trainer, run, small, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "done").rglob("*") if path.is_file()} == before
 
 
-def in_a_small_file_system(script: str, folder: Path, size: str) -> subprocess.CompletedProcess:
-    """Runs `script` in a tmpfs of this size, mounted at `folder` for it alone."""
-    user = [] if os.geteuid() == 0 else ["--map-root-user", "--user"]
-    if subprocess.run(["unshare", "--mount", *user, "true"], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a file system of its own")
-    mount = f"mount -t tmpfs -o size={size} none {folder} && cd {folder} || exit 99\nexport PYTHONPATH={ROOT}\n"
-    return subprocess.run(
-        ["unshare", "--mount", *user, "sh", "-c", mount + script], capture_output=True, text=True, timeout=240
-    )
-
-
 @COLD
-@trainer
+@trainers
 def test_a_disk_too_full_for_checkpoints_costs_only_them(trainer, small, tmp_path):
     """Room for the weights, the events, and two checkpoints and a half: the run ends as if nothing had been."""
     flags = [*small, "--hidden", "200", "200", "--quiet", "--checkpoint-every", "5"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_idx_folder
+from helpers import FACTS, recorded
 from matplotlib.figure import Figure
 
 from mlp_compare.accuracy import measurement
@@ -21,37 +22,13 @@ from mlp_compare.parity.result import Mismatch, Report, Worst
 from mlp_compare.report.page import _draw_training, render
 from mlp_workload.config import PRESETS
 from mlp_workload.data import Dataset, Examples
-from mlp_workload.events import Evaluated, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
+from mlp_workload.events import Evaluated, RunStarted
 from mlp_workload.files import to_json
 from mlp_workload.initial import initial_parameters
 from mlp_workload.metrics import Mistakes
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.weights import save_weights
 from twincheck.comparison import Difference
-
-FACTS = {
-    "framework": "jax",
-    "framework_version": "1",
-    "device": "cpu",
-    "dataset_digest": "unknown",
-    "environment": {"python": "3", "versions": {"jax": "1"}},
-}
-SECONDS = {"compile_seconds": 0.1, "train_seconds": 0.2, "evaluate_seconds": 0.05, "total_seconds": 0.4}
-
-
-def recorded(
-    folder="runs/a", epochs=2, digests=("d1", "d2"), finished=True, warnings=(), losses=(), resumed=(), facts=FACTS,
-    **settings,
-):  # fmt: skip
-    config = dataclasses.replace(PRESETS["leaky"], **settings)
-    events = [RunStarted(config, facts), *(RunResumed(config, facts, 0) for facts in resumed)]
-    for epoch, digest in zip(range(1, epochs + 1), digests, strict=False):
-        events.append(TrainLosses(epoch, 3 * epoch - 2, np.array(losses or [3.0, 2.0, 1.0]), digest, 0.1))
-        events.append(Evaluated(epoch, 3 * epoch, 0.5, 0.1, 7, 10, Mistakes([0], [1]), 0.025))
-    events += [Warned(message) for message in warnings]
-    if finished:
-        events.append(RunFinished(SECONDS))
-    return RecordedRun(Path(folder), config, facts, tuple(events))
 
 
 @pytest.fixture

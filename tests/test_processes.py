@@ -1,25 +1,18 @@
 """One run by several real processes: the numbers of one, told and kept by the first alone, and an end together."""
 
-import contextlib
 import dataclasses
-import os
-import random
 import re
 import signal
-import socket
-import subprocess
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_idx_folder
+from conftest import write_idx_folder
+from helpers import TRAINERS, assert_one_line, ends, free_port, processes, slurm_step
 from on_devices import BATCH, part_of_mnist
 from safetensors.numpy import load_file
-from test_commands import TRAINERS, assert_one_line
 from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
-from warm import python
 
 import jax_mlp.train
 import jax_mlp.trainer
@@ -49,69 +42,6 @@ STEPS = 6
 """Of an epoch."""
 DEADLINE = 60
 """Seconds in which the other processes of a run end after one was killed."""
-
-
-def free_port() -> int:
-    """Among those of which JAX takes one for a SLURM job, the last 4,096."""
-    while True:
-        port = random.randrange(2**16 - 2**12, 2**16)
-        with socket.socket() as listening, contextlib.suppress(OSError):
-            listening.bind(("127.0.0.1", port))
-            return port
-
-
-def flags_of_jax(port: int, process: int) -> dict[str, str]:
-    return {"--coordinator": f"127.0.0.1:{port}", "--processes": "2", "--process": str(process)}
-
-
-def variables_of_torchrun(port: int, process: int) -> dict[str, str]:
-    rank = str(process)
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return address | {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
-
-
-def variables_of_slurm(port: int, process: int) -> dict[str, str]:
-    """Of a job from whose number JAX makes this port."""
-    job = {"SLURM_JOB_ID": str(port - (2**16 - 2**12)), "SLURM_NTASKS": "2"}
-    return job | {"SLURM_STEP_NODELIST": "localhost"} | slurm_step(2, process)
-
-
-def slurm_step(tasks: int, process: int) -> dict[str, str]:
-    return {"SLURM_STEP_NUM_TASKS": str(tasks), "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process)}
-
-
-@contextlib.contextmanager
-def processes(side: str, folder: Path, *flags: str, second: Sequence[str] = (), slurm: bool = False):
-    """Two processes of one run, neither of which outlives the block; the `second` has some more flags. "{process}" in a
-    flag is the process's number."""
-    port, started = free_port(), []
-    for process in (0, 1):
-        told = [flag.format(process=process) for flag in (*flags, *(second if process else ()))]
-        command = [python(), "-m", TRAINERS[side], "--visdom", "off", *told]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        if slurm:
-            environment |= variables_of_slurm(port, process)
-        elif side == "torch":
-            environment |= variables_of_torchrun(port, process)
-        else:
-            command += [word for flag in flags_of_jax(port, process).items() for word in flag]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True))
-    try:
-        yield started
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-
-
-def ends(started, seconds: float = 240) -> list[tuple[int, str, str]]:
-    """Each one's exit status, output and errors, without what JAX's gloo prints when processes find each other."""
-    texts = [process.communicate(timeout=seconds) for process in started]
-    return [
-        (process.returncode, re.sub(r"^\[Gloo\] .*\n", "", out, flags=re.M), error)
-        for process, (out, error) in zip(started, texts, strict=True)
-    ]
 
 
 def is_trained(folder: Path, step: int) -> bool:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from conftest import ROOT
-from test_page import recorded
+from helpers import recorded
 
 from mlp_compare.report.page import render
 from mlp_workload.cli.trainer import TrainingOptions, parse_config

@@ -13,9 +13,8 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from helpers import in_a_small_file_system, trainers
 from safetensors.numpy import load_file
-from test_commands import trainer
-from test_knocks import in_a_small_file_system
 from tolerances import RUN_FLOAT64
 from warm import python
 
@@ -171,7 +170,7 @@ def test_a_full_disk_costs_no_models_weights(small, tmp_path):
     assert "No space left on device; the weights so far are in" in process.stderr.splitlines()[-1]
 
 
-@trainer
+@trainers
 def test_a_line_for_each_seed_and_one_for_all(trainer, run, small, tmp_path):
     result = run(trainer, *small, "--seeds", "2", "--epochs", "0", "--run-dir", "many")
     assert result.returncode == 0, result.stderr

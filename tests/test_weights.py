@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from helpers import as_bytes
 from safetensors.numpy import save_file
 
 import jax_mlp.model
@@ -22,10 +23,6 @@ SHAPES = parameter_shapes(WIDTHS)
 @pytest.fixture
 def parameters():
     return initial_parameters("torch_linear", WIDTHS, seed=1)
-
-
-def as_bytes(parameters):
-    return {name: (array.dtype, array.shape, array.tobytes()) for name, array in parameters.items()}
 
 
 def test_shapes():
