@@ -19,10 +19,12 @@ _FIELDS = {"momentum": "trace", "first_moment": "mu", "second_moment": "nu"}
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """Returns the run's optimizer."""
-    if config.optimizer == "sgd":
-        return sgd(config.learning_rate, config.momentum, config.nesterov, config.weight_decay)
-    rates = config.learning_rate, config.beta1, config.beta2, config.epsilon, config.weight_decay
-    return adam(*rates, decoupled=config.optimizer == "adamw")
+    match config.optimizer:
+        case "sgd":
+            return sgd(config.learning_rate, config.momentum, config.nesterov, config.weight_decay)
+        case "adam" | "adamw":
+            rates = config.learning_rate, config.beta1, config.beta2, config.epsilon, config.weight_decay
+            return adam(*rates, decoupled=config.optimizer == "adamw")
 
 
 def slots_to_canonical(config: Config, state: optax.OptState) -> Parameters:

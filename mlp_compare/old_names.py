@@ -24,13 +24,13 @@ def current_name(name: str) -> str:
     return _CURRENT.get(name, name)
 
 
-def with_current_names(content: Any) -> Any:
-    """Returns JSON `content` with the keys and strings that earlier versions named otherwise replaced."""
+def with_current_names(content: Any, key: str = "") -> Any:
+    """Returns JSON `content`, the value of `key`, with keys and kinds of variants under their current names."""
     match content:
         case dict():
-            return {current_name(key): with_current_names(value) for key, value in content.items()}
+            return {current_name(old): with_current_names(value, current_name(old)) for old, value in content.items()}
         case list():
             return [with_current_names(value) for value in content]
-        case str():
+        case str() if key in ("kind", "variant"):
             return current_name(content)
     return content

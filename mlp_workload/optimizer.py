@@ -49,7 +49,11 @@ def initial_state(config: Config, parameters: Parameters) -> Parameters:
 
 def update(config: Config, state: State, gradients: Mapping[str, Array]) -> Parameters:
     """Returns the state after a step from `state`, given the gradients by names of parameters."""
-    return (_adam if is_adaptive(config) else _sgd)(config, state, gradients)
+    match config.optimizer:
+        case "sgd":
+            return _sgd(config, state, gradients)
+        case "adam" | "adamw":
+            return _adam(config, state, gradients)
 
 
 def _sgd(config: Config, state: State, gradients: Mapping[str, Array]) -> Parameters:

@@ -16,10 +16,12 @@ _FIELDS = {"momentum": "momentum_buffer", "first_moment": "exp_avg", "second_mom
 def make_optimizer(config: Config, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
     """Returns the run's optimizer of these parameters."""
     rate, decay = config.learning_rate, config.weight_decay
-    if config.optimizer == "sgd":
-        return sgd(parameters, rate, config.momentum, config.nesterov, decay)
-    adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return adam(parameters, lr=rate, betas=(config.beta1, config.beta2), eps=config.epsilon, weight_decay=decay)
+    match config.optimizer:
+        case "sgd":
+            return sgd(parameters, rate, config.momentum, config.nesterov, decay)
+        case "adam" | "adamw":
+            adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+            return adam(parameters, lr=rate, betas=(config.beta1, config.beta2), eps=config.epsilon, weight_decay=decay)
 
 
 def slots_to_canonical(
