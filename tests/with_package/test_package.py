@@ -57,7 +57,7 @@ def packages():
 def test_the_wheel_holds_the_packages_as_they_are_and_the_licences(wheel):
     files = packages()
     assert {f"{package}/py.typed" for package in PACKAGES} <= files
-    about = {f"{NAME}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD")}
+    about = {f"{NAME}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
     licences = {f"{NAME}.dist-info/licenses/{file}" for file in PROJECT["license-files"]}
     assert set(wheel.namelist()) == files | about | licences
     for name in files:
