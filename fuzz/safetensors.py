@@ -6,7 +6,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from fuzz.target import Target
-from mlp_workload.weights import load_weights, parameter_shapes, read_safetensors
+from mlp_workload.files import read_safetensors
+from mlp_workload.weights import load_weights, parameter_shapes
 
 SHAPES = parameter_shapes((3, 2))
 WORDS = ("__metadata__", "data_offsets", "dtype", "shape", "BF16", "BOOL", "C64", "F4", "F16", "F32", "F64", "F8_E4M3",

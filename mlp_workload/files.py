@@ -11,13 +11,18 @@ import shlex
 import stat
 import string
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
 from mlp_workload.environment.cgroup import ROOT, memory_limit
 from mlp_workload.errors import UserError, refusal
 
+Shapes = Mapping[str, tuple[int, ...]]
 _PLAIN = set(string.printable[:95]) - {"'", "\\"}
 """Characters that need no escape within $'...'."""
 _KINDS: Mapping[int, str] = {
@@ -233,3 +238,46 @@ def empty_folder(flag: str, path: Path | None) -> Path | None:
         if path.exists() and any(path.iterdir()):
             raise UserError(f"{flag} {path} is not empty; name a new or empty folder")
     return path
+
+
+_TYPES = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8",
+    "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8",
+}  # fmt: skip
+"""NumPy's types by the format's names; the format has others, such as BF16 and F8_E4M3."""
+
+
+def read_safetensors(
+    path: Path, kind: str, check: Callable[[Shapes], None] = lambda shapes: None
+) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, str]]:
+    """Returns the tensors by name, and the metadata. Calls `check` with the shapes before any tensor is read.
+
+    Raises `UserError`, naming the file, if it is not a readable `kind`. The error's cause is an `OSError` or
+    `MemoryError` if the content could not be read.
+    """
+    try:
+        with open_regular(path) as file:
+            with safe_open(path, framework="numpy") as checked:  # the header and the size of the file
+                metadata = checked.metadata() or {}
+            start = 8 + int.from_bytes(file.read(8), "little")
+            about = json.loads(file.read(start - 8))
+            about.pop("__metadata__", None)
+            check({name: tuple(tensor["shape"]) for name, tensor in about.items()})
+            check_fits_memory(path.stat().st_size, str(path))
+            tensors = {}
+            for name, tensor in about.items():  # not by mmap: an I/O error there kills the process
+                if tensor["dtype"] not in _TYPES:
+                    raise UserError(f"{path}: {name} is {tensor['dtype']}, which NumPy lacks: save it in float32")
+                tensors[name] = np.empty(tensor["shape"], _TYPES[tensor["dtype"]])
+                file.seek(start + tensor["data_offsets"][0])
+                if file.readinto(tensors[name].reshape(-1).view(np.uint8).data) < tensors[name].nbytes:
+                    raise UserError(f"{path}: it was cut short while it was read")
+            return tensors, metadata
+    # ValueError: a shape that NumPy lacks, such as of 70 dimensions.
+    except (SafetensorError, TypeError, ValueError) as error:
+        hint = "; convert a .pt first (docs/exchange.md)" if path.suffix in (".pt", ".pth") else ""
+        raise UserError(f"{path}: not a readable {kind} ({error}){hint}") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: too large for the memory") from error
+    except OSError as error:
+        raise UserError(f"{path}: {reason(error)}") from error

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_workload.config import Config
-from mlp_workload.weights import Array, Parameters, Shapes
+from mlp_workload.files import Shapes
+from mlp_workload.weights import Array, Parameters
 
 State = Mapping[str, npt.NDArray[Any]]
 """Parameters and the optimizer's state by canonical names."""

@@ -25,7 +25,7 @@ from jax_mlp.sharding import find_devices
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data.idx import read_idx
 from mlp_workload.errors import UserError
-from mlp_workload.files import read_json, write_atomically
+from mlp_workload.files import read_json, read_safetensors, write_atomically
 from mlp_workload.predict import image_file
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run.checkpoint import Checkpoint, Checkpoints
@@ -36,7 +36,7 @@ from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines, check_can_change, cut_events
 from mlp_workload.visdom import assets
 from mlp_workload.visdom.windows import environment_name
-from mlp_workload.weights import load_layers, load_weights, parameter_shapes, read_safetensors, save_weights
+from mlp_workload.weights import load_layers, load_weights, parameter_shapes, save_weights
 from reference_torch import state_dict
 from twincheck.trace import Trace
 

@@ -12,9 +12,10 @@ from tolerances import RUN_FLOAT64
 import jax_mlp.train
 import reference_torch.train
 from mlp_workload.config import PRESETS
+from mlp_workload.files import read_safetensors
 from mlp_workload.run import checkpoint
 from mlp_workload.run.output_options import OutputOptions
-from mlp_workload.weights import parameter_shapes, read_safetensors
+from mlp_workload.weights import parameter_shapes
 
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
 UNWATCHED = OutputOptions(visdom="off", quiet=True)

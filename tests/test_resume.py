@@ -24,12 +24,12 @@ import reference_torch.train
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.events import RunFinished, RunResumed
+from mlp_workload.files import read_safetensors
 from mlp_workload.run import checkpoint, session
 from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.run.signals import Stopped
 from mlp_workload.sinks.json_lines import read_events
-from mlp_workload.weights import read_safetensors
 
 UNWATCHED = OutputOptions(visdom="off", quiet=True)
 FRAMEWORK = {"jax": jax_mlp.train.framework, "torch": reference_torch.train.framework}

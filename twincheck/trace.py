@@ -11,8 +11,7 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from mlp_workload.errors import UserError, refusal, warn
-from mlp_workload.files import clear_write_errors, write_atomically
-from mlp_workload.weights import read_safetensors
+from mlp_workload.files import clear_write_errors, read_safetensors, write_atomically
 
 FORMAT = "1"
 Array = npt.NDArray[Any]

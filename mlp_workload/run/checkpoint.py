@@ -14,8 +14,8 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from mlp_workload.errors import UserError, refusal, warn
-from mlp_workload.files import clear_write_errors, remove_half_written, sync_folder, write_atomically
-from mlp_workload.weights import Parameters, check, is_parameter, read_safetensors
+from mlp_workload.files import clear_write_errors, read_safetensors, remove_half_written, sync_folder, write_atomically
+from mlp_workload.weights import Parameters, check, is_parameter
 
 FORMAT = 1
 KEPT = 2
