@@ -106,7 +106,7 @@ def variables_of_torchrun(port: int, process: int) -> dict[str, str]:
 
 
 def variables_of_slurm(port: int, process: int) -> dict[str, str]:
-    """Of a job from whose number JAX makes this port."""
+    """Variables of a job from whose number JAX makes this port."""
     job = {"SLURM_JOB_ID": str(port - (2**16 - 2**12)), "SLURM_NTASKS": "2"}
     return job | {"SLURM_STEP_NODELIST": "localhost"} | slurm_step(2, process)
 

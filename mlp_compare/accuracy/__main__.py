@@ -33,7 +33,7 @@ class Accuracy:
     preset: Literal["relu", "leaky", "both"] = "both"
     """Trains this program of the tutorial, or both."""
     last_activation: Literal["same", "none", "both"] = "both"
-    """Says whether the logits pass the activation too: same, none, or one after the other."""
+    """Applies the activation to the logits too (same), or not (none), or measures one after the other (both)."""
     epochs: int = 10
     """Passes over the training set in each run."""
     device: Literal["auto", "cpu", "gpu"] = "auto"

@@ -60,7 +60,7 @@ class CheckpointSchedule:
 
     @property
     def way_on(self) -> str:
-        """Says how the run can be continued if it ends now."""
+        """Returns how the run can be continued if it ends now, as the end of a message."""
         if self._tried_at is None:
             return "nothing was trained"
         return f"--resume {shell_quoted(self._run_dir)} goes on" if self._run_dir else "it can be resumed"
