@@ -15,6 +15,7 @@ import pytest
 from browser import CHROMIUM, chromium
 from conftest import ROOT, write_idx_folder
 from dashboard_process import dashboard
+from helpers import TRAINERS
 from PIL import Image
 from tolerances import DRAWN
 from warm import python
@@ -33,7 +34,6 @@ from mlp_workload.visdom.picture import SHOWN
 from mlp_workload.visdom.windows import comparison_name, environment_name
 from twincheck.comparison import Difference
 
-TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 chrome = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm, for what Visdom's page is made of")
 repeated = pytest.mark.long("repeats a page in a browser")

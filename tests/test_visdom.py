@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_idx_folder
 from dashboard_process import dashboard, until
+from helpers import TRAINERS, trainers
 from PIL import Image
 from tolerances import DRAWN
 from visdom_process import VisdomProcess, free_port
@@ -32,8 +33,6 @@ from mlp_workload.visdom.picture import Picture
 from mlp_workload.visdom.server import VisdomServer
 from mlp_workload.visdom.windows import COMPARED_POINTS, Drawing, comparison_name, environment_name
 
-TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
-trainer = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
 SETTINGS = "batch_size 20, hidden (16,)"
 """Settings of short runs that differ from the preset, as a trace's name has them."""
 HURRIED = {
@@ -226,7 +225,7 @@ def test_standardised_digits_arrive_as_the_bytes_they_were(name, two_runs, mnist
         np.testing.assert_array_equal(picture[top : top + 28, left : left + 28, 0], image)
 
 
-@trainer
+@trainers
 def test_without_a_server_there_is_one_note_at_the_end_and_replay_shows_all(trainer, short, run, tmp_path):
     port = free_port()
     process = run(trainer, "--visdom", "auto", "--visdom-port", str(port), *short, "--epochs", "2",
@@ -251,7 +250,7 @@ def test_without_a_server_there_is_one_note_at_the_end_and_replay_shows_all(trai
         server.kill()
 
 
-@trainer
+@trainers
 def test_a_required_server_that_is_not_there_stops_before_training(trainer, run, tmp_path):
     port = free_port()
     process = run(trainer, "--visdom", "required", "--visdom-port", str(port), "--run-dir", "run")
@@ -263,7 +262,7 @@ def test_a_required_server_that_is_not_there_stops_before_training(trainer, run,
     assert not (tmp_path / "run").exists()
 
 
-@trainer
+@trainers
 def test_a_server_killed_in_the_middle_costs_nothing(trainer, server, short, run, tmp_path):
     flags = [*server.flags, *short, "--epochs", "200", "--run-dir", "runs/run"]
     with start(trainer, tmp_path, *flags) as process:
@@ -551,7 +550,7 @@ def test_wrong_flags_end_in_one_line(flags, environment, message, run, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-@trainer
+@trainers
 @pytest.mark.parametrize(
     "attempt", [0, *(pytest.param(later, marks=pytest.mark.long("kills six runs")) for later in (1, 2, 3))]
 )
