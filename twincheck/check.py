@@ -1,0 +1,216 @@
+"""One teacher-forced pass: each paired JAX module computes from torch's own tensors, forward and backward.
+
+Every place so tests one piece of code alone: an input the code between two modules, an output one module, and the same
+for gradients on the way back. No mistake hides another and none grows with depth.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from twincheck.layouts import Layout, nearest
+from twincheck.pairing import Link, Pairing
+from twincheck.recording import Array, Call, Place, Recording
+from twincheck.weights import Weight
+
+ALLOWED_LOSS = 16
+"""A place may differ by this many times what its computation loses between float64 and float32, on either side."""
+
+ALLOWED_EPS = 16
+"""And by this many eps of float32 of the tensor's largest value, for casts to float32 inside a model."""
+
+
+def tensors_of(link: Link, calls: Mapping[tuple[str, int], Call]) -> Call:
+    """Returns torch's call for a link, joined or cut apart where it is not one call on each side."""
+    parts = [calls[unit.call.key] for unit in link.torch]
+    first = parts[0]
+    if len(parts) > 1:
+        gradients = {i: np.sum([call.input_gradients[i] for call in parts], axis=0) for i in first.input_gradients}
+        ends = {0: np.concatenate([c.output_gradients[0] for c in parts], axis=-1)} if first.output_gradients else {}
+        outputs = [np.concatenate([call.outputs[0] for call in parts], axis=-1)]
+        return replace(first, outputs=outputs, input_gradients=gradients, output_gradients=ends)
+    if link.piece is not None:
+        i, n = link.piece
+        ends = {k: np.split(gradient, n, axis=-1)[i] for k, gradient in first.output_gradients.items()}
+        outputs = [np.split(first.outputs[0], n, axis=-1)[i]]
+        return replace(first, outputs=outputs, input_gradients={}, output_gradients=ends)
+    return first
+
+
+Kind = Literal["code", "module", "gradient of code", "gradient of module", "gradient of parameter"]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A place that was compared: the largest difference there, what is allowed, and the largest value of the tensor.
+
+    `ours` and `theirs` are the JAX and the torch tensor in one layout. `kind` says what was computed since torch's own
+    tensors: the code between two modules, one module, or one of these backwards.
+    """
+
+    kind: Kind
+    before: str
+    after: str
+    torch: str
+    place: Place | None
+    difference: float
+    allowed: float
+    scale: float
+    ours: Array | None = field(default=None, repr=False, compare=False)
+    theirs: Array | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def out(self) -> bool:
+        return not self.difference <= self.allowed
+
+    @property
+    def relative(self) -> float:
+        return self.difference / self.scale if self.scale else (0.0 if not self.difference else float("inf"))
+
+    def __str__(self) -> str:
+        if self.kind == "module":
+            return f"{self.after}"
+        if self.kind == "code":
+            return f"between {self.before} and {self.after}"
+        if self.kind == "gradient of code":
+            return f"gradient, from {self.after} back to {self.before}"
+        return f"gradient of {self.after}" if self.kind == "gradient of parameter" else f"gradient through {self.after}"
+
+
+class Forcing:
+    """torch's tensors, laid out for the places of the JAX model; `seen` are the values that arrived there."""
+
+    def __init__(
+        self, pairing: Pairing, truth: Recording, layouts: dict[Place, Layout | None], free: frozenset[Place] = frozenset()
+    ) -> None:
+        calls = {call.key: call for call in truth.calls}
+        self._tensors = {link.jax.call.key: tensors_of(link, calls) for link in pairing.links}
+        self._layouts = layouts
+        self._free = free
+        self.seen: dict[Place, Array] = {}
+
+    def __call__(self, place: Place, value: Array) -> Array | None:
+        tensors = self._tensors.get((place.path, place.number))
+        if tensors is None:
+            return None
+        self.seen[place] = value
+        theirs = self.theirs(place, value)
+        return None if theirs is None or place in self._free else theirs
+
+    def theirs(self, place: Place, value: Array | None = None) -> Array | None:
+        """Returns torch's tensor at a place in the layout of the JAX model, if there is one that fits."""
+        theirs = self._tensors[place.path, place.number].at(place)
+        if theirs is None:
+            return None
+        plain = place._replace(gradient=False)
+        if plain not in self._layouts:
+            if value is None:
+                return None
+            self._layouts[plain] = nearest(theirs, value)
+        layout = self._layouts[plain]
+        return layout(theirs) if layout is not None else None
+
+
+def loss_of(truth: Array | None, rounded: Array | None) -> float:
+    """Returns the largest difference between a tensor computed in float64 and in float32."""
+    if truth is None or rounded is None or truth.shape != rounded.shape:
+        return 0.0
+    return float(np.abs(np.asarray(truth, np.float64) - np.asarray(rounded, np.float64)).max(initial=0.0))
+
+
+
+
+
+@dataclass
+class Passes:
+    """The passes that a comparison is made of: torch in float64 and float32, JAX in float64 and float32."""
+
+    truth: Recording
+    torch32: Recording
+    jax64: tuple[Forcing, Recording]
+    jax32: tuple[Forcing, Recording] | None
+
+
+def compare_places(
+    pairing: Pairing, weights: Sequence[Weight], passes: Passes, outputs: Sequence[tuple[int, int]]
+) -> list[Mismatch]:
+    """Compares all places of the JAX passes with torch's tensors there, in the order of the JAX calls."""
+    forcing, recording = passes.jax64
+    other = passes.jax32
+    rounded = {call.key: call for call in passes.torch32.calls}
+    result: list[Mismatch] = []
+    previous = "the inputs"
+    torch32 = {link.jax.call.key: tensors_of(link, rounded) for link in pairing.links}
+    links = {link.jax.call.key: link for link in pairing.links}
+    truth_calls = {call.key: call for call in passes.truth.calls}
+    following = _following([call for call in recording.calls if call.key in links])
+
+    def add(kind: Kind, place: Place, before: str, after: str, link: Link) -> None:
+        if place not in forcing.seen:
+            return
+        ours, theirs = forcing.seen[place], forcing.theirs(place)
+        if theirs is None:
+            raw = tensors_of(link, truth_calls).at(place)
+            if raw is not None and not place.gradient and raw.dtype.kind == "f" and place.index == 0:
+                result.append(Mismatch(kind, before, after, str(link.torch[0].call), place, np.inf, 0.0, 1.0, ours, raw))
+            return
+        if theirs.dtype.kind not in "f":
+            return
+        loss_torch = loss_of(tensors_of(link, truth_calls).at(place), torch32[link.jax.call.key].at(place))
+        loss_jax = loss_of(ours, other[0].seen.get(place)) if other else 0.0
+        result.append(
+            _mismatch(kind, before, after, str(link.torch[0].call), place, ours, theirs, loss_torch, loss_jax)
+        )
+
+    for call in recording.calls:
+        if (link := links.get(call.key)) is None:
+            continue
+        name = str(call)
+        for i in range(len(call.inputs)):
+            add("code", Place(*call.key, "input", i), previous, name, link)
+        for i in range(len(call.outputs)):
+            add("module", Place(*call.key, "output", i), name, name, link)
+            add("gradient of code", Place(*call.key, "output", i, True), name, following[call.key], link)
+        for i in range(len(call.inputs)):
+            add("gradient of module", Place(*call.key, "input", i, True), name, name, link)
+        previous = name
+    for a, b in outputs:
+        ours, theirs, name = recording.outputs[b], passes.truth.outputs[a], f"output {b}"
+        layout = nearest(theirs, ours)
+        if theirs.dtype.kind == "f" and layout is not None:
+            losses = loss_of(theirs, passes.torch32.outputs[a]), loss_of(ours, other[1].outputs[b]) if other else 0.0
+            result.append(_mismatch("code", previous, name, f"output {a}", None, ours, layout(theirs), *losses))
+    for weight in weights:
+        theirs_g, theirs_32 = weight.gradient(passes.truth.gradients), weight.gradient(passes.torch32.gradients)
+        ours_g = recording.gradients.get(weight.jax)
+        if theirs_g is None or ours_g is None:
+            continue
+        loss_jax = loss_of(ours_g, other[1].gradients.get(weight.jax)) if other else 0.0
+        result.append(
+            _mismatch(
+                "gradient of parameter", "", weight.jax, weight.sources[0].name, None, ours_g, theirs_g,
+                loss_of(theirs_g, theirs_32), loss_jax,
+            )
+        )  # fmt: skip
+    return result
+
+
+def _mismatch(
+    kind: Kind, before: str, after: str, torch: str, place: Place | None, ours: Array, theirs: Array, *losses: float
+) -> Mismatch:
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    with np.errstate(invalid="ignore"):
+        distance = np.where(ours == theirs, 0.0, np.abs(ours - theirs))  # equal infinities are 0 apart
+    difference = float(distance.max(initial=0.0))
+    finite = np.abs(theirs[np.isfinite(theirs)])
+    scale = float(finite.max(initial=0.0))
+    losses = tuple(loss for loss in losses if np.isfinite(loss))
+    allowed = max(ALLOWED_LOSS * max(losses, default=0.0), ALLOWED_EPS * float(np.finfo(np.float32).eps) * scale)
+    return Mismatch(kind, before, after, torch, place, difference, allowed, scale, ours, theirs)
+
+
+def _following(calls: Sequence[Call]) -> dict[tuple[str, int], str]:
+    names = [str(call) for call in calls]
+    return {call.key: name for call, name in zip(calls, [*names[1:], "the output"], strict=True)}

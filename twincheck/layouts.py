@@ -1,0 +1,116 @@
+"""How one framework's array lies in the other's: axes permuted, reversed, split or merged."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from twincheck.recording import Array
+
+
+@dataclass(frozen=True)
+class Layout:
+    """First a reshape to `split`, then a permutation of the axes, then reversed axes, then a reshape to `shape`."""
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
+    reverse: tuple[int, ...] = ()
+    split: tuple[int, ...] | None = None
+
+    def __call__(self, array: Array) -> Array:
+        if self.split is not None:
+            array = array.reshape(self.split)
+        if self.axes is not None:
+            array = array.transpose(self.axes)
+        if self.reverse:
+            array = np.flip(array, self.reverse)
+        return array.reshape(self.shape)
+
+    def code(self, name: str, shape: Sequence[int]) -> str:
+        """Returns NumPy code that does the same to an array of this shape called `name`."""
+        text, shape = name, tuple(shape)
+        if self.split is not None:
+            text, shape = f"{text}.reshape{self.split}", self.split
+        if self.axes is not None and self.axes != tuple(range(len(shape))):
+            text += ".T" if self.axes == (1, 0) else f".transpose{self.axes}"
+            shape = tuple(shape[axis] for axis in self.axes)
+        if self.reverse:
+            text = f"np.flip({text}, {self.reverse})"
+        return text if shape == self.shape else f"{text}.reshape{self.shape}"
+
+
+def activation_layouts(source: Sequence[int], target: Sequence[int]) -> Iterator[Layout]:
+    """Yields the ways in which an activation of one shape can lie in the other, likeliest first."""
+    source, target = tuple(source), tuple(target)
+    if np.prod(source) != np.prod(target):
+        return
+    count = len(source)
+    if count == len(target):
+        likely = [tuple(range(count))]
+        if count >= 3:
+            likely += [(0, *range(2, count), 1), (0, count - 1, *range(1, count - 1))]
+        others = itertools.permutations(range(count)) if count <= 5 else ()
+        for axes in dict.fromkeys([*likely, *others]):
+            if tuple(source[axis] for axis in axes) == target:
+                yield Layout(target, axes)
+        return
+    yield Layout(target)
+    if count >= 3:
+        yield Layout(target, (0, *range(2, count), 1))
+    if count == 4:
+        yield Layout(target, (0, 2, 1, 3))
+    if len(target) >= 3:
+        swapped = (0, *range(2, len(target)), 1) if len(target) != 4 else (0, 2, 1, 3)
+        before = tuple(target[swapped.index(axis)] for axis in range(len(target)))
+        yield Layout(target, swapped, split=before)
+
+
+def nearest(array: Array, like: Array) -> Layout | None:
+    """Returns the layout in which `array` is nearest to `like`; of equally near ones the likeliest."""
+    best, smallest = None, np.inf
+    reference = np.asarray(like, np.float64)
+    close = 1e-3 * float(np.abs(array).max(initial=0.0))
+    for layout in activation_layouts(array.shape, like.shape):
+        if best is None:
+            best = layout
+        distance = float(np.abs(layout(array) - reference).max(initial=0.0))
+        if distance < 0.5 * smallest:
+            best, smallest = layout, distance
+        if distance <= close:
+            break
+    return best
+
+
+def weight_layouts(kind: str, shape: Sequence[int], target: Sequence[int]) -> Iterator[Layout]:
+    """Yields the ways in which a weight of a torch module of this kind can lie in a JAX model, likeliest first.
+
+    torch stores a linear layer (out, in) and a convolution (out, in, spatial...); a transposed convolution (in, out,
+    spatial...). Flax and Haiku store (in, out) and (spatial..., in, out), Equinox the same as torch. Heads may be apart.
+    """
+    source, target = tuple(shape), tuple(target)
+    if np.prod(source) != np.prod(target):
+        return
+    spatial = tuple(range(2, len(source)))
+    orders: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    as_it_is = tuple(range(len(source)))
+    if len(source) == 2 and kind not in ("Embedding", "Conv1D", "Parameter"):
+        orders = [((1, 0), ()), ((0, 1), ())]
+    elif len(source) == 2:
+        orders = [((0, 1), ()), ((1, 0), ())]
+    elif len(source) >= 3 and kind.startswith("ConvTranspose"):
+        last = tuple(range(len(spatial)))
+        orders = [((*spatial, 0, 1), last), ((*spatial, 0, 1), ()), ((*spatial, 1, 0), ()), ((*spatial, 1, 0), last)]
+        orders += [(as_it_is, ()), (as_it_is, spatial)]
+    elif len(source) >= 3 and kind.startswith("Conv"):
+        orders = [((*spatial, 1, 0), ()), (as_it_is, ())]
+    else:
+        orders = [(as_it_is, ())] + [(axes, ()) for axes in itertools.permutations(as_it_is) if len(source) <= 4]
+    seen = set()
+    for axes, reverse in orders:
+        permuted = tuple(source[axis] for axis in axes)
+        if permuted == target or len(permuted) != len(target):
+            layout = Layout(target, axes, reverse)
+            if layout not in seen:
+                seen.add(layout)
+                yield layout

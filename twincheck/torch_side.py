@@ -1,0 +1,165 @@
+"""The PyTorch side of a pair: any `torch.nn.Module`."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch as pytorch
+from torch import nn
+
+from mlp_workload.errors import UserError
+from twincheck.recording import Array, Force, Place, Recorder, Recording, leaves, map_leaves, plain_settings
+
+
+class TorchSide:
+    """A PyTorch model and its inputs. The model itself is never changed: passes run on a copy."""
+
+    framework = "torch"
+
+    def __init__(self, model: nn.Module, inputs: Any, call: Callable[..., Any] | None, *, train: bool) -> None:
+        self.original = getattr(model, "_orig_mod", model)  # what torch.compile was given
+        self.inputs = inputs
+        self._call = call
+        try:
+            self._model = copy.deepcopy(self.original).train(train)
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"the torch model can't be copied ({error}): give a new instance of it") from error
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Parameters and buffers by their names in the model; those that are tied have one name."""
+        named = [*self.original.named_parameters(), *self.original.named_buffers()]
+        return {name: to_numpy(tensor) for name, tensor in named}
+
+    @property
+    def trainable(self) -> set[str]:
+        return {name for name, parameter in self.original.named_parameters() if parameter.requires_grad}
+
+    def run(
+        self, dtype: str = "float64", force: Force | None = None, cotangents: Sequence[Array] | None = None
+    ) -> Recording:
+        """Runs the model in `dtype`, forward, and backward if the gradients of the outputs are given."""
+        model = self._model.to(kind := getattr(pytorch, dtype))
+        recorder = Recorder(force)
+        inputs = map_leaves(lambda x: self._input(x, kind), self.inputs, _is_array)
+        default = pytorch.get_default_dtype()
+        pytorch.set_default_dtype(kind)
+        try:
+            with pytorch.set_grad_enabled(cotangents is not None), _watching(model, recorder):
+                output = _invoke(self._call, model, inputs)
+                found = list(leaves(output, _is_tensor))
+            outputs = [to_numpy(tensor) for tensor in found]
+            if cotangents is None:
+                return Recording(recorder.calls, outputs)
+            wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
+            ends = [
+                (tensor, pytorch.tensor(cotangent, dtype=tensor.dtype))
+                for tensor, cotangent in zip(found, cotangents, strict=True)
+                if tensor.requires_grad
+            ]
+            gradients = pytorch.autograd.grad(
+                [tensor for tensor, _ in ends], list(wanted.values()), [end for _, end in ends], allow_unused=True
+            )
+        finally:
+            pytorch.set_default_dtype(default)
+        named = {
+            name: to_numpy(pytorch.zeros_like(wanted[name]) if gradient is None else gradient)
+            for name, gradient in zip(wanted, gradients, strict=True)
+        }
+        return Recording(recorder.calls, outputs, named)
+
+    @staticmethod
+    def _input(value: Any, dtype: Any) -> pytorch.Tensor:
+        tensor = value.detach() if isinstance(value, pytorch.Tensor) else pytorch.as_tensor(np.array(value))
+        return tensor.to(dtype).requires_grad_() if tensor.is_floating_point() else tensor
+
+
+def to_numpy(tensor: pytorch.Tensor) -> Array:
+    """Returns a copy of a tensor; types that NumPy lacks become float32."""
+    tensor = tensor.detach().cpu()
+    if tensor.is_sparse:
+        tensor = tensor.to_dense()
+    if tensor.dtype in (pytorch.bfloat16,):
+        tensor = tensor.float()
+    return tensor.numpy().copy()
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, pytorch.Tensor)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, pytorch.Tensor | np.ndarray) or (hasattr(value, "__array__") and hasattr(value, "dtype"))
+
+
+def _invoke(call: Callable[..., Any] | None, model: nn.Module, inputs: Any) -> Any:
+    if call is not None:
+        return call(model, *inputs) if isinstance(inputs, tuple) else call(model, inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+class _Visit(pytorch.autograd.Function):
+    """Shows a tensor and its gradient to the recorder, and goes on with the values that it gives back."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: pytorch.Tensor, place: Place, recorder: Recorder) -> pytorch.Tensor:
+        ctx.place, ctx.recorder = place, recorder
+        return _visited(tensor, place, recorder)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: pytorch.Tensor) -> tuple[pytorch.Tensor, None, None]:
+        return _visited(gradients[0], ctx.place._replace(gradient=True), ctx.recorder), None, None
+
+
+def _visited(tensor: pytorch.Tensor, place: Place, recorder: Recorder) -> pytorch.Tensor:
+    value = recorder.visit(place, to_numpy(tensor))
+    return tensor.clone() if value is None else pytorch.tensor(value, dtype=tensor.dtype).reshape(tensor.shape)
+
+
+@contextlib.contextmanager
+def _watching(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+    numbers: list[int] = []
+
+    def visit_all(value: Any, path: str, port: Any) -> Any:
+        count = iter(range(10_000))
+
+        def visit(tensor: pytorch.Tensor) -> Any:
+            place = Place(path, numbers[-1], port, next(count))
+            if tensor.is_floating_point():
+                return _Visit.apply(tensor, place, recorder)  # type: ignore[no-untyped-call]
+            recorder.visit(place, to_numpy(tensor))
+            return tensor
+
+        return map_leaves(visit, value, _is_tensor)
+
+    def begin(path: str, module: nn.Module) -> Callable[..., Any]:
+        own = {
+            name: to_numpy(tensor)
+            for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        }
+        settings = plain_settings({k: v for k, v in vars(module).items() if not k.startswith("_")})
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+            numbers.append(recorder.begin(path, type(module).__name__, own, settings).number)
+            return visit_all((inputs, keywords), path, "input")
+
+        return hook
+
+    def end(path: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: Any, keywords: Any, output: Any) -> Any:
+            output = visit_all(output, path, "output")
+            numbers.pop()
+            recorder.end()
+            return output
+
+        return hook
+
+    with contextlib.ExitStack() as hooks:
+        for path, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(begin(path, module), with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(end(path), with_kwargs=True))
+        yield
