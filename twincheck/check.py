@@ -36,7 +36,21 @@ def tensors_of(link: Link, calls: Mapping[tuple[str, int], Call]) -> Call:
         ends = {k: np.split(gradient, n, axis=-1)[i] for k, gradient in first.output_gradients.items()}
         outputs = [np.split(first.outputs[0], n, axis=-1)[i]]
         return replace(first, outputs=outputs, input_gradients={}, output_gradients=ends)
-    return first
+    return _merged(first) if len(link.jax.call.inputs) < len(first.inputs) else first
+
+
+def _merged(call: Call) -> Call:
+    """Returns a call with equal inputs taken together, as when query, key and value are one tensor."""
+    inputs: list[Array] = []
+    gradients: dict[int, Array] = {}
+    for i, array in enumerate(call.inputs):
+        same = [k for k, other in enumerate(inputs) if other.shape == array.shape and np.array_equal(other, array)]
+        k = same[0] if same else len(inputs)
+        if not same:
+            inputs.append(array)
+        if i in call.input_gradients:
+            gradients[k] = gradients[k] + call.input_gradients[i] if k in gradients else call.input_gradients[i]
+    return replace(call, inputs=inputs, input_gradients=gradients)
 
 
 Kind = Literal["code", "module", "gradient of code", "gradient of module", "gradient of parameter"]

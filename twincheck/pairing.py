@@ -131,7 +131,9 @@ def _collapse(
         blocks = []
         for call in recording.calls:
             inside = {n: a for n, a in parameters.items() if n.startswith(f"{call.path}.") or not call.path}
-            if call.path not in taken and sum(a.size for a in inside.values()) in fitting and call.number == unit.call.number:
+            several = sum(set(other.parameters) <= set(inside) for other in jax) > 1
+            total_fits = sum(array.size for array in inside.values()) in fitting
+            if several and total_fits and call.path not in taken and call.number == unit.call.number:
                 blocks.append(Unit(call, inside))
         same_input = [
             block
@@ -187,7 +189,9 @@ def _score(a: Unit, b: Unit) -> float:
 
 def _together(parts: Sequence[Unit], whole: Unit) -> bool:
     """Tells whether `parts` have the same input and together as many parameters as `whole`."""
-    if sum(unit.sizes[0] for unit in parts) != whole.sizes[0] or len({unit.sizes for unit in parts}) != 1:
+    if whole.call.kind in _COMPOSITE or sum(unit.sizes[0] for unit in parts) != whole.sizes[0]:
+        return False
+    if len({unit.sizes for unit in parts}) != 1:
         return False
     return all(_same_input(parts[0].call, unit.call) for unit in parts[1:])
 
