@@ -1,0 +1,156 @@
+"""Causes are recognised from values, and nothing is recognised where there is nothing to recognise."""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from flax import nnx
+from pairs import KEPT, Pair, dense, image, layer, layers, torch_attention, words, written_attention
+from pairs import flax_layers as flax
+from torch import nn
+from weights import channels_last, load, to_jax
+
+from twincheck.causes.evidence import EVIDENCE, recognise
+from twincheck.causes.table import BY_NAME
+
+RESIDUAL = layers(nn.Linear, 8, 8)
+FLAX_RESIDUAL = flax(nnx.Linear, 8, 8)
+
+
+def plain(cause: str, torch_function: Callable, right: Callable, wrong: Callable, **kwargs: object) -> Pair:
+    return dense(cause, lambda net, x: torch_function(x), lambda net, x: right(x), lambda net, x: wrong(x), **kwargs)
+
+
+def same(x: object) -> object:
+    return x
+
+
+def residual(cause: str, place: Callable, wrong: Callable) -> Pair:
+    return words(cause, place, place, wrong, layers=RESIDUAL, right_layers=FLAX_RESIDUAL)
+
+
+def offset_block(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.tensor([0.0, 0, 0, 0, 0, 0, 0, 0]) if isinstance(x, torch.Tensor) else x
+
+
+PAIRS = (
+    plain("sign", lambda x: -x, lambda x: -x, same),
+    words("embedding-scale", lambda net, x: x * 8**0.5, lambda net, x: x * 8**0.5, lambda net, x: x),
+    plain("std-ddof", lambda x: x / x.std(), lambda x: x / x.std(ddof=1), lambda x: x / x.std()),
+    plain("loss-reduction", lambda x: x / 6, lambda x: x / 6, same),
+    plain("constant-factor", lambda x: x * 0.3, lambda x: x * 0.3, same),
+    plain("activation-left-out", F.gelu, lambda x: nnx.gelu(x, approximate=False), same),
+    plain("activation-left-out", F.relu, nnx.relu, same),
+    plain("activation-doubled", torch.sigmoid, nnx.sigmoid, lambda x: nnx.sigmoid(nnx.sigmoid(x))),
+    plain("leaky-slope", lambda x: F.leaky_relu(x, 0.2), lambda x: nnx.leaky_relu(x, 0.2), nnx.leaky_relu),
+    plain("forget-gate-bias", same, same, lambda x: x + jnp.asarray([[0, 0, 1, 1, 0, 0, 0, 0]], x.dtype)),
+    plain("lstm-gate-order", same, same, lambda x: x[:, [0, 1, 4, 5, 2, 3, 6, 7]]),
+    plain("gru-gate-order", lambda x: x[:, :6], lambda x: x[:, :6], lambda x: x[:, [2, 3, 0, 1, 4, 5]], width=6),
+    plain("transposed", lambda x: x, same, lambda x: x.T, shape=(8, 8)),
+    plain("channels-reversed", same, same, lambda x: x[:, ::-1]),
+    plain("axis-reversed", same, same, lambda x: x[::-1]),
+    image("axis-reversed", lambda net, x: x, lambda net, x: x, lambda net, x: x[:, ::-1]),
+    plain("channels-permuted", same, same, lambda x: x[:, [3, 0, 1, 2, 4, 7, 5, 6]]),
+    plain("shifted", same, same, lambda x: jnp.roll(x, 1, 0)),
+    image("shifted", lambda net, x: x, lambda net, x: x, lambda net, x: jnp.roll(x, 1, 1)),
+    image("padding-border", lambda net, x: net.layer(F.pad(x, (1,) * 4, mode="reflect")), layer, layer,
+          layers=layers(nn.Conv2d, 4, 4, 3), right_layers=flax(nnx.Conv, 4, 4, (3, 3), padding="REFLECT"),
+          wrong_layers=flax(nnx.Conv, 4, 4, (3, 3))),
+    plain("constant-offset", same, same, lambda x: x + 1),
+    plain("bias-left-out", same, same, lambda x: x - jnp.arange(8.0, dtype=x.dtype)[None]),
+    plain("norm-epsilon-place", lambda x: x / (x.std(-1, keepdim=True, unbiased=False) + 0.1),
+          lambda x: x / (x.std(-1, keepdims=True) + 0.1), lambda x: x / jnp.sqrt(x.var(-1, keepdims=True) + 0.1)),
+    plain("low-precision", same, same, lambda x: x.astype(jnp.bfloat16).astype(x.dtype)),
+    residual("residual-left-out", lambda net, x: x + net.layer(x), lambda net, x: net.layer(x)),
+    residual("residual-doubled", lambda net, x: net.layer(x), lambda net, x: x + net.layer(x)),
+    words("pooling", lambda net, x: x[:, 0], lambda net, x: x[:, 0], lambda net, x: x[:, -1]),
+    words("pooling", lambda net, x: x.mean(1), lambda net, x: x.mean(1), lambda net, x: x[:, 0]),
+    words("masked-rows",
+          lambda net, x: torch_attention(x, attn_mask=torch.tensor(KEPT)),
+          lambda net, x: written_attention(x, 0.5, jnp.asarray(KEPT), -1e9),
+          lambda net, x: written_attention(x, 0.5, jnp.asarray(KEPT & np.array([1, 1, 0], bool)[:, None, None, None]), -jnp.inf)),
+)
+
+
+def values(pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sequence[np.ndarray]]:
+    """Returns what torch, right and wrong give to the last layer, and torch's values before."""
+    torch.manual_seed(0)
+    model, inputs = pair.torch()
+    right, wrong = pair.right(), pair.wrong()
+    load(model, right)
+    load(model, wrong)
+    with torch.no_grad():
+        theirs, before = model.between(*inputs), model.before(*inputs)  # type: ignore[operator]
+    xs = to_jax(inputs)
+    sides = (np.asarray(net.between(*xs)) for net in (right, wrong))  # type: ignore[attr-defined]
+    return channels_last(theirs), *sides, [channels_last(before)]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.cause)
+def test_a_planted_difference_is_recognised(pair: Pair) -> None:
+    theirs, right, wrong, before = values(pair)
+    assert recognise(wrong, theirs, before) == pair.cause
+    assert recognise(theirs, theirs, before) is None
+    if pair.cause != "norm-epsilon-place":
+        assert recognise(right, theirs, before) is None
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_flattening() -> None:
+    images = normal(3, 4, 5, 2)
+    ours, theirs = images.reshape(3, -1), np.moveaxis(images, -1, 1).reshape(3, -1)
+    assert recognise(ours, theirs) == "nhwc-flatten"
+
+
+def test_padding_index() -> None:
+    theirs = normal(5, 4)
+    ours = theirs.copy()
+    theirs[2] = 0
+    assert recognise(ours, theirs) == "padding-index"
+
+
+def test_token_types() -> None:
+    words, row = normal(2, 5, 8), np.broadcast_to(normal(8, seed=1), (2, 5, 8))
+    assert recognise(words, words + row, [words, row]) == "token-types"
+    assert recognise(words, words + row) == "bias-left-out"
+
+
+def test_a_residual_from_another_place() -> None:
+    x, normed, out = normal(2, 5, 8), normal(2, 5, 8, seed=1), normal(2, 5, 8, seed=2)
+    assert recognise(normed + out, x + out, [x, normed]) == "residual-norm"
+
+
+def test_clipping() -> None:
+    gradient = np.random.default_rng(0).normal(size=(5, 4))
+    norm = np.linalg.norm(gradient)
+    assert recognise(gradient / norm, gradient / (norm + 1e-4)) == "clip-epsilon"
+
+
+@pytest.mark.parametrize("shape", [(8,), (6, 8), (8, 8), (3, 5, 8), (2, 6, 6, 4), (2, 1, 8), (4, 12)])
+@pytest.mark.parametrize("seed", range(5))
+def test_unrelated_values_are_not_recognised(shape: tuple[int, ...], seed: int) -> None:
+    ours, theirs = normal(*shape, seed=seed), normal(*shape, seed=seed + 100)
+    earlier = [normal(*shape, seed=seed + 200), normal(shape[0], 5, *shape[1:], seed=seed + 300)]
+    assert recognise(ours, theirs, earlier) is None
+    assert recognise(theirs + 1e-3 * ours, theirs, earlier) is None
+    assert recognise(theirs * (1 + 1e-7 * ours), theirs, earlier) is None  # rounding
+
+
+def test_few_or_constant_values_are_not_recognised() -> None:
+    assert recognise(np.ones(4), np.full(4, 2.0)) is None
+    assert recognise(np.ones((4, 4)), np.zeros((4, 4))) is None
+    assert recognise(np.ones((4, 4)), np.ones((4, 2))) is None
+
+
+def test_every_evidence_has_a_cause_and_a_test() -> None:
+    tested = {pair.cause for pair in PAIRS} | {
+        "nhwc-flatten", "padding-index", "token-types", "residual-norm", "clip-epsilon"
+    }
+    assert {evidence.cause for evidence in EVIDENCE} == tested
+    assert tested <= set(BY_NAME)

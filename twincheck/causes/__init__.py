@@ -1,0 +1,1 @@
+"""Known differences between PyTorch and JAX."""

@@ -1,0 +1,295 @@
+"""Settings of paired modules, and of paired optimizers, that must say the same in either framework's own terms."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Settings = Mapping[str, Any]
+"""The simple attributes of a module or an optimizer: numbers, strings, truth values, None, and tuples of these."""
+
+
+class _Skip:
+    """Stands for a value that cannot be compared."""
+
+
+SKIP = _Skip()
+
+
+def compact(value: Any, settings: Settings) -> Any:
+    """Returns (3, 3) as 3, so that either form can be compared with the other."""
+    if isinstance(value, (list, tuple)):
+        items = [compact(item, settings) for item in value]
+        return items[0] if items and all(item == items[0] for item in items) else tuple(items)
+    return value
+
+
+def one_if_none(value: Any, settings: Settings) -> Any:
+    return 1 if value is None else compact(value, settings)
+
+
+Convert = Callable[[Any, Settings], Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting in both frameworks.
+
+    Attributes:
+        cause: name of the cause if it differs.
+        torch_kinds: names of torch's classes; an optimizer's for optimizers.
+        jax_kinds: names of the JAX side's classes; `("optax",)` for optimizers.
+        torch_name: the attribute in torch.
+        jax_name: the attribute in JAX.
+        convert: returns torch's value in the terms of JAX, or SKIP, given the value and all of torch's settings.
+        read: returns JAX's value in a form that can be compared, given the value and all of JAX's settings.
+        missing: JAX's value if it has no such attribute; by default there is nothing to compare.
+    """
+
+    cause: str
+    torch_kinds: Sequence[str]
+    jax_kinds: Sequence[str]
+    torch_name: str
+    jax_name: str
+    convert: Convert = compact
+    read: Convert = compact
+    missing: Any = SKIP
+
+
+@dataclass(frozen=True)
+class SettingMismatch:
+    """A setting that differs: the expected value is torch's in the terms of JAX."""
+
+    cause: str
+    torch_name: str
+    torch_value: Any
+    jax_name: str
+    jax_value: Any
+    expected: Any
+
+    def __str__(self) -> str:
+        return f"torch {self.torch_name}={self.torch_value}, JAX {self.jax_name}={self.jax_value}, not {self.expected}"
+
+
+def compare_settings(torch_kind: str, torch: Settings, jax_kind: str, jax: Settings) -> list[SettingMismatch]:
+    """Returns what differs between the settings of two paired modules or optimizers."""
+    found: list[SettingMismatch] = []
+    if not jax:  # nothing is known
+        return found
+    for setting in SETTINGS:
+        if torch_kind not in setting.torch_kinds or jax_kind not in setting.jax_kinds or setting.torch_name not in torch:
+            continue
+        expected = setting.convert(torch[setting.torch_name], torch)
+        value = jax.get(setting.jax_name, setting.missing)
+        actual = value if value is SKIP else setting.read(value, jax)
+        if expected is SKIP or actual is SKIP or _same(expected, actual):
+            continue
+        found.append(
+            SettingMismatch(
+                setting.cause, setting.torch_name, torch[setting.torch_name], setting.jax_name, value, expected
+            )
+        )
+    return found
+
+
+def simple_attributes(module: object) -> dict[str, Any]:
+    """Returns the attributes of an object that are settings."""
+    return {name: value for name, value in vars(module).items() if not name.startswith("_") and _is_simple(value)}
+
+
+def _is_simple(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= 8 and all(_is_simple(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and not isinstance(a, bool):
+        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-15)
+    return bool(a == b)
+
+
+def _spatial(value: Any, count: int) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value] * count
+
+
+def _extents(kernel: Any, dilation: Any) -> list[int]:
+    """Returns how far each axis of a dilated kernel reaches."""
+    sizes = _spatial(kernel, 1)
+    return [d * (k - 1) + 1 for k, d in zip(sizes, _spatial(1 if dilation is None else dilation, len(sizes)), strict=True)]
+
+
+def _halves(extents: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(((extent - 1) // 2, extent - 1 - (extent - 1) // 2) for extent in extents)
+
+
+def _torch_padding(value: Any, settings: Settings) -> Any:
+    extents = _extents(settings["kernel_size"], settings.get("dilation"))
+    if value == "valid":
+        value = 0
+    pads = _halves(extents) if value == "same" else tuple((p, p) for p in _spatial(value, len(extents)))
+    mode = settings.get("padding_mode", "zeros")
+    return pads if mode == "zeros" else (mode, pads)
+
+
+def _jax_padding(value: Any, settings: Settings) -> Any:
+    extents = _extents(settings["kernel_size"], settings.get("kernel_dilation"))
+    strides = _spatial(1 if settings.get("strides") is None else settings["strides"], len(extents))
+    if not isinstance(value, str):
+        return tuple(tuple(_spatial(p, 2)) for p in _spatial(value, len(extents)))
+    if value == "VALID":
+        return tuple((0, 0) for _ in extents)
+    if value == "CAUSAL":
+        return tuple((extent - 1, 0) for extent in extents)
+    if any(s != 1 for s in strides):
+        return SKIP  # it depends on the size of the input
+    return {"SAME": _halves(extents), "CIRCULAR": ("circular", _halves(extents)), "REFLECT": ("reflect", _halves(extents))}.get(
+        value, SKIP
+    )
+
+
+def _torch_transposed_padding(value: Any, settings: Settings) -> Any:
+    extents = _extents(settings["kernel_size"], settings.get("dilation"))
+    added = _spatial(settings.get("output_padding", 0), len(extents))
+    return tuple(
+        (extent - 1 - p, extent - 1 - p + extra)
+        for extent, p, extra in zip(extents, _spatial(value, len(extents)), added, strict=True)
+    )
+
+
+def _jax_transposed_padding(value: Any, settings: Settings) -> Any:
+    extents = _extents(settings["kernel_size"], settings.get("kernel_dilation"))
+    strides = _spatial(1 if settings.get("strides") is None else settings["strides"], len(extents))
+    if not isinstance(value, str):
+        return tuple(tuple(_spatial(p, 2)) for p in _spatial(value, len(extents)))
+    pads = []
+    for extent, stride in zip(extents, strides, strict=True):
+        if value == "SAME":
+            total = extent + stride - 2
+            low = extent - 1 if stride > extent - 1 else math.ceil(total / 2)
+        elif value == "VALID":
+            total, low = extent + stride - 2 + max(extent - stride, 0), extent - 1
+        else:
+            return SKIP
+        pads.append((low, total - low))
+    return tuple(pads)
+
+
+def _normalized_axes(value: Any, settings: Settings) -> Any:
+    axes = tuple(range(-len(_spatial(value, 1)), 0))
+    return axes if len(axes) > 1 else -1
+
+
+LAYER_NORMS = ("LayerNorm", "RMSNorm", "T5LayerNorm", "LlamaRMSNorm")
+BATCH_NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d")
+JAX_NORMS = ("LayerNorm", "RMSNorm", "BatchNorm", "InstanceNorm", "GroupNorm")
+CONVS = ("Conv1d", "Conv2d", "Conv3d")
+CONV_TRANSPOSES = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+
+
+def _unless_none(value: Any, settings: Settings) -> Any:
+    return SKIP if value is None else value
+
+
+def _kept(value: Any, settings: Settings) -> Any:
+    """Returns the part of a running statistic that a step of torch keeps."""
+    return SKIP if value is None else 1 - value
+
+
+def _modules() -> list[Setting]:
+    norms = (*LAYER_NORMS, *BATCH_NORMS, "GroupNorm")
+    table = [
+        Setting("norm-epsilon", norms, JAX_NORMS, torch_name, jax_name, _unless_none)
+        for torch_name in ("eps", "variance_epsilon")
+        for jax_name in ("epsilon", "eps")
+    ]
+    table += [
+        Setting("batch-norm-momentum", BATCH_NORMS, ("BatchNorm",), "momentum", "momentum", _kept),
+        Setting("batch-norm-momentum", BATCH_NORMS, ("BatchNorm",), "momentum", "decay_rate", _kept),
+        Setting("batch-norm-mode", BATCH_NORMS, ("BatchNorm",), "training", "use_running_average", lambda v, _: not v,
+                lambda v, _: SKIP if v is None else v),
+        Setting("norm-axes", ("LayerNorm",), ("LayerNorm",), "normalized_shape", "reduction_axes", _normalized_axes),
+        Setting("norm-groups", ("GroupNorm",), ("GroupNorm",), "num_groups", "num_groups"),
+        Setting("norm-groups", ("GroupNorm",), ("GroupNorm",), "num_groups", "groups"),
+        Setting("dropout-rate", ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"), ("Dropout",), "p", "rate"),
+        Setting("dropout-rate", ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"), ("Dropout",), "p", "p"),
+        Setting("dropout-rate", ("MultiheadAttention",), ("MultiHeadAttention",), "dropout", "dropout_rate"),
+        Setting("attention-heads", ("MultiheadAttention",), ("MultiHeadAttention",), "num_heads", "num_heads"),
+        Setting("padding-index", ("Embedding",), ("Embed", "Embedding"), "padding_idx", "padding_idx", missing=None),
+        Setting("embedding-max-norm", ("Embedding",), ("Embed", "Embedding"), "max_norm", "max_norm", missing=None),
+        Setting("leaky-slope", ("LeakyReLU",), ("LeakyReLU",), "negative_slope", "negative_slope"),
+        Setting("gru-two-biases", ("GRU", "GRUCell"), ("GRUCell",), "bias", "hidden_bias", missing=False),
+        Setting("tied-weights", ("Linear",), ("Linear", "Dense"), "tied", "tied", missing=False),
+    ]
+    for torch_kinds, jax_kinds in ((CONVS, ("Conv",)), (CONV_TRANSPOSES, ("ConvTranspose",))):
+        table += [
+            Setting("conv-strides", torch_kinds, jax_kinds, "stride", "strides", read=one_if_none),
+            Setting("conv-dilation", torch_kinds, jax_kinds, "dilation", "kernel_dilation", read=one_if_none),
+            Setting("conv-groups", torch_kinds, jax_kinds, "groups", "feature_group_count"),
+        ]
+    table += [
+        Setting("conv-padding", CONVS, ("Conv",), "padding", "padding", _torch_padding, _jax_padding),
+        Setting("conv-transpose-padding", CONV_TRANSPOSES, ("ConvTranspose",), "padding", "padding",
+                _torch_transposed_padding, _jax_transposed_padding),
+    ]
+    same = (*CONVS, *CONV_TRANSPOSES)  # Equinox names its classes as torch does
+    table += [
+        Setting(f"conv-{name}", (kind,), (kind,), torch_name, torch_name)
+        for kind in same
+        for name, torch_name in (("strides", "stride"), ("dilation", "dilation"), ("groups", "groups"))
+    ]
+    return table
+
+
+def _member(index: int) -> Convert:
+    return lambda value, _: value[index]
+
+
+ADAMS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
+DECOUPLED = ("AdamW",)
+COUPLED = ("SGD", "Adam", "NAdam", "RAdam", "Adagrad", "RMSprop", "Adamax")
+OPTAX = ("optax",)
+
+
+def _decoupled(value: Any, settings: Settings) -> Any:
+    """Returns False if torch adds its decay to the gradient, SKIP if it has none."""
+    return bool(settings.get("decoupled_weight_decay", False)) if value else SKIP
+
+
+def _optimizers() -> list[Setting]:
+    table = [
+        Setting("weight-decay", (*DECOUPLED, *COUPLED), OPTAX, "weight_decay", "add_decayed_weights.weight_decay", missing=0),
+        Setting("weight-decay-order", COUPLED, OPTAX, "weight_decay", "decoupled", _decoupled),
+        Setting("weight-decay-order", DECOUPLED, OPTAX, "weight_decay", "decoupled", lambda v, _: True if v else SKIP),
+        Setting("adam-epsilon-root", ADAMS, OPTAX, "eps", "scale_by_adam.eps_root", lambda v, _: 0),
+        Setting("adam-epsilon", ADAMS, OPTAX, "eps", "scale_by_adam.eps"),
+        Setting("adam-betas", ADAMS, OPTAX, "betas", "scale_by_adam.b1", _member(0)),
+        Setting("adam-betas", ADAMS, OPTAX, "betas", "scale_by_adam.b2", _member(1)),
+        Setting("adam-nesterov", ("NAdam",), OPTAX, "eps", "scale_by_adam.nesterov", lambda v, _: True),
+        Setting("adam-nesterov", ("Adam", "AdamW"), OPTAX, "eps", "scale_by_adam.nesterov", lambda v, _: False),
+        Setting("amsgrad", ADAMS, OPTAX, "amsgrad", "scale_by_amsgrad", missing=False),
+        Setting("nadam-momentum-decay", ("NAdam",), OPTAX, "momentum_decay", "momentum_decay", missing=0),
+        Setting("sgd-momentum", ("SGD",), OPTAX, "momentum", "trace.decay", missing=0),
+        Setting("sgd-momentum", ("SGD",), OPTAX, "nesterov", "trace.nesterov", missing=False),
+        Setting("sgd-dampening", ("SGD",), OPTAX, "dampening", "dampening", missing=0),
+        Setting("adagrad-accumulator", ("Adagrad",), OPTAX, "initial_accumulator_value", "scale_by_rss.initial_accumulator_value"),
+        Setting("adagrad-epsilon", ("Adagrad",), OPTAX, "eps", "scale_by_rss.eps"),
+        Setting("adagrad-lr-decay", ("Adagrad",), OPTAX, "lr_decay", "lr_decay", missing=0),
+        Setting("onecycle-momentum", (*ADAMS, "SGD", "RMSprop"), OPTAX, "max_momentum", "cycles_momentum",
+                lambda v, _: True, missing=False),
+        Setting("learning-rate", (*ADAMS, *COUPLED), OPTAX, "lr", "learning_rate",
+                lambda v, s: SKIP if "initial_lr" in s else v),
+        Setting("maximize", (*ADAMS, *COUPLED), OPTAX, "maximize", "maximize", missing=False),
+    ]
+    for kind in ("scale_by_rms", "scale_by_stddev"):
+        table += [
+            Setting("rmsprop-decay", ("RMSprop",), OPTAX, "alpha", f"{kind}.decay"),
+            Setting("rmsprop-epsilon", ("RMSprop",), OPTAX, "eps", f"{kind}.eps"),
+            Setting("rmsprop-epsilon-root", ("RMSprop",), OPTAX, "eps", f"{kind}.eps_in_sqrt", lambda v, _: False),
+        ]
+    return table
+
+
+SETTINGS: Sequence[Setting] = (*_modules(), *_optimizers())
