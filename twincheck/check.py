@@ -61,7 +61,9 @@ class Mismatch:
     """A place that was compared: the largest difference there, what is allowed, and the largest value of the tensor.
 
     `ours` and `theirs` are the JAX and the torch tensor in one layout. `kind` says what was computed since torch's own
-    tensors: the code between two modules, one module, or one of these backwards.
+    tensors: the code between two modules, one module, or one of these backwards. Without a `place` it is the returned
+    array `output`, or a parameter's gradient. With `boundary` only the line between module and code is drawn elsewhere,
+    and the next place agrees.
     """
 
     kind: Kind
@@ -72,12 +74,14 @@ class Mismatch:
     difference: float
     allowed: float
     scale: float
+    output: int = 0
+    boundary: bool = False
     ours: Array | None = field(default=None, repr=False, compare=False)
     theirs: Array | None = field(default=None, repr=False, compare=False)
 
     @property
     def out(self) -> bool:
-        return not self.difference <= self.allowed
+        return not self.boundary and not self.difference <= self.allowed
 
     @property
     def relative(self) -> float:
@@ -139,11 +143,11 @@ def loss_of(truth: Array | None, rounded: Array | None) -> float:
 
 @dataclass
 class Passes:
-    """The passes that a comparison is made of: torch in float64 and float32, JAX in float64 and float32."""
+    """The passes of a comparison: torch in float64 and in float32, the JAX pass to judge, and its float32 pass if that is another."""
 
     truth: Recording
     torch32: Recording
-    jax64: tuple[Forcing, Recording]
+    jax: tuple[Forcing, Recording]
     jax32: tuple[Forcing, Recording] | None
 
 
@@ -151,7 +155,7 @@ def compare_places(
     pairing: Pairing, weights: Sequence[Weight], passes: Passes, outputs: Sequence[tuple[int, int]]
 ) -> list[Mismatch]:
     """Compares all places of the JAX passes with torch's tensors there, in the order of the JAX calls."""
-    forcing, recording = passes.jax64
+    forcing, recording = passes.jax
     other = passes.jax32
     rounded = {call.key: call for call in passes.torch32.calls}
     result: list[Mismatch] = []
@@ -168,7 +172,7 @@ def compare_places(
         if theirs is None:
             raw = tensors_of(link, truth_calls).at(place)
             if raw is not None and not place.gradient and raw.dtype.kind == "f" and place.index == 0:
-                result.append(Mismatch(kind, before, after, str(link.torch[0].call), place, np.inf, 0.0, 1.0, ours, raw))
+                result.append(Mismatch(kind, before, after, str(link.torch[0].call), place, np.inf, 0.0, 1.0, ours=ours, theirs=raw))
             return
         if theirs.dtype.kind not in "f":
             return
@@ -195,7 +199,8 @@ def compare_places(
         layout = nearest(theirs, ours)
         if theirs.dtype.kind == "f" and layout is not None:
             losses = loss_of(theirs, passes.torch32.outputs[a]), loss_of(ours, other[1].outputs[b]) if other else 0.0
-            result.append(_mismatch("code", previous, name, f"output {a}", None, ours, layout(theirs), *losses))
+            place = _mismatch("code", previous, name, f"output {a}", None, ours, layout(theirs), *losses)
+            result.append(replace(place, output=b))
     for weight in weights:
         theirs_g, theirs_32 = weight.gradient(passes.truth.gradients), weight.gradient(passes.torch32.gradients)
         ours_g = recording.gradients.get(weight.jax)
@@ -222,7 +227,7 @@ def _mismatch(
     scale = float(finite.max(initial=0.0))
     losses = tuple(loss for loss in losses if np.isfinite(loss))
     allowed = max(ALLOWED_LOSS * max(losses, default=0.0), ALLOWED_EPS * float(np.finfo(np.float32).eps) * scale)
-    return Mismatch(kind, before, after, torch, place, difference, allowed, scale, ours, theirs)
+    return Mismatch(kind, before, after, torch, place, difference, allowed, scale, ours=ours, theirs=theirs)
 
 
 def _following(calls: Sequence[Call]) -> dict[tuple[str, int], str]:

@@ -33,7 +33,8 @@ class JaxSide:
     inputs: Any
     apply: Callable[[Variables, Any, Recorder], Any]
     modules: Callable[[], Sequence[object]]
-    patches: list[Callable[[], contextlib.AbstractContextManager[Any]]] = field(default_factory=list)
+    _patches: Sequence[Any] = ()
+    _settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -43,17 +44,26 @@ class JaxSide:
         """Takes over arrays by name."""
         self.variables |= {name: np.asarray(value) for name, value in values.items()}
 
+    @contextlib.contextmanager
+    def changed(self, patches: Sequence[Any], settings: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+        """Runs under patches, and with other settings of modules by their paths, until the context ends."""
+        self._patches, self._settings = patches, settings
+        try:
+            yield
+        finally:
+            self._patches, self._settings = (), {}
+
     def run(
         self, dtype: str = "float32", force: Force | None = None, cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None = None
     ) -> Recording:
         """Runs the model in `dtype`, forward, and backward if `cotangents` gives the gradients of its outputs."""
-        recorder = Recorder(force)
+        recorder = Recorder(force, settings=self._settings)
         with contextlib.ExitStack() as contexts:
             contexts.enter_context(jax.enable_x64(dtype == "float64"))
             contexts.enter_context(jax.disable_jit())
             contexts.enter_context(jax.default_matmul_precision("highest"))
-            for patch in self.patches:
-                contexts.enter_context(patch())
+            for patch in self._patches:
+                contexts.enter_context(patch(self.modules()))
             variables = {name: _cast(array, dtype) for name, array in self.variables.items()}
             inputs = map_leaves(lambda array: _cast(array, dtype), self.inputs, is_array)
             wanted = {name: variables.pop(name) for name in sorted(self.trainable)}
@@ -107,9 +117,15 @@ def call_of(
 
         return map_leaves(one, value, is_array)
 
+    changed = recorder.settings.get(path, {})
+    before = {name: getattr(module, name) for name in changed if hasattr(module, name)}
     try:
+        for name in before:
+            object.__setattr__(module, name, changed[name])
         yield visit
     finally:
+        for name, value in before.items():
+            object.__setattr__(module, name, value)
         recorder.end()
 
 

@@ -1,13 +1,14 @@
 """Two models held side by side: their calls and weights paired, the weights loaded, and one checked on the other."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from mlp_workload.errors import UserError
-from twincheck.check import Forcing, Passes, compare_places
+from twincheck.check import Forcing, Mismatch, Passes, compare_places
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, nearest
 from twincheck.pairing import Pairing, pair_calls
@@ -16,6 +17,7 @@ from twincheck.report import Report
 from twincheck.weights import Weight, pair_weights
 
 _SEED = 0
+_NONE: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Side(Protocol):
@@ -60,32 +62,92 @@ class Pair:
         self._drawn = drawn
         self._layouts: dict[Place, Layout | None] = {}
 
-    def passes(self, free: frozenset[Place] = frozenset(), *, rounded: bool = True) -> Passes:
-        """Runs the JAX model on torch's float64 tensors, and both in float32 to see what rounding does.
+    def check(self, dtype: str = "float32") -> Report:
+        """Compares every place of the two models, forward and backward, and says what differs and why.
 
-        At the places in `free` the JAX model goes on with what it computed itself.
+        The JAX model runs in `dtype` on torch's own tensors, which are float64. Where it is out in float32, a pass in
+        float64 decides whether that was rounding.
         """
-        jax32 = self._forced("float32", free) if rounded else None
-        return Passes(self.truth, self._torch32, self._forced("float64", free), jax32)
+        jax32 = self._forced("float32")
+        passes = Passes(self.truth, self._torch32(), jax32, None)
+        if dtype == "float64" or any(place.out for place in self._compare(passes)):
+            passes = replace(passes, jax=self._forced("float64"), jax32=jax32)
+        places = self._settle_boundaries(self._compare(passes))
+        findings, notes = diagnose(self, places)
+        return Report(self.pairing, self.missing, places, findings, notes, self._free_differences())
 
-    def check(self) -> Report:
-        """Compares every place of the two models, forward and backward, and says what differs and why."""
-        places = compare_places(self.pairing, self.weights, self.passes(), self.outputs)
-        free = self.jax.run("float64")
-        differences = []
+    def _compare(self, passes: Passes) -> list[Mismatch]:
+        return compare_places(self.pairing, self.weights, passes, self.outputs)
+
+    def _settle_boundaries(self, places: list[Mismatch]) -> list[Mismatch]:
+        """Clears places that differ only because one model computes in a module what the other computes beside it.
+
+        Such a module's tensor is out, and the next place too. Both are cleared if the next one agrees as soon as the
+        JAX model goes on with its own tensor.
+        """
+        out = [place for place in places if place.out and place.kind in ("code", "module")]
+        boundaries = [
+            (first, second)
+            for first, second in itertools.pairwise(out)
+            if first.place is not None
+            and (first.kind, second.kind) in (("module", "code"), ("code", "module"))
+            and first.after == (second.before if first.kind == "module" else second.after)
+        ]
+        if not boundaries:
+            return places
+        free = frozenset(first.place for first, _ in boundaries if first.place is not None)
+        released = self._compare(Passes(self.truth, self._torch32(), self._forced("float64", free), None))
+        within = {(place.kind, place.before, place.after, place.place) for place in released if not place.out}
+        cleared = set[tuple[str, str]]()
+        for first, second in boundaries:
+            if (second.kind, second.before, second.after, second.place) in within:
+                cleared |= {(first.before, first.after), (second.before, second.after)}
+        return [
+            replace(place, boundary=True) if (place.before, place.after) in cleared and place.out else place
+            for place in places
+        ]
+
+    def _free_differences(self) -> list[tuple[float, float]]:
+        """Returns for each output the largest difference when the JAX model runs by itself, and torch's largest value."""
+        outputs = self.jax.run("float64").outputs
+        found = []
         for a, b in self.outputs:
-            theirs, ours = self.truth.outputs[a], free.outputs[b]
-            layout = nearest(theirs, ours)
-            distance = np.abs(layout(theirs) - ours) if layout is not None else np.array(np.inf)
-            differences.append((float(distance.max(initial=0.0)), float(np.abs(theirs).max(initial=0.0))))
-        return Report(self.pairing, self.missing, places, diagnose(self, places), (), differences)
+            theirs, layout = self.truth.outputs[a], nearest(self.truth.outputs[a], outputs[b])
+            distance = np.abs(layout(theirs) - outputs[b]) if layout is not None else np.array(np.inf)
+            found.append((float(distance.max(initial=0.0)), float(np.abs(theirs).max(initial=0.0))))
+        return found
 
-    def _forced(self, dtype: str, free: frozenset[Place]) -> tuple[Forcing, Recording]:
+    def forward_values(
+        self, places: Sequence[Mismatch], patches: Sequence[Any] = (), settings: Mapping[str, Mapping[str, Any]] = _NONE
+    ) -> Iterator[Array | None]:
+        """Runs the JAX model forward in float32 on torch's tensors, and yields what it computes at these places.
+
+        Meanwhile the patches apply, and the modules at the paths in `settings` have those attributes.
+        """
+        forcing = Forcing(self.pairing, self.truth, self._layouts)
+        with self.jax.changed(patches, settings):
+            recording = self.jax.run("float32", forcing)
+        for place in places:
+            if place.place is not None:
+                yield forcing.seen.get(place.place)
+            else:
+                yield recording.outputs[place.output]
+
+    def called(self, names: Iterable[str]) -> set[str]:
+        """Returns those of the functions, given by qualified names, that the JAX model calls."""
+        from twincheck.causes.replace import calls_of  # noqa: PLC0415
+
+        called: set[str] = set()
+        with self.jax.changed([calls_of(names, called)], {}):
+            self.jax.run("float32")
+        return called
+
+    def _forced(self, dtype: str, free: frozenset[Place] = frozenset()) -> tuple[Forcing, Recording]:
         forcing = Forcing(self.pairing, self.truth, self._layouts, free)
         return forcing, self.jax.run(dtype, forcing, self._jax_cotangents)
 
-    @property
     def _torch32(self) -> Recording:
+        """Runs the torch model in float32 on its own float64 tensors."""
         linked = {unit.call.key for link in self.pairing.links for unit in link.torch}
         calls = {call.key: call for call in self.truth.calls if call.key in linked}
 

@@ -78,9 +78,13 @@ Force = Callable[[Place, Array], Array | None]
 
 
 class Recorder:
-    """Collects the calls of one pass. `force` may put other values in place of those that the model computes."""
+    """Collects the calls of one pass. `force` may put other values in place of those that the model computes.
 
-    def __init__(self, force: Force | None = None) -> None:
+    The modules at the paths in `settings` have those attributes while they are called.
+    """
+
+    def __init__(self, force: Force | None = None, settings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        self.settings = settings or {}
         self.calls: list[Call] = []
         self._force = force
         self._by_key: dict[tuple[str, int], Call] = {}

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
@@ -34,12 +34,13 @@ LONGEST = 1000
 """Longer containers hold data, and no functions."""
 
 
-def functions(wraps: Mapping[str, Wrap], methods: Mapping[str, Wrap] | None = None) -> Patch:
+def functions(wraps: Mapping[str, Wrap], methods: Mapping[str, Wrap] | None = None, *, nested: bool = False) -> Patch:
     """Returns a patch that replaces functions.
 
     Args:
         wraps: replacements by qualified name, such as `{"jax.nn.gelu": lambda gelu: lambda x: gelu(x, False)}`.
         methods: replacements of methods by the qualified name of the method. Those of `jax.Array` also change tracers.
+        nested: replaces also the calls that a replaced function makes.
     """
 
     @contextmanager
@@ -53,7 +54,7 @@ def functions(wraps: Mapping[str, Wrap], methods: Mapping[str, Wrap] | None = No
             @functools.wraps(original, updated=())
             def call(*args: Any, **kwargs: Any) -> Any:
                 nonlocal inside
-                if inside:  # the replaced function calls another one, or itself
+                if inside and not nested:  # the replaced function calls another one, or itself
                     return original(*args, **kwargs)
                 patched.used += 1
                 inside = True
@@ -80,6 +81,7 @@ def functions(wraps: Mapping[str, Wrap], methods: Mapping[str, Wrap] | None = No
             for restore in reversed(undo):
                 restore()
 
+    patch.names = frozenset((*wraps, *(methods or {})))  # type: ignore[attr-defined]
     return patch
 
 
@@ -124,6 +126,9 @@ def together(*patches: Patch) -> Patch:
         with nested(patches):
             yield total
 
+    names = [getattr(one, "names", None) for one in patches]
+    if all(group is not None for group in names):
+        patch.names = frozenset[str]().union(*names)  # type: ignore[attr-defined]
     return patch
 
 
@@ -266,3 +271,21 @@ def _own_functions(cls: type) -> Iterator[FunctionType]:
             member = member.__wrapped__
         if isinstance(member, FunctionType):
             yield member
+
+
+def calls_of(names: Iterable[str], called: set[str]) -> Patch:
+    """Returns a patch that changes nothing, and adds those of the functions and methods to `called` that are called."""
+
+    def counting(name: str) -> Wrap:
+        def wrap(original: Function) -> Function:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                called.add(name)
+                return original(*args, **kwargs)
+
+            return call
+
+        return wrap
+
+    wraps = {name: counting(name) for name in names}
+    methods = {name: wrap for name, wrap in wraps.items() if isinstance(_resolve(name.rpartition(".")[0]), type)}
+    return functions({name: wrap for name, wrap in wraps.items() if name not in methods}, methods, nested=True)
