@@ -160,7 +160,9 @@ def pair(name: str, dtype: Literal["float32", "float64"] = "float32") -> Pair:
     family = FAMILIES[name]
     config = getattr(transformers, family.config)(**family.settings)
     inputs = family.inputs(config, np.random.default_rng(0))
-    torch_model = _random(getattr(transformers, family.model)(config))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch_model = _random(getattr(transformers, family.model)(config))
     port = getattr(transformers, f"Flax{family.model}")(config, dtype=jnp.dtype(dtype), _do_init=False)
     module = port.module
     variables, arrays, settings = _arguments(port, inputs)
@@ -176,14 +178,13 @@ def pair(name: str, dtype: Literal["float32", "float64"] = "float32") -> Pair:
 
 def _random(model: torch.nn.Module) -> torch.nn.Module:
     """Moves all parameters and running statistics off the zeros and ones that they start with."""
-    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+                parameter += 0.1 * torch.randn(parameter.shape)
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith(("running_mean", "running_var")):
-                buffer += 0.5 * torch.rand(buffer.shape, generator=generator)
+                buffer += 0.5 * torch.rand(buffer.shape)
     return model
 
 
