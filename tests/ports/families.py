@@ -49,6 +49,10 @@ def _text(config: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return _padded(config, rng, "")
 
 
+def _typed_text(config: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return (inputs := _text(config, rng)) | {"token_type_ids": np.zeros_like(inputs["input_ids"])}
+
+
 def _two_texts(config: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return _padded(config, rng, "") | _padded(config, rng, "decoder_")
 
@@ -100,13 +104,15 @@ FAMILIES = {
     "clip_text": Family("CLIPTextModel", "CLIPTextConfig", _text, BERT | {"eos_token_id": 2, "pad_token_id": 1}),
     "clip_vision": Family("CLIPVisionModel", "CLIPVisionConfig", _image, PATCHES),
     "dinov2": Family("Dinov2Model", "Dinov2Config", _image, PATCHES),
+    "dinov2_resized": Family("Dinov2Model", "Dinov2Config", _image, PATCHES | {"image_size": 24}),
     "distilbert": Family(
         "DistilBertModel",
         "DistilBertConfig",
         _text,
         TEXT | {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
     ),
-    "electra": Family("ElectraModel", "ElectraConfig", _text, BERT | {"embedding_size": 8}),
+    "electra": Family("ElectraModel", "ElectraConfig", _typed_text, BERT | {"embedding_size": 8}),
+    "electra_untyped": Family("ElectraModel", "ElectraConfig", _text, BERT | {"embedding_size": 8}),
     "gemma": Family("GemmaModel", "GemmaConfig", _text, GROUPED),
     "gpt2": Family("GPT2Model", "GPT2Config", _text, GPT),
     "gpt_neo": Family(
@@ -120,7 +126,9 @@ FAMILIES = {
     "gptj": Family("GPTJModel", "GPTJConfig", _text, GPT | {"rotary_dim": 4}),
     "llama": Family("LlamaModel", "LlamaConfig", _text, GROUPED),
     "mbart": Family("MBartModel", "MBartConfig", _two_texts, BART),
-    "mistral": Family("MistralModel", "MistralConfig", _text, GROUPED | {"sliding_window": 4}),
+    "mistral": Family("MistralModel", "MistralConfig", _text, GROUPED | {"sliding_window": 16}),
+    "mistral_windowed": Family("MistralModel", "MistralConfig", _text, GROUPED | {"sliding_window": 4}),
+    "mistral_windowless": Family("MistralModel", "MistralConfig", _text, GROUPED | {"sliding_window": None}),
     "opt": Family(
         "OPTModel",
         "OPTConfig",
@@ -151,6 +159,14 @@ FAMILIES = {
     ),
     "xglm": Family("XGLMModel", "XGLMConfig", _text, TEXT | DECODER),
 }
+
+DIFFERENT = {
+    "dinov2_resized": "position embeddings are resized by another cubic kernel (-0.5 for -0.75) and another scale",
+    "electra_untyped": "the token types that are not given are ones in Flax and zeros in PyTorch",
+    "mistral_windowed": "the sliding window is one token wider in Flax",
+    "mistral_windowless": "without a sliding window a token attends to itself alone in Flax",
+}
+"""Names of the families in which the two compute different things, and why. The others agree."""
 
 FLOAT32_ONLY = ("clip_text", "xglm")  # in PyTorch: their causal mask is float32, the lowest float64 overflows in it
 
