@@ -67,7 +67,11 @@ def _image(config: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def _spectrogram(config: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
     features = _normal(rng, BATCH, config.num_mel_bins, 2 * config.max_source_positions)
-    return {"input_features": features} | _padded(config, rng, "decoder_")
+    return {"input_features": features, "decoder_input_ids": rng.integers(4, config.vocab_size, (BATCH, LENGTH))}
+
+
+def _padded_transcript(config: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return _spectrogram(config, rng) | _padded(config, rng, "decoder_")
 
 
 def _sound(config: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -91,6 +95,7 @@ BART = (
     }
     | {"d_model": 16}
 )
+WHISPER = BART | {"num_mel_bins": 8, "max_source_positions": 10, "max_target_positions": 16, "pad_token_id": 0}
 FAMILIES = {
     "albert": Family("AlbertModel", "AlbertConfig", _text, BERT | {"embedding_size": 8}),
     "bart": Family("BartModel", "BartConfig", _two_texts, BART),
@@ -151,12 +156,8 @@ FAMILIES = {
         | {"conv_dim": (8, 8), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_conv_pos_embeddings": 4}
         | {"num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer", "do_stable_layer_norm": True},
     ),
-    "whisper": Family(
-        "WhisperModel",
-        "WhisperConfig",
-        _spectrogram,
-        BART | {"num_mel_bins": 8, "max_source_positions": 10, "max_target_positions": 16, "pad_token_id": 0},
-    ),
+    "whisper": Family("WhisperModel", "WhisperConfig", _spectrogram, WHISPER),
+    "whisper_padded": Family("WhisperModel", "WhisperConfig", _padded_transcript, WHISPER),
     "xglm": Family("XGLMModel", "XGLMConfig", _text, TEXT | DECODER),
 }
 
@@ -164,6 +165,7 @@ DIFFERENT = {
     "dinov2_resized": "position embeddings are resized by another cubic kernel (-0.5 for -0.75) and another scale",
     "electra_untyped": "the token types that are not given are ones in Flax and zeros in PyTorch",
     "mistral_windowed": "the sliding window is one token wider in Flax",
+    "whisper_padded": "the decoder's padding has position -1 in Flax; what is not padding agrees",
     "mistral_windowless": "without a sliding window a token attends to itself alone in Flax",
 }
 """Names of the families in which the two compute different things, and why. The others agree."""
