@@ -1,0 +1,1 @@
+"""A ResNet of basic blocks, in torch, Flax NNX and Equinox."""

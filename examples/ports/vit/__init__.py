@@ -1,0 +1,1 @@
+"""A vision transformer, in torch, Flax NNX and Flax linen."""
