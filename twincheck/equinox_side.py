@@ -42,9 +42,8 @@ def equinox_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, tr
         buffers = {n: leaf * 0 if n.endswith("batch_counter") else leaf for n, leaf in buffers.items()}
 
     def apply(variables: Variables, inputs: Any, recorder: Recorder) -> Any:
-        copied = eqx.combine(
-            jtu.tree_unflatten(tree, [variables.get(name, leaf) for name, leaf in paths.items()]), rest
-        )
+        filled = jtu.tree_unflatten(tree, [variables.get(name, leaf) for name, leaf in paths.items()])
+        copied = eqx.combine(filled, rest)
         parts = [(path, part) for path, part in _modules(copied) if callable(part)]
         for path, part in parts:
             for name in ("__module__", "__name__", "__doc__"):
@@ -58,9 +57,7 @@ def equinox_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, tr
             if call is not None:
                 return invoke(call, (copied, state), inputs)
             if isinstance(inputs, Mapping):
-                raise UserError(
-                    "an equinox model with state takes keyword arguments by call=lambda both, **inputs: ..."
-                )
+                raise UserError("an equinox model with state needs call=lambda both, inputs: ... for keyword arguments")
             mapped = jax.vmap(lambda *given: copied(*given, state), out_axes=(0, None), axis_name="batch")
             return invoke(None, mapped, inputs)[0]
 

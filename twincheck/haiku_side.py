@@ -42,7 +42,7 @@ def haiku_side(transformed: Any, params: Any, inputs: Any, state: Any) -> JaxSid
             output = transformed.apply(tree, *states, *((None,) if takes_rng else ()), *given, **keywords)
             return output[0] if stateful else output
 
-        with hk.intercept_methods(_interceptor(recorder, paths, tree)):
+        with hk.intercept_methods(_interceptor(recorder, paths)):
             return invoke(None, model, inputs)
 
     arrays = {
@@ -57,13 +57,11 @@ def haiku_side(transformed: Any, params: Any, inputs: Any, state: Any) -> JaxSid
 
 
 def _name(path: str, name: str) -> str:
-    """Returns the name of an array; the statistics of a BatchNorm are "mean" and "var" of it, without their averages."""
+    """Returns the name of an array; the averages in a BatchNorm are its "mean" and "var"."""
     owner, _, last = path.rpartition(".")
-    return (
-        join(owner, last.removesuffix("_ema"))
-        if last in ("mean_ema", "var_ema") and name == "average"
-        else join(path, name)
-    )
+    if name == "average" and last in ("mean_ema", "var_ema"):
+        return join(owner, last.removesuffix("_ema"))
+    return join(path, name)
 
 
 def _kind(value: Any) -> str:
@@ -80,16 +78,24 @@ def _path(module: str) -> str:
     return module.replace("/~/", "/").replace("/", ".")
 
 
-def _interceptor(recorder: Recorder, paths: Mapping[str, str], params: Any) -> Any:
+def _interceptor(recorder: Recorder, paths: Mapping[str, str]) -> Any:
+    def path_of(module: str) -> str:
+        inside = [name for name in paths if name.endswith(f"/{module}")]  # `layer_stack` names them from itself on
+        return paths[inside[0]] if module not in paths and len(inside) == 1 else paths.get(module, _path(module))
+
     def intercept(run: Any, inputs: Any, keywords: Any, context: hk.MethodContext) -> Any:
         module = context.module
-        if context.method_name != "__call__":
+        if context.method_name != "__call__" or type(module).__name__ == "LiftingModule":
             return run(*inputs, **keywords)
-        path = paths.get(module.module_name, _path(module.module_name))
+        path = path_of(module.module_name)
         if recorder.is_running(path):  # `super().__call__`
             return run(*inputs, **keywords)
         settings = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-        own = params.get(module.module_name, {})
+        own = {
+            name.rpartition("/")[2]: array
+            for name, array in module.params_dict().items()
+            if name.rpartition("/")[0] == module.module_name
+        }
         with call_of(recorder, path, module, own, plain_settings(settings)) as visit:
             inputs, keywords = visit((inputs, keywords), "input")
             return visit(run(*inputs, **keywords), "output")

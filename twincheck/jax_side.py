@@ -39,8 +39,8 @@ class JaxSide:
     """A JAX model and its inputs.
 
     `apply(variables, inputs, recorder)` runs the model with these variables and shows the recorder every module's call.
-    Integers among them are left to the model. `trainable` names those that gradients are taken of. Parameters that `scan` takes apart into layers are held layer by
-    layer, as "layers.0.kernel" of "layers.kernel".
+    Variables that hold integers are left to the model. `trainable` names those that gradients are taken of. Parameters
+    that `scan` takes apart into layers are held layer by layer, as "layers.0.kernel" of "layers.kernel".
     """
 
     framework: str
@@ -107,9 +107,7 @@ class JaxSide:
                 found = list(leaves(output, is_array))
                 if not found:
                     kind = type(output).__name__
-                    raise UserError(
-                        f"the {self.framework} model returned no array, but {kind}: give call= one that does"
-                    )
+                    raise UserError(f"the {self.framework} model returned {kind}: let call= return arrays")
                 return [array for array in found if is_float(array)], found
 
             if cotangents is None:

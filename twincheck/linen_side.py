@@ -1,4 +1,4 @@
-"""Flax linen models as a side of a pair: a module and its variables, a bound module, or a Flax class of `transformers`."""
+"""Flax linen models as a side of a pair: with their variables, bound, or a Flax model of `transformers`."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -30,19 +30,14 @@ def linen_side(module: Any, variables: Any, inputs: Any, call: Callable[..., Any
     if inputs is None:
         raise UserError("linen needs the model's inputs: linen(..., inputs=x)")
     if not isinstance(variables, Mapping) or "params" not in variables:
-        given = (
-            f"a mapping of {', '.join(map(str, list(variables)[:3]))}"
-            if isinstance(variables, Mapping)
-            else type(variables).__name__
-        )
-        raise UserError(
-            f'linen takes variables with "params", such as module.init(...) or {{"params": params}}, not {given}'
-        )
+        names = f" of {', '.join(map(str, variables))}" if isinstance(variables, Mapping) else ""
+        given = f"{type(variables).__name__}{names}"
+        raise UserError(f'linen takes variables as module.init returns them, or {{"params": params}}, not a {given}')
     flat = flatten_dict(unfreeze(meta.unbox(variables)))
-    names = _names(list(flat))
+    named = _names(list(flat))
 
     def apply(variables: Variables, inputs: Any, recorder: Recorder) -> Any:
-        tree = unflatten_dict({path: variables.get(names[path], leaf) for path, leaf in flat.items()})
+        tree = unflatten_dict({path: variables.get(named[path], leaf) for path, leaf in flat.items()})
         if pretrained:
             model = copy.copy(module)
             model.params = tree if "params" in module.params else tree["params"]
@@ -51,10 +46,9 @@ def linen_side(module: Any, variables: Any, inputs: Any, call: Callable[..., Any
         with nn.intercept_methods(_interceptor(recorder)):
             return invoke(call, model, inputs)
 
-    arrays = {names[path]: leaf for path, leaf in flat.items()}
-    trainable = {
-        names[path] for path, leaf in flat.items() if path[0] == "params" and is_array(leaf) and is_float(leaf)
-    }
+    arrays = {named[path]: leaf for path, leaf in flat.items()}
+    params = {named[path]: leaf for path, leaf in flat.items() if path[0] == "params"}
+    trainable = {name for name, leaf in params.items() if is_array(leaf) and is_float(leaf)}
     return JaxSide("flax.linen", arrays, trainable, inputs, apply)
 
 

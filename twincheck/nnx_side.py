@@ -31,10 +31,7 @@ def nnx_side(model: nnx.Module, inputs: Any, call: Callable[..., Any] | None, *,
 
     def apply(variables: Variables, inputs: Any, recorder: Recorder) -> Any:
         pairs = [
-            (
-                paths[name],
-                variable.replace(variables[name]) if name in variables else jax.tree.map(lambda a: a, variable),
-            )
+            (paths[name], variable.replace(variables[name]) if name in variables else variable.copy())
             for name, variable in flat.items()
         ]
         module: Any = nnx.merge(graph, nnx.from_flat_state(pairs))
@@ -55,6 +52,4 @@ def _describe(module: Any) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
 
 
 def _is_variable(value: Any) -> bool:
-    return (
-        isinstance(value, nnx.Variable) and not isinstance(value, nnx.RngState) and hasattr(value.get_value(), "shape")
-    )
+    return isinstance(value, nnx.Variable) and isinstance(value.get_value(), jax.Array)

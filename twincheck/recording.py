@@ -88,8 +88,8 @@ Force = Callable[[Place, Array], Array | None]
 class Recorder:
     """Collects the calls of one pass. `force` may put other values in place of those that the model computes.
 
-    `stacks` are the paths of modules that hold several layers, each called once for each layer, and how many. Layer i of
-    the module at "layers" is recorded at "layers.i".
+    `stacks` has the paths of modules that hold several layers and are called once for each, with their number. Layer i
+    of the module at "layers" is recorded at "layers.i".
     """
 
     def __init__(self, force: Force | None = None, stacks: Mapping[str, int] | None = None) -> None:
@@ -256,9 +256,9 @@ def invoke(call: Callable[..., Any] | None, model: Any, inputs: Any) -> Any:
 
 def model_failed(framework: str, error: Exception) -> UserError:
     """Returns the line for a model that can't be run on its inputs."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    reason = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no reason given")
     return UserError(
-        f"the {framework} model failed on its inputs: {type(error).__name__}{': ' if reason else ''}{reason.rstrip('.')}. "
+        f"the {framework} model failed on its inputs: {type(error).__name__}: {reason}. "
         "(inputs= takes one array, a tuple of arguments, or a dict of keyword arguments; "
         "call=lambda model, x: model(x, ...) runs the model in another way)"
     )

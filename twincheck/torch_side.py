@@ -72,7 +72,7 @@ class TorchSide:
                 found = list(leaves(output, _is_tensor))
                 if not found:
                     kind = type(output).__name__
-                    raise UserError(f"the torch model returned no tensor, but {kind}: give call= one that does")
+                    raise UserError(f"the torch model returned {kind}: let call= return tensors")
             outputs = [to_numpy(tensor) for tensor in found]
             if cotangents is None:
                 return Recording(recorder.calls, outputs)
