@@ -5,10 +5,12 @@ from typing import Any
 
 from twincheck.bounds import Bound, uniform
 from twincheck.comparison import Comparison, Difference, compare
+from twincheck.recording import sow
 from twincheck.trace import Trace, rename
 
 __all__ = [
-    "Bound", "Comparison", "Difference", "Trace", "compare", "nnx", "pair", "rename", "torch", "uniform",
+    "Bound", "Comparison", "Difference", "Trace", "compare", "equinox", "function", "haiku", "linen", "nnx", "pair",
+    "rename", "sow", "torch", "uniform",
 ]  # fmt: skip
 
 
@@ -28,6 +30,45 @@ def nnx(model: Any, inputs: Any, call: Callable[..., Any] | None = None, *, trai
     from twincheck.nnx_side import nnx_side
 
     return nnx_side(model, inputs, call, train=train)
+
+
+def linen(module: Any, variables: Any = None, inputs: Any = None, call: Callable[..., Any] | None = None) -> Any:
+    """Returns the JAX side of a pair for a Flax linen module and its variables, as `module.init` returns them.
+
+    A bound module and a Flax model of `transformers` have their own variables: `linen(module, inputs=x)`.
+    Whether it trains is an argument of most modules: `inputs={"x": x, "train": False}`.
+    """
+    from twincheck.linen_side import linen_side
+
+    return linen_side(module, variables, inputs, call)
+
+
+def equinox(model: Any, inputs: Any, call: Callable[..., Any] | None = None, *, train: bool = False) -> Any:
+    """Returns the JAX side of a pair for an Equinox model, or for `(model, state)`.
+
+    Without `call` the model is mapped over the first axis of its inputs, which are the batch. A model that takes whole
+    batches needs `call=lambda model, x: model(x)`.
+    """
+    from twincheck.equinox_side import equinox_side
+
+    return equinox_side(model, inputs, call, train=train)
+
+
+def haiku(transformed: Any, params: Any, inputs: Any, state: Any = None) -> Any:
+    """Returns the JAX side of a pair for what `hk.transform` or `hk.transform_with_state` returned."""
+    from twincheck.haiku_side import haiku_side
+
+    return haiku_side(transformed, params, inputs, state)
+
+
+def function(function: Callable[..., Any], params: Any, inputs: Any) -> Any:
+    """Returns the JAX side of a pair for `function(params, *inputs)`, with `params` any pytree of arrays.
+
+    As it has no modules, only its outputs and gradients are compared, and what it names with `sow`.
+    """
+    from twincheck.function_side import function_side
+
+    return function_side(function, params, inputs)
 
 
 def pair(torch: Any, jax: Any) -> Any:

@@ -1,18 +1,34 @@
 """What the JAX sides of a pair share: one pass, eager and differentiated, whose tensors can be seen and replaced."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import batching
+from jax.interpreters import batching, mlir
 
-from twincheck.recording import Array, Force, Place, Recorder, Recording, is_float, leaves, map_leaves
+from mlp_workload.errors import UserError
+from twincheck.calls import join
+from twincheck.recording import (
+    SOWN,
+    Array,
+    Call,
+    Force,
+    Place,
+    Recorder,
+    Recording,
+    is_float,
+    leaves,
+    map_leaves,
+    model_failed,
+    sowing,
+)
 
 Variables = dict[str, Any]
 """Arrays by name."""
@@ -23,8 +39,8 @@ class JaxSide:
     """A JAX model and its inputs.
 
     `apply(variables, inputs, recorder)` runs the model with these variables and shows the recorder every module's call.
-    `trainable` names those that gradients are taken of. `layout` says how the library stores a dense kernel:
-    "in, out" as Flax and Haiku do, or "out, in" as Equinox and PyTorch do.
+    Variables that hold integers are left to the model. `trainable` names those that gradients are taken of. Parameters
+    that `scan` takes apart into layers are held layer by layer, as "layers.0.kernel" of "layers.kernel".
     """
 
     framework: str
@@ -32,9 +48,16 @@ class JaxSide:
     trainable: set[str]
     inputs: Any
     apply: Callable[[Variables, Any, Recorder], Any]
-    modules: Callable[[], Sequence[object]]
+    modules: Callable[[], Sequence[object]] = list
     _patches: Sequence[Any] = ()
     _settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    _in_python: bool = False
+    _stacks: dict[str, int] | None = None
+    _stacked: dict[str, tuple[list[str], int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.variables = {name: array for name, array in self.variables.items() if is_array(array) and is_float(array)}
+        self.inputs = map_leaves(_given, self.inputs, lambda value: hasattr(value, "__array__") and not is_key(value))
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -46,21 +69,43 @@ class JaxSide:
 
     @contextlib.contextmanager
     def changed(self, patches: Sequence[Any], settings: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-        """Runs under patches, and with other settings of modules by their paths, until the context ends."""
-        self._patches, self._settings = patches, settings
+        """Runs under patches, and with other settings of modules by their paths, until the context ends.
+
+        Meanwhile jitted functions run in Python, because JAX would not trace them again for a patch inside.
+        """
+        in_python = self._in_python
+        self._patches, self._settings, self._in_python = patches, settings, True
         try:
             yield
         finally:
-            self._patches, self._settings = (), {}
+            self._patches, self._settings, self._in_python = (), {}, in_python
 
     def run(
-        self, dtype: str = "float32", force: Force | None = None, cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None = None
+        self,
+        dtype: str = "float32",
+        force: Force | None = None,
+        cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None = None,
     ) -> Recording:
         """Runs the model in `dtype`, forward, and backward if `cotangents` gives the gradients of its outputs."""
-        recorder = Recorder(force, settings=self._settings)
+        try:
+            recording = self._run(dtype, force, cotangents)
+        except _InsideJit:
+            self._in_python = True
+            recording = self._run(dtype, force, cotangents)
+        if self._stacks is None:
+            self._stacks = {}
+            self._unstack(recording)
+            if self._stacks:
+                return self._run(dtype, force, cotangents)
+        return recording
+
+    def _run(
+        self, dtype: str, force: Force | None, cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None
+    ) -> Recording:
+        recorder = Recorder(force, self._stacks, self._settings)
         with contextlib.ExitStack() as contexts:
             contexts.enter_context(jax.enable_x64(dtype == "float64"))
-            contexts.enter_context(jax.disable_jit())
+            contexts.enter_context(jax.disable_jit(self._in_python))
             contexts.enter_context(jax.default_matmul_precision("highest"))
             for patch in self._patches:
                 contexts.enter_context(patch(self.modules()))
@@ -72,8 +117,11 @@ class JaxSide:
             def forward(wanted: Variables, floats: list[Any]) -> Any:
                 given = iter(floats)
                 replaced = map_leaves(lambda x: next(given) if is_float(x) else x, inputs, is_array)
-                output = self.apply(variables | wanted, replaced, recorder)
+                output = self._applied(variables | wanted, replaced, recorder)
                 found = list(leaves(output, is_array))
+                if not found:
+                    kind = type(output).__name__
+                    raise UserError(f"the {self.framework} model returned {kind}: let call= return arrays")
                 return [array for array in found if is_float(array)], found
 
             if cotangents is None:
@@ -87,9 +135,56 @@ class JaxSide:
                 recorder.calls, arrays, {name: np.asarray(gradient) for name, gradient in gradients.items()}
             )
 
+    def _applied(self, variables: Variables, inputs: Any, recorder: Recorder) -> Any:
+        for name, (layers, axis) in self._stacked.items():
+            variables[name] = jnp.stack([variables.pop(layer) for layer in layers], axis)
+
+        def show(name: str, value: Any) -> Any:
+            with call_of(recorder, name, SOWN, {}, {}) as visit:
+                return visit(value, "output")
+
+        try:
+            with sowing(show):
+                return self.apply(variables, inputs, recorder)
+        except (UserError, _InsideJit):
+            raise
+        except Exception as error:
+            raise model_failed(self.framework, error) from error
+
+    def _unstack(self, recording: Recording) -> None:
+        """Finds the parameters of which each call of a module sees one layer, and holds them layer by layer."""
+        calls = Counter(call.path for call in recording.calls)
+        axes: dict[str, tuple[Call, int, int]] = {}
+        whole = {name: np.shape(array) for name, array in self.variables.items()}
+        for call in recording.calls:
+            for own, array in call.parameters.items():
+                name = join(call.path, own)
+                shape = whole.get(name, ())
+                for axis, length in enumerate(shape):
+                    if shape[:axis] + shape[axis + 1 :] == tuple(array.shape) and calls[call.path] % length == 0:
+                        axes.setdefault(name, (call, axis, length))
+        for name, (call, axis, length) in axes.items():
+            outer = [p for p in call.parents if p and all(n in axes for n in whole if n.startswith(f"{p}."))]
+            stack = outer[0] if outer else call.path
+            self._stacks[stack] = length
+            layers = [f"{stack}.{i}{name.removeprefix(stack)}" for i in range(length)]
+            self._stacked[name] = layers, axis
+            arrays = np.moveaxis(np.asarray(self.variables.pop(name)), axis, 0)
+            self.variables |= dict(zip(layers, arrays, strict=True))
+            if name in self.trainable:
+                self.trainable = self.trainable - {name} | set(layers)
+
+
+def _given(value: Any) -> Array:
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)  # a torch tensor too
+
+
+def is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended)
+
 
 def is_array(value: Any) -> bool:
-    return isinstance(value, jax.Array | np.ndarray | np.generic)
+    return isinstance(value, jax.Array | np.ndarray | np.generic) and not is_key(value)
 
 
 def _cast(array: Any, dtype: str) -> jax.Array:
@@ -103,17 +198,19 @@ def call_of(
     recorder: Recorder, path: str, module: object, parameters: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Iterator[Callable[[Any, Any], Any]]:
     """Enters a call and yields `visit(value, port)`, which shows the arrays in `value` to the recorder."""
-    shapes = {name: array if isinstance(array, np.ndarray) else _Shape(array.shape) for name, array in parameters.items()}
-    call = recorder.begin(path, type(module).__name__, shapes, settings)  # type: ignore[arg-type]
+    shapes = {
+        name: array if isinstance(array, np.ndarray) else _Shape(array.shape) for name, array in parameters.items()
+    }
+    kind = module if isinstance(module, str) else type(module).__name__
+    key = recorder.begin(path, kind, shapes, settings)  # type: ignore[arg-type]
     handles = {"input": iter(range(10_000)), "output": iter(range(10_000))}
 
     def visit(value: Any, port: Any) -> Any:
         def one(array: Any) -> Any:
-            place = Place(path, call.number, port, next(handles[port]))
+            place = Place(*key, port, next(handles[port]))
             if is_float(array):
                 return _visit(jnp.asarray(array), place, _Key(recorder))
-            _visit_p.bind(jnp.asarray(array), place=place, recorder=_Key(recorder))
-            return array
+            return _visit_p.bind(jnp.asarray(array), place=place, recorder=_Key(recorder))
 
         return map_leaves(one, value, is_array)
 
@@ -127,6 +224,37 @@ def call_of(
         for name, value in before.items():
             object.__setattr__(module, name, value)
         recorder.end()
+
+
+Describe = Callable[[Any], tuple[str, Mapping[str, Any], Mapping[str, Any]] | None]
+"""Returns the path, the own parameters and the settings of a module; None if it isn't part of the model."""
+
+
+@contextlib.contextmanager
+def watch_classes(classes: Iterable[type], recorder: Recorder, describe: Describe) -> Iterator[None]:
+    """Shows the recorder the calls of modules of these classes."""
+
+    def wrapper(original: Any) -> Any:
+        @wraps(original)
+        def called(module: Any, *inputs: Any, **keywords: Any) -> Any:
+            run = original.__get__(module, type(module))
+            found = describe(module)
+            if found is None or recorder.is_running(found[0]):  # the latter is `super().__call__`
+                return run(*inputs, **keywords)
+            path, parameters, settings = found
+            with call_of(recorder, path, module, parameters, settings) as visit:
+                inputs, keywords = visit((inputs, keywords), "input")
+                return visit(run(*inputs, **keywords), "output")
+
+        return called
+
+    owners = {base for kind in classes for base in kind.__mro__ if "__call__" in vars(base)}
+    with contextlib.ExitStack() as undo:
+        for owner in owners:
+            original = vars(owner)["__call__"]
+            undo.callback(setattr, owner, "__call__", original)
+            setattr(owner, "__call__", wrapper(original))  # noqa: B010
+        yield
 
 
 @dataclass(frozen=True)
@@ -160,7 +288,7 @@ _visit_p = Primitive("twincheck_visit")
 @_visit_p.def_impl
 def _visit_impl(array: Any, *, place: Place, recorder: _Key) -> Any:
     value = recorder.recorder.visit(place, np.asarray(array))
-    return array if value is None else jnp.asarray(value, array.dtype)
+    return array if value is None or not is_float(array) else jnp.asarray(value, array.dtype)
 
 
 @_visit_p.def_abstract_eval
@@ -173,6 +301,17 @@ def _visit_batch(operands: Any, dims: Any, *, place: Place, recorder: _Key) -> A
 
 
 batching.primitive_batchers[_visit_p] = _visit_batch
+
+
+class _InsideJit(Exception):
+    """Raised where a module is called inside a function that XLA is about to compile."""
+
+
+def _visit_lowering(*_: Any, **__: Any) -> Any:
+    raise _InsideJit
+
+
+mlir.register_lowering(_visit_p, _visit_lowering)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from twincheck.calls import join
-from twincheck.recording import Array, Call, Recording
+from twincheck.recording import SOWN, Array, Call, Recording
 
 _SAME_WORD = {
     "scale": "weight", "kernel": "weight", "embedding": "weight", "w": "weight", "b": "bias", "offset": "bias",
@@ -74,8 +73,8 @@ def pair_calls(
     torch_parameters = {n: a for n, a in torch_parameters.items() if n.rpartition(".")[2] not in _NOT_LEARNED}
     units_t, units_j = units(torch, torch_parameters), units(jax, jax_parameters)
     units_j = _collapse(units_t, units_j, jax, jax_parameters)
-    links = _by_name(_align(units_t, units_j))
-    order = {unit.call.key: i for i, unit in enumerate(units_j)}
+    links = _by_name(_align(units_t, units_j)) + _sown(torch, jax)
+    order = {call.key: i for i, call in enumerate(jax.calls)}
     links.sort(key=lambda link: order[link.jax.call.key])
     paired_t = {unit.call.path for link in links for unit in link.torch}
     paired_j = {link.jax.call.path for link in links}
@@ -92,6 +91,13 @@ def pair_calls(
     return Pairing(
         links, alone_t, alone_j, outside, [n for n in left_t if n not in done_t], [n for n in left_j if n not in done_j]
     )
+
+
+def _sown(torch: Recording, jax: Recording) -> list[Link]:
+    """Links what the JAX model sows with torch's call of the same name."""
+    named = {call.key: call for call in torch.calls}
+    sown = [call for call in jax.calls if call.kind == SOWN and call.key in named]
+    return [Link((Unit(named[call.key], {}),), Unit(call, {})) for call in sown]
 
 
 def units(recording: Recording, parameters: Mapping[str, Array]) -> list[Unit]:
@@ -111,9 +117,7 @@ def units(recording: Recording, parameters: Mapping[str, Array]) -> list[Unit]:
     found = []
     for call in recording.calls:
         if call.path in owned and call.path not in outer:
-            inside = owned[call.path]
-            own = {join(call.path, name): array for name, array in call.parameters.items()}
-            found.append(Unit(call, {name: own.get(name, array) for name, array in inside.items()}))
+            found.append(Unit(call, owned[call.path]))
     return found
 
 

@@ -4,16 +4,24 @@ Both frameworks record with the same `Recorder`, and both can be handed values i
 computes every module from the other's tensors.
 """
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mlp_workload.errors import UserError
+
 Array = npt.NDArray[Any]
+
+SOWN = "sow"
+"""Kind of the calls that `sow` records, which have an output alone."""
 
 
 class Place(NamedTuple):
@@ -80,23 +88,56 @@ Force = Callable[[Place, Array], Array | None]
 class Recorder:
     """Collects the calls of one pass. `force` may put other values in place of those that the model computes.
 
-    The modules at the paths in `settings` have those attributes while they are called.
+    `stacks` has the paths of modules that hold several layers and are called once for each, with their number. Layer i
+    of the module at "layers" is recorded at "layers.i". The modules at the paths in `settings` have those attributes while
+    they are called.
     """
 
-    def __init__(self, force: Force | None = None, settings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        force: Force | None = None,
+        stacks: Mapping[str, int] | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.settings = settings or {}
         self.calls: list[Call] = []
         self._force = force
-        self._by_key: dict[tuple[str, int], Call] = {}
-        self._running: list[str] = []
+        self._stacks = stacks or {}
+        self._entered: dict[tuple[str, int], tuple[Call, list[Call]]] = {}
+        self._recorded: set[tuple[str, int]] = set()
+        self._running: list[tuple[str, Call]] = []
+        self._begun, self._seen, self._numbers = Counter[str](), Counter[str](), Counter[str]()
 
-    def begin(self, path: str, kind: str, parameters: Mapping[str, Array], settings: Mapping[str, Any]) -> Call:
-        """Enters a call of the module at `path`."""
-        number = sum(call.path == path for call in self.calls)
-        call = Call(path, number, kind, parameters, settings, tuple(self._running))
-        self.calls.append(call)
-        self._by_key[call.key] = call
-        self._running.append(path)
+    def begin(
+        self, path: str, kind: str, parameters: Mapping[str, Array], settings: Mapping[str, Any]
+    ) -> tuple[str, int]:
+        """Enters a call of the module at `path`; returns the path and number under which its values are to be shown.
+
+        The call is recorded with its first value: JAX also traces calls that it never runs.
+        """
+        key = path, self._begun[path]
+        self._begun[path] += 1
+        call = Call(*key, kind, parameters, settings, ())
+        self._entered[key] = call, [parent for _, parent in self._running]
+        self._running.append((path, call))
+        return key
+
+    def _record(self, key: tuple[str, int]) -> Call:
+        """Returns the call that was entered as `key`, with its final path and number."""
+        call, parents = self._entered[key]
+        if key not in self._recorded:
+            self._recorded.add(key)
+            path = key[0]
+            for stack, length in self._stacks.items():
+                if path == stack or path.startswith(f"{stack}."):
+                    within = [p.path for p in parents if p.path.rpartition(".")[0] == stack]
+                    layer = within[-1] if within else f"{stack}.{self._seen[path] % length}"
+                    call.path = layer + path.removeprefix(stack)
+            self._seen[path] += 1
+            call.number = self._numbers[call.path]
+            self._numbers[call.path] += 1
+            call.parents = tuple(parent.path for parent in parents)
+            self.calls.append(call)
         return call
 
     def end(self) -> None:
@@ -104,21 +145,42 @@ class Recorder:
         self._running.pop()
 
     def is_running(self, path: str) -> bool:
-        return path in self._running
-
-    @property
-    def innermost(self) -> str:
-        return self._running[-1] if self._running else ""
+        return any(path == other for other, _ in self._running)
 
     def visit(self, place: Place, value: Array) -> Array | None:
         """Records the value at a place; returns the value to go on with, or None for this one."""
-        call = self._by_key[place.path, place.number]
+        call = self._record((place.path, place.number))
+        place = place._replace(path=call.path, number=call.number)
         if place.gradient:
             gradients = call.input_gradients if place.port == "input" else call.output_gradients
             gradients[place.index] = value
         else:
-            (call.inputs if place.port == "input" else call.outputs).append(value)
+            values = call.inputs if place.port == "input" else call.outputs
+            values.extend(np.empty(0) for _ in range(place.index + 1 - len(values)))
+            values[place.index] = value  # again where the backward pass computes it anew
         return self._force(place, value) if self._force else None
+
+
+_sow: ContextVar[Callable[[str, Any], Any] | None] = ContextVar("twincheck_sow", default=None)
+
+
+@contextlib.contextmanager
+def sowing(show: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Has `sow` show its values to the pass that runs."""
+    token = _sow.set(show)
+    try:
+        yield
+    finally:
+        _sow.reset(token)
+
+
+def sow(name: str, value: Any) -> Any:
+    """Returns `value`, and makes it a place to compare with the output of torch's module `name`, or what torch sows so.
+
+    Outside of a check it does nothing.
+    """
+    show = _sow.get()
+    return value if show is None else show(name, value)
 
 
 def is_float(array: Any) -> bool:
@@ -147,10 +209,15 @@ def map_leaves(function: Callable[[Any], Any], value: Any, is_array: Callable[[A
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, list):
         return [part for _, part in mapped]
+    if isinstance(value, Mapping):
+        if dataclasses.is_dataclass(value):  # a ModelOutput
+            return dataclasses.replace(value, **dict(mapped))  # type: ignore[type-var]
+        if not isinstance(value, MutableMapping):
+            return type(value)(dict(mapped))  # type: ignore[call-arg]
     result = copy.copy(value)
     for key, part in mapped:
-        if isinstance(value, Mapping):
-            result[key] = part  # type: ignore[index]  # a copy of a mapping that was filled once
+        if isinstance(result, MutableMapping):
+            result[key] = part
         else:
             object.__setattr__(result, key, part)
     return result
@@ -170,8 +237,10 @@ def plain_settings(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns those attributes that are numbers, strings, tuples of such, or functions (by name)."""
 
     def plain(value: Any) -> bool:
-        return value is None or isinstance(value, bool | int | float | str) or (
-            isinstance(value, tuple | list) and all(map(plain, value))
+        return (
+            value is None
+            or isinstance(value, bool | int | float | str)
+            or (isinstance(value, tuple | list) and all(map(plain, value)))
         )
 
     found = {name: value for name, value in attributes.items() if plain(value)}
@@ -181,3 +250,22 @@ def plain_settings(attributes: Mapping[str, Any]) -> dict[str, Any]:
         if callable(value) and hasattr(value, "__name__") and not isinstance(value, type)
     }
     return found | functions
+
+
+def invoke(call: Callable[..., Any] | None, model: Any, inputs: Any) -> Any:
+    """Runs a model, by `call` if given: a tuple holds positional arguments, a mapping keyword arguments."""
+    if call is not None:
+        return call(model, *inputs) if isinstance(inputs, tuple) else call(model, inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def model_failed(framework: str, error: Exception) -> UserError:
+    """Returns the line for a model that can't be run on its inputs."""
+    reason = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no reason given")
+    return UserError(
+        f"the {framework} model failed on its inputs: {type(error).__name__}: {reason}. "
+        "(inputs= takes one array, a tuple of arguments, or a dict of keyword arguments; "
+        "call=lambda model, x: model(x, ...) runs the model in another way)"
+    )

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,20 @@ import torch as pytorch
 from torch import nn
 
 from mlp_workload.errors import UserError
-from twincheck.recording import Array, Force, Place, Recorder, Recording, leaves, map_leaves, plain_settings
+from twincheck.recording import (
+    SOWN,
+    Array,
+    Force,
+    Place,
+    Recorder,
+    Recording,
+    invoke,
+    leaves,
+    map_leaves,
+    model_failed,
+    plain_settings,
+    sowing,
+)
 
 
 class TorchSide:
@@ -22,10 +35,13 @@ class TorchSide:
         self.original = getattr(model, "_orig_mod", model)  # what torch.compile was given
         self.inputs = inputs
         self._call = call
+        _require_ready(self.original)
         try:
-            self._model = copy.deepcopy(self.original).train(train)
+            self._model = copy.deepcopy(self.original).cpu().train(train)
         except (RuntimeError, TypeError) as error:
             raise UserError(f"the torch model can't be copied ({error}): give a new instance of it") from error
+        for parameter in self._model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -47,9 +63,16 @@ class TorchSide:
         default = pytorch.get_default_dtype()
         pytorch.set_default_dtype(kind)
         try:
-            with pytorch.set_grad_enabled(cotangents is not None), _watching(model, recorder):
-                output = _invoke(self._call, model, inputs)
+            with (
+                pytorch.set_grad_enabled(cotangents is not None),
+                pytorch.compiler.set_stance("force_eager"),  # also for parts that are compiled
+                _watching(model, recorder),
+            ):
+                output = self._output(model, inputs)
                 found = list(leaves(output, _is_tensor))
+                if not found:
+                    kind = type(output).__name__
+                    raise UserError(f"the torch model returned {kind}: let call= return tensors")
             outputs = [to_numpy(tensor) for tensor in found]
             if cotangents is None:
                 return Recording(recorder.calls, outputs)
@@ -59,9 +82,11 @@ class TorchSide:
                 for tensor, cotangent in zip(found, cotangents, strict=True)
                 if tensor.requires_grad
             ]
-            gradients = pytorch.autograd.grad(
-                [tensor for tensor, _ in ends], list(wanted.values()), [end for _, end in ends], allow_unused=True
-            )
+            gradients: Sequence[pytorch.Tensor | None] = [None] * len(wanted)
+            if wanted and ends:
+                gradients = pytorch.autograd.grad(
+                    [tensor for tensor, _ in ends], list(wanted.values()), [end for _, end in ends], allow_unused=True
+                )
         finally:
             pytorch.set_default_dtype(default)
         named = {
@@ -70,10 +95,36 @@ class TorchSide:
         }
         return Recording(recorder.calls, outputs, named)
 
+    def _output(self, model: nn.Module, inputs: Any) -> Any:
+        try:
+            return invoke(self._call, model, inputs)
+        except UserError:
+            raise
+        except Exception as error:
+            raise model_failed("torch", error) from error
+
     @staticmethod
     def _input(value: Any, dtype: Any) -> pytorch.Tensor:
         tensor = value.detach() if isinstance(value, pytorch.Tensor) else pytorch.as_tensor(np.array(value))
         return tensor.to(dtype).requires_grad_() if tensor.is_floating_point() else tensor
+
+
+def _require_ready(model: Any) -> None:
+    if isinstance(model, type):
+        raise UserError(f"torch takes an instance, torch({model.__name__}(...), ...), not the class")
+    if not isinstance(model, nn.Module):
+        raise UserError(f"torch takes a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, pytorch.jit.ScriptModule):
+        raise UserError("torch takes the model from before torch.jit: a scripted module shows no values")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise UserError(
+                f"the torch model's {name} has no shape yet: run the model on its inputs once before the check"
+            )
+        if tensor.is_meta:
+            raise UserError(
+                f"the torch model's {name} is on the meta device: load weights, or model.to_empty(device='cpu')"
+            )
 
 
 def to_numpy(tensor: pytorch.Tensor) -> Array:
@@ -92,14 +143,6 @@ def _is_tensor(value: Any) -> bool:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, pytorch.Tensor | np.ndarray) or (hasattr(value, "__array__") and hasattr(value, "dtype"))
-
-
-def _invoke(call: Callable[..., Any] | None, model: nn.Module, inputs: Any) -> Any:
-    if call is not None:
-        return call(model, *inputs) if isinstance(inputs, tuple) else call(model, inputs)
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 class _Visit(pytorch.autograd.Function):
@@ -136,6 +179,13 @@ def _watching(model: nn.Module, recorder: Recorder) -> Iterator[None]:
 
         return map_leaves(visit, value, _is_tensor)
 
+    def show(name: str, value: Any) -> Any:
+        numbers.append(recorder.begin(name, SOWN, {}, {})[1])
+        value = visit_all(value, name, "output")
+        numbers.pop()
+        recorder.end()
+        return value
+
     def begin(path: str, module: nn.Module) -> Callable[..., Any]:
         own = {
             name: to_numpy(tensor)
@@ -144,7 +194,7 @@ def _watching(model: nn.Module, recorder: Recorder) -> Iterator[None]:
         settings = plain_settings({k: v for k, v in vars(module).items() if not k.startswith("_")})
 
         def hook(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-            numbers.append(recorder.begin(path, type(module).__name__, own, settings).number)
+            numbers.append(recorder.begin(path, type(module).__name__, own, settings)[1])
             return visit_all((inputs, keywords), path, "input")
 
         return hook
@@ -159,6 +209,7 @@ def _watching(model: nn.Module, recorder: Recorder) -> Iterator[None]:
         return hook
 
     with contextlib.ExitStack() as hooks:
+        hooks.enter_context(sowing(show))
         for path, module in model.named_modules():
             hooks.enter_context(module.register_forward_pre_hook(begin(path, module), with_kwargs=True))
             hooks.enter_context(module.register_forward_hook(end(path), with_kwargs=True))
