@@ -805,11 +805,8 @@ MOMENTUM_PAIR = image(
     wrong_layers=flax_layers(nnx.BatchNorm, 4, momentum=0.1),
 )
 SETTING_PAIRS = (
-    *(
-        pair
-        for pair in HYPOTHESIS_PAIRS
-        if pair.cause in ("norm-epsilon", "conv-padding-none", "conv-transpose-padding")
-    ),
+    *(pair for pair in HYPOTHESIS_PAIRS if pair.cause in ("norm-epsilon", "conv-transpose-padding")),
+    *(replace(pair, cause="conv-padding") for pair in CONV_PAIRS if pair.cause == "conv-padding-none"),
     MOMENTUM_PAIR,
     norm(
         "norm-groups",

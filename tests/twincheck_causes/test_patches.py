@@ -211,9 +211,14 @@ def test_a_patch_is_undone_after_an_error() -> None:
     original = jax.nn.gelu
     patch = BY_NAME["gelu-tanh"].patch
     assert patch is not None
-    with pytest.raises(ZeroDivisionError), patch([HOLDS]):
-        assert jax.nn.gelu is not original
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with patch([HOLDS]):
+            assert jax.nn.gelu is not original
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert jax.nn.gelu is original
     assert HOLDS.own is original
     assert gelu is original

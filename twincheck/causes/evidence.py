@@ -44,9 +44,8 @@ def recognise(ours: object, theirs: object, earlier: Sequence[object] = ()) -> s
         return None
     a, b = a.astype(np.float64), b.astype(np.float64)
     before = [np.asarray(e).astype(np.float64) for e in earlier]
-    if np.isfinite(a).all() and np.isfinite(b).all():
-        if np.ptp(b) == 0 or _distance(a, b) == 0:
-            return None
+    if np.isfinite(a).all() and np.isfinite(b).all() and (np.ptp(b) == 0 or _distance(a, b) == 0):
+        return None
     return next((evidence.cause for evidence in EVIDENCE if evidence.recognise(a, b, before)), None)
 
 

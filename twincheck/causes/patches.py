@@ -35,7 +35,27 @@ PRODUCTS = tuple(
     }.items()
     for name in names
 )
-ACTIVATIONS = ["celu", "elu", "gelu", "hard_sigmoid", "hard_swish", "hard_tanh", "identity", "leaky_relu", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "squareplus", "tanh"]
+ACTIVATIONS = (
+    "celu",
+    "elu",
+    "gelu",
+    "hard_sigmoid",
+    "hard_swish",
+    "hard_tanh",
+    "identity",
+    "leaky_relu",
+    "log_sigmoid",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "soft_sign",
+    "softplus",
+    "squareplus",
+    "tanh",
+)
 ATTENTIONS = ("jax.nn.dot_product_attention", "flax.nnx.dot_product_attention", "flax.linen.dot_product_attention")
 MASKED_OUT = -1e3
 """`jnp.where` with a constant below this fills in a masked position."""
@@ -364,7 +384,7 @@ def _interpolate(old: int, new: int, method: str, corners: bool) -> NDArray[np.f
     """Returns the matrix (new, old) by which torch resizes one axis without antialiasing."""
     grid = np.arange(new)
     if method == "nearest":
-        return np.eye(old)[np.minimum((grid * (old / new)).astype(int), old - 1)]
+        return np.asarray(np.eye(old)[np.minimum((grid * (old / new)).astype(int), old - 1)])
     at = grid * ((old - 1) / max(new - 1, 1)) if corners else (grid + 0.5) * (old / new) - 0.5
     kernel, reach = (_cubic, 2) if "cubic" in method else (lambda d: np.maximum(1 - np.abs(d), 0), 1)
     matrix = np.zeros((new, old))

@@ -1,4 +1,4 @@
-"""The known differences between PyTorch and JAX: what differs, how the JAX side is fixed, and where it is documented."""
+"""The known differences between PyTorch and JAX: what differs, how the JAX side is fixed, where it is documented."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,7 +104,7 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "leaky-slope",
-        "Leaky ReLU: the slope for negative values differs; torch's is 0.01 by default, other libraries take 0.2 or 0.3.",
+        "Leaky ReLU: the slope for negative values differs; torch's is 0.01 here, the default of both.",
         "jax.nn.leaky_relu(x, negative_slope=0.01), or torch's negative_slope",
         _torch("nn.LeakyReLU"),
         _jax("jax.nn.leaky_relu"),
@@ -218,7 +218,7 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "round-half",
-        "Rounding: jnp.round takes halves to the even neighbour, as torch.round; the PyTorch model rounds them up here.",
+        "Rounding: the PyTorch model rounds halves up here, jnp.round (as torch.round) to the even neighbour.",
         "jnp.floor(x + 0.5)",
         _torch("round"),
         _jax("jax.numpy.round"),
@@ -312,14 +312,14 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "batch-norm-momentum",
-        "BatchNorm: torch's momentum is the part of the new value, Flax's the part of the old: 0.1 in torch is 0.9 in Flax.",
+        "BatchNorm: torch's momentum is the weight of the new value, Flax's that of the old: 0.1 there is 0.9 here.",
         "nnx.BatchNorm(..., momentum=0.9), that is 1 - torch's momentum",
         _torch("nn.BatchNorm2d"),
         NORMS,
     ),
     Cause(
         "batch-norm-running-variance",
-        "BatchNorm: torch's running variance takes in the unbiased variance, n / (n - 1) times the biased one that Flax takes.",
+        "BatchNorm: torch's running variance is of the unbiased variance, Flax's of the biased one, which is smaller.",
         "Multiply the new variance by n / (n - 1), or accept it: predictions differ by 1 / (2n).",
         _torch("nn.BatchNorm2d"),
         NORMS,
@@ -413,7 +413,7 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "avg-pool-padding",
-        "Average pooling: torch leaves the padding out of the mean here (count_include_pad=False), Flax counts it by default.",
+        "Average pooling: torch leaves the padding out of the mean here (count_include_pad=False), Flax counts it.",
         "nnx.avg_pool(..., count_include_pad=False)",
         _torch("nn.AvgPool2d"),
         POOLING,
@@ -485,7 +485,7 @@ CAUSES: Sequence[Cause] = (
     # Attention
     Cause(
         "attention-float32",
-        "Attention: jax.nn.dot_product_attention, and so nnx.MultiHeadAttention, computes in float32 even in a float64 model.",
+        "Attention: jax.nn.dot_product_attention, and so nnx's, computes in float32 even in a float64 model.",
         "Write the products and the softmax with jnp.einsum, or compare in float32.",
         SDPA,
         JAX_ATTENTION,
@@ -549,7 +549,7 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "mask-value-finite",
-        "Mask: torch fills hidden scores with the lowest finite value, JAX with -inf: rows that are hidden altogether are NaN.",
+        "Mask: torch fills hidden scores with the lowest finite value, JAX with -inf, and hidden rows are NaN.",
         "jnp.where(mask, scores, jnp.finfo(scores.dtype).min)",
         SDPA,
         JAX_ATTENTION,
