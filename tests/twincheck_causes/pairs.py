@@ -568,9 +568,9 @@ NORM_PAIRS = (
     ),
     words(
         "fast-variance",
-        lambda net, x: net.layer(x + 100),
-        lambda net, x: net.layer(x + 100),
-        lambda net, x: net.layer(x + 100),
+        lambda net, x: net.layer(x + 50),
+        lambda net, x: net.layer(x + 50),
+        lambda net, x: net.layer(x + 50),
         layers=layers(nn.LayerNorm, 8),
         right_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_fast_variance=False),
         wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5),
