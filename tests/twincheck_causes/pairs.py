@@ -104,7 +104,10 @@ def dense(
 
     return Pair(
         cause,
-        lambda: (TorchNet(nn.Linear(shape[-1], 8), place, nn.Linear(width, 4), **layers()), (normal(*shape, scale=scale),)),
+        lambda: (
+            TorchNet(nn.Linear(shape[-1], 8), place, nn.Linear(width, 4), **layers()),
+            (normal(*shape, scale=scale),),
+        ),
         lambda: jax_net(right, right_layers),
         lambda: jax_net(wrong, right_layers if wrong_layers is None else wrong_layers),
     )
@@ -176,7 +179,10 @@ def flax_layers(kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Layers:
 
 def elementwise(cause: str, torch_function: Place, right: Place, wrong: Place) -> Pair:
     return dense(
-        cause, lambda net, x: torch_function(x), lambda net, x: right(x), lambda net, x: net.act(x),
+        cause,
+        lambda net, x: torch_function(x),
+        lambda net, x: right(x),
+        lambda net, x: net.act(x),
         wrong_layers=lambda: {"act": wrong},
     )
 
@@ -311,7 +317,11 @@ class UnbiasedNorm(nn.Module):
 
     def __init__(self, size: int, unbiased: bool) -> None:
         super().__init__()
-        self.weight, self.bias, self.unbiased = nn.Parameter(torch.ones(size)), nn.Parameter(torch.zeros(size)), unbiased
+        self.weight, self.bias, self.unbiased = (
+            nn.Parameter(torch.ones(size)),
+            nn.Parameter(torch.zeros(size)),
+            unbiased,
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spread = x.std(-1, keepdim=True, unbiased=self.unbiased) + 1e-3
@@ -374,7 +384,10 @@ def corner_matrix(old: int, new: int) -> np.ndarray:
 
 def conv(cause: str, torch_conv: dict[str, Any], right: dict[str, Any], wrong: dict[str, Any], kernel: int = 3) -> Pair:
     return image(
-        cause, layer, layer, layer,
+        cause,
+        layer,
+        layer,
+        layer,
         layers=layers(nn.Conv2d, 4, 4, kernel, **torch_conv),
         right_layers=flax_layers(nnx.Conv, 4, 4, (kernel, kernel), **right),
         wrong_layers=flax_layers(nnx.Conv, 4, 4, (kernel, kernel), **wrong),
@@ -397,8 +410,10 @@ def norm(cause: str, torch_norm: Layers, right: Layers, wrong: Layers, tiny: boo
 
 def epsilon(cause: str, eps: float, wrong: float) -> Pair:
     return norm(
-        cause, layers(nn.LayerNorm, 8, eps=eps),
-        flax_layers(nnx.LayerNorm, 8, epsilon=eps), flax_layers(nnx.LayerNorm, 8, epsilon=wrong),
+        cause,
+        layers(nn.LayerNorm, 8, eps=eps),
+        flax_layers(nnx.LayerNorm, 8, epsilon=eps),
+        flax_layers(nnx.LayerNorm, 8, epsilon=wrong),
     )
 
 
@@ -440,18 +455,34 @@ def flax_linear(**kwargs: Any) -> Layers:
 
 
 def same_layer(cause: str, wrong: dict[str, Any]) -> Pair:
-    return dense(cause, layer, layer, layer, layers=LINEAR8, right_layers=flax_linear(), wrong_layers=flax_linear(**wrong))
+    return dense(
+        cause, layer, layer, layer, layers=LINEAR8, right_layers=flax_linear(), wrong_layers=flax_linear(**wrong)
+    )
 
 
 ACTIVATION_PAIRS = (
     elementwise("gelu-tanh", F.gelu, lambda x: gelu(x, approximate=False), gelu),
-    dense("gelu-erf", lambda net, x: F.gelu(x, approximate="tanh"), lambda net, x: nnx.gelu(x),
-          lambda net, x: nnx.gelu(x, approximate=False)),
-    dense("gelu-quick", lambda net, x: x * torch.sigmoid(1.702 * x), lambda net, x: x * jax.nn.sigmoid(1.702 * x),
-          lambda net, x: jax.nn.gelu(x)),
-    dense("leaky-slope", lambda net, x: F.leaky_relu(x), lambda net, x: jax.nn.leaky_relu(x),
-          lambda net, x: jax.nn.leaky_relu(x, 0.3)),
-    elementwise("leaky-slope-0.2", lambda x: F.leaky_relu(x, 0.2), lambda x: jax.nn.leaky_relu(x, 0.2), jax.nn.leaky_relu),
+    dense(
+        "gelu-erf",
+        lambda net, x: F.gelu(x, approximate="tanh"),
+        lambda net, x: nnx.gelu(x),
+        lambda net, x: nnx.gelu(x, approximate=False),
+    ),
+    dense(
+        "gelu-quick",
+        lambda net, x: x * torch.sigmoid(1.702 * x),
+        lambda net, x: x * jax.nn.sigmoid(1.702 * x),
+        lambda net, x: jax.nn.gelu(x),
+    ),
+    dense(
+        "leaky-slope",
+        lambda net, x: F.leaky_relu(x),
+        lambda net, x: jax.nn.leaky_relu(x),
+        lambda net, x: jax.nn.leaky_relu(x, 0.3),
+    ),
+    elementwise(
+        "leaky-slope-0.2", lambda x: F.leaky_relu(x, 0.2), lambda x: jax.nn.leaky_relu(x, 0.2), jax.nn.leaky_relu
+    ),
     elementwise("activation-relu", F.relu, jax.nn.relu, functools.partial(jax.nn.gelu, approximate=True)),
     elementwise("activation-gelu", F.gelu, lambda x: jax.nn.gelu(x, approximate=False), jax.nn.relu),
     elementwise("activation-silu", F.silu, jax.nn.silu, gelu),
@@ -464,122 +495,296 @@ ACTIVATION_PAIRS = (
     elementwise("activation-tanh", F.tanh, jnp.tanh, jax.nn.sigmoid),
     elementwise("activation-hard-swish", F.hardswish, jax.nn.hard_swish, jax.nn.silu),
     elementwise("activation-hard-sigmoid", F.hardsigmoid, jax.nn.hard_sigmoid, jax.nn.sigmoid),
-    elementwise("activation-relu6", lambda x: F.relu6(x * 9), lambda x: jax.nn.relu6(x * 9),
-                lambda x: jax.nn.relu(x * 9)),
+    elementwise(
+        "activation-relu6", lambda x: F.relu6(x * 9), lambda x: jax.nn.relu6(x * 9), lambda x: jax.nn.relu(x * 9)
+    ),
     elementwise("activation-extra", lambda x: x, lambda x: x, jax.nn.relu),
 )
 SOFTMAX_PAIRS = (
-    dense("softmax-float32", lambda net, x: x.half().float().softmax(-1).half().float(),
-          lambda net, x: in_half(x, True), lambda net, x: in_half(x, False)),
-    dense("softmax-axis", lambda net, x: x.softmax(1), lambda net, x: jax.nn.softmax(x, axis=1),
-          lambda net, x: jax.nn.softmax(x), shape=(3, 5, 8)),
-    dense("softmax-last-axis", lambda net, x: x.softmax(-1), lambda net, x: jax.nn.softmax(x),
-          lambda net, x: jax.nn.softmax(x, axis=1), shape=(3, 5, 8)),
+    dense(
+        "softmax-float32",
+        lambda net, x: x.half().float().softmax(-1).half().float(),
+        lambda net, x: in_half(x, True),
+        lambda net, x: in_half(x, False),
+    ),
+    dense(
+        "softmax-axis",
+        lambda net, x: x.softmax(1),
+        lambda net, x: jax.nn.softmax(x, axis=1),
+        lambda net, x: jax.nn.softmax(x),
+        shape=(3, 5, 8),
+    ),
+    dense(
+        "softmax-last-axis",
+        lambda net, x: x.softmax(-1),
+        lambda net, x: jax.nn.softmax(x),
+        lambda net, x: jax.nn.softmax(x, axis=1),
+        shape=(3, 5, 8),
+    ),
     elementwise("softmax-log", lambda x: x.log_softmax(-1), jax.nn.log_softmax, jax.nn.softmax),
     elementwise("log-softmax", lambda x: x.softmax(-1), jax.nn.softmax, jax.nn.log_softmax),
     elementwise("softmax-extra", lambda x: x, lambda x: x, jax.nn.softmax),
-    dense("std-ddof", lambda net, x: x / x.std(-1, keepdim=True),
-          lambda net, x: x / jnp.std(x, -1, keepdims=True, ddof=1), lambda net, x: x / x.std(-1, keepdims=True)),
-    dense("std-biased", lambda net, x: x / x.var(-1, keepdim=True, unbiased=False),
-          lambda net, x: x / jnp.var(x, -1, keepdims=True), lambda net, x: x / jnp.var(x, -1, keepdims=True, ddof=1)),
-    words("round-half", lambda net, x: (torch.floor(x * 2) / 2 + 0.5).floor(),
-          lambda net, x: jnp.floor(jnp.floor(x * 2) / 2 + 0.5), lambda net, x: jnp.round(jnp.floor(x * 2) / 2)),
+    dense(
+        "std-ddof",
+        lambda net, x: x / x.std(-1, keepdim=True),
+        lambda net, x: x / jnp.std(x, -1, keepdims=True, ddof=1),
+        lambda net, x: x / x.std(-1, keepdims=True),
+    ),
+    dense(
+        "std-biased",
+        lambda net, x: x / x.var(-1, keepdim=True, unbiased=False),
+        lambda net, x: x / jnp.var(x, -1, keepdims=True),
+        lambda net, x: x / jnp.var(x, -1, keepdims=True, ddof=1),
+    ),
+    words(
+        "round-half",
+        lambda net, x: (torch.floor(x * 2) / 2 + 0.5).floor(),
+        lambda net, x: jnp.floor(jnp.floor(x * 2) / 2 + 0.5),
+        lambda net, x: jnp.round(jnp.floor(x * 2) / 2),
+    ),
 )
 NORM_PAIRS = (
     epsilon("norm-epsilon", 1e-5, 1e-6),
     epsilon("norm-epsilon-1e-6", 1e-6, 1e-5),
     epsilon("norm-epsilon-1e-12", 1e-12, 1e-6),
-    norm("norm-epsilon-1e-3", layers(nn.GroupNorm, 2, 8, eps=1e-3),
-         flax_layers(nnx.GroupNorm, 8, num_groups=2, epsilon=1e-3), flax_layers(nnx.GroupNorm, 8, num_groups=2)),
-    norm("norm-epsilon-outside-root", layers(UnbiasedNorm, 8, False), flax_layers(WrittenNorm, 8, 0),
-         flax_layers(nnx.LayerNorm, 8, epsilon=1e-3)),
-    norm("norm-unbiased", layers(UnbiasedNorm, 8, True), flax_layers(WrittenNorm, 8, 1),
-         flax_layers(nnx.LayerNorm, 8, epsilon=1e-3), tiny=False),
-    words("fast-variance", lambda net, x: net.layer(x + 100), lambda net, x: net.layer(x + 100),
-          lambda net, x: net.layer(x + 100), layers=layers(nn.LayerNorm, 8),
-          right_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_fast_variance=False),
-          wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5)),
-    norm("rms-norm-offset", layers(GemmaNorm, 8), flax_layers(WrittenGemmaNorm, 8), flax_layers(nnx.RMSNorm, 8), tiny=False),
-    image("batch-norm-mode", layer, layer, layer, layers=lambda: {"layer": nn.BatchNorm2d(4).eval()},
-          right_layers=flax_layers(nnx.BatchNorm, 4, use_running_average=True, momentum=0.9),
-          wrong_layers=flax_layers(nnx.BatchNorm, 4, use_running_average=False, momentum=0.9)),
+    norm(
+        "norm-epsilon-1e-3",
+        layers(nn.GroupNorm, 2, 8, eps=1e-3),
+        flax_layers(nnx.GroupNorm, 8, num_groups=2, epsilon=1e-3),
+        flax_layers(nnx.GroupNorm, 8, num_groups=2),
+    ),
+    norm(
+        "norm-epsilon-outside-root",
+        layers(UnbiasedNorm, 8, False),
+        flax_layers(WrittenNorm, 8, 0),
+        flax_layers(nnx.LayerNorm, 8, epsilon=1e-3),
+    ),
+    norm(
+        "norm-unbiased",
+        layers(UnbiasedNorm, 8, True),
+        flax_layers(WrittenNorm, 8, 1),
+        flax_layers(nnx.LayerNorm, 8, epsilon=1e-3),
+        tiny=False,
+    ),
+    words(
+        "fast-variance",
+        lambda net, x: net.layer(x + 50),
+        lambda net, x: net.layer(x + 50),
+        lambda net, x: net.layer(x + 50),
+        layers=layers(nn.LayerNorm, 8),
+        right_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_fast_variance=False),
+        wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5),
+    ),
+    norm(
+        "rms-norm-offset",
+        layers(GemmaNorm, 8),
+        flax_layers(WrittenGemmaNorm, 8),
+        flax_layers(nnx.RMSNorm, 8),
+        tiny=False,
+    ),
+    image(
+        "batch-norm-mode",
+        layer,
+        layer,
+        layer,
+        layers=lambda: {"layer": nn.BatchNorm2d(4).eval()},
+        right_layers=flax_layers(nnx.BatchNorm, 4, use_running_average=True, momentum=0.9),
+        wrong_layers=flax_layers(nnx.BatchNorm, 4, use_running_average=False, momentum=0.9),
+    ),
 )
 CONV_PAIRS = (
     conv("conv-padding", {"stride": 2, "padding": 1}, {"strides": 2, "padding": 1}, {"strides": 2}),
-    image("conv-padding-end", lambda net, x: net.layer(F.pad(x, (0, 1, 0, 1))), layer, layer,
-          layers=layers(nn.Conv2d, 4, 4, 3, stride=2),
-          right_layers=flax_layers(nnx.Conv, 4, 4, (3, 3), strides=2, padding=((0, 1), (0, 1))),
-          wrong_layers=flax_layers(nnx.Conv, 4, 4, (3, 3), strides=2, padding=1)),
-    image("conv-padding-causal", lambda net, x: net.layer(F.pad(x, (2, 0, 2, 0))), layer, layer,
-          layers=layers(nn.Conv2d, 4, 4, 3),
-          right_layers=flax_layers(nnx.Conv, 4, 4, (3, 3), padding=((2, 0), (2, 0))),
-          wrong_layers=flax_layers(nnx.Conv, 4, 4, (3, 3))),
+    image(
+        "conv-padding-end",
+        lambda net, x: net.layer(F.pad(x, (0, 1, 0, 1))),
+        layer,
+        layer,
+        layers=layers(nn.Conv2d, 4, 4, 3, stride=2),
+        right_layers=flax_layers(nnx.Conv, 4, 4, (3, 3), strides=2, padding=((0, 1), (0, 1))),
+        wrong_layers=flax_layers(nnx.Conv, 4, 4, (3, 3), strides=2, padding=1),
+    ),
+    image(
+        "conv-padding-causal",
+        lambda net, x: net.layer(F.pad(x, (2, 0, 2, 0))),
+        layer,
+        layer,
+        layers=layers(nn.Conv2d, 4, 4, 3),
+        right_layers=flax_layers(nnx.Conv, 4, 4, (3, 3), padding=((2, 0), (2, 0))),
+        wrong_layers=flax_layers(nnx.Conv, 4, 4, (3, 3)),
+    ),
     conv("conv-padding-none", {}, {"padding": "VALID"}, {}),
-    dense("conv-kernel-flip", lambda net, x: F.conv1d(x[:, None], torch.tensor([[FILTER]]), padding=1)[:, 0],
-          lambda net, x: filtered(x, jnp.asarray(FILTER[::-1], x.dtype)), lambda net, x: filtered(x, jnp.asarray(FILTER, x.dtype))),
-    image("conv-transpose-padding", layer, layer, layer,
-          layers=layers(nn.ConvTranspose2d, 4, 4, 3, stride=2, padding=1, output_padding=1),
-          right_layers=flax_layers(nnx.ConvTranspose, 4, 4, (3, 3), strides=(2, 2), padding=((1, 2), (1, 2))),
-          wrong_layers=flax_layers(nnx.ConvTranspose, 4, 4, (3, 3), strides=(2, 2))),
-    image("conv-transpose-flip", layer, layer, layer, layers=layers(nn.ConvTranspose2d, 4, 4, 2, stride=2),
-          right_layers=flax_layers(nnx.ConvTranspose, 4, 4, (2, 2), strides=(2, 2), padding="VALID"),
-          wrong_layers=flax_layers(Unflipped, 4, 4, (2, 2), strides=(2, 2), padding="VALID")),
-    image("avg-pool-padding", lambda net, x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
-          pool("avg_pool", padding=((1, 1), (1, 1)), count_include_pad=False), pool("avg_pool", padding=((1, 1), (1, 1)))),
-    image("avg-pool-padding-counted", lambda net, x: F.avg_pool2d(x, 3, 2, 1),
-          pool("avg_pool", padding=((1, 1), (1, 1))), pool("avg_pool", padding=((1, 1), (1, 1)), count_include_pad=False)),
-    image("pool-padding", lambda net, x: F.max_pool2d(x, 3, 2, 1),
-          pool("max_pool", padding=((1, 1), (1, 1))), pool("max_pool", padding="SAME")),
-    image("pool-padding-none", lambda net, x: F.max_pool2d(x, 3, 2), pool("max_pool"), pool("max_pool", padding="SAME")),
-    image("resize-antialias", lambda net, x: F.interpolate(x, (5, 5), mode="bilinear"),
-          resized("bilinear", 5, antialias=False), resized("bilinear", 5)),
-    image("resize-corners", lambda net, x: F.interpolate(x, (15, 15), mode="bilinear", align_corners=True),
-          weighted(corner_matrix(8, 15)), resized("bilinear", 15)),
-    image("resize-bicubic", lambda net, x: F.interpolate(x, (13, 13), mode="bicubic"),
-          resized("cubic-pytorch", 13, antialias=False), resized("bicubic", 13)),
-    image("resize-nearest", lambda net, x: F.interpolate(x, (5, 5)),
-          lambda net, x: x[:, np.arange(5) * 8 // 5][:, :, np.arange(5) * 8 // 5], resized("nearest", 5)),
+    dense(
+        "conv-kernel-flip",
+        lambda net, x: F.conv1d(x[:, None], torch.tensor([[FILTER]]), padding=1)[:, 0],
+        lambda net, x: filtered(x, jnp.asarray(FILTER[::-1], x.dtype)),
+        lambda net, x: filtered(x, jnp.asarray(FILTER, x.dtype)),
+    ),
+    image(
+        "conv-transpose-padding",
+        layer,
+        layer,
+        layer,
+        layers=layers(nn.ConvTranspose2d, 4, 4, 3, stride=2, padding=1, output_padding=1),
+        right_layers=flax_layers(nnx.ConvTranspose, 4, 4, (3, 3), strides=(2, 2), padding=((1, 2), (1, 2))),
+        wrong_layers=flax_layers(nnx.ConvTranspose, 4, 4, (3, 3), strides=(2, 2)),
+    ),
+    image(
+        "conv-transpose-flip",
+        layer,
+        layer,
+        layer,
+        layers=layers(nn.ConvTranspose2d, 4, 4, 2, stride=2),
+        right_layers=flax_layers(nnx.ConvTranspose, 4, 4, (2, 2), strides=(2, 2), padding="VALID"),
+        wrong_layers=flax_layers(Unflipped, 4, 4, (2, 2), strides=(2, 2), padding="VALID"),
+    ),
+    image(
+        "avg-pool-padding",
+        lambda net, x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+        pool("avg_pool", padding=((1, 1), (1, 1)), count_include_pad=False),
+        pool("avg_pool", padding=((1, 1), (1, 1))),
+    ),
+    image(
+        "avg-pool-padding-counted",
+        lambda net, x: F.avg_pool2d(x, 3, 2, 1),
+        pool("avg_pool", padding=((1, 1), (1, 1))),
+        pool("avg_pool", padding=((1, 1), (1, 1)), count_include_pad=False),
+    ),
+    image(
+        "pool-padding",
+        lambda net, x: F.max_pool2d(x, 3, 2, 1),
+        pool("max_pool", padding=((1, 1), (1, 1))),
+        pool("max_pool", padding="SAME"),
+    ),
+    image(
+        "pool-padding-none", lambda net, x: F.max_pool2d(x, 3, 2), pool("max_pool"), pool("max_pool", padding="SAME")
+    ),
+    image(
+        "resize-antialias",
+        lambda net, x: F.interpolate(x, (5, 5), mode="bilinear"),
+        resized("bilinear", 5, antialias=False),
+        resized("bilinear", 5),
+    ),
+    image(
+        "resize-corners",
+        lambda net, x: F.interpolate(x, (15, 15), mode="bilinear", align_corners=True),
+        weighted(corner_matrix(8, 15)),
+        resized("bilinear", 15),
+    ),
+    image(
+        "resize-bicubic",
+        lambda net, x: F.interpolate(x, (13, 13), mode="bicubic"),
+        resized("cubic-pytorch", 13, antialias=False),
+        resized("bicubic", 13),
+    ),
+    image(
+        "resize-nearest",
+        lambda net, x: F.interpolate(x, (5, 5)),
+        lambda net, x: x[:, np.arange(5) * 8 // 5][:, :, np.arange(5) * 8 // 5],
+        resized("nearest", 5),
+    ),
 )
 ATTENTION_PAIRS = (
     replace(
-        words("attention-float32", lambda net, x: torch_attention(x), lambda net, x: written_attention(x, 0.5),
-              lambda net, x: jax_attention(x)),
+        words(
+            "attention-float32",
+            lambda net, x: torch_attention(x),
+            lambda net, x: written_attention(x, 0.5),
+            lambda net, x: jax_attention(x),
+        ),
         float64=True,
     ),
-    words("attention-unscaled", lambda net, x: torch_attention(x, scale=1.0), lambda net, x: jax_attention(x, scale=1.0),
-          lambda net, x: nnx.dot_product_attention(*jax_heads(x)).reshape(x.shape)),
-    words("attention-scale", lambda net, x: torch_attention(x), lambda net, x: written_attention(x, 0.5),
-          lambda net, x: written_attention(x, 1.0)),
-    words("attention-other-scale", lambda net, x: torch_attention(x), lambda net, x: jax_attention(x),
-          lambda net, x: jax_attention(x, scale=8**-0.5)),
-    words("attention-causal", lambda net, x: torch_attention(x, is_causal=True),
-          lambda net, x: jax_attention(x, is_causal=True), lambda net, x: written_attention(x, 0.5)),
-    words("attention-not-causal", lambda net, x: torch_attention(x), lambda net, x: jax_attention(x),
-          lambda net, x: jax_attention(x, is_causal=True)),
-    words("mask-polarity", lambda net, x: torch_attention(x, attn_mask=torch.tensor(KEPT)),
-          lambda net, x: jax_attention(x, mask=jnp.asarray(KEPT)),
-          lambda net, x: written_attention(x, 0.5, ~jnp.asarray(KEPT), -1e9)),
-    words("mask-value", torch_added_mask,
-          lambda net, x: jax_attention(x, bias=jnp.where(jnp.asarray(ROW_HIDDEN), 0.0, -1e4).astype(x.dtype)),
-          lambda net, x: written_attention(x, 0.5, jnp.asarray(ROW_HIDDEN), -1e9)),
-    words("mask-value-finite", torch_filled_mask,
-          lambda net, x: written_attention(x, 0.5, jnp.asarray(ROW_HIDDEN), jnp.finfo(x.dtype).min),
-          lambda net, x: written_attention(x, 0.5, jnp.asarray(ROW_HIDDEN), -jnp.inf)),
-    words("heads-tiled", lambda net, x: torch_grouped(x, True), lambda net, x: jax_grouped(x, True),
-          lambda net, x: jax_grouped(x, False)),
-    words("heads-repeated", lambda net, x: torch_grouped(x, False), lambda net, x: jax_grouped(x, False),
-          lambda net, x: jax_grouped(x, True)),
-    words("rotary-interleaved", lambda net, x: torch_rotate_pairs(x), lambda net, x: apply_rotary_pairs(x),
-          lambda net, x: apply_rotary(x)),
-    words("rotary-halves", lambda net, x: torch_rotate_halves(x), lambda net, x: apply_rotary(x),
-          lambda net, x: apply_rotary_pairs(x)),
-    words("rotary-bfloat16", lambda net, x: torch_rotate_halves(x), lambda net, x: apply_rotary(x),
-          lambda net, x: rotary_in_bfloat16(x)),
-    dense("dropout-on", layer, layer, layer, layers=lambda: {"layer": nn.Dropout(0.5).eval()},
-          right_layers=flax_layers(nnx.Dropout, 0.5, deterministic=True), wrong_layers=flax_layers(nnx.Dropout, 0.5)),
+    words(
+        "attention-unscaled",
+        lambda net, x: torch_attention(x, scale=1.0),
+        lambda net, x: jax_attention(x, scale=1.0),
+        lambda net, x: nnx.dot_product_attention(*jax_heads(x)).reshape(x.shape),
+    ),
+    words(
+        "attention-scale",
+        lambda net, x: torch_attention(x),
+        lambda net, x: written_attention(x, 0.5),
+        lambda net, x: written_attention(x, 1.0),
+    ),
+    words(
+        "attention-other-scale",
+        lambda net, x: torch_attention(x),
+        lambda net, x: jax_attention(x),
+        lambda net, x: jax_attention(x, scale=8**-0.5),
+    ),
+    words(
+        "attention-causal",
+        lambda net, x: torch_attention(x, is_causal=True),
+        lambda net, x: jax_attention(x, is_causal=True),
+        lambda net, x: written_attention(x, 0.5),
+    ),
+    words(
+        "attention-not-causal",
+        lambda net, x: torch_attention(x),
+        lambda net, x: jax_attention(x),
+        lambda net, x: jax_attention(x, is_causal=True),
+    ),
+    words(
+        "mask-polarity",
+        lambda net, x: torch_attention(x, attn_mask=torch.tensor(KEPT)),
+        lambda net, x: jax_attention(x, mask=jnp.asarray(KEPT)),
+        lambda net, x: written_attention(x, 0.5, ~jnp.asarray(KEPT), -1e9),
+    ),
+    words(
+        "mask-value",
+        torch_added_mask,
+        lambda net, x: jax_attention(x, bias=jnp.where(jnp.asarray(ROW_HIDDEN), 0.0, -1e4).astype(x.dtype)),
+        lambda net, x: written_attention(x, 0.5, jnp.asarray(ROW_HIDDEN), -1e9),
+    ),
+    words(
+        "mask-value-finite",
+        torch_filled_mask,
+        lambda net, x: written_attention(x, 0.5, jnp.asarray(ROW_HIDDEN), jnp.finfo(x.dtype).min),
+        lambda net, x: written_attention(x, 0.5, jnp.asarray(ROW_HIDDEN), -jnp.inf),
+    ),
+    words(
+        "heads-tiled",
+        lambda net, x: torch_grouped(x, True),
+        lambda net, x: jax_grouped(x, True),
+        lambda net, x: jax_grouped(x, False),
+    ),
+    words(
+        "heads-repeated",
+        lambda net, x: torch_grouped(x, False),
+        lambda net, x: jax_grouped(x, False),
+        lambda net, x: jax_grouped(x, True),
+    ),
+    words(
+        "rotary-interleaved",
+        lambda net, x: torch_rotate_pairs(x),
+        lambda net, x: apply_rotary_pairs(x),
+        lambda net, x: apply_rotary(x),
+    ),
+    words(
+        "rotary-halves",
+        lambda net, x: torch_rotate_halves(x),
+        lambda net, x: apply_rotary(x),
+        lambda net, x: apply_rotary_pairs(x),
+    ),
+    words(
+        "rotary-bfloat16",
+        lambda net, x: torch_rotate_halves(x),
+        lambda net, x: apply_rotary(x),
+        lambda net, x: rotary_in_bfloat16(x),
+    ),
+    dense(
+        "dropout-on",
+        layer,
+        layer,
+        layer,
+        layers=lambda: {"layer": nn.Dropout(0.5).eval()},
+        right_layers=flax_layers(nnx.Dropout, 0.5, deterministic=True),
+        wrong_layers=flax_layers(nnx.Dropout, 0.5),
+    ),
 )
 OTHER_PAIRS = (
-    dense("gru-gate-order", torch_three_gates, jax_three_gates, functools.partial(jax_three_gates, swapped=True), width=4),
+    dense(
+        "gru-gate-order", torch_three_gates, jax_three_gates, functools.partial(jax_three_gates, swapped=True), width=4
+    ),
     dense("lstm-gate-order", torch_gates, jax_gates, functools.partial(jax_gates, order=(0, 2, 1, 3)), width=6),
     same_layer("layers-bfloat16", {"dtype": jnp.bfloat16}),
     dense("label-smoothing", torch_loss, jax_loss(True), jax_loss(False)),
@@ -591,23 +796,48 @@ HYPOTHESIS_PAIRS = (*ACTIVATION_PAIRS, *SOFTMAX_PAIRS, *NORM_PAIRS, *CONV_PAIRS,
 # Pairs that differ in a setting alone.
 
 MOMENTUM_PAIR = image(
-    "batch-norm-momentum", layer, layer, layer, layers=layers(nn.BatchNorm2d, 4),
-    right_layers=flax_layers(nnx.BatchNorm, 4, momentum=0.9), wrong_layers=flax_layers(nnx.BatchNorm, 4, momentum=0.1),
+    "batch-norm-momentum",
+    layer,
+    layer,
+    layer,
+    layers=layers(nn.BatchNorm2d, 4),
+    right_layers=flax_layers(nnx.BatchNorm, 4, momentum=0.9),
+    wrong_layers=flax_layers(nnx.BatchNorm, 4, momentum=0.1),
 )
 SETTING_PAIRS = (
-    *(pair for pair in HYPOTHESIS_PAIRS if pair.cause in ("norm-epsilon", "conv-padding-none", "conv-transpose-padding")),
+    *(pair for pair in HYPOTHESIS_PAIRS if pair.cause in ("norm-epsilon", "conv-transpose-padding")),
+    *(replace(pair, cause="conv-padding") for pair in CONV_PAIRS if pair.cause == "conv-padding-none"),
     MOMENTUM_PAIR,
-    norm("norm-groups", layers(nn.GroupNorm, 2, 8), flax_layers(nnx.GroupNorm, 8, num_groups=2, epsilon=1e-5),
-         flax_layers(nnx.GroupNorm, 8, num_groups=4, epsilon=1e-5), tiny=False),
-    words("norm-axes", layer, layer, layer, layers=layers(nn.LayerNorm, (5, 8), elementwise_affine=False),
-          right_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, reduction_axes=(-2, -1), use_bias=False, use_scale=False),
-          wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_bias=False, use_scale=False)),
+    norm(
+        "norm-groups",
+        layers(nn.GroupNorm, 2, 8),
+        flax_layers(nnx.GroupNorm, 8, num_groups=2, epsilon=1e-5),
+        flax_layers(nnx.GroupNorm, 8, num_groups=4, epsilon=1e-5),
+        tiny=False,
+    ),
+    words(
+        "norm-axes",
+        layer,
+        layer,
+        layer,
+        layers=layers(nn.LayerNorm, (5, 8), elementwise_affine=False),
+        right_layers=flax_layers(
+            nnx.LayerNorm, 8, epsilon=1e-5, reduction_axes=(-2, -1), use_bias=False, use_scale=False
+        ),
+        wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_bias=False, use_scale=False),
+    ),
     conv("conv-strides", {"stride": 2, "padding": 1}, {"strides": 2, "padding": 1}, {"strides": (1, 1), "padding": 1}),
     conv("conv-dilation", {"dilation": 2, "padding": 2}, {"kernel_dilation": 2}, {"padding": 2}),
     conv("conv-groups", {"groups": 2, "padding": 1}, {"feature_group_count": 2}, {"padding": 1}),
     conv("conv-padding", {"padding": 2}, {"padding": 2}, {"padding": ((2, 1), (2, 1))}),
     conv("conv-padding", {"padding": 1, "padding_mode": "circular"}, {"padding": "CIRCULAR"}, {"padding": "SAME"}),
-    dense("dropout-rate", layer, layer, layer, layers=lambda: {"layer": nn.Dropout(0.1).eval()},
-          right_layers=flax_layers(nnx.Dropout, 0.1, deterministic=True),
-          wrong_layers=flax_layers(nnx.Dropout, 0.2, deterministic=True)),
+    dense(
+        "dropout-rate",
+        layer,
+        layer,
+        layer,
+        layers=lambda: {"layer": nn.Dropout(0.1).eval()},
+        right_layers=flax_layers(nnx.Dropout, 0.1, deterministic=True),
+        wrong_layers=flax_layers(nnx.Dropout, 0.2, deterministic=True),
+    ),
 )

@@ -56,22 +56,36 @@ PAIRS = (
     plain("channels-permuted", same, same, lambda x: x[:, [3, 0, 1, 2, 4, 7, 5, 6]]),
     plain("shifted", same, same, lambda x: jnp.roll(x, 1, 0)),
     image("shifted", lambda net, x: x, lambda net, x: x, lambda net, x: jnp.roll(x, 1, 1)),
-    image("padding-border", lambda net, x: net.layer(F.pad(x, (1,) * 4, mode="reflect")), layer, layer,
-          layers=layers(nn.Conv2d, 4, 4, 3), right_layers=flax(nnx.Conv, 4, 4, (3, 3), padding="REFLECT"),
-          wrong_layers=flax(nnx.Conv, 4, 4, (3, 3))),
+    image(
+        "padding-border",
+        lambda net, x: net.layer(F.pad(x, (1,) * 4, mode="reflect")),
+        layer,
+        layer,
+        layers=layers(nn.Conv2d, 4, 4, 3),
+        right_layers=flax(nnx.Conv, 4, 4, (3, 3), padding="REFLECT"),
+        wrong_layers=flax(nnx.Conv, 4, 4, (3, 3)),
+    ),
     plain("constant-offset", same, same, lambda x: x + 1),
     plain("bias-left-out", same, same, lambda x: x - jnp.arange(8.0, dtype=x.dtype)[None]),
-    plain("norm-epsilon-place", lambda x: x / (x.std(-1, keepdim=True, unbiased=False) + 0.1),
-          lambda x: x / (x.std(-1, keepdims=True) + 0.1), lambda x: x / jnp.sqrt(x.var(-1, keepdims=True) + 0.1)),
+    plain(
+        "norm-epsilon-place",
+        lambda x: x / (x.std(-1, keepdim=True, unbiased=False) + 0.1),
+        lambda x: x / (x.std(-1, keepdims=True) + 0.1),
+        lambda x: x / jnp.sqrt(x.var(-1, keepdims=True) + 0.1),
+    ),
     plain("low-precision", same, same, lambda x: x.astype(jnp.bfloat16).astype(x.dtype)),
     residual("residual-left-out", lambda net, x: x + net.layer(x), lambda net, x: net.layer(x)),
     residual("residual-doubled", lambda net, x: net.layer(x), lambda net, x: x + net.layer(x)),
     words("pooling", lambda net, x: x[:, 0], lambda net, x: x[:, 0], lambda net, x: x[:, -1]),
     words("pooling", lambda net, x: x.mean(1), lambda net, x: x.mean(1), lambda net, x: x[:, 0]),
-    words("masked-rows",
-          lambda net, x: torch_attention(x, attn_mask=torch.tensor(KEPT)),
-          lambda net, x: written_attention(x, 0.5, jnp.asarray(KEPT), -1e9),
-          lambda net, x: written_attention(x, 0.5, jnp.asarray(KEPT & np.array([1, 1, 0], bool)[:, None, None, None]), -jnp.inf)),
+    words(
+        "masked-rows",
+        lambda net, x: torch_attention(x, attn_mask=torch.tensor(KEPT)),
+        lambda net, x: written_attention(x, 0.5, jnp.asarray(KEPT), -1e9),
+        lambda net, x: written_attention(
+            x, 0.5, jnp.asarray(KEPT & np.array([1, 1, 0], bool)[:, None, None, None]), -jnp.inf
+        ),
+    ),
 )
 
 
@@ -150,7 +164,11 @@ def test_few_or_constant_values_are_not_recognised() -> None:
 
 def test_every_evidence_has_a_cause_and_a_test() -> None:
     tested = {pair.cause for pair in PAIRS} | {
-        "nhwc-flatten", "padding-index", "token-types", "residual-norm", "clip-epsilon"
+        "nhwc-flatten",
+        "padding-index",
+        "token-types",
+        "residual-norm",
+        "clip-epsilon",
     }
     assert {evidence.cause for evidence in EVIDENCE} == tested
     assert tested <= set(BY_NAME)

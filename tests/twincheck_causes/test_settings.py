@@ -36,7 +36,14 @@ def test_a_planted_setting_is_found(pair: Pair) -> None:
     assert {mismatch.cause for mismatch in mismatches(pair, pair.wrong())} == {pair.cause}
 
 
-@pytest.mark.parametrize("pair", (*SETTING_PAIRS, *HYPOTHESIS_PAIRS), ids=lambda pair: pair.cause)
+RIGHT_PAIRS = [
+    pair
+    for pair in (*SETTING_PAIRS, *HYPOTHESIS_PAIRS)
+    if pair.cause not in ("conv-padding-end", "conv-padding-causal")  # torch pads before the layer
+]
+
+
+@pytest.mark.parametrize("pair", RIGHT_PAIRS, ids=lambda pair: pair.cause)
 def test_nothing_is_found_in_a_right_pair(pair: Pair) -> None:
     assert mismatches(pair, pair.right()) == []
 
@@ -91,14 +98,11 @@ OPTIMIZERS: dict[str, tuple[Optimizer, optax.GradientTransformation, optax.Gradi
         optax.adamw(1e-2, weight_decay=0.1),
     ),
     "adam-epsilon": (lambda p: torch.optim.Adam(p, 1e-2, eps=1e-3), optax.adam(1e-2, eps=1e-3), optax.adam(1e-2)),
-    "adam-epsilon-root": (
-        lambda p: torch.optim.Adam(p, 1e-2), optax.adam(1e-2), optax.adam(1e-2, eps_root=1e-3)
-    ),
+    "adam-epsilon-root": (lambda p: torch.optim.Adam(p, 1e-2), optax.adam(1e-2), optax.adam(1e-2, eps_root=1e-3)),
     "adam-betas": (
-        lambda p: torch.optim.Adam(p, 1e-2, betas=(0.8, 0.99)), optax.adam(1e-2, b1=0.8, b2=0.99), optax.adam(1e-2, b1=0.8)
-    ),
-    "amsgrad": (
-        lambda p: torch.optim.Adam(p, 1e-2, amsgrad=True), optax.amsgrad(1e-2), optax.adam(1e-2)
+        lambda p: torch.optim.Adam(p, 1e-2, betas=(0.8, 0.99)),
+        optax.adam(1e-2, b1=0.8, b2=0.99),
+        optax.adam(1e-2, b1=0.8),
     ),
     "rmsprop-decay": (
         lambda p: torch.optim.RMSprop(p, 1e-2),
@@ -116,9 +120,9 @@ OPTIMIZERS: dict[str, tuple[Optimizer, optax.GradientTransformation, optax.Gradi
         optax.sgd(1e-2, momentum=0.9),
     ),
     "adagrad-accumulator": (
-        lambda p: torch.optim.Adagrad(p, 1e-2, eps=1e-7),
-        optax.adagrad(1e-2, initial_accumulator_value=0.0),
-        optax.adagrad(1e-2),
+        lambda p: torch.optim.Adagrad(p, 1e-2),
+        optax.adagrad(1e-2, initial_accumulator_value=0.0, eps=1e-20),
+        optax.adagrad(1e-2, eps=1e-20),
     ),
     "learning-rate": (lambda p: torch.optim.SGD(p, 1e-2), optax.sgd(1e-2), optax.sgd(2e-2)),
 }
@@ -161,10 +165,18 @@ def test_optimizers(cause: str) -> None:
     [
         ("nadam-momentum-decay", torch.optim.NAdam, optax.nadam(2e-3)),
         ("adagrad-epsilon", torch.optim.Adagrad, optax.adagrad(1e-2, initial_accumulator_value=0.0)),
-        ("adagrad-lr-decay", lambda p: torch.optim.Adagrad(p, eps=1e-7, lr_decay=0.1),
-         optax.adagrad(1e-2, initial_accumulator_value=0.0)),
+        (
+            "adagrad-lr-decay",
+            lambda p: torch.optim.Adagrad(p, lr_decay=0.1),
+            optax.adagrad(1e-2, initial_accumulator_value=0.0, eps=1e-20),
+        ),
+        ("amsgrad", lambda p: torch.optim.Adam(p, amsgrad=True), optax.amsgrad(1e-3)),
         ("adam-nesterov", torch.optim.Adam, optax.nadam(1e-3)),
-        ("sgd-dampening", lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, dampening=0.5), optax.sgd(1e-3, momentum=0.9)),
+        (
+            "sgd-dampening",
+            lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, dampening=0.5),
+            optax.sgd(1e-3, momentum=0.9),
+        ),
         ("maximize", lambda p: torch.optim.SGD(p, 1e-3, maximize=True), optax.sgd(1e-3)),
     ],
 )

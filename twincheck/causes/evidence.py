@@ -44,9 +44,8 @@ def recognise(ours: object, theirs: object, earlier: Sequence[object] = ()) -> s
         return None
     a, b = a.astype(np.float64), b.astype(np.float64)
     before = [np.asarray(e).astype(np.float64) for e in earlier]
-    if np.isfinite(a).all() and np.isfinite(b).all():
-        if np.ptp(b) == 0 or _distance(a, b) == 0:
-            return None
+    if np.isfinite(a).all() and np.isfinite(b).all() and (np.ptp(b) == 0 or _distance(a, b) == 0):
+        return None
     return next((evidence.cause for evidence in EVIDENCE if evidence.recognise(a, b, before)), None)
 
 
@@ -78,7 +77,11 @@ def _nan_rows(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     rows = np.isnan(ours) ^ np.isnan(theirs)
     kept = ~(np.isnan(ours) | np.isnan(theirs))
     whole = bool((rows.all(-1) == rows.any(-1)).all())
-    return bool(rows.any() and kept.any()) and whole and _distance(ours[kept], theirs[kept]) <= AGREES * np.abs(theirs[kept]).max()
+    return (
+        bool(rows.any() and kept.any())
+        and whole
+        and _distance(ours[kept], theirs[kept]) <= AGREES * np.abs(theirs[kept]).max()
+    )
 
 
 def _sign(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -109,7 +112,7 @@ def _rounded(kept_bits: int) -> Recognise:
 
     def to_nearest(values: Array) -> Array:
         mantissa, exponent = np.frexp(values)
-        return np.ldexp(np.round(np.ldexp(mantissa, kept_bits)), exponent - kept_bits)
+        return np.asarray(np.ldexp(np.round(np.ldexp(mantissa, kept_bits)), exponent - kept_bits))
 
     def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
         if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
@@ -121,7 +124,7 @@ def _rounded(kept_bits: int) -> Recognise:
 
 
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[float])(x)
+    return np.asarray(np.vectorize(math.erf, otypes=[float])(x))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -153,15 +156,17 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def _left_out(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     """Torch applies an activation to what the JAX side gives out as it is."""
-    return np.isfinite(ours).all() and any(_mends(f(ours), ours, theirs) for f in ACTIVATIONS.values())
+    return any(_mends(f(ours), ours, theirs) for f in ACTIVATIONS.values())
 
 
 def _doubled(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     """The JAX side applies an activation to what torch gives out as it is."""
-    return np.isfinite(theirs).all() and any(_applied(f, ours, theirs) for f in ACTIVATIONS.values())
+    return any(_applied(f, ours, theirs) for f in ACTIVATIONS.values())
 
 
 def _applied(function: Callable[[Array], Array], ours: Array, theirs: Array) -> bool:
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return False
     expected = function(theirs)
     apart = _distance(expected, ours)
     return apart <= AGREES * float(np.abs(ours).max()) and apart * MENDED <= _distance(theirs, ours)
@@ -217,9 +222,7 @@ def _flattened(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
 
 def _reversed(axes: Callable[[int], Sequence[int]]) -> Recognise:
     def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-        return any(
-            _mends(np.flip(ours, axis), ours, theirs) for axis in axes(ours.ndim) if ours.shape[axis] > 1
-        )
+        return any(_mends(np.flip(ours, axis), ours, theirs) for axis in axes(ours.ndim) if ours.shape[axis] > 1)
 
     return recognise
 
@@ -297,7 +300,11 @@ def _same_shape(ours: Array, earlier: Sequence[Array]) -> list[Array]:
 
 def _token_types(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     """An earlier array that is the same at all positions is missing from a sum."""
-    rows = [e for e in _same_shape(ours, earlier) if e.ndim > 1 and np.array_equal(e, np.broadcast_to(e[..., :1, :], e.shape))]
+    rows = [
+        e
+        for e in _same_shape(ours, earlier)
+        if e.ndim > 1 and np.array_equal(e, np.broadcast_to(e[..., :1, :], e.shape))
+    ]
     return any(_mends(ours + e, ours, theirs) for e in rows)
 
 
@@ -322,7 +329,7 @@ def _pooled(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
         ours_is, theirs_is = (
             [i for i, c in enumerate(choices) if _distance(c, a) <= AGREES * np.abs(a).max()] for a in (ours, theirs)
         )
-        if ours_is and theirs_is:
+        if ours_is and theirs_is and not set(ours_is) & set(theirs_is):
             return True
     return False
 
@@ -346,7 +353,12 @@ EVIDENCE: Sequence[Evidence] = (
     Evidence("residual-norm", _other_residual),
     Evidence("sign", _sign),
     Evidence("embedding-scale", _scaled(lambda factor, shape: _either(factor, shape[-1] ** 0.5))),
-    Evidence("std-ddof", _scaled(lambda f, shape: any(_either(f, (n / (n - 1)) ** 0.5) or _either(f, n / (n - 1)) for n in _counts(shape)))),
+    Evidence(
+        "std-ddof",
+        _scaled(
+            lambda f, shape: any(_either(f, (n / (n - 1)) ** 0.5) or _either(f, n / (n - 1)) for n in _counts(shape))
+        ),
+    ),
     Evidence("loss-reduction", _scaled(lambda f, shape: any(_either(f, n) for n in _counts(shape)))),
     Evidence("clip-epsilon", _scaled(lambda factor, shape: 0 < abs(factor - 1) < 1e-3)),
     Evidence("constant-factor", _scaled(lambda factor, shape: True)),

@@ -50,4 +50,3 @@ def _cells(function: Any) -> dict[str, Any]:
         name: cell.cell_contents
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     }
-

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import NDArray
 
 from twincheck.causes.replace import (
     Function,
@@ -35,9 +36,26 @@ PRODUCTS = tuple(
     for name in names
 )
 ACTIVATIONS = (
-    "celu elu gelu hard_sigmoid hard_swish hard_tanh identity leaky_relu log_sigmoid mish relu relu6 selu sigmoid silu "
-    "soft_sign softplus squareplus tanh"
-).split()
+    "celu",
+    "elu",
+    "gelu",
+    "hard_sigmoid",
+    "hard_swish",
+    "hard_tanh",
+    "identity",
+    "leaky_relu",
+    "log_sigmoid",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "soft_sign",
+    "softplus",
+    "squareplus",
+    "tanh",
+)
 ATTENTIONS = ("jax.nn.dot_product_attention", "flax.nnx.dot_product_attention", "flax.linen.dot_product_attention")
 MASKED_OUT = -1e3
 """`jnp.where` with a constant below this fills in a masked position."""
@@ -48,7 +66,9 @@ MASKED_OUT = -1e3
 
 def activation(target: Callable[[Any], Any], *names: str) -> Patch:
     """Returns a patch that replaces the activations of `jax.nn` called `names`, by default all, by another one."""
-    wraps: dict[str, Wrap] = {f"jax.nn.{name}": lambda _: lambda x, *_, **__: target(x) for name in names or ACTIVATIONS}
+    wraps: dict[str, Wrap] = {
+        f"jax.nn.{name}": lambda _: lambda x, *_, **__: target(x) for name in names or ACTIVATIONS
+    }
     if "tanh" in (names or ACTIVATIONS):
         wraps["jax.numpy.tanh"] = wraps["jax.nn.tanh"]
     return functions(wraps)
@@ -137,9 +157,7 @@ def _half_up(_: Function) -> Function:
     return lambda x, decimals=0, *_, **__: jnp.floor(x * 10.0**decimals + 0.5) / 10.0**decimals
 
 
-round_half_up = functions(
-    {"jax.numpy.round": _half_up, "jax.numpy.rint": _half_up}, {"jax.Array.round": _half_up}
-)
+round_half_up = functions({"jax.numpy.round": _half_up, "jax.numpy.rint": _half_up}, {"jax.Array.round": _half_up})
 
 
 # Norms
@@ -236,8 +254,8 @@ conv_kernel_flip = functions(
     {
         "jax.lax.conv_general_dilated": _flip,
         "jax.numpy.convolve": lambda convolve: lambda a, v, *args, **kwargs: convolve(a, v[::-1], *args, **kwargs),
-        "jax.scipy.signal.convolve": lambda convolve: lambda a, v, *args, **kwargs: convolve(
-            a, jnp.flip(v), *args, **kwargs
+        "jax.scipy.signal.convolve": lambda convolve: (
+            lambda a, v, *args, **kwargs: convolve(a, jnp.flip(v), *args, **kwargs)
         ),
     }
 )
@@ -287,7 +305,9 @@ def _transpose_pads(change: Callable[[int, int], tuple[int, int]]) -> Patch:
         def call(lhs: Any, rhs: Any, strides: Any, padding: Any, *args: Any, **kwargs: Any) -> Any:
             numbers = args[1] if len(args) > 1 else kwargs.get("dimension_numbers")
             if padding == "SAME":
-                axes = lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers or _channels_last(lhs.ndim)).rhs_spec[2:]
+                axes = lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers or _channels_last(lhs.ndim)).rhs_spec[
+                    2:
+                ]
                 padding = [change(rhs.shape[axis], stride) for axis, stride in zip(axes, strides, strict=True)]
             return conv(lhs, rhs, strides, padding, *args, **kwargs)
 
@@ -326,7 +346,9 @@ def avg_pool_counts_padding(counts: bool) -> Patch:
     """Returns a patch that sets whether average pooling counts the padding."""
 
     def wrap(pool: Function) -> Function:
-        def call(inputs: Any, window_shape: Any, strides: Any = None, padding: Any = "VALID", *_: Any, **__: Any) -> Any:
+        def call(
+            inputs: Any, window_shape: Any, strides: Any = None, padding: Any = "VALID", *_: Any, **__: Any
+        ) -> Any:
             return pool(inputs, window_shape, strides, padding, count_include_pad=counts)
 
         return call
@@ -350,19 +372,19 @@ pool_padding_symmetric = _pool_padding(lambda size: ((size - 1) // 2,) * 2)
 pool_padding_none = _pool_padding(lambda size: (0, 0))
 
 
-def _cubic(distance: np.ndarray) -> np.ndarray:
+def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keys' kernel with a = -0.75, as in torch and OpenCV."""
     a, d = -0.75, np.abs(distance)
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+    return np.asarray(np.where(d <= 1, near, np.where(d < 2, far, 0.0)))
 
 
-def _interpolate(old: int, new: int, method: str, corners: bool) -> np.ndarray:
+def _interpolate(old: int, new: int, method: str, corners: bool) -> NDArray[np.float64]:
     """Returns the matrix (new, old) by which torch resizes one axis without antialiasing."""
     grid = np.arange(new)
     if method == "nearest":
-        return np.eye(old)[np.minimum((grid * (old / new)).astype(int), old - 1)]
+        return np.asarray(np.eye(old)[np.minimum((grid * (old / new)).astype(int), old - 1)])
     at = grid * ((old - 1) / max(new - 1, 1)) if corners else (grid + 0.5) * (old / new) - 0.5
     kernel, reach = (_cubic, 2) if "cubic" in method else (lambda d: np.maximum(1 - np.abs(d), 0), 1)
     matrix = np.zeros((new, old))
@@ -394,8 +416,18 @@ def resize(methods: str, corners: bool = False) -> Patch:
 # Attention
 
 
+def _lowest(x: Any) -> float:
+    return float(jnp.finfo(x.dtype).min)  # type: ignore[no-untyped-call]
+
+
 def _dot_product_attention(
-    query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None, scale: float | None = None, is_causal: bool = False
+    query: Any,
+    key: Any,
+    value: Any,
+    bias: Any = None,
+    mask: Any = None,
+    scale: float | None = None,
+    is_causal: bool = False,
 ) -> Any:
     """Computes attention of shape (..., length, heads, size) in the dtype of its inputs; heads of keys may be fewer."""
     groups = query.shape[-2] // key.shape[-2]
@@ -403,11 +435,13 @@ def _dot_product_attention(
     scores = jnp.einsum("...qhd,...khd->...hqk", query, key) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if bias is not None:
         scores = scores + bias
-    lowest = jnp.finfo(scores.dtype).min
+    lowest = _lowest(scores)
     if mask is not None:
         scores = _where(mask, scores, lowest)
     if is_causal:
-        scores = _where(jnp.tri(*scores.shape[-2:], dtype=bool)[(None,) * (scores.ndim - 2)], scores, lowest)
+        scores = _where(
+            jnp.tri(scores.shape[-2], scores.shape[-1], dtype=bool)[(None,) * (scores.ndim - 2)], scores, lowest
+        )
     return jnp.einsum("...hqk,...khd->...qhd", _softmax(scores), value)
 
 
@@ -428,7 +462,9 @@ def _attention(change: Callable[..., tuple[Any, Any, dict[str, Any]]]) -> dict[s
     """Returns replacements of the attention functions, given what to do with (query, mask, keyword arguments)."""
 
     def wrap(original: Function) -> Function:
-        def call(query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+        def call(
+            query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None, *args: Any, **kwargs: Any
+        ) -> Any:
             query, mask, kwargs = change(query, mask, kwargs)
             return original(query, key, value, bias, mask, *args, **kwargs)
 
@@ -519,9 +555,7 @@ def _inverted(query: Any, mask: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, 
     return query, None if mask is None else ~jnp.asarray(mask, bool), kwargs
 
 
-mask_polarity = functions(
-    _masked_where(lambda condition, x, fill: _where(condition, fill, x)) | _attention(_inverted)
-)
+mask_polarity = functions(_masked_where(lambda condition, x, fill: _where(condition, fill, x)) | _attention(_inverted))
 
 
 def mask_fill(fill: float) -> Patch:
@@ -535,8 +569,8 @@ mask_added = functions(_masked_where(lambda condition, x, _: x + _where(conditio
 def _causal_scores(softmax: Function) -> Function:
     def call(x: Any, *args: Any, **kwargs: Any) -> Any:
         if x.ndim > 2 and x.shape[-1] == x.shape[-2]:
-            allowed = jnp.tri(*x.shape[-2:], dtype=bool)[(None,) * (x.ndim - 2)]
-            x = _where(allowed, x, jnp.finfo(x.dtype).min)
+            allowed = jnp.tri(x.shape[-2], x.shape[-1], dtype=bool)[(None,) * (x.ndim - 2)]
+            x = _where(allowed, x, _lowest(x))
         return softmax(x, *args, **kwargs)
 
     return call
@@ -546,9 +580,7 @@ attention_causal = functions(
     {"jax.nn.softmax": _causal_scores}
     | _attention(lambda query, mask, kwargs: (query, mask, kwargs | {"is_causal": True}))
 )
-attention_not_causal = functions(
-    _attention(lambda query, mask, kwargs: (query, mask, kwargs | {"is_causal": False}))
-)
+attention_not_causal = functions(_attention(lambda query, mask, kwargs: (query, mask, kwargs | {"is_causal": False})))
 
 
 def _repeat_to_tile(_: Function) -> Function:
@@ -609,7 +641,9 @@ def _rotate(to_halves: Callable[[Any], Any], back: Callable[[Any], Any]) -> Patc
             def reorder(a: Any) -> Any:
                 return to_halves(a) if getattr(a, "shape", None) in shapes else a
 
-            args, kwargs = jax.tree.map(reorder, (args, kwargs), is_leaf=lambda a: not isinstance(a, (tuple, list, dict)))
+            args, kwargs = jax.tree.map(
+                reorder, (args, kwargs), is_leaf=lambda a: not isinstance(a, (tuple, list, dict))
+            )
             return jax.tree.map(back, original(*args, **kwargs))
 
         return call
@@ -631,11 +665,11 @@ rotary_halves = _rotate(_interleaved, _halves)
 
 def _without_bfloat16(original: Function) -> Function:
     def call(*args: Any, **kwargs: Any) -> Any:
-        low, jnp.bfloat16 = jnp.bfloat16, jnp.float32  # type: ignore[misc]
+        low, jnp.bfloat16 = jnp.bfloat16, jnp.float32
         try:
             return original(*args, **kwargs)
         finally:
-            jnp.bfloat16 = low  # type: ignore[misc]
+            jnp.bfloat16 = low
 
     return call
 

@@ -28,7 +28,17 @@ A function that JAX has compiled before is not traced again: run the pass under 
 
 LIBRARIES = ("jax", "flax", "equinox", "haiku", "optax")
 """Packages whose attributes are replaced; their containers and functions are left as they are."""
-NOT_THE_USERS = {*LIBRARIES, *sys.stdlib_module_names, "jaxlib", "numpy", "scipy", "torch", "twincheck", "_pytest", "pytest"}
+NOT_THE_USERS = {
+    *LIBRARIES,
+    *sys.stdlib_module_names,
+    "jaxlib",
+    "numpy",
+    "scipy",
+    "torch",
+    "twincheck",
+    "_pytest",
+    "pytest",
+}
 NOT_THE_USERS -= {"__main__"}
 LONGEST = 1000
 """Longer containers hold data, and no functions."""
@@ -176,7 +186,7 @@ def _methods(name: str) -> Iterator[tuple[Any, str, Function, Wrap]]:
         if owner is not None and attribute in vars(owner):
             yield owner, attribute, vars(owner)[attribute], lambda call: call
         return
-    import jax  # noqa: PLC0415
+    import jax
 
     array = jax.numpy.zeros(())
     concrete, abstract = type(array), type(jax.typeof(array))
@@ -198,7 +208,9 @@ def _replace_everywhere(
         if id(value) in replacements:
             return replacements[id(value)]
         if isinstance(value, functools.partial):
-            return type(value)(new(value.func), *value.args, **value.keywords) if id(value.func) in replacements else value
+            return (
+                type(value)(new(value.func), *value.args, **value.keywords) if id(value.func) in replacements else value
+            )
         if isinstance(value, staticmethod):
             return staticmethod(new(value.__func__)) if id(value.__func__) in replacements else value
         if type(value) in (tuple, list, dict) and len(value) > LONGEST:
@@ -219,8 +231,9 @@ def _replace_everywhere(
         elif isinstance(value, FunctionType):
             seen.add(id(value))
             put(value.__defaults__, functools.partial(setattr, value, "__defaults__"))
-            for key, item in (value.__kwdefaults__ or {}).items():
-                put(item, functools.partial(value.__kwdefaults__.__setitem__, key))
+            keywords = value.__kwdefaults__ or {}
+            for key, item in list(keywords.items()):
+                put(item, functools.partial(keywords.__setitem__, key))
             for cell in value.__closure__ or ():
                 try:
                     content = cell.cell_contents
