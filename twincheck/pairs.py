@@ -13,6 +13,7 @@ from twincheck.layouts import Layout, activation_layouts, nearest
 from twincheck.pairing import Pairing, pair_calls
 from twincheck.recording import Array, Force, Place, Recording
 from twincheck.report import Report
+from twincheck.unpaired import unpaired
 from twincheck.weights import Weight, pair_weights
 
 _SEED = 0
@@ -70,7 +71,8 @@ class Pair:
 
     def check(self) -> Report:
         """Compares every place of the two models, forward and backward, and says what differs and why."""
-        places = compare_places(self.pairing, self.weights, self.passes(), self.outputs)
+        passes = self.passes()
+        places = compare_places(self.pairing, self.weights, passes, self.outputs)
         free = self.jax.run("float64")
         differences = []
         for a, b in self.outputs:
@@ -78,7 +80,12 @@ class Pair:
             layout = nearest(theirs, ours)
             distance = np.abs(layout(theirs) - ours) if layout is not None else np.array(np.inf)
             differences.append((float(distance.max(initial=0.0)), float(np.abs(theirs).max(initial=0.0))))
-        return Report(self.pairing, self.missing, places, diagnose(self, places), (), differences)
+        shapes = [{name: array.shape for name, array in side.parameters.items()} for side in (self.torch, self.jax)]
+        gradients = self.truth.gradients, passes.jax64[1].gradients
+        alone = unpaired(self.weights, self.missing, (shapes[0], shapes[1]), gradients)
+        return Report(
+            self.pairing, self.missing, places, diagnose(self, places), free=differences, unpaired=alone, pair=self
+        )
 
     def _forced(self, dtype: str, free: frozenset[Place]) -> tuple[Forcing, Recording]:
         forcing = Forcing(self.pairing, self.truth, self._layouts, free)
