@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
 from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import expand
-from twincheck.report import Report
+
+if TYPE_CHECKING:
+    from twincheck.report import Report
 
 PROGRAM = "python -m twincheck"
 _EXPECTED = "return twincheck.torch(...), twincheck.nnx(...), or a twincheck.pair(...)"
@@ -43,6 +45,9 @@ def main() -> None:
 
 
 def run(options: Twincheck) -> bool:
+    import twincheck.page
+    import twincheck.pairs  # noqa: F401, `main` reports a missing jinja2 or scipy
+
     for flag, path in (("--html", options.html), ("--json", options.json)):
         if path is not None and not expand(path).parent.is_dir():  # said before the work
             raise UserError(f"{flag} {path}: there is no such folder")
@@ -55,7 +60,7 @@ def run(options: Twincheck) -> bool:
     return report.same
 
 
-def _check(name: str) -> Report:
+def _check(name: str) -> "Report":
     from twincheck.pairs import Pair
 
     with _clear_errors(name), Console(stderr=True).status("importing") as status:
@@ -115,6 +120,8 @@ def _import_file(name: str) -> ModuleType:
 
 
 def _import_module(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"there is no module {name}")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -54,7 +54,7 @@ def render(report: Mapping[str, Any]) -> str:
     )
     causes = {i: cause["name"] for cause in report["causes"] for i in cause["places"]}
     places = [_view(place) | {"cause": causes.get(i, "")} for i, place in enumerate(report["places"])]
-    ends = [place for place in places if place["module"] is None]
+    ends: list[Mapping[str, Any]] = [place for place in places if place["module"] is None]
     tree = _tree(place for place in places if place["module"] is not None)
     template = environment.get_template("page.html.jinja")
     return escaped(template.render(report=report, places=places, tree=tree, ends=Node(ends)))

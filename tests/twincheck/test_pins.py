@@ -89,7 +89,7 @@ def test_a_pin_of_another_model_is_one_clear_error(pin):
 def test_modules_that_are_not_called_any_more_are_named(pin):
     class Renamed(small_port.Port):
         def __call__(self, x):
-            return self.b(nnx.gelu(self.n(x @ self.a.kernel[...] + self.a.bias[...]), approximate=False))
+            return self.b(nnx.gelu(self.n(x @ self.a.kernel[...] + self.a.bias[None]), approximate=False))
 
     with pytest.raises(AssertionError, match=r"2 of 7 .*: a, input 0 is not computed any more \(after a change"):
         twincheck.check_pin(pin, twincheck.nnx(Renamed(), small_port.INPUT))

@@ -6,6 +6,8 @@ import pytest
 import small_port
 from helpers import assert_one_line
 
+from twincheck.__main__ import _shown
+
 FILE = small_port.__file__
 
 
@@ -60,6 +62,15 @@ def test_a_module_is_found_in_the_current_folder(run, tmp_path):
 )
 def test_bad_input_is_one_line(arguments, message, run):
     assert_one_line(run("twincheck", *arguments), message)
+
+
+def test_the_pass_that_runs_is_shown():
+    shown = []
+    side = small_port.jax_side()
+    run = _shown(side.run, side.framework, shown.append)
+    run("float32")
+    run("float64", None, lambda outputs: outputs)
+    assert shown == ["flax.nnx, forward in float32", "flax.nnx, forward and backward in float64"]
 
 
 def test_a_file_that_does_not_parse_is_one_line(run, tmp_path):
