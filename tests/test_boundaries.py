@@ -117,6 +117,7 @@ def test_lint_imports_accepts_the_packages(copy):
         ("twincheck/trace.py", "import mlp_compare.parity", "twincheck knows no MLP"),
         ("twincheck/trace.py", "import mlp_workload.weights", "twincheck knows no MLP"),
         ("twincheck/bounds.py", "import torch", "twincheck compares in NumPy"),
+        ("twincheck/layouts.py", "def later():\n    import jax", "twincheck compares in NumPy"),
         ("mlp_workload/weights.py", "import twincheck.trace", "mlp_workload imports neither framework"),
     ],
 )

@@ -14,6 +14,7 @@ import mlp_compare.bench.options as bench
 import mlp_compare.gpu_check.__main__ as gpu_check
 import mlp_compare.parity.__main__ as parity
 import mlp_compare.report.__main__ as report
+import twincheck.__main__ as twincheck_command
 from fuzz.__main__ import Fuzz
 from jax_mlp.train import Options
 from mlp_workload import dashboard, export_onnx
@@ -28,7 +29,7 @@ TRAINERS = (TrainingOptions, Options)
 COMMANDS = (
     accuracy.Accuracy, bench.Bench, gpu_check.GpuCheck, parity.Parity, report.Report, scaling.Options,
     dashboard.Dashboard, export_onnx.Export, command.Predict, examination.Doctor, convert.Conversion,
-    tutorial.Program, Fuzz,
+    tutorial.Program, twincheck_command.Twincheck, Fuzz,
 )  # fmt: skip
 
 

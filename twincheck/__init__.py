@@ -1,16 +1,18 @@
 """Checks any PyTorch model against any JAX model, tensor by tensor."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from mlp_workload.files import expand
 from twincheck.bounds import Bound, uniform
 from twincheck.comparison import Comparison, Difference, compare
 from twincheck.recording import sow
 from twincheck.trace import Trace, rename
 
 __all__ = [
-    "Bound", "Comparison", "Difference", "Trace", "compare", "equinox", "function", "haiku", "linen", "nnx", "pair",
-    "rename", "sow", "torch", "uniform",
+    "Bound", "Comparison", "Difference", "Trace", "assert_same", "check_pin", "compare", "convert", "equinox",
+    "function", "haiku", "linen", "nnx", "pair", "rename", "sow", "torch", "uniform",
 ]  # fmt: skip
 
 
@@ -73,6 +75,35 @@ def function(function: Callable[..., Any], params: Any, inputs: Any) -> Any:
 
 def pair(torch: Any, jax: Any) -> Any:
     """Pairs the calls and the weights of two sides, and loads torch's weights into the JAX side."""
-    from twincheck.pair import Pair
+    from twincheck.pairs import Pair
 
     return Pair(torch, jax)
+
+
+def assert_same(torch: Any, jax: Any) -> Any:
+    """Checks two sides and returns the report. Raises `AssertionError` with its text if the models differ."""
+    __tracebackhide__ = True
+    report = pair(torch, jax).check()
+    if not report.same:
+        raise AssertionError(str(report))
+    return report
+
+
+def convert(pair: Any, path: str | Path) -> str:
+    """Writes torch's weights by their JAX names as safetensors, and returns Python code that makes them."""
+    from twincheck.conversion import write
+
+    return write(pair, expand(Path(path)))
+
+
+def check_pin(path: str | Path, jax: Any) -> None:
+    """Checks a JAX side against a file of `Report.pin`, without torch.
+
+    The side runs with the inputs and the weights of the file. Weights of more than a megabyte are not in it: the model
+    must have them, as from the file that `convert` wrote. Covers the outputs and all tensors compared, in the forward
+    pass and in float64; gradients are not covered. Raises `AssertionError` if a tensor differs from torch's.
+    """
+    from twincheck.pins import check
+
+    __tracebackhide__ = True
+    check(expand(Path(path)), jax)

@@ -21,7 +21,7 @@ _SAME_WORD = {
 
 A, B = TypeVar("A"), TypeVar("B")
 
-_NOT_LEARNED = ("num_batches_tracked",)
+NOT_LEARNED = ("num_batches_tracked",)
 _COMPOSITE = ("MultiheadAttention", "GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell")
 """torch modules that compute by themselves what JAX libraries build of several modules."""
 
@@ -70,7 +70,7 @@ def pair_calls(
     torch: Recording, torch_parameters: Mapping[str, Array], jax: Recording, jax_parameters: Mapping[str, Array]
 ) -> Pairing:
     """Pairs the calls and the parameters of two models."""
-    torch_parameters = {n: a for n, a in torch_parameters.items() if n.rpartition(".")[2] not in _NOT_LEARNED}
+    torch_parameters = {n: a for n, a in torch_parameters.items() if n.rpartition(".")[2] not in NOT_LEARNED}
     units_t, units_j = units(torch, torch_parameters), units(jax, jax_parameters)
     units_j = _collapse(units_t, units_j, jax, jax_parameters)
     links = _by_name(_align(units_t, units_j)) + _sown(torch, jax)

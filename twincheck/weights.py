@@ -1,5 +1,6 @@
 """Which torch arrays a JAX parameter is made of, and how."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ class Source:
         return array if self.rows is None else array[slice(*self.rows)]
 
     def __str__(self) -> str:
-        return f'state["{self.name}"]' + (f"[{self.rows[0]}:{self.rows[1]}]" if self.rows else "")
+        return f"state[{json.dumps(self.name)}]" + (f"[{self.rows[0]}:{self.rows[1]}]" if self.rows else "")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Weight:
         parts = [str(source) for source in self.sources]
         joined = f"({' + '.join(parts)})" if self.added else f"np.concatenate([{', '.join(parts)}])"
         text = parts[0] if len(parts) == 1 else joined
-        return f'"{self.jax}": {self.layout.code(text, self._joined(arrays).shape)},'
+        return f"{json.dumps(self.jax)}: {self.layout.code(text, self._joined(arrays).shape)},"
 
 
 def pair_weights(
@@ -206,9 +207,7 @@ def _part_score(piece: str, name: str) -> float:
     return 10.0 * direct + alike(piece, name)
 
 
-def _add_hidden_biases(
-    found: dict[str, Weight], pieces: Mapping[str, list[Source]], link: Link
-) -> dict[str, Weight]:
+def _add_hidden_biases(found: dict[str, Weight], pieces: Mapping[str, list[Source]], link: Link) -> dict[str, Weight]:
     """Adds torch's second bias to the first where the JAX module has one bias for both."""
     used = {source for weight in found.values() for source in weight.sources}
     for name, weight in list(found.items()):

@@ -14,6 +14,7 @@ from twincheck.layouts import Layout, activation_layouts, nearest
 from twincheck.pairing import Pairing, pair_calls
 from twincheck.recording import Array, Force, Place, Recording
 from twincheck.report import Report
+from twincheck.unpaired import Unpaired, unpaired
 from twincheck.weights import Weight, pair_weights
 
 _SEED = 0
@@ -68,13 +69,15 @@ class Pair:
         The JAX model runs in `dtype` on torch's own tensors, which are float64. Where it is out in float32, a pass in
         float64 decides whether that was rounding.
         """
-        jax32 = self._forced("float32")
+        jax32 = self.forced("float32")
         passes = Passes(self.truth, self._torch32(), jax32, None)
         if dtype == "float64" or any(place.out for place in self._compare(passes)):
-            passes = replace(passes, jax=self._forced("float64"), jax32=jax32)
+            passes = replace(passes, jax=self.forced("float64"), jax32=jax32)
         places = self._settle_boundaries(self._compare(passes))
         findings, notes = diagnose(self, places)
-        return Report(self.pairing, self.missing, places, findings, notes, self._free_differences())
+        return Report(
+            self.pairing, self.missing, places, findings, notes, self._free_differences(), self._unpaired(passes), self
+        )
 
     def _compare(self, passes: Passes) -> list[Mismatch]:
         return compare_places(self.pairing, self.weights, passes, self.outputs)
@@ -96,7 +99,7 @@ class Pair:
         if not boundaries:
             return places
         free = frozenset(first.place for first, _ in boundaries if first.place is not None)
-        released = self._compare(Passes(self.truth, self._torch32(), self._forced("float64", free), None))
+        released = self._compare(Passes(self.truth, self._torch32(), self.forced("float64", free), None))
         within = {(place.kind, place.before, place.after, place.place) for place in released if not place.out}
         cleared = set[tuple[str, str]]()
         for first, second in boundaries:
@@ -116,6 +119,11 @@ class Pair:
             distance = np.abs(layout(theirs) - outputs[b]) if layout is not None else np.array(np.inf)
             found.append((float(distance.max(initial=0.0)), float(np.abs(theirs).max(initial=0.0))))
         return found
+
+    def _unpaired(self, passes: Passes) -> list[Unpaired]:
+        shapes = [{name: array.shape for name, array in side.parameters.items()} for side in (self.torch, self.jax)]
+        gradients = self.truth.gradients, passes.jax[1].gradients
+        return unpaired(self.weights, self.missing, (shapes[0], shapes[1]), gradients)
 
     def forward_values(
         self, places: Sequence[Mismatch], patches: Sequence[Any] = (), settings: Mapping[str, Mapping[str, Any]] = _NONE
@@ -142,7 +150,8 @@ class Pair:
             self.jax.run("float32")
         return called
 
-    def _forced(self, dtype: str, free: frozenset[Place] = frozenset()) -> tuple[Forcing, Recording]:
+    def forced(self, dtype: str, free: frozenset[Place] = frozenset()) -> tuple[Forcing, Recording]:
+        """Runs the JAX model on torch's tensors; at the places in `free` it goes on with its own."""
         forcing = Forcing(self.pairing, self.truth, self._layouts, free)
         return forcing, self.jax.run(dtype, forcing, self._jax_cotangents)
 

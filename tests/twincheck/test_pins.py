@@ -1,0 +1,146 @@
+"""Pins: a JAX model is held to torch's values in a process without torch."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small_port
+from conftest import ROOT
+from flax import nnx
+
+import twincheck
+from mlp_workload.errors import UserError
+from twincheck import pins
+
+WITHOUT_TORCH = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("blocked by the test", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import small_port, twincheck
+
+twincheck.check_pin(sys.argv[1], small_port.jax_side())
+assert "torch" not in sys.modules
+try:
+    twincheck.check_pin(sys.argv[1], small_port.jax_side(epsilon=1.1e-5))
+except AssertionError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def report():
+    return twincheck.assert_same(*small_port.right())
+
+
+@pytest.fixture(scope="module")
+def pin(report, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pin") / "port.npz"
+    report.pin(path)
+    return path
+
+
+def test_a_process_without_torch_tells_a_right_port_from_one_with_another_epsilon(pin):
+    process = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, pin], capture_output=True, text=True, cwd=ROOT / "tests",
+        env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("4 of 7 tensors differ from torch's; the first: n, output 0 by ")
+
+
+def test_the_inputs_and_weights_are_those_of_the_pin(pin):
+    twincheck.check_pin(pin, twincheck.nnx(small_port.Port(), np.zeros_like(small_port.INPUT)))
+
+
+def test_a_pin_of_large_weights_takes_the_models_own(report, tmp_path, monkeypatch):
+    monkeypatch.setattr(pins, "LARGEST_STORED", 50)  # neither weights nor inputs fit
+    path = tmp_path / "port.npz"
+    report.pin(path)
+    assert not [name for name in np.load(path) if not name.startswith("tensor:")][1:]
+    twincheck.check_pin(path, report.pair.jax)
+    with pytest.raises(UserError, match=r"other weights than those pinned: load the file of twincheck\.convert"):
+        twincheck.check_pin(path, small_port.jax_side())
+    side = twincheck.nnx(small_port.Port(), small_port.INPUT + 1)
+    side.load(report.pair.jax.parameters)
+    with pytest.raises(UserError, match="inputs are not those that were pinned"):
+        twincheck.check_pin(path, side)
+
+
+def test_a_port_that_differs_cannot_be_pinned(tmp_path):
+    with pytest.raises(UserError, match="cannot pin a port that differs from torch: not the same model: "):
+        twincheck.pair(*small_port.wrong()).check().pin(tmp_path / "port.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pin_of_another_model_is_one_clear_error(pin):
+    with pytest.raises(UserError, match=r"parameters of another model: a\.bias is \(8,\) in the pin, missing here"):
+        twincheck.check_pin(pin, small_port.jax_side(bias=False))
+    with pytest.raises(UserError, match=r"inputs of another model: 0 is \(5, 4\) in the pin, \(2, 4\) here"):
+        twincheck.check_pin(pin, twincheck.nnx(small_port.Port(), np.zeros((2, 4), np.float32)))
+
+
+def test_modules_that_are_not_called_any_more_are_named(pin):
+    class Renamed(small_port.Port):
+        def __call__(self, x):
+            return self.b(nnx.gelu(self.n(x @ self.a.kernel[...] + self.a.bias[None]), approximate=False))
+
+    with pytest.raises(AssertionError, match=r"2 of 7 .*: a, input 0 is not computed any more \(after a change"):
+        twincheck.check_pin(pin, twincheck.nnx(Renamed(), small_port.INPUT))
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"text", b"PK\x03\x04", npz(a=np.ones(3)), npz(about=np.array("{")), npz(about=np.array("[]")),
+        npz(about=np.array('{"tensors": {"a": {}}}')), npz(about=np.array(None, object)),
+    ],
+)  # fmt: skip
+def test_other_files_are_one_clear_error(content, tmp_path):
+    path = tmp_path / "port.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"port\.npz is not a pin that report\.pin wrote \("):
+        twincheck.check_pin(path, None)
+
+
+def test_a_cut_pin_is_one_clear_error(pin, tmp_path):
+    (tmp_path / "port.npz").write_bytes(pin.read_bytes()[:-100])
+    with pytest.raises(UserError, match="is not a pin"):
+        twincheck.check_pin(tmp_path / "port.npz", None)
+
+
+def test_a_missing_pin_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match=r"port\.npz: no such file"):
+        twincheck.check_pin(tmp_path / "port.npz", None)
+
+
+def test_a_sample_sees_a_value_between_its_own_and_values_that_trade_places():
+    tensor = np.random.default_rng(0).standard_normal((50, 40))
+    sample = pins.Sample.of(tensor, 16)
+    assert sample.distance(tensor) == 0
+    changed = tensor.copy()
+    changed[7, 7] += 1e-3
+    assert sample.distance(changed) > 1e-6
+    changed = tensor.copy()
+    changed[[3, 4]] = changed[[4, 3]]
+    assert sample.distance(changed) > 1e-3
+    assert sample.distance(tensor.T) == np.inf
+    assert pins.Sample.of(np.zeros((0, 3)), 16).distance(np.zeros((0, 3))) == 0
+
+
+def test_a_pin_of_many_large_tensors_is_about_a_megabyte():
+    tensors = [np.random.default_rng(i).standard_normal(100_000) for i in range(10)]
+    samples = [pins.Sample.of(tensor, pins._SAMPLES // len(tensors)) for tensor in tensors]
+    assert sum(sample.values.nbytes for sample in samples) < 2**20 / 2

@@ -1,0 +1,85 @@
+"""Parameters without a counterpart, and those of the other model that come nearest."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from twincheck.pairing import NOT_LEARNED, alike
+from twincheck.recording import Array
+from twincheck.weights import Weight
+
+_CANDIDATES = 2
+
+_NO_GRADIENT = 1e-10
+"""Part of the largest gradient below which a gradient is the rounding of zero, in float64."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """A parameter or buffer that was not paired.
+
+    `candidates` are the nearest names of the other model, with their shapes. `matters` tells if the model's outputs
+    depend on the parameter.
+    """
+
+    framework: Literal["torch", "JAX"]
+    name: str
+    shape: tuple[int, ...]
+    candidates: tuple[tuple[str, tuple[int, ...]], ...]
+    matters: bool
+
+    def __str__(self) -> str:
+        other = "JAX" if self.framework == "torch" else "torch"
+        nearest = " or ".join(f"{name} {shape}" for name, shape in self.candidates)
+        effect = "" if self.matters else "; the outputs do not depend on it"
+        return (
+            f"{self.framework} {self.name} {self.shape}: {f'nearest in {other}: {nearest}' if nearest else ''}{effect}"
+        )
+
+
+def unpaired(
+    weights: Sequence[Weight],
+    missing: Sequence[str],
+    parameters: tuple[Shapes, Shapes],
+    gradients: tuple[Mapping[str, Array], Mapping[str, Array]],
+) -> list[Unpaired]:
+    """Returns the parameters that no weight is made of, and those that no weight makes.
+
+    `missing` are the JAX ones that belong to a pair of modules. `parameters` and `gradients` are torch's and the JAX
+    model's.
+    """
+    shapes_t, shapes_j = parameters
+    sources = {source.name for weight in weights for source in weight.sources}
+    made = {weight.jax for weight in weights}
+    left_t = [name for name in shapes_t if name not in sources and name.rpartition(".")[2] not in NOT_LEARNED]
+    left_j = [name for name in shapes_j if name not in made]
+    used_t, used_j = (set(_with_gradient(named)) for named in gradients)
+    result = [
+        Unpaired("torch", name, shapes_t[name], _nearest(name, shapes_t[name], shapes_j, left_j), name in used_t)
+        for name in left_t
+    ]
+    for name in left_j:
+        matters = name in used_j or (name in missing and name not in gradients[1])
+        result.append(Unpaired("JAX", name, shapes_j[name], _nearest(name, shapes_j[name], shapes_t, left_t), matters))
+    return result
+
+
+def _with_gradient(gradients: Mapping[str, Array]) -> Iterator[str]:
+    sizes = {name: float(np.abs(gradient).max(initial=0.0)) for name, gradient in gradients.items()}
+    largest = max(sizes.values(), default=0.0)
+    return (name for name, size in sizes.items() if not size <= _NO_GRADIENT * largest)
+
+
+def _nearest(
+    name: str, shape: tuple[int, ...], others: Shapes, left: Sequence[str]
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Returns the other model's most alike parameters; those of the same size and without a counterpart come first."""
+
+    def distance(other: str) -> tuple[bool, bool, float]:
+        return np.prod(others[other]) != np.prod(shape), other not in left, -alike(name, other)
+
+    return tuple((other, others[other]) for other in sorted(others, key=distance)[:_CANDIDATES])
