@@ -6,7 +6,7 @@ from mlp_workload.files import clear_write_errors, new_file, write_atomically, w
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.bench"
-ALIASES = {"--rungs": "--variants"}
+ALIASES = {"--rungs": "--variants", "--many": "--seeds"}
 
 
 def main() -> None:
