@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from mlp_workload.config import Config, check_divisible
@@ -27,8 +27,8 @@ _HEARTBEAT_SECONDS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessGroup:
-    """The processes of one run, and which of them this is."""
+class ProcessOptions:
+    """Options of a run of several processes."""
 
     coordinator: str | None = None
     """Address HOST:PORT of the first process; by default as SLURM or Open MPI say."""
@@ -38,40 +38,43 @@ class ProcessGroup:
     """Number of this process, from 0; by default as SLURM or Open MPI say."""
 
     def for_run(self, config: Config) -> "ProcessGroup":
-        """Returns the group of a run, with what the flags leave open filled in.
+        """Returns the group of a run. A launcher's variables give what the options leave open.
 
         Raises `UserError` if the numbers contradict each other.
         """
-        group, devices = self, config.devices
-        if devices > 1 and (launched := _launched()) and self.processes in (None, launched[0]):
-            if self.process not in (None, launched[1]):
-                raise UserError(f"--process {self.process}: its launcher calls this process {launched[1]}")
-            group = replace(self, processes=launched[0], process=launched[1])
-        group = replace(group, processes=1 if group.processes is None else group.processes)
-        assert group.processes is not None
-        if group.processes > 1 and group.process is None:
-            raise UserError(f"--processes {group.processes} needs --process, from 0 to {group.processes - 1}")
-        if group.processes == 1 and self.coordinator is not None:
+        processes, process = self.processes, self.process
+        if config.devices > 1 and (launched := _launched()) and processes in (None, launched[0]):
+            if process not in (None, launched[1]):
+                raise UserError(f"--process {process}: its launcher calls this process {launched[1]}")
+            processes, process, _ = launched
+        processes = 1 if processes is None else processes
+        if processes < 1:
+            raise UserError(f"--processes must be at least 1, got {processes}")
+        if processes > 1 and process is None:
+            raise UserError(f"--processes {processes} needs --process, from 0 to {processes - 1}")
+        if processes == 1 and self.coordinator is not None:
             raise UserError(f"--coordinator {self.coordinator} is for several --processes, which share --devices")
-        group = replace(group, process=group.process or 0)
-        group._check(devices)
-        return group
-
-    def _check(self, devices: int) -> None:
-        assert self.processes is not None
-        assert self.process is not None
-        if self.processes < 1:
-            raise UserError(f"--processes must be at least 1, got {self.processes}")
-        if not 0 <= self.process < self.processes:
-            raise UserError(f"--process must be from 0 to {self.processes - 1}, got {self.process}")
-        check_divisible("--devices", devices, self.processes, "--processes")
+        process = process or 0
+        if not 0 <= process < processes:
+            raise UserError(f"--process must be from 0 to {processes - 1}, got {process}")
+        check_divisible("--devices", config.devices, processes, "--processes")
         host, _, port = (self.coordinator or "node:1").rpartition(":")
         if not host.strip() or not port.isdecimal() or not 1 <= int(port) < 2**16:
             raise UserError(f"--coordinator must be HOST:PORT, got {self.coordinator}")
+        return ProcessGroup(self.coordinator, processes, process)
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """The processes of one run, by default this one alone, and which of them this is. Processes count from 0."""
+
+    coordinator: str | None = None
+    processes: int = 1
+    process: int = 0
 
     @property
     def is_first(self) -> bool:
-        return not self.process
+        return self.process == 0
 
     @contextlib.contextmanager
     def join(self, config: Config) -> Iterator[None]:
@@ -80,7 +83,7 @@ class ProcessGroup:
         Each process has an equal share of the run's devices. Raises `UserError` if the others do not come, and
         `PeerLost` if one of them ends early.
         """
-        if self.processes is None or self.processes == 1:
+        if self.processes == 1:
             yield
             return
         import jax

@@ -51,7 +51,8 @@ def train_steps(
         state, tensors, _ = train_step(setup, state, *select(setup, shard, words, labels, batch))
         return state, losses.at[number].set(tensors["loss"])
 
-    carry: Carry = state, jnp.zeros(full + bool(rest), setup.config.dtype)
+    losses = jnp.zeros_like(order, setup.config.dtype, shape=full + bool(rest))  # varies over a mesh as the order does
+    carry: Carry = state, losses
     if full:
         carry = lax.fori_loop(first, jnp.minimum(last, full), step, carry)
     if rest:

@@ -102,8 +102,7 @@ class SeedsTrainer:
         # A vmapped program of one model has batched products, which are slower on a CPU.
         per_device = of_one if self.at_once == self._mesh.size else jax.vmap(program, in_axes=axes)
         specs = tuple(_SHARED if axis is None else _PER_MODEL for axis in axes)
-        # `train_steps` starts all losses at 0, which the check of varying axes refuses. Models do not communicate.
-        return jax.shard_map(per_device, mesh=self._mesh, in_specs=specs, out_specs=_PER_MODEL, check_vma=False)
+        return jax.shard_map(per_device, mesh=self._mesh, in_specs=specs, out_specs=_PER_MODEL)
 
     @property
     def peak_gpu_bytes(self) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlp_workload.run.seeds
 from jax_mlp.compile_cache import keep_compiled_programs
-from jax_mlp.distributed import ProcessGroup, ending_alone
+from jax_mlp.distributed import ProcessGroup, ProcessOptions, ending_alone
 from jax_mlp.startup import started_jax
 from mlp_workload.cli.trainer import TrainingOptions, run_trainer
 from mlp_workload.config import Config
@@ -24,13 +24,13 @@ def train(
     output: OutputOptions | None = None,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: Resume = False,
-    group: ProcessGroup | None = None,
+    process_options: ProcessOptions | None = None,
 ) -> dict[str, Any]:
     """Trains as `config` says and returns the run's summary; see `mlp_workload.run.session.Run`.
 
-    Returns an empty summary in the processes of a `group` other than the first.
+    Returns an empty summary in the processes of a run other than the first.
     """
-    group = (group or ProcessGroup()).for_run(config)
+    group = (process_options or ProcessOptions()).for_run(config)
     with Run(config, output, checkpoint_every, resume, group.is_first) as run:
         trainer = run.prepare(framework(config, group))
         for part in run.parts():
@@ -74,11 +74,11 @@ def seeds_framework(config: Config, models: int) -> Iterator[MakeSeedsTrainer]:
 class Options(TrainingOptions):
     """Options of the command."""
 
-    group: ProcessGroup
+    process_options: ProcessOptions
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.seeds is not None and self.group != ProcessGroup():
+        if self.seeds is not None and self.process_options != ProcessOptions():
             raise UserError("--coordinator, --processes and --process are for one run, not for --seeds")
 
 
@@ -90,7 +90,7 @@ def main() -> None:
 
 def start(options: Options) -> None:
     if options.seeds is None:
-        train(options.config, options.output, options.checkpoint_every, options.resume, options.group)
+        train(options.config, options.output, options.checkpoint_every, options.resume, options.process_options)
     else:
         train_seeds(options.config, options.seeds, options.output)
 

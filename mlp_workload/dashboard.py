@@ -53,14 +53,7 @@ class Dashboard:
 
     @property
     def server(self) -> VisdomServer:
-        return VisdomServer.from_flags(
-            "",
-            host=self.host,
-            port=self.port,
-            base_url=self.base_url,
-            username=self.username,
-            password=self.password,
-        )
+        return VisdomServer.from_flags(self)
 
 
 def main() -> None:

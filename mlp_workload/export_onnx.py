@@ -42,7 +42,7 @@ def run(options: Export) -> None:
     pixels, *_, classes = trained.widths
     layout = f" ({trained.layout})" if trained.layout else ""
     shapes = f"images (batch, {pixels}) uint8{layout} to logits (batch, {classes}) {trained.config.dtype}"
-    Output(markup=False, highlight=False, soft_wrap=True).print(f"{output}: {shapes}")
+    Output().print(f"{output}: {shapes}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def run(options: Conversion) -> None:
             else:
                 write_atomically(target, state_dict.content(parameters))
     widths = "-".join(map(str, layer_widths(parameters)))
-    Output(markup=False, highlight=False, soft_wrap=True).print(f"{target}: the weights of {widths}")
+    Output().print(f"{target}: the weights of {widths}")
 
 
 if __name__ == "__main__":

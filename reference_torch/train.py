@@ -38,6 +38,7 @@ def train(
 
 def train_seeds(config: Config, seeds: int, output: OutputOptions | None = None) -> dict[str, Any]:
     """Trains with so many seeds from `config.seed` on; see `mlp_workload.run.seeds.train_seeds`."""
+    ProcessGroup.for_run(config)  # refuses several processes
     return mlp_workload.run.seeds.train_seeds(config, seeds, seeds_framework, output or OutputOptions())
 
 
@@ -72,7 +73,7 @@ def main() -> None:
 def start(options: TrainingOptions) -> None:
     if options.seeds is None:
         train(options.config, options.output, options.checkpoint_every, options.resume)
-    elif ProcessGroup.for_run(options.config).is_first:
+    else:
         train_seeds(options.config, options.seeds, options.output)
 
 

@@ -81,7 +81,7 @@ def asked_here(monkeypatch):
 def small_benchmark(monkeypatch, folder, *variants):
     """Two rounds of an epoch; the exit status."""
     monkeypatch.chdir(folder)
-    flags = ["--rounds", "2", "--epochs", "1", "--no-many", "--no-whole", "--no-sweep", "--device", "cpu"]
+    flags = ["--rounds", "2", "--epochs", "1", "--no-seeds", "--no-whole", "--no-sweep", "--device", "cpu"]
     command = ["bench", "--variants", *variants, *flags, "--json", "bench.json", "--plot", "bench.svg"]
     monkeypatch.setattr(sys, "argv", command)
     try:

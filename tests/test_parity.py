@@ -254,7 +254,7 @@ def test_an_output_that_cannot_be_written_costs_no_figures(run, tmp_path):
 
 @pytest.mark.parametrize("columns", ["80", "200"])
 def test_the_table_is_whole_at_any_width(columns):
-    console = Output(width=int(columns), file=io.StringIO(), markup=False, highlight=False, soft_wrap=True)
+    console = Output(width=int(columns), file=io.StringIO())
     found = Difference("layers.0.pre_activation", (199, 199), 1.0, 1.1, 1.234e-16, 2.345e-16, 4321.0, 1e-13)
     report = Report(worst={"pre_activations": Worst(3000, found)}, steps_compared=3000)
     facts = {side: {"framework": f"{side} 1", "device": "cpu"} for side in ("jax", "torch")}
@@ -268,7 +268,7 @@ def test_the_table_is_whole_at_any_width(columns):
 
 @pytest.mark.parametrize(("optimizer", "dtype"), [("sgd", "float32"), ("adamw", "float64"), ("adamw", "float32")])
 def test_adam_in_float32_says_that_each_step_began_from_common_parameters(optimizer, dtype):
-    console = Output(width=120, file=io.StringIO(), markup=False, highlight=False, soft_wrap=True)
+    console = Output(width=120, file=io.StringIO())
     config = dataclasses.replace(PRESETS["leaky"], optimizer=optimizer, dtype=dtype)
     facts = {side: {"framework": f"{side} 1", "device": "cpu"} for side in ("jax", "torch")}
     print_report(console, config, 10, Report(steps_compared=10), facts, bound_table.table(dtype, 784))

@@ -66,7 +66,7 @@ def unfinished(folder: Path) -> str:
 
 
 def no_visdom(folder: Path, digits, capsys) -> str:
-    server = VisdomServer.from_flags("", host="localhost", port=9, base_url=None, username=None, password=None)
+    server = VisdomServer(port=9)
     Visdom(server, PRESETS["leaky"], digits, folder, "jax", quiet=False)._warn("no server")
     return capsys.readouterr().err
 

@@ -223,17 +223,17 @@ def test_what_a_launcher_says(monkeypatch):
     """Each process has its own GPUs, whether it sees those of the others too or not; the shell of a SLURM job, of many
     tasks, is one process."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    eight, alone = Config(devices=8), distributed.ProcessGroup(processes=1, process=0)
+    eight, alone = Config(devices=8), distributed.ProcessGroup()
     for name, value in slurm_step(1, 0).items() | {("SLURM_NTASKS", "8")}:
         monkeypatch.setenv(name, value)
-    assert (distributed.ProcessGroup().for_run(eight), distributed.own_gpus(8)) == (alone, None)
+    assert (distributed.ProcessOptions().for_run(eight), distributed.own_gpus(8)) == (alone, None)
     for name, value in slurm_step(4, 3).items():
         monkeypatch.setenv(name, value)
-    assert distributed.ProcessGroup().for_run(eight) == distributed.ProcessGroup(processes=4, process=3)
-    assert distributed.ProcessGroup(processes=4).for_run(eight) == distributed.ProcessGroup(processes=4, process=3)
+    assert distributed.ProcessOptions().for_run(eight) == distributed.ProcessGroup(processes=4, process=3)
+    assert distributed.ProcessOptions(processes=4).for_run(eight) == distributed.ProcessGroup(processes=4, process=3)
     with pytest.raises(UserError, match="--process 2: its launcher calls this process 3"):
-        distributed.ProcessGroup(process=2).for_run(eight)
-    assert distributed.ProcessGroup().for_run(Config(devices=1)) == alone
+        distributed.ProcessOptions(process=2).for_run(eight)
+    assert distributed.ProcessOptions().for_run(Config(devices=1)) == alone
     assert distributed.own_gpus(2) == [6, 7]
     for seen, own in {"0,1,2,3,4,5,6,7": [6, 7], "2,3": [0, 1], "5": [0]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
@@ -241,7 +241,7 @@ def test_what_a_launcher_says(monkeypatch):
     for name, value in slurm_step(3, 2).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="--devices must be divisible by --processes 3: try 6 or 9, got 8"):
-        distributed.ProcessGroup().for_run(eight)
+        distributed.ProcessOptions().for_run(eight)
 
 
 def test_a_run_goes_on_by_another_number_of_processes(monkeypatch, tmp_path):
@@ -249,7 +249,7 @@ def test_a_run_goes_on_by_another_number_of_processes(monkeypatch, tmp_path):
     for name, value in slurm_step(5, 0).items():
         monkeypatch.setenv(name, value)
     options = parse_config(["--resume", str(tmp_path), "--devices", "5"], jax_mlp.train.Options)
-    assert options.group.for_run(options.config) == distributed.ProcessGroup(processes=5, process=0)
+    assert options.process_options.for_run(options.config) == distributed.ProcessGroup(processes=5, process=0)
 
 
 def test_processes_without_a_place_to_meet(run):

@@ -40,7 +40,7 @@ def test_what_is_printed_has_no_control_characters(wrap):
     file = io.StringIO()
     table = Table(f"[red]{STEER}", title=STEER)
     table.add_row(STEER)
-    Output(file=file, markup=False, width=120).print(table if wrap else f"[red]{STEER}")
+    Output(file=file, soft_wrap=False, width=120).print(table if wrap else f"[red]{STEER}")
     lines = file.getvalue().splitlines()
     assert f"[red]{SHOWN}" in file.getvalue()
     assert all(line.isprintable() for line in lines)

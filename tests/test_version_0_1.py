@@ -1,4 +1,4 @@
-"""Files that version 0.1 wrote are read: run folders, checkpoints, configurations, traces."""
+"""Files that version 0.1 wrote are read: run folders, checkpoints, configurations, traces, results."""
 
 import dataclasses
 import shutil
@@ -10,6 +10,8 @@ from tolerances import RUN_FLOAT64
 
 import jax_mlp.train
 import reference_torch.train
+from mlp_compare.bench import tables
+from mlp_compare.report.__main__ import Report, run
 from mlp_workload.interface import step_tensors
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run.folder import read_config
@@ -40,3 +42,20 @@ def test_its_trace_has_the_names_of_today():
     trace = Trace.load(FILES / "trace.safetensors")
     assert list(trace.tensors) == list(step_tensors(trace.tensors))
     np.testing.assert_array_equal(trace.tensors["batch.digest"], step_tensors(trace.tensors)["batch.digest"])
+
+
+def test_its_results_are_reported_under_the_names_of_today(tmp_path):
+    """The benchmark is an excerpt of a whole one: some variants, the first sample of each."""
+    results = FILES / "accuracy.json", FILES / "benchmark.json"
+    run(Report(runs=(FILES / "jax",), results=results, output=tmp_path / "report.html"))
+    page = (tmp_path / "report.html").read_text()
+    for cell in ("<td>8987, 8960</td><td>8988, 8960</td><td>equivalent</td>", "<td>too few seeds</td>"):
+        assert cell in page
+    for name in ("products alone, PyTorch", "python -m reference_torch.tutorial module", "JAX, --seeds"):
+        assert f"<td>{name}</td>" in page
+
+
+def test_its_benchmark_has_every_table():
+    view = tables.View.of(tables.read(FILES / "benchmark.json"))
+    assert [len(rows) for _, rows in view.tables] == [6, 3, 10]
+    assert sum("checkpoints" in remark for remark in view.remarks) == 2

@@ -106,6 +106,6 @@ def test_the_dashboard_never_begins_without_the_login_that_was_asked_for(environ
 def test_a_password_is_in_no_message():
     secret = "byron\udcff"
     with pytest.raises(UserError) as error:
-        VisdomServer.from_flags("", host=None, port=None, base_url=None, username="ada", password=secret)
+        VisdomServer.from_flags(OutputOptions(visdom="off", visdom_username="ada", visdom_password=secret), "visdom_")
     assert "byron" not in str(error.value)
     assert "byron" not in repr(VisdomServer(password=secret))

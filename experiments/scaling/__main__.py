@@ -38,7 +38,7 @@ def main() -> None:
 def run(options: Options) -> None:
     from experiments.scaling import measure, report  # `main` reports a missing scipy or matplotlib
 
-    console, docs = Output(markup=False, highlight=False, soft_wrap=True), options.docs and expand(options.docs)
+    console, docs = Output(), options.docs and expand(options.docs)
     if docs is not None:
         report.marked(docs / report.DOCUMENT)  # raises before the measurement
     with new_file("--json", options.json) as file:

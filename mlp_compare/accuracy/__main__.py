@@ -81,7 +81,7 @@ def run(options: Accuracy) -> bool:
     """Returns whether no cell is different."""
     from mlp_compare.accuracy import distributions, measurement  # `main` reports a missing scipy or matplotlib
 
-    console = Output(markup=False, highlight=False, soft_wrap=True)
+    console = Output()
     with new_file("--json", options.json) as json, new_file("--plot", options.plot) as plot:
         measured = measurement.measure(options.configs, options.seeds, console)
         if json is not None:

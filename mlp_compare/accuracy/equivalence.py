@@ -1,6 +1,7 @@
 """Equivalence test of two frameworks' final accuracies, within a margin fixed before measuring."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,8 @@ runs look like the measured ones.
 _ROUNDING = 1 / 12
 """Variance of rounding to whole numbers, the least that a framework is taken to have: equal counts prove little."""
 _RESAMPLES = 9999
+_MOST_SEEDS = 2**32
+"""More seeds than any deviation of counts up to 10,000 needs."""
 
 Counts = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -135,13 +138,8 @@ def _bootstrap(a: Counts, b: Counts, paired: bool) -> Interval:
 
 def seeds_needed(deviation: float, degrees: float) -> int:
     """Returns the fewest seeds with a `tost_power` of at least POWER."""
-    few, enough = 1, 2
-    while tost_power(deviation, degrees, enough) < POWER:
-        few, enough = enough, 2 * enough
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        few, enough = (middle, enough) if tost_power(deviation, degrees, middle) < POWER else (few, middle)
-    return enough
+    counts = range(2, _MOST_SEEDS)
+    return counts[bisect_left(counts, POWER, key=lambda n: tost_power(deviation, degrees, n))]
 
 
 def tost_power(deviation: float, degrees: float, n: int) -> float:

@@ -6,7 +6,7 @@ from mlp_workload.files import clear_write_errors, new_file, write_atomically, w
 from mlp_workload.sinks.console import Output
 
 PROGRAM = "python -m mlp_compare.bench"
-ALIASES = {"--rungs": "--variants"}
+ALIASES = {"--rungs": "--variants", "--many": "--seeds"}
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
 def run(options: Bench) -> None:
     from mlp_compare.bench import benchmark, picture, tables  # `main` reports a missing scipy or matplotlib
 
-    console = Output(markup=False, highlight=False, soft_wrap=True)
+    console = Output()
     with new_file("--json", options.json) as file, new_file("--plot", options.plot) as plot:
         for result in benchmark.measure(options, console):  # each result has more than the one before
             if file is not None:

@@ -79,7 +79,7 @@ def measure(options: Bench, console: Output) -> Iterator[dict[str, Any]]:
             "sweep": [],
         }
         yield result
-        if options.many and not options.quick and not gpu:  # on a GPU PyTorch would need CUDA graphs of several models
+        if options.seeds and not options.quick and not gpu:  # on a GPU PyTorch would need CUDA graphs of several models
             yield (result := result | {"seeds": _seeds(options.config, gpu, progress)})
         if options.whole and not options.quick:
             yield (result := result | {"whole": whole_commands.measure(options.device_flags, progress)})

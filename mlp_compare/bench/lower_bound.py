@@ -39,6 +39,9 @@ class Products(ABC):
     """Products of a step, with the part of a trainer that the benchmark needs; batches must divide the set."""
 
     packages: Sequence[str]
+    _layers: Any
+    _out: Any
+    _product: Any
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         rng = np.random.default_rng(0)
@@ -58,6 +61,14 @@ class Products(ABC):
     def compile(self) -> None:  # noqa: B027  (only JAX compiles)
         """Makes everything ready, so that the first epoch takes as long as the others."""
 
+    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
+        for _ in range(len(order) // self._batch_size):
+            for number, ((x, w, d), (outputs, dw, dx)) in enumerate(zip(self._layers, self._out, strict=True)):
+                self._product(x, w.T, out=outputs)
+                self._product(d.T, x, out=dw)
+                if number:
+                    self._product(d, w, out=dx)
+
 
 class NumPy(Products):
     packages = ("numpy",)
@@ -65,15 +76,8 @@ class NumPy(Products):
     def _load(self, layers: Sequence[Layer], config: Config) -> str:
         self._layers = layers
         self._out = [(layer.gradients.copy(), layer.weights.copy(), layer.inputs.copy()) for layer in layers]
+        self._product = np.matmul
         return "cpu"
-
-    def train_steps(self, order: npt.NDArray[np.int32]) -> None:
-        for _ in range(len(order) // self._batch_size):
-            for number, ((x, w, d), (outputs, dw, dx)) in enumerate(zip(self._layers, self._out, strict=True)):
-                np.matmul(x, w.T, out=outputs)
-                np.matmul(d.T, x, out=dw)
-                if number:
-                    np.matmul(d, w, out=dx)
 
 
 class Torch(Products):
@@ -87,17 +91,13 @@ class Torch(Products):
         device = find_device(config)
         self._layers = [[torch.tensor(array, device=device) for array in layer] for layer in layers]
         self._out = [[torch.empty_like(array) for array in (d, w, x)] for x, w, d in self._layers]
+        self._product = torch.mm
         return device_name(device)
 
     def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         import torch
 
-        for _ in range(len(order) // self._batch_size):
-            for number, ((x, w, d), (outputs, dw, dx)) in enumerate(zip(self._layers, self._out, strict=True)):
-                torch.mm(x, w.t(), out=outputs)
-                torch.mm(d.t(), x, out=dw)
-                if number:
-                    torch.mm(d, w, out=dx)
+        super().train_steps(order)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 

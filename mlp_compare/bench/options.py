@@ -42,7 +42,7 @@ class Bench:
     """Times on this one of the GPUs, counted from 0."""
     matmul_precision: Literal["highest", "tf32"] = "highest"
     """Precision of float32 matrix products in every variant."""
-    many: bool = True
+    seeds: bool = True
     """Also times several models at once on a CPU: --seeds, vmap, a process a core, or one after another."""
     whole: bool = True
     """Also times the trainers' commands from start to end, as they are typed."""

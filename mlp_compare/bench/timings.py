@@ -15,13 +15,11 @@ _RESAMPLES = 4999
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median over rounds of the seconds of `of` over those of `to`, below 1 if `of` is faster.
+    """Median over rounds of the seconds of one variant over those of another, below 1 if the first is faster.
 
     `low` and `high` are its bootstrap interval or, with fewer than FEWEST rounds, the range of all rounds.
     """
 
-    of: str
-    to: str
     ratio: float
     low: float
     high: float
@@ -50,11 +48,11 @@ def ratio(seconds: Mapping[str, Sequence[float]], of: str, to: str) -> Ratio:
         raise ValueError(f"{of} and {to} have no times to compare")
     middle = float(np.median(pairs))
     if len(pairs) < FEWEST or np.ptp(pairs) == 0:
-        return Ratio(of, to, middle, float(pairs.min()), float(pairs.max()), len(pairs))
+        return Ratio(middle, float(pairs.min()), float(pairs.max()), len(pairs))
     interval = stats.bootstrap(
         (pairs,), np.median, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES, method="percentile", rng=0
     ).confidence_interval
-    return Ratio(of, to, middle, float(interval.low), float(interval.high), len(pairs))
+    return Ratio(middle, float(interval.low), float(interval.high), len(pairs))
 
 
 def break_even(ready: tuple[float, float], epoch: tuple[float, float]) -> str:

@@ -43,7 +43,7 @@ def run(options: GpuCheck) -> bool:
     """Returns whether nothing failed."""
     from mlp_compare.gpu_check.machine_checks import CHECKS, CheckResult, Machine
 
-    console = Output(markup=False, highlight=False, soft_wrap=True)
+    console = Output()
     folder = empty_folder("--output", options.output)
     assert folder is not None
     folder = folder.absolute()

@@ -79,7 +79,7 @@ def main() -> None:
 
 def run(options: Parity) -> bool:
     """Returns whether the check passed."""
-    console = Output(markup=False, highlight=False, soft_wrap=True)
+    console = Output()
     if not console.file.isatty():
         console.width = _WIDTH
     traces = empty_folder("--traces", options.traces)

@@ -50,7 +50,7 @@ def run(options: Report) -> None:
             raise UserError(f"--results: not what the commands write by --json ({refusal(error)})") from error
         with clear_write_errors(output):
             write_atomically(output, content)
-    Output(markup=False, highlight=False, soft_wrap=True).print(f"{output}: {len(content) / 2**10:.0f} KiB")
+    Output().print(f"{output}: {len(content) / 2**10:.0f} KiB")
 
 
 def _result(path: Path) -> dict[str, Any]:

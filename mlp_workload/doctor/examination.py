@@ -60,7 +60,7 @@ def main() -> None:
 
 def run(options: Doctor) -> bool:
     """Returns whether nothing is wrong. Raises `UserError` if the file can't be written."""
-    console = Output(markup=False, highlight=False, soft_wrap=True)
+    console = Output()
     examination, findings = Examination(), list[Finding]()
     with new_file("--json", options.json) as file:
         for finding in examination.findings():

@@ -13,6 +13,7 @@ from mlp_workload.doctor.gpus import DRIVER_FOR, Gpus
 from mlp_workload.doctor.packages import installed, release
 from mlp_workload.doctor.probe import EXAMPLES, UNITS
 from mlp_workload.errors import NO_THREADS
+from mlp_workload.interface import TITLES
 
 _DRIVER_LIBRARY = "libcuda"
 """The one library that no package contains. In containers it is found through LD_LIBRARY_PATH."""
@@ -27,8 +28,8 @@ class Framework:
     optional: bool = False
 
 
-JAX = Framework("JAX", ("jax", "jaxlib"))
-TORCH = Framework("PyTorch", ("torch",), optional=True)
+JAX = Framework(TITLES["jax"], ("jax", "jaxlib"))
+TORCH = Framework(TITLES["torch"], ("torch",), optional=True)
 
 
 def findings(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Finding]:

@@ -78,7 +78,7 @@ def predict(options: Predict, trained: Trained, load_network: Callable[[Trained]
             print(f"{program}: error: {error}", file=sys.stderr)
     if seen:
         probabilities = load_network(trained).predict(np.stack(list(seen.values()))).probabilities
-        output = Output(markup=False, highlight=False, soft_wrap=True)
+        output = Output()
         for (path, image), of_classes in zip(seen.items(), probabilities, strict=True):
             kept = keep(image, expand(options.seen or trained.folder / "seen"), path.stem)
             output.print(one_line(f"{path}: {likeliest(of_classes, trained.class_names)}; seen: {kept}"))

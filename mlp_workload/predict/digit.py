@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage  # type: ignore[import-untyped]
 
 from mlp_workload.data.framing import FAINT, MNIST, Framing, centre_of_mass
 from mlp_workload.errors import UserError
@@ -32,6 +33,8 @@ _EDGE = 0.05
 """Least ink at the edge of a stroke, as a fraction of that in its middle."""
 _SPECK = 0.05
 """Least area of a stroke, as a fraction of the largest one's; anything smaller is dirt."""
+_NEIGHBOURS = np.ones((3, 3), bool)
+"""A pixel and its eight neighbours."""
 
 Digit = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -80,14 +83,14 @@ def _ink(grey: Grey) -> Grey:
     deviation = grey - _paper(grey)
     step = np.diff(deviation.ravel(), prepend=deviation[0, 0])
     noise = min(_deviation(deviation), _deviation(step) / 2**0.5)  # the first is too large if ink fills the picture
-    smooth = _around(deviation, np.add) / 9 if noise >= 1 else deviation
+    smooth = ndimage.uniform_filter(deviation, 3, mode="nearest") if noise >= 1 else deviation
     threshold = max(_FAINTEST, 3 * noise)
     if smooth[np.abs(smooth) > threshold].sum() < 0:
         deviation, smooth = -deviation, -smooth
     if smooth.max() <= threshold:
         raise UserError("no digit: the picture is blank")
     strokes = _strokes(smooth > max(threshold, smooth.max() / 3))
-    near = _around(strokes, np.logical_or)
+    near = ndimage.binary_dilation(strokes, _NEIGHBOURS)
     full = np.quantile(deviation[strokes], 0.75)
     ink = np.where(strokes | (near & (deviation > max(_EDGE * full, 3 * noise))), np.clip(deviation / full, 0, 1), 0)
     return ink[bounds(ink)]
@@ -132,28 +135,13 @@ def _deviation(deviation: Grey) -> float:
     return float(1.4826 * np.median(np.abs(deviation)))
 
 
-def _around(array: npt.NDArray[Any], combine: np.ufunc) -> npt.NDArray[Any]:
-    """Combines each pixel with its eight neighbours; the border pixels are repeated outside."""
-    padded = np.pad(array, 1, "edge")
-    rows = combine(combine(padded[:-2], padded[1:-1]), padded[2:])
-    return np.asarray(combine(combine(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]))
-
-
 def _strokes(mask: Mask) -> Mask:
     """Returns the large connected parts of `mask`.
 
     If one lies inside the picture, parts that touch its border, such as shadows or the desk, do not count.
     """
-    outside = mask.size
-    # Each part becomes known by the index of its first pixel.
-    parts = np.where(mask, np.arange(outside).reshape(mask.shape), outside)
-    while True:
-        first = np.where(mask, _around(parts, np.minimum), outside)
-        first = np.append(first, outside)[first]  # follow the index that the first pixel has by now
-        if np.array_equal(first, parts):
-            break
-        parts = first
-    areas = np.bincount(parts[mask], minlength=outside + 1)
+    parts, _ = ndimage.label(mask, _NEIGHBOURS)
+    areas = np.bincount(parts[mask])
     inside = areas.copy()
     for border in (parts[[0, -1]], parts[:, [0, -1]]):
         inside[border] = 0

@@ -39,28 +39,36 @@ class Finished(UserError):
         return one_line(self.args[0])
 
 
-class CheckpointSchedule:
-    """Decides when a run pauses for a checkpoint, and stops it there; the same in all of its processes.
+class Checkpointer:
+    """Decides when a run pauses for a checkpoint, writes it, and stops the run there; the same in all of its processes.
 
     A checkpoint is due at the run's start and end, `every` so many steps, and when a signal came to one of the
     processes, which ends the run. An epoch is interrupted for one only if it has more steps than `every`. A run that is
-    resumed has one at `from_step`. `max_over_processes` is a trainer's.
+    resumed has one at `from_step`. `max_over_processes` is a trainer's. Only the first process has a `recorder`, and
+    only it writes.
     """
 
     def __init__(
         self,
+        recorder: Recorder | None,
+        run_dir: Path | None,
         every: int,
         signals: StopSignals,
         max_over_processes: Callable[[int], int],
-        from_step: int | None = None,
-        run_dir: Path | None = None,
+        from_step: int | None,
     ) -> None:
+        self._recorder, self._run_dir = recorder, run_dir
         self._every, self._signals, self._max_over_processes = every, signals, max_over_processes
-        self._tried_at, self._run_dir = from_step, run_dir
+        self._tried_at = self._last_step = from_step
+        self._warned = False
 
     @property
     def way_on(self) -> str:
         """Returns how the run can be continued if it ends now, as the end of a message."""
+        if self._recorder:
+            if self._last_step is None:
+                return "no checkpoint"
+            return f"--resume {shell_quoted(self._recorder.folder.path)} goes on from step {self._last_step}"
         if self._tried_at is None:
             return "nothing was trained"
         return f"--resume {shell_quoted(self._run_dir)} goes on" if self._run_dir else "it can be resumed"
@@ -71,59 +79,28 @@ class CheckpointSchedule:
         left = (self._tried_at or 0) + self._every - step
         return steps if self._every >= steps else min(steps, offset + max(left, 1))
 
-    def reached(self, step: int, is_last: bool, checkpoint: Callable[[], Checkpoint]) -> None:
+    def reached(self, step: int, is_last: bool, make: Callable[[], Checkpoint]) -> None:
         """Saves the checkpoint of `step` if it is due. Raises `Stopped` after that if a signal came."""
         stopped_by = self._max_over_processes(self._signals.received or 0)
         if self._tried_at is None or step >= self._tried_at + self._every or is_last or stopped_by:
             self._tried_at = step
-            self._save(checkpoint)
+            if self._recorder:
+                self._save(make())
         if stopped_by and not is_last:
-            raise Stopped(f"stopped after step {step}{self._left(step)}", stopped_by)
+            left = f"; {self.way_on}" if self._recorder else ""
+            if self._recorder and self._last_step != step:
+                self._recorder.save_weights()
+                left += f"; the weights of now are in {self._recorder.folder.weights}"
+            raise Stopped(f"stopped after step {step}{left}", stopped_by)
 
-    def _save(self, checkpoint: Callable[[], Checkpoint]) -> None:
-        """Does nothing: only the first process writes."""
-
-    def _left(self, step: int) -> str:
-        """Returns what is left of a run that stops after `step`, as the end of a message."""
-        return ""
-
-
-class Checkpointer(CheckpointSchedule):
-    """Writes the checkpoints of the run that `recorder` records."""
-
-    def __init__(
-        self,
-        recorder: Recorder,
-        every: int,
-        signals: StopSignals,
-        max_over_processes: Callable[[int], int],
-        from_step: int | None,
-    ) -> None:
-        super().__init__(every, signals, max_over_processes, from_step)
-        self._recorder, self._checkpoints = recorder, Checkpoints(recorder.folder.checkpoints)
-        self._last_step = from_step
-        self._warned = False
-
-    @property
-    def way_on(self) -> str:
-        if self._last_step is None:
-            return "no checkpoint"
-        return f"--resume {shell_quoted(self._recorder.folder.path)} goes on from step {self._last_step}"
-
-    def _left(self, step: int) -> str:
-        if self._last_step == step:
-            return f"; {self.way_on}"
-        self._recorder.save_weights()
-        return f"; {self.way_on}; the weights of now are in {self._recorder.folder.weights}"
-
-    def _save(self, make: Callable[[], Checkpoint]) -> None:
+    def _save(self, checkpoint: Checkpoint) -> None:
         """Saves a checkpoint, or warns and goes on: there may be room later, and that for the weights is reserved."""
-        checkpoint = make()
+        assert self._recorder is not None
         if not checkpoint.is_finite:
             return  # nothing to go on from
         try:
             self._recorder.sync()
-            self._checkpoints.save(checkpoint)
+            Checkpoints(self._recorder.folder.checkpoints).save(checkpoint)
             self._last_step, self._warned = checkpoint.step, False
         except UserError as error:
             if not self._warned:

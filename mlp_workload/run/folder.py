@@ -43,7 +43,8 @@ class RunFolder:
     def __init__(self, path: Path, *, is_new: bool, lock: int | None) -> None:
         """Takes the `lock` that `_lock` returned."""
         self.path, self._is_new, self._lock = path, is_new, lock
-        self._room = path / _ROOM
+        self._room, self.weights = path / _ROOM, path / "weights.safetensors"
+        self.events, self.checkpoints = path / "events.jsonl", path / "checkpoints"
 
     @classmethod
     def claim(cls, path: Path, config: Config, restart: bool = False) -> "RunFolder":
@@ -93,14 +94,6 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
 
-    @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
     def finished_epochs(self, examples: int) -> int | None:
         """Returns the epochs of a finished run with so many training examples; None if it is not finished."""
         path = self.path / "summary.json"
@@ -124,10 +117,6 @@ class RunFolder:
             write_atomically(self.path / "config.json", config.to_json().encode())
             (self.path / "summary.json").unlink(missing_ok=True)
             sync_folder(self.path)
-
-    @property
-    def weights(self) -> Path:
-        return self.path / "weights.safetensors"
 
     @contextlib.contextmanager
     def reserve(self, weights_bytes: int) -> Iterator[None]:

@@ -45,14 +45,7 @@ class OutputOptions:
     @property
     def server(self) -> VisdomServer:
         """Raises `UserError`, naming the flag, if it makes no sense."""
-        return VisdomServer.from_flags(
-            "visdom-",
-            host=self.visdom_host,
-            port=self.visdom_port,
-            base_url=self.visdom_base_url,
-            username=self.visdom_username,
-            password=self.visdom_password,
-        )
+        return VisdomServer.from_flags(self, "visdom_")
 
     def as_before(self, folder: Path) -> "OutputOptions":
         """Returns these options, with TensorBoard if the run in `folder` has it; warns if that can't be written."""

@@ -56,7 +56,7 @@ def train_seeds(config: Config, seeds: int, framework: SeedsFramework, output: O
     if output.visdom == "required":
         raise UserError("--visdom required is for one run: --seeds draws none, mlp_workload.dashboard --replay can")
     replace(output, visdom="off").check()
-    console = Output(markup=False, highlight=False, soft_wrap=True, quiet=output.quiet)
+    console = Output(quiet=output.quiet)
     summaries: list[Mapping[str, Any]] = []
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())

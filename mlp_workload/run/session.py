@@ -26,7 +26,6 @@ from mlp_workload.run.checkpoint import Checkpoint, Checkpoints
 from mlp_workload.run.checkpointing import (
     CHECKPOINT_EVERY,
     Checkpointer,
-    CheckpointSchedule,
     Finished,
     Resume,
     resumed_from,
@@ -79,7 +78,7 @@ class Run:
         self._every, self._resume = checkpoint_every, resume
         self._is_first = is_first
         self._recorder: Recorder | None = None
-        self._schedule: CheckpointSchedule | None = None
+        self._schedule: Checkpointer | None = None
         self._at: Checkpoint | None = None
         self._epoch, self._offset, self._seconds, self._losses = 1, 0, 0.0, list[Losses]()
 
@@ -118,9 +117,7 @@ class Run:
             assert self._folder is not None
             if self._is_first:
                 done = f"the run in {self._folder.path} is finished after {finished.epochs} epochs"
-                Output(markup=False, highlight=False, soft_wrap=True, quiet=self._output.quiet).say(
-                    f"{done}: there is nothing to do"
-                )
+                Output(quiet=self._output.quiet).say(f"{done}: there is nothing to do")
                 self.summary = self._folder.summary()
         except PeerLost as error:
             way_on = self._schedule.way_on if self._schedule else "nothing was trained"
@@ -158,10 +155,8 @@ class Run:
         past = self._open() if self._is_first else ()
         signals = self._stack.enter_context(StopSignals())
         from_step = self._at.step if self._at else None
-        self._schedule = (
-            Checkpointer(self._recorder, self._every, signals, trainer.max_over_processes, from_step)
-            if self._recorder
-            else CheckpointSchedule(self._every, signals, trainer.max_over_processes, from_step, config.run_dir)
+        self._schedule = Checkpointer(
+            self._recorder, config.run_dir, self._every, signals, trainer.max_over_processes, from_step
         )
         self._events = RunEvents(config, dataset, trainer, self._began, compile_seconds)
         self._emit(self._events.resumed(self._at.step, past) if self._at else self._events.started())

@@ -33,13 +33,13 @@ _WORST = 10
 class Output(RichConsole):
     """Standard output that goes quiet if its reader is gone, as after `| head`; the run goes on.
 
-    Control characters in text and tables are escaped, but not in a `rich.text.Text`. `is_interactive` tells whether a
-    live display can be drawn, that is on a terminal that can move its cursor. With `FORCE_COLOR` rich alone would also
-    draw into files.
+    Text has no markup, no highlights and no line breaks. Control characters in text and tables are escaped, but not in
+    a `rich.text.Text`. `is_interactive` tells whether a live display can be drawn, that is on a terminal that can move
+    its cursor. With `FORCE_COLOR` rich alone would also draw into files.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**{"markup": False, "highlight": False, "soft_wrap": True} | options)
         can_redraw = self.is_terminal and not self.is_dumb_terminal and not self.quiet
         self.is_interactive = self.is_interactive and can_redraw and self.file.isatty()
 
@@ -98,7 +98,7 @@ class Console:
 
     def __init__(self, run_dir: Path, quiet: bool) -> None:
         self._run_dir, self._quiet = run_dir, quiet
-        self._console = Output(markup=False, highlight=False, soft_wrap=True, quiet=quiet)
+        self._console = Output(quiet=quiet)
         # Warnings on standard error must go above the table if that is the terminal too.
         self._live = Live(console=self._console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
         self._rows: deque[_Epoch] = deque(maxlen=max(self._console.height - _OTHER_LINES, 1))

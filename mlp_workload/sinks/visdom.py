@@ -61,7 +61,7 @@ class Visdom:
         self._thread.join(CLOSE_SECONDS)
         if self._finished and not self._warned and self._answered_at == -math.inf:
             note = f"no Visdom server at {self._server.address}; for the curves: {self._replay}"
-            Output(markup=False, highlight=False, soft_wrap=True, quiet=self._quiet).say(one_line(note))
+            Output(quiet=self._quiet).say(one_line(note))
 
     def _draw(self) -> None:
         drawing: Drawing | None = None

@@ -68,12 +68,14 @@ class VisdomServer:
     """A sentence for each environment variable that was ignored, with the reason."""
 
     @classmethod
-    def from_flags(cls, prefix: str, **flags: str | int | None) -> "VisdomServer":
-        """Returns the server of a command's `flags` host, port, base_url, username and password.
+    def from_flags(cls, options: object, prefix: str = "") -> "VisdomServer":
+        """Returns the server of the flags host, port, base_url, username and password, fields of `options`.
 
-        A flag that is None gets the value of its variable, such as VISDOM_HOST, or its default. Variables with bad
-        values are ignored. Raises `UserError` for a flag with a bad value, naming it with `prefix`.
+        `prefix` begins their names. A flag that is None gets the value of its variable, such as VISDOM_HOST, or its
+        default. Variables with bad values are ignored. Raises `UserError`, naming the flag, if it has a bad value.
         """
+        flags = {name: getattr(options, prefix + name) for name in _SETTINGS}
+        dashed = f"--{prefix.replace('_', '-')}"
         values: dict[str, str | None] = {}
         ignored: list[str] = []
         variables = _variables(flags["host"] is not None or flags["port"] is not None)
@@ -82,7 +84,7 @@ class VisdomServer:
             values[name] = setting.default
             if given is not None:
                 if reason := _reason(name, given):
-                    raise UserError(f"--{prefix}{name.replace('_', '-')} {reason}")
+                    raise UserError(f"{dashed}{name.replace('_', '-')} {reason}")
                 values[name] = str(given)
             elif variable is not None:
                 if reason := _reason(name, variable):
@@ -91,7 +93,7 @@ class VisdomServer:
                     values[name] = variable
         if values["username"] and not values["password"]:
             if flags["username"] is not None:
-                raise UserError(f"--{prefix}username needs --{prefix}password, or VISDOM_PASSWORD in the environment")
+                raise UserError(f"{dashed}username needs {dashed}password, or VISDOM_PASSWORD in the environment")
             ignored.append("VISDOM_USERNAME needs VISDOM_PASSWORD")
             values["username"] = None
         base_url = (values["base_url"] or "").rstrip("/") or "/"

@@ -148,21 +148,35 @@ def _without_square(original: Any) -> Any:
     return lambda gradients, moments, decay, order: original(gradients, moments, decay, 1)
 
 
-def _torch_step_lost(original: Any) -> Any:
-    """Returns Adam that takes each step for its first."""
+def _torch_adam(edit: Any) -> Any:
+    """Returns a plant that passes each parameter's state through `edit`, in place, before all steps but the first."""
 
-    def make(*arguments: Any, **options: Any) -> Any:
-        optimizer = original(*arguments, **options)
+    def make(original: Any) -> Any:
+        def adam(*arguments: Any, **options: Any) -> Any:
+            optimizer = original(*arguments, **options)
 
-        def forget(*rest: Any) -> None:
-            for state in optimizer.state.values():
-                if "step" in state:
-                    state["step"].zero_()
+            def edit_all(*rest: Any) -> None:
+                for state in optimizer.state.values():
+                    if "step" in state:
+                        edit(state)
 
-        optimizer.register_step_pre_hook(forget)
-        return optimizer
+            optimizer.register_step_pre_hook(edit_all)
+            return optimizer
 
-    return make
+        return adam
+
+    return replaced("torch.optim:Adam", make)
+
+
+def _lose_step(state: Any) -> None:
+    state["step"].zero_()
+
+
+def _flush_small(state: Any) -> None:
+    """Sets second moments below a millionth of the largest to 0 after step 5."""
+    if state["step"] >= 5:
+        squares = state["exp_avg_sq"]
+        squares[squares < 1e-6 * squares.max()] = 0
 
 
 _MOMENTUM = {"momentum": 0.9}
@@ -224,5 +238,7 @@ FAULTS = [
     Fault(name="AMSGrad's maximum", side="jax", step=2, tensor="layers.0.weight", config=_ADAM,
           plant=_jax_adam(_amsgrad)),
     Fault(name="Adam's step lost", side="torch", step=2, tensor="optimizer.steps", config=_ADAM,
-          plant=replaced("torch.optim:Adam", _torch_step_lost)),
+          plant=_torch_adam(_lose_step)),
+    Fault(name="small second moments set to 0 after step 5", side="torch", step=6,
+          tensor="layers.0.weight.second_moment", config=_ADAM, plant=_torch_adam(_flush_small)),
 ]  # fmt: skip
