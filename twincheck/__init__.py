@@ -73,6 +73,6 @@ def function(function: Callable[..., Any], params: Any, inputs: Any) -> Any:
 
 def pair(torch: Any, jax: Any) -> Any:
     """Pairs the calls and the weights of two sides, and loads torch's weights into the JAX side."""
-    from twincheck.pair import Pair
+    from twincheck.pairs import Pair
 
     return Pair(torch, jax)
