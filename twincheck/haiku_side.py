@@ -18,9 +18,7 @@ def haiku_side(transformed: Any, params: Any, inputs: Any, state: Any) -> JaxSid
         raise UserError(f"haiku takes what hk.transform(f) returns, not {_kind(transformed)}")
     stateful = isinstance(transformed, hk.TransformedWithState)
     if stateful and state is None:
-        raise UserError(
-            "haiku needs the state of what hk.transform_with_state returns: haiku(f, params, inputs, state)"
-        )
+        raise UserError("haiku needs the state of an hk.transform_with_state: haiku(f, params, inputs, state)")
     for name, tree in (("params", params), ("state", state or {})):
         if not isinstance(tree, Mapping) or not all(isinstance(arrays, Mapping) for arrays in tree.values()):
             raise UserError(f"haiku's {name} must map modules to arrays by name, as f.init returns, not {_kind(tree)}")

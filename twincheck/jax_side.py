@@ -107,6 +107,7 @@ class JaxSide:
             contexts.enter_context(jax.enable_x64(dtype == "float64"))
             contexts.enter_context(jax.disable_jit(self._in_python))
             contexts.enter_context(jax.default_matmul_precision("highest"))
+            contexts.enter_context(_without_remat())
             for patch in self._patches:
                 contexts.enter_context(patch(self.modules()))
             variables = {name: _cast(array, dtype) for name, array in self.variables.items()}
@@ -173,6 +174,24 @@ class JaxSide:
             self.variables |= dict(zip(layers, arrays, strict=True))
             if name in self.trainable:
                 self.trainable = self.trainable - {name} | set(layers)
+
+
+@contextlib.contextmanager
+def _without_remat() -> Iterator[None]:
+    """Has `jax.checkpoint` return the function as it is: it would show values twice, and trace equal layers once."""
+    names = ("checkpoint", "remat")
+    originals = [getattr(jax, name) for name in names]
+
+    def unchanged(function: Any = None, **_: Any) -> Any:
+        return unchanged if function is None else function
+
+    for name in names:
+        setattr(jax, name, unchanged)
+    try:
+        yield
+    finally:
+        for name, original in zip(names, originals, strict=True):
+            setattr(jax, name, original)
 
 
 def _given(value: Any) -> Array:

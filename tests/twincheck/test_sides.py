@@ -37,8 +37,8 @@ def assert_runs(side: Any, expected: Any, *paths: str) -> None:
         assert calls[path].inputs, path
         assert calls[path].outputs, path
         if calls[path].inputs[0].dtype == np.float32:
-            assert 0 in calls[path].input_gradients, path
-            assert 0 in calls[path].output_gradients, path
+            assert calls[path].input_gradients, path
+            assert calls[path].output_gradients, path
 
 
 class Pair(NamedTuple):
@@ -113,7 +113,7 @@ NNX: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "a tuple returned": (NnxModel(lambda m, x: (m.a(x), (x, None)), a=dense()), X, ("a",)),
     "a named tuple returned": (NnxModel(lambda m, x: Pair(m.a(x), x), a=dense()), X, ("a",)),
     "a dataclass returned": (NnxModel(lambda m, x: Output(m.a(x)), a=dense()), X, ("a",)),
-    "integers returned": (NnxModel(lambda m, x: (m.a(x), m.a(x).argmax(-1)), a=dense()), X, ("a", "a (call 1)")),
+    "integers returned": (NnxModel(lambda m, x: (m.a(x), m.a(x).argmax(-1)), a=dense()), X, ("a",)),
     "bfloat16 weights": (nnx.Linear(4, 4, param_dtype=jnp.bfloat16, dtype=jnp.float32, rngs=rngs()), X, ("the model",)),
     "layers under scan": (NnxStack(), X, ("layers.0", "layers.1.dense", "layers.2.dense")),
     "layers under scan and remat": (NnxStack(remat=True), X, ("layers.0", "layers.2.dense")),
@@ -192,7 +192,7 @@ def test_function_with_sown_values() -> None:
     params = {"a": {"w": jnp.ones((4, 3))}, "b": [jnp.zeros(3)]}
 
     def model(params: Any, x: Any) -> Any:
-        return jnp.tanh(tc.sow("hidden", x @ params["a"]["w"])) + params["b"][0]
+        return jnp.tanh(tc.sow("hidden", x @ params["a"]["w"])) + params["b"][0][None]
 
     side = tc.function(model, params, X)
     assert_runs(side, model(params, X))
@@ -214,7 +214,7 @@ class Sown(torch.nn.Module):
 @pytest.mark.parametrize(("factor", "out"), [(2.0, []), (3.0, ["end"])])
 def test_sown_values_are_compared(factor: float, out: list[str]) -> None:
     def model(params: Any, x: Any) -> Any:
-        a = tc.sow("a", x @ params["kernel"] + params["bias"])
+        a = tc.sow("a", x @ params["kernel"] + params["bias"][None])
         return tc.sow("end", jnp.tanh(a) * factor) * 1.0
 
     params = {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
@@ -278,6 +278,7 @@ TORCH: dict[str, tuple[Any, Any, int]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch.compile
 @pytest.mark.parametrize("kind", TORCH)
 def test_torch(kind: str) -> None:
     make, inputs, outputs = TORCH[kind]
@@ -299,8 +300,7 @@ def meta() -> torch.nn.Module:
 
 
 def lazy() -> torch.nn.Module:
-    with pytest.warns(UserWarning, match="Lazy"):
-        return torch.nn.LazyLinear(4)
+    return torch.nn.LazyLinear(4)
 
 
 BAD: dict[str, tuple[Any, str]] = {
