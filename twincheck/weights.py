@@ -1,6 +1,7 @@
 """Which torch arrays a JAX parameter is made of, and how."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -199,12 +200,20 @@ def _by_pieces(
     return _add_hidden_biases(found, pieces, link)
 
 
+_INPUT, _HIDDEN = {"i", "x", "input", "inputs", "ih"}, {"h", "hidden", "recurrent", "state", "hh"}
+_BACKWARD = {"backward", "reverse", "reversed", "bwd"}
+
+
 def _part_score(piece: str, name: str) -> float:
-    part = piece.split(".")[0]
-    words = name.replace("dense_", "").replace("_", ".").lower().split(".")
-    owner = words[-2] if len(words) > 1 else words[-1]
-    direct = owner == part or (len(owner) == 1 and part.startswith(owner)) or owner.rstrip("_") == part
-    return 10.0 * direct + alike(piece, name)
+    """Returns how well a part of a recurrent torch module, such as "ir.weight" or "h.bias.l1_reverse", fits a name."""
+    part, _, role = piece.partition(".")
+    words = set(re.split(r"[._]+", name.lower()))
+    score = alike(piece, name)
+    score += 10.0 * (part in words)
+    score += 8.0 * bool(words & (_INPUT if part[0] == "i" else _HIDDEN))
+    score += 6.0 * (("reverse" in role) == bool(words & _BACKWARD))
+    layer = re.search(r"l(\d+)", role)
+    return score + 4.0 * ((layer[1] if layer else "0") in words)
 
 
 def _add_hidden_biases(found: dict[str, Weight], pieces: Mapping[str, list[Source]], link: Link) -> dict[str, Weight]:
