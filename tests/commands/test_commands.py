@@ -1,6 +1,5 @@
-"""The commands as people type them: real processes, real files, real ends."""
+"""The commands as people type them: real processes, real files, real ends; what they are refused for."""
 
-import contextlib
 import gzip
 import itertools
 import json
@@ -19,11 +18,8 @@ from helpers import ROOT, TRAINERS, assert_one_line, trainers, write_idx_folder
 from safetensors.numpy import load_file, save_file
 from warm import python
 
-from mlp_workload.config import PRESETS
-from mlp_workload.errors import UserError
 from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.initial import initial_parameters
-from mlp_workload.run.folder import RunFolder, new_default_folder
 from mlp_workload.sinks.json_lines import read_events
 from mlp_workload.weights import load_weights, parameter_shapes
 
@@ -105,91 +101,12 @@ def test_bad_input_ends_in_one_line_and_status_2(trainer, arguments, message, ru
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == bad_things
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_stream_that_is_closed_changes_no_status(closed, tmp_path):
-    command = f"{sys.executable} -m mlp_workload.export_onnx nowhere model.onnx {closed}"
-    process = subprocess.run(
-        ["sh", "-c", command], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert process.returncode == 2
-    assert process.stdout == ""
-    assert len(process.stderr.splitlines()) == ("2>&-" not in closed)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_auto_takes_the_cpu_and_says_so(run, small, tmp_path):
     for trainer in TRAINERS.values():
         folder = tmp_path / trainer
         assert run(trainer, *small, "--epochs", "0", "--visdom", "off", "--run-dir", str(folder)).returncode == 0
         if not shutil.which("nvidia-smi"):
             assert json.loads((folder / "summary.json").read_text())["device"] == "cpu"
-
-
-@trainers
-def test_in_a_pipe_there_is_a_line_per_epoch_and_a_closing_table(trainer, run, small, tmp_path):
-    process = run(trainer, *small, "--epochs", "2", "--seed", "1", "--visdom", "off")
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ""
-    assert "\x1b" not in process.stdout
-    assert re.findall(r"^epoch +(\d+) +step +(\d+) .*train loss .*test loss .*accuracy", process.stdout, re.M) == [
-        ("1", "6"),
-        ("2", "12"),
-    ]
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert str(Path("runs", folder.name)) in process.stdout
-    correct = json.loads((folder / "summary.json").read_text())["test_correct"]
-    assert f"{correct} of 31" in process.stdout
-
-
-@trainers
-def test_quiet_prints_warnings_alone(trainer, run, small, tmp_path):
-    flags = [*small, "--quiet", "--visdom", "off", "--run-dir", "run", "--epochs", "1"]
-    process = run(trainer, *flags, "--last-activation", "none", "--learning-rate", "1e30")
-    assert (process.returncode, process.stdout) == (0, "")
-    (warning,) = process.stderr.splitlines()
-    assert re.match("warning: the loss is (nan|inf) from step", warning)
-    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 6
-
-
-@pytest.mark.parametrize("quiet", [True, False])
-def test_warnings_on_a_terminal_reach_standard_error(quiet, small, tmp_path):
-    """Where it is a file, the file, and nothing else."""
-    master, slave = os.openpty()
-    flags = [*small, "--epochs", "1", "--visdom-port", "9", "--run-dir", "run"]
-    command = [python(), "-m", "reference_torch.train", *flags, *(["--quiet"] if quiet else [])]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
-    environment["VISDOM_BASE_URL"] = "no path"
-    with (tmp_path / "errors").open("w") as errors, subprocess.Popen(
-        command, stdout=slave, stderr=errors, cwd=tmp_path, env=environment
-    ) as process:  # fmt: skip
-        os.close(slave)
-        screen = b""
-        with contextlib.suppress(OSError):
-            while part := os.read(master, 4096):
-                screen += part
-        assert process.wait(timeout=240) == 0
-    os.close(master)
-    warnings = (tmp_path / "errors").read_text().splitlines()
-    assert sum(line.startswith("warning: VISDOM_BASE_URL must be a path ") for line in warnings) == 1
-    assert any("lost classes" in line for line in warnings) == quiet, "else it is on the screen, above the table"
-    assert (screen == b"") == quiet
-    assert b"VISDOM_BASE_URL" not in screen
-    assert (b"no Visdom server at http://localhost:9;" in screen) != quiet, "a note, behind the table"
-
-
-@trainers
-def test_nobody_reading_does_not_stop_the_run(trainer, small, tmp_path):
-    """As behind `| head -1`."""
-    command = [python(), "-m", trainer, *small, "--epochs", "200", "--visdom", "off", "--run-dir", "run"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment, pipesize=4096
-    ) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(timeout=240) == 0
-    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 1200
 
 
 @trainers
@@ -350,86 +267,6 @@ def test_two_runs_at_once_never_share_a_folder(small, tmp_path):
     events = [json.loads(line)["event"] for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
     assert events == ["run_started", "train_losses", "evaluated", "run_finished"] or "warned" in events
     assert events.count("run_finished") == 1
-
-
-def test_the_claim_on_a_folder_is_atomic(tmp_path, monkeypatch):
-    """Two runs that both find the folder empty: only one makes config.json."""
-    RunFolder.claim(tmp_path / "run", PRESETS["leaky"])
-    monkeypatch.setattr(Path, "iterdir", lambda folder: iter(()))
-    with pytest.raises(UserError, match="is in use by another run"):
-        RunFolder.claim(tmp_path / "run", PRESETS["relu"])
-    assert '"leaky"' in (tmp_path / "run/config.json").read_text()
-
-
-def test_default_folders_of_one_second_get_a_number(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folders = [new_default_folder("jax", PRESETS["leaky"], "seed0") for _ in range(5)]
-    assert len(set(folders)) == 5
-    assert any(folder.name.endswith("-2") for folder in folders)
-
-
-@trainers
-def test_a_terminal_gets_a_live_table(trainer, small, tmp_path):
-    """In a pseudoterminal of 100 columns."""
-    master, slave = os.openpty()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
-    command = [python(), "-m", trainer, *small, "--epochs", "2", "--visdom", "off", "--run-dir", "a[bold]b[/x]"]
-    with subprocess.Popen(command, stdout=slave, stderr=slave, cwd=tmp_path, env=environment) as process:
-        os.close(slave)
-        screen = b""
-        with contextlib.suppress(OSError):  # Linux's end of a pseudoterminal
-            while part := os.read(master, 4096):
-                screen += part
-        assert process.wait(timeout=240) == 0, screen
-    os.close(master)
-    text = screen.decode()
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    assert re.search(r"epoch +┃ +train loss +┃ +test loss +┃ +accuracy +┃ +examples/s +┃ +time left", plain)
-    for epoch in ("1/2", "2/2"):
-        row = r" +│ +\d\.\d{4} +│ +\d\.\d{4} +│ +\d+\.\d\d% +│ +[\d,]+ +│ +0:00:\d\d"
-        assert re.search(epoch + row, plain), plain
-    assert re.search(r"test accuracy +│ \d+ of 31", text)
-    assert text.rstrip().endswith("weights, losses and summary are in a[bold]b[/x]")
-
-
-@COLD
-def test_an_encoding_without_the_paths_letters(run, small, tmp_path):
-    environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
-    flags = [*small, "--epochs", "0", "--visdom", "off", "--run-dir", "rünning"]
-    process = run("jax_mlp.train", *flags, env=environment)
-    assert (process.returncode, process.stderr) == (0, "")
-    assert "in r?nning" in process.stdout
-    assert (tmp_path / "rünning/summary.json").exists()
-    for trainer, flags, message in (
-        ("reference_torch.train", ["--frobnicate"], "unrecognized arguments: --frobnicate"),
-        ("jax_mlp.train", ["--epochs", "a"], "--epochs: invalid int value: 'a'"),
-    ):
-        assert_one_line(run(trainer, *flags, env=environment), rf"error: {message} \(--help lists the flags\)$")
-
-
-@trainers
-def test_a_full_standard_output_does_not_stop_the_run(trainer, small, tmp_path):
-    command = [python(), "-m", trainer, *small, "--epochs", "1", "--visdom", "off", "--run-dir", "run"]
-    with open("/dev/full", "w") as full:
-        process = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=240,
-        )  # fmt: skip
-    assert process.returncode == 0
-    assert process.stderr == "warning: cannot print (No space left on device); the run goes on\n"
-    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 6
-
-
-def test_nobody_reading_ends_the_articles_program_quietly(tmp_path):
-    command = [python(), "-m", "reference_torch.tutorial", "module", "--epochs", "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment
-    ) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(timeout=240) == 1
 
 
 @pytest.mark.long("starts the interpreter and JAX")

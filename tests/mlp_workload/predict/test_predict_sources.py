@@ -1,7 +1,6 @@
 """Pictures for networks that were trained on MNIST from other sources: made what the training images are."""
 
 import dataclasses
-import io
 import json
 from functools import partial
 
@@ -9,11 +8,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from helpers import without_record, write_idx_folder, write_run
+from pictures import png
 from PIL import Image
 from tfds_files import write as write_prepared
 
-import jax_mlp.network
-import reference_torch.network
 import reference_torch.train
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples
@@ -24,50 +22,31 @@ from mlp_workload.predict.digit import SHAPE
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run.output_options import OutputOptions
 
-NETWORKS = {"jax": jax_mlp.network.Network, "torch": reference_torch.network.Network}
 AS_MANY = 97
 """Pictures of 100 that must be right."""
 
 
-@pytest.fixture(scope="module")
-def digits(mnist):
-    """(100, 28, 28), ten test images of each class."""
-    labels = mnist.test.labels
-    return mnist.test.images[np.concatenate([np.flatnonzero(labels == k)[:10] for k in range(10)])]
-
-
-@pytest.fixture(scope="module")
-def networks(trained):
-    return {name: network(trained) for name, network in NETWORKS.items()}
-
-
-def encoded(picture, kind):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind)
-    return buffer.getvalue()
-
-
 def as_small(digit):
     """28x28, dark on light."""
-    return encoded(Image.fromarray(255 - digit), "PNG")
+    return png(Image.fromarray(255 - digit), "PNG")
 
 
 def on_grey_paper(digit):
     """28x28, dark on paper that is not quite white."""
-    return encoded(Image.fromarray(np.rint((255.0 - digit) * 232 / 255).astype(np.uint8)), "PNG")
+    return png(Image.fromarray(np.rint((255.0 - digit) * 232 / 255).astype(np.uint8)), "PNG")
 
 
 def on_noisy_paper(digit):
     """28x28, dark on paper of 232 to 255."""
     noise = np.random.default_rng(int(digit.sum())).integers(0, 24, digit.shape)
-    return encoded(Image.fromarray(np.clip(255.0 - digit - noise, 0, 255).astype(np.uint8)), "PNG")
+    return png(Image.fromarray(np.clip(255.0 - digit - noise, 0, 255).astype(np.uint8)), "PNG")
 
 
 def as_page(digit, kind="PNG"):
     """280x280, dark on light, off the middle."""
     page = Image.new("L", (280, 280), 255)
     page.paste(Image.fromarray(255 - digit).resize((196, 196), Image.Resampling.BICUBIC), (40, 30))
-    return encoded(page, kind)
+    return png(page, kind)
 
 
 PICTURES = {
