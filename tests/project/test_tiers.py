@@ -1,14 +1,13 @@
 """Every test is in a tier, and each that `make test` leaves out says why."""
 
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from fnmatch import fnmatch
 
 import pytest
 from helpers import ROOT
+
+pytest_plugins = ["pytester"]
 
 TESTS = ROOT / "tests"
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -37,13 +36,8 @@ def test_make_test_all_and_ci_run_all_tiers():
 
 
 @pytest.mark.parametrize(("mark", "status"), [("long", 4), ('long(" ")', 4), ('long("large data")', 0)])
-def test_a_long_test_without_a_reason_is_refused(mark, status, tmp_path):
-    file = tmp_path / "test_file.py"
-    file.write_text(f"import pytest\n\n@pytest.mark.{mark}\ndef test_it():\n    pass\n")
-    command = [sys.executable, "-m", "pytest", "--noconftest", "-p", "tiers", "-p", "no:cacheprovider", "-c"]
-    result = subprocess.run(
-        [*command, ROOT / "pyproject.toml", file], env=os.environ | {"PYTHONPATH": str(TESTS)}, capture_output=True,
-        text=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == status, result.stdout + result.stderr
-    assert status == 0 or "::test_it: long takes one argument, the reason" in result.stderr
+def test_a_long_test_without_a_reason_is_refused(mark, status, pytester):
+    pytester.makepyfile(f"import pytest\n\n@pytest.mark.{mark}\ndef test_it():\n    pass\n")
+    result = pytester.runpytest_inprocess("-p", "tiers", "--strict-markers")
+    assert result.ret == status
+    assert status == 0 or "::test_it: long takes one argument, the reason" in result.stderr.str()

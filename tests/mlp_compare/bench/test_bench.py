@@ -171,12 +171,15 @@ def test_a_variant_answers_from_a_process_of_its_own():
         (["--plot", "nowhere/plot.svg"], "cannot write nowhere/plot.svg"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_timed(run, tmp_path, arguments, message):
+def test_bad_arguments_are_refused_before_anything_is_timed(arguments, message, monkeypatch, tmp_path, capfd):
     (tmp_path / "taken").write_text("mine")
-    result = run("mlp_compare.bench", *arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        bench.main()
+    assert stop.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert message in line
     assert (tmp_path / "taken").read_text() == "mine"
 
 
