@@ -210,6 +210,8 @@ runpy.run_module("{trainer}", run_name="__main__")
 @pytest.mark.long("trains an epoch of MNIST image by image, twice")
 @pytest.mark.parametrize("form", ["hand-written", "module"])
 def test_the_articles_programs(form, run):
+    """As `docs/training.md` starts them."""
+    assert f"\npython -m reference_torch.tutorial {form} --epochs 1\n" in (ROOT / "docs/training.md").read_text()
     process = run("reference_torch.tutorial", form, "--epochs", "1")
     assert process.returncode == 0, process.stderr
     assert re.findall(r"^epoch 1, (\d+) of 60000 \(\d+%\): loss \d\.\d{6}$", process.stdout, re.M) == [

@@ -20,7 +20,7 @@ from mlp_workload.errors import UserError
 from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorded import RecordedRun
 
-MANY = pytest.mark.long("trains on each number of devices, and 300 steps of MNIST")
+MANY = pytest.mark.long("trains on each number of devices, and 100 steps of MNIST")
 
 
 def train_on_devices(folder, data, amount):
@@ -45,9 +45,9 @@ def trained(tmp_path_factory, small):
 @MANY
 @pytest.mark.parametrize("devices", DEVICES[1:])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_300_steps_end_as_on_one_device(preset, devices, trained):
+def test_100_steps_end_as_on_one_device(preset, devices, trained):
     one, many = (np.load(trained / f"{preset}-{number}.npz") for number in (1, devices))
-    assert one["train.losses"].shape == (300,)
+    assert one["train.losses"].shape == (100,)
     assert_same(one, many)
     assert np.array_equal(one["test.labels"], many["test.labels"])
     assert np.array_equal(one["test.predictions"], many["test.predictions"])

@@ -1,7 +1,6 @@
 """The arrows between the packages point one way, and neither framework is needed to run the other's half."""
 
 import ast
-import os
 import re
 import shutil
 import subprocess
@@ -151,18 +150,3 @@ def test_no_string_names_a_package_above(package, tmp_path):
     assert upward_strings(ROOT / package, ABOVE[package]) == []
     (tmp_path / "a.py").write_text(f'"""{ABOVE[package][-2]}"""\nNAME = "{ABOVE[package][-2]}.train"')
     assert upward_strings(tmp_path, ABOVE[package]) == [("a.py", f"{ABOVE[package][-2]}.train")]
-
-
-@pytest.mark.parametrize("trainer", ["jax_mlp.train", "reference_torch.train"])
-def test_importing_a_trainer_warns_of_nothing(trainer):
-    # A PYTHONWARNINGS of the caller's would come before -W.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import {trainer}, {trainer}er"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""

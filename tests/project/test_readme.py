@@ -5,7 +5,6 @@ import pkgutil
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import pytest
 import torch
 from flax import nnx
 from helpers import ROOT
+from warm import python
 
 import jax_mlp.train
 import mlp_compare.parity.__main__ as parity
@@ -27,20 +27,22 @@ PAGES = {
     for path in (*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")), *DOCS, *API)
 }
 BLOCKS = [block for text in PAGES.values() for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)]
-SCRIPTS = [block for block in dict.fromkeys(BLOCKS) if not block.startswith("make ")]
+ELSEWHERE = ("make ", "python -m reference_torch.tutorial")
+"""Beginnings of what other tests run; the tutorial's command `test_commands.py`."""
+SCRIPTS = [block for block in dict.fromkeys(BLOCKS) if not block.startswith(ELSEWHERE)]
 
 
 def first_line(script):
     return script.partition("\n")[0]
 
 
-@pytest.mark.long("starts the interpreter and trains on MNIST")
+@pytest.mark.long("trains on MNIST")
 @pytest.mark.parametrize("script", SCRIPTS, ids=first_line)
 def test_the_readmes_commands_run_as_written(script, tmp_path):
     """Beside links to the project's folders, so that what the commands write lands elsewhere."""
     for name in ("mlp_workload", "jax_mlp", "reference_torch", "mlp_compare", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PATH": f"{Path(python()).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
         ["bash", "-eu", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=280
     )

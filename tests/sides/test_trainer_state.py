@@ -1,7 +1,6 @@
 """A trainer tells all of a step, and goes on from wherever another one stopped."""
 
 import dataclasses
-from itertools import product
 
 import numpy as np
 import pytest
@@ -28,11 +27,7 @@ NESTEROV = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
 preset_and_optimizer = pytest.mark.parametrize(
     ("preset", "optimizer"),
     [("leaky", {}), ("relu", NESTEROV), ("leaky", ADAMW)]
-    + [
-        pytest.param(preset, optimizer, marks=OTHER)
-        for preset, optimizer in product(PRESETS, ({}, {"momentum": 0.9}, NESTEROV, ADAMW, {"optimizer": "adam"}))
-        if (preset, optimizer) not in (("leaky", {}), ("relu", NESTEROV), ("leaky", ADAMW))
-    ],
+    + [pytest.param("relu", optimizer, marks=OTHER) for optimizer in ({"momentum": 0.9}, {"optimizer": "adam"})],
 )
 
 

@@ -32,6 +32,7 @@ def test_what_is_quick_on_a_cpu(machine, monkeypatch):
 @pytest.mark.long("starts both frameworks a dozen times")
 def test_what_a_cpu_can_show_and_what_it_leaves_out(machine, monkeypatch):
     """With one preset, two runs of JAX alone, and not the doctor and the benchmark, which have tests of their own."""
+    monkeypatch.setattr(sys, "executable", python())
     monkeypatch.setattr(machine_checks, "PRESETS", {"leaky": machine_checks.PRESETS["leaky"]})
     found = {}
     for name in [name for name in CHECKS if name not in ("doctor", "speed")]:

@@ -20,15 +20,16 @@ NUMPY = "examples.numpy_side"
 FLOAT64 = {name: dataclasses.replace(config, dtype="float64", device="cpu") for name, config in PRESETS.items()}
 
 
-ALL = pytest.mark.long("takes all 300 steps four times")
+ALL = pytest.mark.long("takes all 300 steps")
 
 
 @pytest.mark.parametrize(
     ("preset", "other", "steps", "least"),
     [("relu", "jax", 10, 800), ("leaky", "torch", 10, 800)]
-    + [pytest.param(preset, other, 300, 3000, marks=ALL) for preset in PRESETS for other in ("jax", "torch")],
+    + [pytest.param(*pair, 300, 3000, marks=ALL) for pair in (("relu", "jax"), ("leaky", "torch"))],
 )
 def test_steps_agree_with_both_frameworks(preset, other, steps, least, mnist):
+    """Each preset with one; the parity check holds the two frameworks together."""
     with InProcess(other) as one, InProcess(NUMPY) as numpy:
         check = Lockstep(FLOAT64[preset], mnist, [one, numpy], steps)
         # NumPy's own epochs are the same beside JAX.
