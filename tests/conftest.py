@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
         int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")),
         int(os.environ["PYTEST_XDIST_WORKER_COUNT"]),
     )
-    os.sched_setaffinity(0, cores[first::workers] or cores)
+    os.sched_setaffinity(0, cores[first::workers] or {cores[first % len(cores)]})
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # whose workers inherit this
     # Compiled programs are kept for other commands and for later sessions, apart from the user's own. Compiling takes
@@ -53,6 +53,15 @@ pytest_plugins = ["tiers"]
 warm.ENVIRONMENT |= os.environ
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the stand-in for the interpreter that the workers share, if there are any."""
+    if (workers := getattr(config.option, "numprocesses", None)) and sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[::workers])  # as many as each worker has, for the threads of libraries
+        os.environ[warm.SHARED] = warm.start()
+        os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture(autouse=True)
