@@ -24,7 +24,7 @@ side = pytest.mark.parametrize("side", SIDES)
 @st.composite
 def pairs(draw):
     """Two distributions of one shape (..., classes), zeros among them; q is nowhere 0 where p is not."""
-    shape = draw(st.sampled_from([(1,), (4,), (10,), (3, 5), (2, 3, 20)]))  # few: JAX compiles for each
+    shape = draw(st.sampled_from([(1,), (10,), (2, 3, 20)]))  # few: JAX compiles for each
     p, q = (draw(arrays(np.float64, shape, elements=st.sampled_from([0.0, 1e-6, 0.1, 0.5, 1.0, 7.0]))) for _ in "pq")
     p[..., 0] += 1e-3
     q += np.where(p > 0, 1e-3, 0)

@@ -22,7 +22,6 @@ from mlp_workload.run import recorded
 from mlp_workload.run.output_options import OutputOptions
 
 DIGITS = 100
-
 AS_MANY = 97
 """Of these must be taken for the same after a disturbance."""
 

@@ -161,7 +161,7 @@ def test_a_required_server_that_is_not_there_stops_before_training(trainer, run,
 
 @trainers
 def test_a_server_killed_in_the_middle_costs_nothing(trainer, server, short, run, tmp_path):
-    flags = [*server.flags, *short, "--epochs", "200", "--run-dir", "runs/run"]
+    flags = [*server.flags, *short, "--epochs", "100", "--run-dir", "runs/run"]
     with start(trainer, tmp_path, *flags) as process:
         read_until(process, "epoch 15  step    90")
         until(lambda: environment_name(tmp_path / "runs/run") in server.environments())
@@ -178,14 +178,14 @@ def test_a_server_killed_in_the_middle_costs_nothing(trainer, server, short, run
 
 def test_a_suspended_server_holds_nothing_up(server, short, tmp_path):
     """Neither the steps nor, beyond `CLOSE_SECONDS`, the end of a run that still waits for an answer."""
-    flags = [*server.flags, *short, "--epochs", "200", "--run-dir", "runs/run"]
+    flags = [*server.flags, *short, "--epochs", "100", "--run-dir", "runs/run"]
     with start("jax_mlp.train", tmp_path, *flags, CLOSE_SECONDS=0.5) as process:
         read_until(process, "epoch  5")
         until(lambda: environment_name(tmp_path / "runs/run") in server.environments())
         server.suspend()
         _, error = process.communicate(timeout=50)
         assert (process.returncode, error) == (0, "")
-    assert RecordedRun.load(tmp_path / "runs/run").summary["steps"] == 1200
+    assert RecordedRun.load(tmp_path / "runs/run").summary["steps"] == 600
 
 
 def talk_without_end(listener):
