@@ -139,8 +139,6 @@ def test_float32_says_that_a_difference_has_built_up():
     [
         ("float32", {"momentum": 0.9, "learning_rate": 0.1}),
         ("float64", {"label_smoothing": 1.0}),
-        ("float64", {"momentum": 0.9, "learning_rate": 0.1}),
-        ("float32", {"label_smoothing": 1.0}),
     ],
 )
 def test_what_is_learned_by_heart_agrees(dtype, settings, digits, tmp_path):
