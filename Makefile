@@ -55,7 +55,7 @@ test-long: $(FULL)  ## run the tests that `make test` leaves out
 	$(PYTEST) -m "long" $(PYTEST_ARGS)
 
 knocks: $(FULL)  ## kill 200 runs at random moments, 80 at random steps, and resume them; takes half an hour
-	KILLS=100 STOPS=20 $(PYTEST) --timeout 0 -rP tests/test_knocks.py -k 'kills or step_of_a_whole'
+	KILLS=100 STOPS=20 $(PYTEST) --timeout 0 -rP tests/commands/test_knocks.py -k 'kills or step_of_a_whole'
 
 gpu-check: $(FULL)  ## check all on this machine's GPU, or what a CPU can (CUDA=cuda13 installs JAX for it; ARGS='--quick')
 	$(if $(CUDA),$(call PIP_INSTALL,$(VENV)) --editable '.[$(CUDA)]')

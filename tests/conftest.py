@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import json
 import os
 import shutil
 import signal
@@ -21,7 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
         int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")),
         int(os.environ["PYTEST_XDIST_WORKER_COUNT"]),
     )
-    os.sched_setaffinity(0, cores[first::workers] or cores)
+    os.sched_setaffinity(0, cores[first::workers] or {cores[first % len(cores)]})
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # whose workers inherit this
     # Compiled programs are kept for other commands and for later sessions, apart from the user's own. Compiling takes
@@ -30,18 +29,17 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # whose workers inherit this
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
-import numpy as np
 import pytest
 import warm
+from helpers import ROOT, make_digits, write_idx_folder
 from hypothesis import settings
 from warm import python
 
 import jax_mlp.train
 from mlp_workload.config import Config
-from mlp_workload.data import Dataset, Examples, load
+from mlp_workload.data import Dataset, load
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run.output_options import OutputOptions
-from mlp_workload.weights import Parameters, save_weights
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -52,10 +50,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's b
 
 pytest_plugins = ["tiers"]
 
-ROOT = Path(__file__).parent.parent
 warm.ENVIRONMENT |= os.environ
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the stand-in for the interpreter that the workers share, if there are any."""
+    if (workers := getattr(config.option, "numprocesses", None)) and sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[::workers])  # as many as each worker has, for the threads of libraries
+        os.environ[warm.SHARED] = warm.start()
+        os.sched_setaffinity(0, cores)
+
+
+def pytest_collection_finish() -> None:
+    """Leaves all that is imported by now out of later garbage collections, which take half a second with it."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -82,18 +93,6 @@ def mnist() -> Dataset:
     return load("mnist")
 
 
-def make_digits() -> Dataset:
-    """A small set, 3 classes of 6x5 pixels in noise, that is learned within a few steps."""
-    rng = np.random.default_rng(0)
-    patterns = rng.integers(0, 2, (3, 6, 5)) * 200
-
-    def examples(n: int) -> Examples:
-        labels = np.arange(n, dtype=np.int32) % 3
-        return Examples((patterns[labels] + rng.integers(0, 50, (n, 6, 5))).astype(np.uint8), labels)
-
-    return Dataset("digits", examples(103), examples(31), ("a", "b", "c"))
-
-
 @pytest.fixture
 def digits() -> Dataset:
     return make_digits()
@@ -113,15 +112,6 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
-def write_idx_folder(folder: Path, dataset: Dataset, prefix: str = "") -> str:
-    """Writes four IDX files, named as MNIST's behind the `prefix`; the `--dataset` that reads them."""
-    for part, examples in (("train", dataset.train), ("t10k", dataset.test)):
-        for kind, array in (("images-idx3", examples.images), ("labels-idx1", examples.labels.astype(np.uint8))):
-            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-            (folder / f"{prefix}{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
-    return f"idx:{folder}"
-
-
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Flags of a run on `digits`, whose epochs are five batches of 20 and one of 3."""
@@ -136,21 +126,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     config = Config(epochs=1, momentum=0.9, learning_rate=0.1, last_activation="none", run_dir=folder)
     jax_mlp.train.train(config, OutputOptions(visdom="off", quiet=True))
     return Trained.load(folder)
-
-
-def write_run(folder: Path, config: Config, parameters: Parameters) -> Path:
-    """Writes what predicting takes, a finished run without its events; the folder."""
-    folder.mkdir()
-    (folder / "config.json").write_text(config.to_json())
-    save_weights(folder / "weights.safetensors", parameters)
-    return folder
-
-
-def without_record(folder: Path, target: Path) -> None:
-    """Copies a run's events as version 0.1 wrote them, which did not record the images and the names of classes."""
-    first, *rest = (folder / "events.jsonl").read_text().splitlines(keepends=True)
-    facts = {k: v for k, v in json.loads(first).items() if k not in ("images", "class_names", "data_notes")}
-    (target / "events.jsonl").write_text("".join([json.dumps(facts) + "\n", *rest]))
 
 
 @pytest.fixture

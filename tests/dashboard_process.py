@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import websocket
-from conftest import ROOT
+from helpers import ROOT
 from visdom_process import free_port
 from warm import python
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import random
 import re
@@ -12,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from warm import python
 
-from mlp_workload.config import PRESETS
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.data import Dataset, Examples
 from mlp_workload.events import Evaluated, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Mistakes
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.run.session import Run
+from mlp_workload.weights import Parameters, save_weights
 
+ROOT = Path(__file__).parents[1]
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 trainers = pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
@@ -73,6 +76,42 @@ def recorded(
     if finished:
         events.append(RunFinished(SECONDS))
     return RecordedRun(Path(folder), config, facts, tuple(events))
+
+
+def make_digits() -> Dataset:
+    """A small set, 3 classes of 6x5 pixels in noise, that is learned within a few steps."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 2, (3, 6, 5)) * 200
+
+    def examples(n: int) -> Examples:
+        labels = np.arange(n, dtype=np.int32) % 3
+        return Examples((patterns[labels] + rng.integers(0, 50, (n, 6, 5))).astype(np.uint8), labels)
+
+    return Dataset("digits", examples(103), examples(31), ("a", "b", "c"))
+
+
+def write_idx_folder(folder: Path, dataset: Dataset, prefix: str = "") -> str:
+    """Writes four IDX files, named as MNIST's behind the `prefix`; the `--dataset` that reads them."""
+    for part, examples in (("train", dataset.train), ("t10k", dataset.test)):
+        for kind, array in (("images-idx3", examples.images), ("labels-idx1", examples.labels.astype(np.uint8))):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (folder / f"{prefix}{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    return f"idx:{folder}"
+
+
+def write_run(folder: Path, config: Config, parameters: Parameters) -> Path:
+    """Writes what predicting takes, a finished run without its events; the folder."""
+    folder.mkdir()
+    (folder / "config.json").write_text(config.to_json())
+    save_weights(folder / "weights.safetensors", parameters)
+    return folder
+
+
+def without_record(folder: Path, target: Path) -> None:
+    """Copies a run's events as version 0.1 wrote them, which did not record the images and the names of classes."""
+    first, *rest = (folder / "events.jsonl").read_text().splitlines(keepends=True)
+    facts = {k: v for k, v in json.loads(first).items() if k not in ("images", "class_names", "data_notes")}
+    (target / "events.jsonl").write_text("".join([json.dumps(facts) + "\n", *rest]))
 
 
 def in_a_small_file_system(script: str, folder: Path, size: str) -> subprocess.CompletedProcess:

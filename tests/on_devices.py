@@ -2,7 +2,7 @@
 
 Into the folder that it is told go `digits-MESH.npz` of batches that can't be shared evenly, of the meshes in `SOME` if
 it is told "some". With "all", of each mesh, and also `split-MESH.npz` of a step whose hidden layers are divided,
-`PRESET-DEVICES.npz` of 300 steps of MNIST, and run folders.
+`PRESET-DEVICES.npz` of 100 steps of MNIST, and run folders.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ UNEVEN = {"1": (1, 1), "3": (3, 1), "8": (8, 1), "4x2": (8, 2)}
 SOME = ("1", "4x2")
 
 
-BATCH, TRAINED, TESTED = 40, 12_000, 2_001
-"""Examples of MNIST that `part_of_mnist` has, which are 300 steps; no number of devices shares the last evenly."""
+BATCH, TRAINED, TESTED = 40, 4_000, 2_001
+"""Examples of MNIST that `part_of_mnist` has, which are 100 steps; no number of devices shares the last evenly."""
 
 
 def part_of_mnist() -> Dataset:

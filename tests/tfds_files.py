@@ -9,7 +9,8 @@ DIGITS = {
 }
 
 
-def write(folder, name, splits, features=None, keys=("image", "label"), config="", file_format="array_record"):
+def write(folder, name, splits, features=None, keys=("image", "label"), config="", file_format="array_record",
+          examples_per_file=25_000):  # fmt: skip
     """Writes {split: (images, labels)} by TFDS's own writer, in the given order, several files to a large split.
 
     `features` replace those of DIGITS.
@@ -22,7 +23,7 @@ def write(folder, name, splits, features=None, keys=("image", "label"), config="
     info = tfds.core.DatasetInfo(
         builder=identity, features=tfds.features.FeaturesDict(DIGITS | (features or {})), supervised_keys=keys
     )
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=25_000, file_format=file_format)
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=examples_per_file, file_format=file_format)
     writer.initialize_splits(list(splits))
     for split, examples in splits.items():
         # Pillow encodes the images here; TFDS would encode an array by TensorFlow.

@@ -9,9 +9,12 @@ import subprocess
 import time
 from pathlib import Path
 
+from tolerances import DRAWN
 from warm import python
 
+from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.visdom.server import Unreachable, VisdomServer
+from mlp_workload.visdom.windows import comparison_name, environment_name
 
 _SERVE = """
 import logging, os, sys
@@ -20,6 +23,15 @@ from visdom.server.run_server import start_server
 logging.getLogger().setLevel(logging.INFO)  # a line for each request
 start_server(port=int(sys.argv[1]), base_url=sys.argv[3], env_path=sys.argv[2], bind_local=True)
 """
+HURRIED = {
+    "mlp_workload.sinks.visdom.PAUSE_SECONDS": 0.1,
+    "mlp_workload.sinks.visdom.COMPARE_SECONDS": 0.3,
+    "mlp_workload.sinks.visdom.RETRY_SECONDS": 0.1,
+    "mlp_workload.sinks.visdom.LAST_SECONDS": 0.0,
+    "mlp_workload.sinks.visdom.CLOSE_SECONDS": 60.0,
+    "mlp_workload.visdom.timed_http.ANSWER_SECONDS": 60.0,
+}
+"""Constants for a run's sink: what is done again is so at once, and what must come has time."""
 
 
 def free_port() -> int:
@@ -88,3 +100,33 @@ class VisdomProcess:
     def requests(self) -> int:
         """How many were answered so far, ours included."""
         return len(re.findall(r"tornado.access:\d+ (?:POST|GET)", self.log.read_text()))
+
+
+def comparison_of(recorded):
+    return comparison_name(recorded.config, recorded.fact("dataset_digest"))
+
+
+def assert_shows(server, folder, trace=None):
+    """The server's data are those of events.jsonl, each point once; in the comparison too, if it has a `trace`."""
+    recorded = RecordedRun.load(folder)
+    environment = environment_name(folder)
+    ((steps, losses),) = server.traces(environment, "train_loss").values()
+    assert steps == list(range(1, len(recorded.train_losses) + 1))
+    DRAWN.assert_close(losses, recorded.train_losses)
+    test = server.traces(environment, "test")
+    evaluated = recorded.evaluations
+    for name, values in (
+        ("loss", [event.test_loss for event in evaluated]),
+        ("acc.", [event.test_accuracy for event in evaluated]),
+    ):
+        assert test[name][0] == [event.step for event in evaluated]
+        DRAWN.assert_close(test[name][1], values)
+    windows = server.windows(environment)
+    assert [windows[name]["title"] for name in ("train_loss", "test", "x", "pred")] == [
+        "train loss", "test loss&acc.", "test images", "predicted labels",
+    ]  # fmt: skip
+    assert f"step {evaluated[-1].step}: " in windows["pred"]["content"]
+    if trace is not None:
+        comparison = comparison_of(recorded)
+        assert server.traces(comparison, "test_loss")[trace] == test["loss"]
+        assert server.traces(comparison, "test_accuracy")[trace] == test["acc."]

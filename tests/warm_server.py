@@ -177,8 +177,8 @@ def main(address: str, executable: str) -> None:
     gc.collect()
     gc.freeze()
     server = Server(address)
-    Path(f"{address}.context").write_text(json.dumps(here))
-    print("ready", flush=True)
+    Path(f"{address}.new").write_text(json.dumps(here))
+    os.rename(f"{address}.new", f"{address}.context")  # from now on it is asked
     if asked := server.serve():
         request, files = asked
         become(request, files)

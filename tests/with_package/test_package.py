@@ -9,12 +9,11 @@ import tarfile
 import tomllib
 import venv
 import zipfile
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from packaging.metadata import Metadata
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME = f"{PROJECT['name'].replace('-', '_')}-{PROJECT['version']}"
 PACKAGES = ("jax_mlp", "mlp_compare", "mlp_workload", "reference_torch", "twincheck")

@@ -8,18 +8,17 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from helpers import ROOT
 from tensorflow_datasets.core.download import resource
 
 import mlp_workload.data.tfds
 from mlp_workload.data.tfds import load_tfds
 from mlp_workload.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "mlp_workload/data/mnist"
 FIRST_LABELS = [4, 1, 0, 7, 8]
 

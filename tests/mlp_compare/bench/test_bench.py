@@ -1,0 +1,310 @@
+"""The benchmark: each variant trains before it is timed, and the command measures what it is asked for."""
+
+import dataclasses
+import json
+import re
+import sys
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, write_idx_folder
+from rich.console import Console
+from rich.progress import Progress
+from tolerances import MODEL_FLOAT64
+
+import mlp_compare.bench.__main__ as bench
+from mlp_compare.bench import benchmark, lower_bound, tables, timing_worker, whole_commands
+from mlp_compare.bench.processes import ProcessFailed, ask
+from mlp_compare.bench.variants import CONTROL, SEEDS_VARIANTS, VARIANTS
+from mlp_workload.batches import epoch_order
+from mlp_workload.config import PRESETS, Config
+from mlp_workload.data import Dataset, Examples
+from mlp_workload.errors import UserError
+from mlp_workload.initial import initial_parameters
+
+
+@pytest.mark.parametrize(("preset", "batch_size"), [("leaky", 20), ("relu", 103)])  # the last batch of 20s is smaller
+@pytest.mark.parametrize("name", ["jax", "jax-step", "torch-fused", "torch-hand", "torch-tutorial"])
+def test_each_variant_trains_as_the_trainer_does(name, preset, batch_size, digits):
+    check_against_the_trainer(name, preset, batch_size, digits)
+
+
+@pytest.mark.long("compiles C++")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*:FutureWarning")
+def test_torch_compile_trains_as_the_trainer_does(digits):
+    """Once: it takes its time."""
+    check_against_the_trainer("torch-compile", "leaky", 20, digits)
+
+
+def check_against_the_trainer(name, preset, batch_size, digits):
+    config = dataclasses.replace(
+        PRESETS[preset], hidden=(8, 6), batch_size=batch_size, dtype="float64", learning_rate=0.1
+    )
+    start = initial_parameters(config.initialization, config.widths(digits.pixels, digits.classes), seed=0)
+    trainer, reference = (VARIANTS[variant].load()(config, digits, start) for variant in (name, "torch"))
+    trainer.compile()
+    for epoch in (1, 2):
+        order = epoch_order(0, epoch, 103)
+        MODEL_FLOAT64.assert_close(trainer.train_steps(order), reference.train_steps(order))
+    for parameter, array in reference.state().items():
+        MODEL_FLOAT64.assert_close(trainer.state()[parameter], array, parameter)
+
+
+def ask_here(variant, config, **options):
+    """`ask` without the process, on 2,000 images."""
+    content = json.loads(config.to_json())
+    options = {"examples": 2000, "spawned_at": time.monotonic()} | options
+    with jax.enable_x64(config.dtype == "float64"):
+        return json.loads(json.dumps(timing_worker.measure(variant, content, **options)))
+
+
+@pytest.fixture
+def asked_here(monkeypatch):
+    monkeypatch.setattr(benchmark, "CHECKED_EXAMPLES", 2000)
+    monkeypatch.setattr(benchmark, "ask", ask_here)
+
+
+def small_benchmark(monkeypatch, folder, *variants):
+    """Two rounds of an epoch; the exit status."""
+    monkeypatch.chdir(folder)
+    flags = ["--rounds", "2", "--epochs", "1", "--no-seeds", "--no-whole", "--no-sweep", "--device", "cpu"]
+    command = ["bench", "--variants", *variants, *flags, "--json", "bench.json", "--plot", "bench.svg"]
+    monkeypatch.setattr(sys, "argv", command)
+    try:
+        bench.main()
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_a_small_benchmark_measures_what_it_is_asked_for(asked_here, monkeypatch, tmp_path, capsys):
+    variants = ["torch", "jax", "products-jax"]
+    assert small_benchmark(monkeypatch, tmp_path, *variants, "torch-step-graph", "--hidden", "20", "20") == 0
+    check_files(tmp_path, capsys.readouterr().out, variants)
+
+
+@pytest.mark.long("starts eleven processes")
+def test_the_command_measures_what_it_is_asked_for(monkeypatch, tmp_path, capfd):
+    """Once more, in processes of their own, and with another library."""
+    monkeypatch.setattr(benchmark, "CHECKED_EXAMPLES", 2000)
+    monkeypatch.setattr(benchmark, "ask", partial(ask, examples=2000))
+    variants = ["jax", "torch", "keras-torch"]
+    assert small_benchmark(monkeypatch, tmp_path, *variants, "torch-step-graph") == 0
+    check_files(tmp_path, capfd.readouterr().out, variants)
+    assert "Keras 3 on PyTorch" in (tmp_path / "bench.svg").read_text()
+
+
+def check_files(folder, output, variants):
+    result = json.loads((folder / "bench.json").read_text())
+    assert list(result["variants"]) == [*variants, CONTROL]
+    assert result["left_out"] == {"torch-step-graph": "PyTorch, CUDA graph of a step: needs a GPU"}
+    assert {"format", "date", "config", "cores", "threads", "precision", "environment", "operations"} <= result.keys()
+    for variant in result["variants"].values():
+        assert len(variant["samples"]) == 2, "two rounds"
+        for sample in variant["samples"]:
+            assert len(sample["epoch_seconds"]) == 1
+            assert all(sample[name] > 0 for name in ("start_seconds", "data_seconds", "ready_seconds"))
+            assert sample["ready_seconds"] >= sample["start_seconds"] + sample["compile_seconds"]
+            assert sample["peak_megabytes"] > 50
+        assert variant["device"] == "cpu"
+        assert variant["environment"]["versions"]
+    for words in (
+        "JAX, an epoch a program",
+        "control: the first variant over itself",
+        "needs a GPU",
+        "where PyTorch wins",
+    ):
+        assert words in output
+    assert "<svg" in (folder / "bench.svg").read_text()
+
+
+def test_a_variant_that_trains_differently_is_not_timed(asked_here, monkeypatch, tmp_path, capsys):
+    def ask(variant, config, **options):
+        rate = config.learning_rate * (1.001 if variant == "torch-hand" else 1)
+        return ask_here(variant, dataclasses.replace(config, learning_rate=rate), **options)
+
+    monkeypatch.setattr(benchmark, "ask", ask)
+    assert small_benchmark(monkeypatch, tmp_path, "torch", "torch-hand") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "torch-hand does not train as torch does: after 2000 examples in float64" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_variant_answers_from_a_process_of_its_own():
+    """Whose imports and memory are counted, and nothing of what libraries print."""
+    sample = ask("jax", dataclasses.replace(PRESETS["leaky"], hidden=(5,), device="cpu"), epochs=2, examples=400)
+    assert sample["ready_seconds"] >= sample["start_seconds"] + sample["import_seconds"] + sample["compile_seconds"]
+    assert (len(sample["epoch_seconds"]), sample["device"]) == (2, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--variants", "jaxx"], "--variants: jaxx is none of jax, jax-step, torch"),
+        (["--variants", "jax", "jax"], "--variants: each at most once"),
+        (["--variants", "torch-epoch-graph"], "nothing to time: PyTorch, CUDA graph of an epoch: needs a GPU"),
+        (["--variants"], "--variants needs one at least"),
+        (["--quick", "--rounds", "5"], "--quick has rounds and epochs of its own"),
+        (["--rounds", "0"], "--rounds must be from 1 to 1000, got 0"),
+        (["--epochs", "-1"], "--epochs must be from 1 to 1000, got -1"),
+        (["--batch-size", "0"], "--batch-size must be"),
+        (["--batch-size", "70000"], "--batch-size must be at most 60000, the training examples, got 70000"),
+        pytest.param(
+            ["--batch-size", "7000", "--variants", "products-numpy"],
+            "batches of 7000 do not divide the set",
+            marks=pytest.mark.long("starts a process"),
+        ),
+        pytest.param(
+            ["--device", "gpu", "--variants", "torch"], "torch sees none", marks=pytest.mark.long("starts a process")
+        ),
+        (["--json", "taken"], "--json taken exists"),
+        (["--plot", "nowhere/plot.svg"], "cannot write nowhere/plot.svg"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_timed(arguments, message, monkeypatch, tmp_path, capfd):
+    (tmp_path / "taken").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        bench.main()
+    assert stop.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert message in line
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+class Dispatched:
+    """An epoch whose result is on its way, as JAX hands them out: many products after one another."""
+
+    def __init__(self):
+        matrix = jnp.ones((128, 128), jnp.float32) / 128
+        self._products = jax.jit(lambda: jax.lax.fori_loop(0, 2000, lambda _, x: x @ matrix, matrix))
+
+    def train_steps(self, order):
+        self.result = self._products()
+        return self.result
+
+
+def test_the_benchmarks_clock_waits_for_the_result(digits, monkeypatch):
+    trainer, arrived = Dispatched(), []
+
+    class Clock(timing_worker.Clock):
+        def lap(self):
+            arrived.append(trainer.result.is_ready())
+            return super().lap()
+
+    monkeypatch.setattr(timing_worker, "Clock", Clock)
+    timing_worker.epoch_seconds(trainer, Config(), digits, 3)
+    assert arrived == [True] * 3
+
+
+def test_the_lower_bound_counts_the_operations_of_a_step():
+    assert lower_bound.operations((784, 200, 200, 10), 1) == 879_200
+    assert lower_bound.operations((784, 200, 200, 10), 60_000) == 52_752_000_000
+
+
+def test_names_of_earlier_versions_are_understood():
+    chosen, left_out = benchmark._possible(["floor-torch", "torch-article", "floor-numpy"], gpu=False, batch_size=7000)
+    assert chosen == ["torch-tutorial"]
+    assert set(left_out) == {"products-torch", "products-numpy"}
+    assert bench.Bench(variants=("jax", "floor-jax")).variants == ("jax", "floor-jax")
+
+
+@pytest.mark.long("imports torch's compiler")
+def test_a_variant_that_is_left_out_says_why(monkeypatch):
+    """Not torch's advice for bug reports, which stands behind its error."""
+    monkeypatch.setenv("CXX", "/no/such/g++")
+    with pytest.raises(ProcessFailed) as caught:
+        ask("torch-compile", dataclasses.replace(PRESETS["leaky"], hidden=(5,)), epochs=1, examples=400)
+    assert re.fullmatch(r"torch-compile: .*No working C\+\+ compiler found.*/no/such/g\+\+.*", str(caught.value))
+    assert "TORCHDYNAMO_VERBOSE" not in str(caught.value)
+
+
+@pytest.mark.long("compiles ten models")
+def test_the_sweep_and_several_models_at_once(asked_here, monkeypatch):
+    few = {name: SEEDS_VARIANTS[name] for name in ("torch-in-turn", "torch-processes", "jax-seeds")}
+    small = {"BATCH_SIZES": (), "WIDTHS": (50,), "SEEDS_ROUNDS": 1, "SEEDS_EPOCHS": 1, "SEEDS_VARIANTS": few}
+    for name, value in small.items():
+        monkeypatch.setattr(benchmark, name, value)
+    monkeypatch.setattr(benchmark, "_SWEPT_OPERATIONS", 1e9)
+    check_sweep_and_seeds(few)
+
+
+@pytest.mark.long("trains an epoch of MNIST four times")
+def test_whole_commands_of_each_kind_are_timed(monkeypatch):
+    check_whole_commands(monkeypatch, "JAX_FIRST", "JAX_LATER", "TUTORIAL", "JAX_WATCHED")
+
+
+@pytest.mark.long("starts four commands")
+def test_a_whole_command_is_timed(monkeypatch, tmp_path, mnist):
+    """To an accuracy, where Visdom is not installed."""
+    monkeypatch.setattr(whole_commands, "find_spec", lambda _: None)
+    few = [Examples(part.images[:2000], part.labels[:2000]) for part in (mnist.train, mnist.test)]
+    dataset = write_idx_folder(tmp_path, Dataset("few", *few, mnist.class_names))
+    check_whole_commands(monkeypatch, "TORCH_GIVEN", flags=["--dataset", dataset, "--batch-size", "20"])
+
+
+def check_sweep_and_seeds(few):
+    progress = Progress(console=Console(quiet=True))
+    sweep = benchmark._sweep(["jax", "torch"], dataclasses.replace(PRESETS["leaky"], device="cpu"), progress)
+    assert [(point["varied"], point["variant"], point["batch_size"], point["hidden"]) for point in sweep] == [
+        ("width", "jax", 200, (50, 50)),
+        ("width", "torch", 200, (50, 50)),
+    ]
+    assert all(len(point["epoch_seconds"]) == 3 for point in sweep)
+    seeds = benchmark._seeds(dataclasses.replace(PRESETS["leaky"], hidden=(20,), device="cpu"), False, progress)
+    assert list(seeds["variants"]) == [*few, CONTROL]
+    assert all(len(variant["samples"]) == 1 for variant in seeds["variants"].values())
+
+
+def check_whole_commands(monkeypatch, *chosen, flags=()):
+    commands = {name: whole_commands.COMMANDS[name] for name in (getattr(whole_commands, one) for one in chosen)}
+    for name, value in {"ROUNDS": 1, "EPOCHS": 1, "TARGET_ACCURACY": 0.2, "COMMANDS": commands}.items():
+        monkeypatch.setattr(whole_commands, name, value)
+    whole = whole_commands.measure(["--device", "cpu", *flags], Progress(console=Console(quiet=True)))
+    assert list(whole) == list(commands)
+    assert [len(samples) for samples in whole.values()] == [1] * len(commands)
+    for name, (sample,) in whole.items():
+        if "tutorial" not in name:
+            assert 0 < sample["ready_seconds"] < sample["first_epoch_done_seconds"] < sample["total_seconds"]
+        assert ("to_target_seconds" in sample) == ("given weights" in name)
+
+
+def test_what_is_measured_is_kept_where_the_rest_fails(tmp_path, monkeypatch):
+    """A sweep that dies leaves the rounds and the commands in the file, one line and status 2."""
+
+    def measure(options, console):
+        yield json.loads((ROOT / "docs/benchmark.json").read_text())
+        raise UserError("torch: ended by SIGKILL")
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    with pytest.raises(UserError, match="SIGKILL"):
+        bench.run(bench.Bench(json=tmp_path / "bench.json"))
+    assert tables.read(tmp_path / "bench.json")["kind"] == "benchmark"
+
+
+def test_jax_computes_all_products_of_the_lower_bound():
+    """None is left out or cut down to the number that is looked at, and the operands are not copied."""
+    layers = tuple(
+        lower_bound.Layer(*(np.ones(shape, np.float32) for shape in ((32, a), (b, a), (32, b))))
+        for a, b in ((64, 48), (48, 16))
+    )
+    program = (
+        jax.jit(lower_bound.jax_products, static_argnums=(1, 2))
+        .lower(layers, 10, jax.lax.Precision.HIGHEST)
+        .compile()
+        .as_text()
+    )
+    shapes = re.findall(r"= f32\[([\d,]+)\]\S* dot\(", program)
+    assert sorted(shapes) == sorted(["32,48", "48,64", "32,16", "16,48", "32,48"])
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.device == "gpu"])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_graphs_train_as_the_trainer_does(name, digits):
+    check_against_the_trainer(name, "leaky", 20, digits)

@@ -1,0 +1,133 @@
+"""The benchmark's figures follow from the samples, and its tables from the figures."""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+from helpers import ROOT
+
+from mlp_compare.bench import benchmark, picture, tables
+from mlp_compare.bench.timings import break_even, ratio
+from mlp_compare.bench.variants import CONTROL, SEEDS_VARIANTS, VARIANTS
+from mlp_workload.errors import UserError
+
+
+@pytest.fixture
+def result():
+    return tables.read(ROOT / "docs/benchmark.json")
+
+
+def test_ratios_are_taken_within_rounds():
+    busy = np.array([1.0, 3.0, 1.1, 2.0, 1.3, 1.7])
+    seconds = {"a": (0.9 * busy).tolist(), "b": busy.tolist(), "c": (busy * [1, 1.1, 0.9, 1.05, 1, 0.95]).tolist()}
+    found = ratio(seconds, "a", "b")
+    assert (found.ratio, found.rounds) == (pytest.approx(0.9), 6)
+    assert found.half_width == pytest.approx(0, abs=1e-9), "the busy machine cancels"
+    other = ratio(seconds, "c", "b")
+    assert other.low < other.ratio < other.high
+    assert other.low <= 1 <= other.high
+    few = ratio({name: some[:4] for name, some in seconds.items()}, "c", "b")
+    assert (few.low, few.high) == (pytest.approx(0.9), pytest.approx(1.1)), "of four rounds only the range is said"
+    assert str(few) == "1.025 (0.900 to 1.100, all of 4 rounds)"
+
+
+@pytest.mark.parametrize(
+    ("ready", "epoch", "expected"),
+    [
+        ((3.0, 1.0), (0.3, 0.5), "from 10 epochs on"),
+        ((1.0, 3.0), (0.3, 0.5), "from the start"),
+        ((1.0, 3.0), (0.5, 0.3), "for 10 epochs"),
+        ((3.0, 1.0), (0.5, 0.3), "never"),
+        ((3.0, 1.0), (0.5, 0.5), "never"),
+    ],
+)
+def test_break_even(ready, epoch, expected):
+    assert break_even(ready, epoch) == expected
+
+
+def shown(page: str, comment: str) -> str:
+    return (ROOT / page).read_text().partition(f"<!-- {comment} -->\n")[2].partition("\n<!-- end -->")[0]
+
+
+def test_the_pages_tables_are_the_benchmarks(result):
+    command = "python -m mlp_compare.bench.tables docs/benchmark.json"
+    assert shown("docs/benchmark.md", command) == tables.markdown(result)
+    rows = shown("README.md", f"rows of {command}").splitlines()
+    assert len(rows) > 2
+    assert set(rows) <= set(tables.markdown(result).splitlines())
+
+
+def test_the_published_benchmark_is_whole_and_controlled(result):
+    """Every variant of a CPU, the commands and the sweep; the control within 3 % of 1."""
+    assert not [
+        name for name, variant in VARIANTS.items() if variant.device != "gpu" and name not in result["variants"]
+    ]
+    assert len(result["whole"]) == 10
+    assert not [name for name in SEEDS_VARIANTS if name not in result["seeds"]["variants"]]
+    assert {point["batch_size"] for point in result["sweep"]} == set(benchmark.BATCH_SIZES)
+    assert {tuple(point["hidden"]) for point in result["sweep"]} == {(width, width) for width in benchmark.WIDTHS}
+    assert abs(tables.Figures(result).ratio(CONTROL, "jax").ratio - 1) < 0.03
+
+
+@pytest.mark.parametrize(
+    "left", [["jax", "torch"], ["jax", "torch", "products-torch"], ["torch", "products-jax"], ["jax"]]
+)
+def test_any_choice_of_variants_is_shown(result, left):
+    result |= {
+        "variants": {name: result["variants"][name] for name in [*left, CONTROL]},
+        "first": left[0],
+        "seeds": {},
+        "whole": {},
+        "sweep": [],
+    }
+    assert tables.View.of(result).remarks
+    assert b"<svg" in picture.draw(result)
+    assert result["variants"][left[0]]["name"] in tables.markdown(result)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores", "words"),
+    [
+        (None, 2, None),
+        (1.0, 1, None),
+        (2.5, 1, None),
+        (0.5, 1, "the kernel pauses each process, so that work of 0.5 s on a whole core takes about 1 s here"),
+        (1.5, 1, "products have a thread for each whole core of it (1), and what is over is left idle"),
+    ],
+)
+def test_under_a_cpu_quota_it_says_what_its_seconds_mean(quota, cores, words, result):
+    changed = result | {"cores": cores, "environment": result["environment"] | {"cpu_quota": quota}}
+    view = tables.View.of(changed)
+    assert (f"{cores} cores under a CPU quota of" in view.setting) == (quota is not None)
+    remarks = [remark for remark in view.remarks if "quota" in remark]
+    ending = "ratios hold for processes under this quota"
+    assert remarks == ([] if words is None else [f"under a CPU quota of {quota} {words}; {ending}"])
+
+
+def test_where_pytorch_wins_follows_from_the_samples(result):
+    """Made ten times as fast, PyTorch wins an epoch; made ten times as slow, nothing of it is said."""
+
+    def wins(factor):
+        changed = copy.deepcopy(result)
+        for sample in changed["variants"]["torch"]["samples"]:
+            sample["epoch_seconds"] = [factor * seconds for seconds in sample["epoch_seconds"]]
+        return [line for line in tables.View.of(changed).torch_wins if line.startswith("PyTorch, eager trains")]
+
+    assert wins(0.1)
+    assert not wins(10)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not what mlp_compare.bench writes"),
+        ('{"kind": "benchmark", "format": 9}', "has format 9, this reads 2 and 3"),
+        ('{"kind": "benchmark", "format": 2, "variants": {}}', "is not a whole benchmark"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, message):
+    (tmp_path / "file.json").write_text(content)
+    with pytest.raises(UserError, match=re.escape(message)):
+        tables.read(tmp_path / "file.json")

@@ -1,0 +1,90 @@
+"""The lockstep's judgement in the cases that the command can't be brought to at will: both sides in this process."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers import write_idx_folder
+from in_process import InProcess
+
+import reference_torch.trainer
+from mlp_compare.parity import bound_table
+from mlp_compare.parity.faults import FAULTS
+from mlp_compare.parity.lockstep import Lockstep
+from mlp_workload.config import PRESETS
+
+
+def check(digits, folder, steps, **settings):
+    """The report of a run on small data in which no step is traced unless something is wrong."""
+    source = write_idx_folder(folder, digits)
+    small = {"dataset": source, "hidden": (8, 8), "batch_size": 20, "device": "cpu"}
+    config = dataclasses.replace(PRESETS["leaky"], **small | settings)
+    with InProcess("jax") as one, InProcess("torch") as other:
+        lockstep = Lockstep(config, digits, [one, other], steps)
+        assert list(lockstep.run((), evaluate=False, free_runs=False))
+    return lockstep.report
+
+
+def test_a_fault_that_does_not_come_back_in_a_repetition_is_named(digits, tmp_path, monkeypatch):
+    """From common parameters the repeated step is clean: what is left is to look at the step as it was."""
+    original, calls = reference_torch.trainer.Trainer.trace_step, []
+
+    def trace_step(trainer, batch):
+        calls.append(batch)
+        with FAULTS["one entry of a gradient dropped"].plant() if len(calls) == 3 else monkeypatch.context():
+            return original(trainer, batch)
+
+    monkeypatch.setattr(reference_torch.trainer.Trainer, "trace_step", trace_step)
+    mismatch = check(digits, tmp_path, 5, dtype="float64").mismatch
+    assert mismatch is not None
+    assert (mismatch.step, mismatch.difference.name) == (3, "layers.1.bias.grad")
+
+
+def test_without_a_fault_there_is_no_mismatch(digits, tmp_path):
+    report = check(digits, tmp_path, 5, dtype="float64")
+    assert report.mismatch is None
+    assert report.steps_compared == 5
+    assert not report.drifts
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_large_update_widens_the_bound_of_what_it_changes(sign):
+    """An update is as wrong as the gradient it comes from, however small the parameters are."""
+    table = bound_table.table("float32", 784)
+    before = {"layers.0.weight": np.zeros((2, 3), np.float32), "layers.0.weight.momentum": np.zeros(1, np.float32)}
+    after = np.full((2, 3), sign * 10, np.float32)
+    bound = Lockstep._bound(table, "layers.0.weight", after, before)
+    assert bound.absolute == pytest.approx(10 * table["gradients"].relative)
+    assert bound.relative == table["parameters"].relative
+    assert Lockstep._bound(table, "layers.0.weight", before["layers.0.weight"], before) == table["parameters"]
+    assert Lockstep._bound(table, "layers.0.weight.momentum", after, before) == table["momentums"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.long("compiles all again"))])
+def test_adam_agrees(dtype, mnist):
+    """In float32 only if what the rule makes of rounding in the moments is taken off."""
+    config = dataclasses.replace(PRESETS["leaky"], device="cpu", dtype=dtype, optimizer="adam", learning_rate=0.001)
+    with InProcess("jax") as one, InProcess("torch") as other:
+        lockstep = Lockstep(config, mnist, [one, other], 2)
+        assert list(lockstep.run((), evaluate=False, free_runs=False))
+    report = lockstep.report
+    assert report.mismatch is None, str(report.mismatch)
+    assert not report.drifts
+    assert {"first_moments", "second_moments", "optimizer"} <= report.worst.keys()
+
+
+def test_only_adam_drifts_further_in_float64():
+    row = "parameters"
+    assert bound_table.table("float64", 784, 100)[row].absolute == bound_table.DRIFT_FLOAT64
+    common = bound_table.table("float64", 784, 1, adaptive_rate=1e5)
+    assert common[row].absolute == bound_table.DRIFT_FLOAT64
+    assert common["second_moments"].absolute < 1e-300, "a small second moment makes as large an update as a large one"
+    adaptive = bound_table.table("float64", 784, 3000, adaptive_rate=1e5)
+    assert 9e-13 < adaptive[row].absolute < 1e-12
+    assert bound_table.table("float64", 784, 3000, adaptive_rate=1e6)[row].absolute == 10 * adaptive[row].absolute
+
+
+def test_the_error_of_a_square_is_twice_that_of_the_gradient():
+    table = bound_table.table("float32", 784)
+    assert table["first_moments"].relative == table["gradients"].relative
+    assert table["second_moments"].relative == 2 * table["gradients"].relative
