@@ -1,6 +1,6 @@
 """Checks any PyTorch model against any JAX model, tensor by tensor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twincheck.bounds import Bound, uniform
@@ -8,7 +8,8 @@ from twincheck.comparison import Comparison, Difference, compare
 from twincheck.trace import Trace, rename
 
 __all__ = [
-    "Bound", "Comparison", "Difference", "Trace", "compare", "nnx", "pair", "rename", "torch", "uniform",
+    "Bound", "Comparison", "Difference", "Trace", "compare", "nnx", "pair", "rename", "torch", "train",
+    "uniform",
 ]  # fmt: skip
 
 
@@ -35,3 +36,10 @@ def pair(torch: Any, jax: Any) -> Any:
     from twincheck.pair import Pair
 
     return Pair(torch, jax)
+
+
+def train(pair: Any, batches: Iterable[Any], steps: int, **options: Any) -> Any:
+    """Trains the two models of a pair side by side; arguments as of `twincheck.training.train`."""
+    from twincheck.training import train
+
+    return train(pair, batches, steps, **options)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import batching
+from jax.interpreters import batching, mlir
 
 from twincheck.recording import Array, Force, Place, Recorder, Recording, is_float, leaves, map_leaves
 
@@ -54,8 +54,8 @@ class JaxSide:
             contexts.enter_context(jax.default_matmul_precision("highest"))
             for patch in self.patches:
                 contexts.enter_context(patch())
-            variables = {name: _cast(array, dtype) for name, array in self.variables.items()}
-            inputs = map_leaves(lambda array: _cast(array, dtype), self.inputs, is_array)
+            variables = {name: cast(array, dtype) for name, array in self.variables.items()}
+            inputs = map_leaves(lambda array: cast(array, dtype), self.inputs, is_array)
             wanted = {name: variables.pop(name) for name in sorted(self.trainable)}
             floats = [array for array in leaves(inputs, is_array) if is_float(array)]
 
@@ -82,7 +82,8 @@ def is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 
-def _cast(array: Any, dtype: str) -> jax.Array:
+def cast(array: Any, dtype: str) -> jax.Array:
+    """Returns an array as a JAX array, of `dtype` if it is floating-point."""
     if not hasattr(array, "dtype"):
         array = np.asarray(array)
     return jnp.asarray(array, dtype) if is_float(array) else jnp.asarray(array)
@@ -157,6 +158,7 @@ def _visit_batch(operands: Any, dims: Any, *, place: Place, recorder: _Key) -> A
 
 
 batching.primitive_batchers[_visit_p] = _visit_batch
+mlir.register_lowering(_visit_p, lambda context, array, **_: [array])  # compiled passes show nothing
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -30,19 +30,27 @@ def nnx_side(model: nnx.Module, inputs: Any, call: Callable[..., Any] | None, *,
         ]
         module: nnx.Module = nnx.merge(graph, nnx.from_flat_state(pairs))
         module.train() if train else module.eval()
+        module.set_attributes(deterministic=True, raise_if_not_found=False)  # no dropout: the masks would differ
         return module
 
     def apply(variables: Variables, inputs: Any, recorder: Recorder) -> Any:
         module = build(variables)
         with _watching(module, recorder):
-            if call is not None:
-                return call(module, *inputs) if isinstance(inputs, tuple) else call(module, inputs)
-            if isinstance(inputs, Mapping):
-                return module(**inputs)  # type: ignore[operator]
-            return module(*inputs) if isinstance(inputs, tuple) else module(inputs)  # type: ignore[operator]
+            output = _invoke(call, module, inputs)
+        after = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(nnx.state(module))}
+        recorder.state = {name: after[name].get_value() for name in arrays if name not in trainable and name in after}
+        return output
 
     trainable = {name for name, variable in flat.items() if isinstance(variable, nnx.Param) and name in arrays}
     return JaxSide("flax.nnx", dict(arrays), trainable, inputs, apply, lambda: [m for _, m in nnx.iter_modules(model)])
+
+
+def _invoke(call: Callable[..., Any] | None, module: Any, inputs: Any) -> Any:
+    if call is not None:
+        return call(module, *inputs) if isinstance(inputs, tuple) else call(module, inputs)
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Two models held side by side: their calls and weights paired, the weights loaded, and one checked on the other."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -59,6 +60,20 @@ class Pair:
         )
         self._drawn = drawn
         self._layouts: dict[Place, Layout | None] = {}
+
+    def at(self, torch: Any, jax: Any, cotangents: Sequence[Array]) -> "Pair":
+        """Returns the pair in another state: these sides, and these gradients of torch's outputs."""
+        pair = copy.copy(self)
+        pair.torch, pair.jax, pair._layouts = torch, jax, {}
+        pair._drawn = {a: cotangents[a] for a, _ in self.outputs}
+        pair.truth = torch.run("float64", None, cotangents)
+        return pair
+
+    def train(self, batches: Iterable[Any], steps: int, **options: Any) -> Any:
+        """Trains both models side by side; see `twincheck.train`."""
+        from twincheck.training import train
+
+        return train(self, batches, steps, **options)
 
     def passes(self, free: frozenset[Place] = frozenset(), *, rounded: bool = True) -> Passes:
         """Runs the JAX model on torch's float64 tensors, and both in float32 to see what rounding does.

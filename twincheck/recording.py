@@ -78,10 +78,14 @@ Force = Callable[[Place, Array], Array | None]
 
 
 class Recorder:
-    """Collects the calls of one pass. `force` may put other values in place of those that the model computes."""
+    """Collects the calls of one pass. `force` may put other values in place of those that the model computes.
+
+    `state` are the arrays that the pass leaves changed, such as running statistics, by their names in the model.
+    """
 
     def __init__(self, force: Force | None = None) -> None:
         self.calls: list[Call] = []
+        self.state: dict[str, Any] = {}
         self._force = force
         self._by_key: dict[tuple[str, int], Call] = {}
         self._running: list[str] = []
