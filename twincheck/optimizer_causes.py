@@ -1,8 +1,8 @@
-"""Why an update of optax differs from torch's: torch's rule computed anew with a setting changed, until it gives optax's.
+"""Why an update of optax differs from torch's.
 
-The rules are written out in NumPy with every option of either framework. First torch's own settings are tried, then each
-change alone, then two and three together. A change is the cause if the rule with it gives optax's updates in all steps, to
-float64's rounding.
+Update rules are written out in NumPy, with both frameworks' options. With torch's settings they give torch's updates.
+Then each setting is changed alone, and two and three together. A change is the cause if the rule with it gives optax's
+updates in all steps, to float64's rounding.
 """
 
 import itertools
@@ -22,13 +22,15 @@ STEPS_AFTER = 8
 """Steps behind the first mismatch that a cause must explain too."""
 
 EXACT = 1e-9
-"""An update is explained if it agrees to this part of its largest value: far above float64's rounding of Adam's rule, and
-far below any setting's effect."""
+"""An update is explained if it agrees to this part of its largest value.
+
+That is far above float64's rounding of Adam's rule, and far below the effect of a setting.
+"""
 
 
 @dataclass
 class _Parameter:
-    """A sample of one parameter in one step: values, gradient, the gradient that torch's optimizer got, both updates."""
+    """A sample of one parameter in one step. `entering` is the gradient as torch's optimizer got it, clipped or not."""
 
     torch: str
     settings: Mapping[str, Any] | None
@@ -285,7 +287,8 @@ _SWITCHES: dict[str, list[_Change]] = {
     "Adam": [
         _Change("bias-correction", "bias_correction", False, "optax doesn't correct Adam's means for their start at 0.",
                 "use optax.scale_by_adam, which does."),
-        _Change("nesterov", "adam_nesterov", True, "optax uses Nesterov's momentum in Adam, torch doesn't.", "nesterov=False."),
+        _Change("nesterov", "adam_nesterov", True, "optax uses Nesterov's momentum in Adam, torch doesn't.",
+                "nesterov=False."),
     ],
     "NAdam": [
         _Change("nadam-schedule", "adam_nesterov", True,
@@ -295,11 +298,11 @@ _SWITCHES: dict[str, list[_Change]] = {
     "RMSprop": [
         _Change("epsilon-in-root", "eps_inside", True,
                 "optax adds RMSprop's epsilon inside the square root, torch outside.", "eps_in_sqrt=False."),
-        _Change("bias-correction", "rms_correction", True, "optax corrects RMSprop's mean for its start, torch doesn't.",
+        _Change("bias-correction", "rms_correction", True, "optax corrects RMSprop's mean for its start at 0.",
                 "bias_correction=False."),
     ],
     "Adagrad": [
-        _Change("epsilon-in-root", "eps_inside", True, "optax adds Adagrad's epsilon inside the square root, torch outside.",
+        _Change("epsilon-in-root", "eps_inside", True, "optax adds Adagrad's epsilon inside the root, torch outside.",
                 "use a smaller epsilon in optax; there is no option."),
     ],
 }  # fmt: skip
@@ -318,19 +321,18 @@ def _pool(history: _History, numbers: Mapping[str, Sequence[float]]) -> list[_Ch
             if np.all(own == value):
                 continue
             says = f"{key} is {shown} in torch and {value:g} in optax."
-            name = cause
+            name, fix = cause, f"give optax the value {shown} for it."
             if key == "eps_root":
                 says = f"optax adds {value:g} inside Adam's square root (eps_root), torch outside only."
             elif cause == "betas" and not constant:
-                name, says = (
-                    "one-cycle",
-                    f"torch's OneCycleLR also changes the momentum; optax keeps {key} = {value:g}.",
-                )
+                name = "one-cycle"
+                says = f"torch's OneCycleLR also changes the momentum; optax keeps {key} = {value:g}."
+                fix = "cycle_momentum=False in torch, or optax.inject_hyperparams in JAX."
             elif key == "weight_decay" and value == 0:
                 says = f"optax applies no weight decay, torch {shown}."
-            elif key == "weight_decay" and not own.any():
+            elif key == "weight_decay" and not np.any(own):
                 says = f"optax applies a weight decay of {value:g} where torch has none."
-            fix = f"give optax the value {shown} for it."
+                fix = "leave these parameters out by the mask in optax."
             changes.append(_Change(name, key, value, says, fix))
     if key := {"SGD": "nesterov"}.get(history.kind):
         own = bool(history.settings[key])
@@ -374,8 +376,8 @@ def _clip_changes(history: _History, numbers: Mapping[str, Sequence[float]]) -> 
                                    f"torch clips the gradients {shown}, optax all together to a norm of {size:g}.",
                                    "clip alike on both sides."))  # fmt: skip
     for size in numbers.get("max_delta", ()):
-        changes.append(_Change("clip", "clip", ("value", size), f"optax clips each element at {size:g} (optax.clip); torch "
-                               "doesn't.", "use optax.clip_by_global_norm for clip_grad_norm_."))  # fmt: skip
+        changes.append(_Change("clip", "clip", ("value", size), f"optax clips each element at {size:g}, torch doesn't.",
+                               "use optax.clip_by_global_norm for clip_grad_norm_."))  # fmt: skip
     return changes
 
 
@@ -598,7 +600,7 @@ def _state_causes(state: StateRecord) -> list[tuple[str, str, str]]:
         count = 1 / (1 - share) if share < 1 else 0.0
         if abs(count - round(count)) > 1e-3 * count or not count:
             return [unknown]
-        found.append(("biased-variance",
-                      f"JAX's running variance is that of the batch, torch's is multiplied by n / (n - 1), n = {count:.0f}.",
-                      "multiply the batch's variance by n / (n - 1) for the running one."))  # fmt: skip
+        says = f"JAX's running variance is the batch's, torch's is multiplied by n / (n - 1), n = {count:.0f}."
+        fix = "multiply the batch's variance by n / (n - 1) for the running one."
+        found.append(("biased-variance", says, fix))
     return found or [unknown]

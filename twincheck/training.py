@@ -123,8 +123,8 @@ def train(
         pair: the pair; give its sides `train=True` if the models have batch norm. Dropout is always off.
         batches: `(inputs, targets)`; inputs in the form of the torch side's. They are repeated if there are too few.
         steps: the number of steps.
-        torch_optimizer: takes the torch model; returns an optimizer, or a function without arguments that is called once
-            the gradients are there. Such a function clips, steps the optimizer and the scheduler, and may return an
+        torch_optimizer: takes the torch model; returns an optimizer, or a function without arguments, called once the
+            gradients are there. Such a function clips, steps the optimizer and the scheduler, and may return an
             `AveragedModel`.
         optax: takes the gradients as a dict by the names of the JAX parameters.
         torch_loss: takes the torch model's output and the targets as tensors.
@@ -134,11 +134,13 @@ def train(
         dtype: what both models compute in. The optimizers work in float64; in float32 parameters are rounded after each
             step, and a difference counts only if it is there in float64 too, from the same state.
 
-    No tolerance is given. Outputs, gradients and running statistics are compared as by `Pair.check`, which is also asked
-    about every place when one of them is out. An update is what the optimizer adds to a parameter. It may differ by 16
-    times what optax's own update loses when it is computed once in float32 and once in float64 from the same state. A
-    smaller difference is one that no training in float32 would show. Because both optimizers work in float64, a
-    difference far below that bound can still be told from rounding: if its cause is known, it is reported.
+    No tolerance is given. Outputs, gradients and running statistics may differ by 16 eps of float32 of their largest
+    value. If one differs by more, `Pair.check` is asked about every place of the models.
+
+    An update is what the optimizer adds to a parameter. It may differ by 16 times what optax's own update loses when it
+    is computed in float32 instead of float64, from the same state: no training in float32 would show less. The
+    optimizers work in float64, so a setting with a smaller effect can be told from rounding too. It is reported if its
+    cause is known and its effect exceeds 16 eps of float32 of the update.
     """
     torch_run = _TorchRun(pair.torch, torch_optimizer, torch_loss)
     jax_run = _JaxRun(pair, jax_loss or torch_loss, optax, jax_inputs, jax_average)
@@ -406,7 +408,7 @@ class _Compared:
         self._pair, self._torch, self._jax, self._dtype = pair, torch_run, jax_run, dtype
         self.result = Training(drift=0.0 if dtype == "float64" else None)
         self._weights: list[Weight] = pair.weights
-        self._fixed = {name: array for name, array in jax_run.side.variables.items()}
+        self._fixed = dict(jax_run.side.variables)
         self._records: list[UpdateRecord] = []
         self._updates: dict[str, Difference] = {}
         self._states: dict[str, StateRecord] = {}
@@ -477,7 +479,7 @@ class _Compared:
             if b in layouts and (ours := slopes[b]) is not None:
                 theirs = layouts[b](computed.cotangents[a])
                 found.append(self._difference("loss", f"the gradient at output {b}", f"output {a}", ours, theirs))
-        if self._loss is None and any(d.out for d in found if d.kind == "loss"):
+        if self._loss is None and dtype == "float64" and any(d.out for d in found if d.kind == "loss"):
             sizes = {
                 size for array in leaves((targets, forced), _has_shape) for size in (*array.shape, int(array.size))
             }
@@ -496,7 +498,7 @@ class _Compared:
                 theirs, ours = weight(computed.buffers), state[weight.jax]
                 difference = self._difference("state", weight.jax, weight.sources[0].name, ours, theirs)
                 found.append(difference)
-                if difference.out and weight.jax not in self._states:
+                if difference.out and dtype == "float64" and weight.jax not in self._states:
                     module = self._torch.model.get_submodule(weight.sources[0].name.rpartition(".")[0])
                     momentum = getattr(module, "momentum", None)
                     self._states[weight.jax] = StateRecord(weight.jax, momentum, values[weight.jax], ours, theirs)
@@ -607,7 +609,8 @@ class _Compared:
         for finding, names in found:
             worst = max((self._updates[name] for name in names), key=lambda d: d.relative)
             harmless = worst.relative <= ALLOWED_EPS * float(np.finfo(np.float32).eps)
-            where = f"({len(names)} parameters, first {worst.name} in step {worst.step}: {worst.relative:.1e} of the update)"
+            size = f"{worst.relative:.1e} of the update of {worst.name} in step {worst.step}"
+            where = f"({len(names)} parameter{'s' * (len(names) > 1)}, {size})"
             if harmless and not out & set(names):
                 self.result.notes.append(f"{finding.name}: {finding.says} Less than float32's rounding. {where}")
             else:

@@ -147,6 +147,7 @@ FAULTS = {
         scheduled(OneCycleLR, max_lr=1e-2, total_steps=20),
         optax.adamw(optax.cosine_onecycle_schedule(20, 1e-2), weight_decay=1e-2), {"one-cycle", "schedule"},
     ),
+    "frozen": (lambda model: optim.SGD(model.last.parameters(), lr=1e-2), optax.sgd(1e-2), {"frozen"}),
     "no-clip": (clipped(0.3), optax.sgd(1e-2), {"clip"}),
     "clip-size": (clipped(0.3), optax.chain(optax.clip_by_global_norm(0.2), optax.sgd(1e-2)), {"clip"}),
     "clip-each": (clipped(0.3, each=True), optax.chain(optax.clip_by_global_norm(0.3), optax.sgd(1e-2)), {"clip-each"}),
