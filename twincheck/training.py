@@ -204,9 +204,7 @@ class _TorchRun:
         """Runs the model forward and backward, without a change to it."""
         model = self._copies[dtype]
         model.load_state_dict(self.model.state_dict())
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(getattr(torch, dtype))
-        try:
+        with _default(dtype):
             output = self._side(model, inputs, dtype)
             found = list(leaves(output, _is_tensor))
             ends = [t.detach().requires_grad_(t.is_floating_point()) for t in found]
@@ -223,8 +221,6 @@ class _TorchRun:
             gradients = torch.autograd.grad(
                 [t for t, _ in used], list(trained.values()), [c for _, c in used], allow_unused=True
             )
-        finally:
-            torch.set_default_dtype(default)
         return _Pass(
             [to_numpy(t) for t in found],
             loss.item(),
@@ -233,9 +229,7 @@ class _TorchRun:
             {name: to_numpy(b) for name, b in model.named_buffers()},
         )
 
-    def update(
-        self, computed: _Pass, dtype: str
-    ) -> tuple[dict[str, Array], dict[str, Any], Mapping[str, Array] | None]:
+    def update(self, computed: _Pass) -> tuple[dict[str, Array], dict[str, Any], Mapping[str, Array] | None]:
         """Steps the optimizer. Returns the gradients that it got, its settings by parameter, and the average if any."""
         for name, parameter in self.model.named_parameters():
             gradient = computed.gradients.get(name)
@@ -255,7 +249,8 @@ class _TorchRun:
 
         hook = register_optimizer_step_pre_hook(watch)
         try:
-            returned = self._step()
+            with _default("float64"):  # which NAdam keeps a product in
+                returned = self._step()
         finally:
             hook.remove()
         average = None
@@ -534,7 +529,7 @@ class _Compared:
 
     def _update(self, before: Mapping[str, Array], computed: _Pass) -> list[Difference]:
         """Compares what the two optimizers add to torch's parameters, given torch's gradients."""
-        entering, settings, average = self._torch.update(computed, self._dtype)
+        entering, settings, average = self._torch.update(computed)
         after = self._torch.state
         theirs_all = computed.gradients | {
             name: np.zeros_like(array)
@@ -627,6 +622,16 @@ class _Compared:
 
 _SAMPLE = 64
 """Elements of each parameter whose updates are kept to find causes."""
+
+
+@contextlib.contextmanager
+def _default(dtype: str) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _is_tensor(value: Any) -> bool:
