@@ -334,11 +334,11 @@ def _pool(history: _History, numbers: Mapping[str, Sequence[float]]) -> list[_Ch
                 says = f"optax applies a weight decay of {value:g} where torch has none."
                 fix = "leave these parameters out by the mask in optax."
             changes.append(_Change(name, key, value, says, fix))
-    if key := {"SGD": "nesterov"}.get(history.kind):
-        own = bool(history.settings[key])
+    if history.kind == "SGD":
+        own = bool(history.settings["nesterov"])
         with_without = ("with", "without") if own else ("without", "with")
         says = f"torch's momentum is {with_without[0]} Nesterov's, optax's {with_without[1]}."
-        changes.append(_Change("nesterov", key, not own, says, f"nesterov={own}."))
+        changes.append(_Change("nesterov", "nesterov", not own, says, f"nesterov={own}."))
     switches = _SWITCHES.get(history.kind, []) + (_SWITCHES["Adam"] if history.kind == "AdamW" else [])
     changes += switches
     if np.any(history.settings.get("weight_decay", 0.0)) or numbers.get("weight_decay"):

@@ -152,14 +152,14 @@ def train(
 
 
 def _repeated(batches: Iterable[Any], steps: int) -> Iterator[tuple[Any, Any]]:
-    kept = []
+    kept: list[tuple[Any, Any]] = []
     for batch in batches:
         if len(kept) == steps:
             break
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise UserError(f"a batch is a pair (inputs, targets), not {type(batch).__name__}")
-        kept.append(batch)
-        yield batch[0], batch[1]
+        kept.append((batch[0], batch[1]))
+        yield kept[-1]
     if not kept:
         raise UserError("there are no batches to train on")
     for number in range(len(kept), steps):
@@ -391,6 +391,8 @@ class _JaxRun:
 
     def train_alone(self, arrays: list[Any], targets: Any) -> Variables:
         """Takes a step from the state that the JAX model itself has come to; returns the new one."""
+        trained: Variables
+        rest: Variables
         trained, rest, state = self._free_step(*self._own, arrays, self.targets(targets))
         self._own = trained, rest, state
         return rest | trained
