@@ -5,7 +5,6 @@ from typing import Any
 
 from twincheck.bounds import Bound, uniform
 from twincheck.comparison import Comparison, Difference, compare
-from twincheck.pair import Pair  # here, for the module must not hide the function of its name later
 from twincheck.trace import Trace, rename
 
 __all__ = [
@@ -34,6 +33,8 @@ def nnx(model: Any, inputs: Any, call: Callable[..., Any] | None = None, *, trai
 
 def pair(torch: Any, jax: Any) -> Any:
     """Pairs the calls and the weights of two sides, and loads torch's weights into the JAX side."""
+    from twincheck.pairs import Pair
+
     return Pair(torch, jax)
 
 
