@@ -77,7 +77,7 @@ class JaxVit(nnx.Module):
 class TorchConv(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm, self.last = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+        self.conv, self.norm, self.last = nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.last(self.norm(self.conv(x)).tanh().mean((2, 3)))
@@ -99,7 +99,8 @@ class TorchLikeBatchNorm(nnx.BatchNorm):
 class JaxConv(nnx.Module):
     def __init__(self, norm: type[nnx.BatchNorm] = TorchLikeBatchNorm, momentum: float = 0.9) -> None:
         rngs = nnx.Rngs(0)
-        self.conv, self.last = nnx.Conv(1, 4, (3, 3), padding="VALID", rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
+        self.conv = nnx.Conv(1, 4, (3, 3), padding="VALID", use_bias=False, rngs=rngs)
+        self.last = nnx.Linear(4, 3, rngs=rngs)
         self.norm = norm(4, momentum=momentum, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:

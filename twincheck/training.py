@@ -79,7 +79,8 @@ class Training:
 
     `first` is the first difference that is out, `largest` the largest of each kind in parts of its size. `losses` are
     torch's. `drift` is the largest difference of any parameter or running statistic, at any step, when the JAX model
-    trains by itself; only in float64. `notes` are differences that are smaller than float32's rounding.
+    trains by itself; only in float64, and without parameters whose gradient is 0 but for rounding. `notes` name these,
+    and differences that are smaller than float32's rounding.
     """
 
     steps: int = 0
@@ -403,13 +404,15 @@ class _Compared:
 
     def __init__(self, pair: Any, torch_run: _TorchRun, jax_run: _JaxRun, dtype: str) -> None:
         self._pair, self._torch, self._jax, self._dtype = pair, torch_run, jax_run, dtype
-        self.result = Training(drift=0.0 if dtype == "float64" else None)
+        self.result = Training()
         self._weights: list[Weight] = pair.weights
         self._fixed = dict(jax_run.side.variables)
         self._records: list[UpdateRecord] = []
         self._updates: dict[str, Difference] = {}
         self._states: dict[str, StateRecord] = {}
         self._loss: Finding | None = None
+        self._drift: dict[str, float] = {}
+        self._has_gradient: set[str] = set()
         self._cleared: set[tuple[Kind, str]] = set()
         self._checked = False
         self._average: dict[str, Array] | None = None
@@ -431,8 +434,9 @@ class _Compared:
         if self._dtype == "float64":
             with self._jax.precision("float64"):
                 own, state = self._jax.train_alone(arrays, targets), self._torch.state
-                apart = [_distance(weight(state), np.asarray(own[weight.jax])) for weight in self._weights]
-                self.result.drift = max([self.result.drift or 0.0, *apart])
+                for weight in self._weights:
+                    apart = _distance(weight(state), np.asarray(own[weight.jax]))
+                    self._drift[weight.jax] = max(self._drift.get(weight.jax, 0.0), apart)
         else:
             self._torch.round(self._dtype)
         self.result.losses.append(computed.loss)
@@ -452,6 +456,10 @@ class _Compared:
     ) -> Difference:
         scale = float(np.abs(theirs).max(initial=0.0))
         allowed = max(ALLOWED_EPS * float(np.finfo(np.float32).eps) * scale, floor)
+        if scale <= floor:
+            scale = floor / ROUNDING_FLOOR  # nothing but rounding, of sums of this size
+        elif kind == "gradient":
+            self._has_gradient.add(name)
         if (kind, name) in self._cleared:
             allowed = np.inf
         return Difference(self.result.steps, kind, name, theirs_name, _distance(theirs, ours), allowed, scale)
@@ -599,6 +607,13 @@ class _Compared:
 
     def explain(self, numbers: Mapping[str, Sequence[float]]) -> None:
         """Says why the losses, running statistics and updates differ."""
+        rounding = self._jax.side.trainable - self._has_gradient
+        if self._drift:
+            self.result.drift = max((d for name, d in self._drift.items() if name not in rounding), default=0.0)
+        for name in sorted(rounding & self._drift.keys()):
+            if drift := self._drift[name]:
+                text = f"{name}: its gradient is 0 but for rounding. An optimizer such as Adam makes steps of that"
+                self.result.notes.append(f"{text}, and it drifts by up to {drift:.1e}.")
         self.result.findings += [self._loss] if self._loss else []
         self.result.findings += explain_state(list(self._states.values()))
         out = {name for name, difference in self._updates.items() if difference.out}

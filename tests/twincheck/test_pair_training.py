@@ -199,6 +199,7 @@ def test_200_steps_by_itself_stay_with_torch(torch_model: Any, jax_model: Any) -
     )  # fmt: skip
     assert result.same, str(result)
     assert result.drift <= tolerances.RUN_FLOAT64.absolute, str(result)
+    assert [note.partition(":")[0] for note in result.notes] == ["key.bias"] * (torch_model is TorchVit)
     assert result.losses[-1] < result.losses[0]
 
 
