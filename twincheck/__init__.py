@@ -1,6 +1,6 @@
 """Checks any PyTorch model against any JAX model, tensor by tensor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from twincheck.trace import Trace, rename
 
 __all__ = [
     "Bound", "Comparison", "Difference", "Trace", "assert_same", "check_pin", "compare", "convert", "equinox",
-    "function", "haiku", "linen", "nnx", "pair", "rename", "sow", "torch", "uniform",
+    "function", "haiku", "linen", "nnx", "pair", "rename", "sow", "torch", "train", "uniform",
 ]  # fmt: skip
 
 
@@ -107,3 +107,10 @@ def check_pin(path: str | Path, jax: Any) -> None:
 
     __tracebackhide__ = True
     check(expand(Path(path)), jax)
+
+
+def train(pair: Any, batches: Iterable[Any], steps: int, **options: Any) -> Any:
+    """Trains the two models of a pair side by side; arguments as of `twincheck.training.train`."""
+    from twincheck.training import train
+
+    return train(pair, batches, steps, **options)

@@ -110,15 +110,15 @@ class JaxSide:
             contexts.enter_context(_without_remat())
             for patch in self._patches:
                 contexts.enter_context(patch(self.modules()))
-            variables = {name: _cast(array, dtype) for name, array in self.variables.items()}
-            inputs = map_leaves(lambda array: _cast(array, dtype), self.inputs, is_array)
+            variables = {name: cast(array, dtype) for name, array in self.variables.items()}
+            inputs = map_leaves(lambda array: cast(array, dtype), self.inputs, is_array)
             wanted = {name: variables.pop(name) for name in sorted(self.trainable)}
             floats = [array for array in leaves(inputs, is_array) if is_float(array)]
 
             def forward(wanted: Variables, floats: list[Any]) -> Any:
                 given = iter(floats)
                 replaced = map_leaves(lambda x: next(given) if is_float(x) else x, inputs, is_array)
-                output = self._applied(variables | wanted, replaced, recorder)
+                output = self.applied(variables | wanted, replaced, recorder)
                 found = list(leaves(output, is_array))
                 if not found:
                     kind = type(output).__name__
@@ -136,7 +136,7 @@ class JaxSide:
                 recorder.calls, arrays, {name: np.asarray(gradient) for name, gradient in gradients.items()}
             )
 
-    def _applied(self, variables: Variables, inputs: Any, recorder: Recorder) -> Any:
+    def applied(self, variables: Variables, inputs: Any, recorder: Recorder) -> Any:
         for name, (layers, axis) in self._stacked.items():
             variables[name] = jnp.stack([variables.pop(layer) for layer in layers], axis)
 
@@ -206,7 +206,8 @@ def is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray | np.generic) and not is_key(value)
 
 
-def _cast(array: Any, dtype: str) -> jax.Array:
+def cast(array: Any, dtype: str) -> jax.Array:
+    """Returns an array as a JAX array, of `dtype` if it is floating-point."""
     if not hasattr(array, "dtype"):
         array = np.asarray(array)
     return jnp.asarray(array, dtype) if is_float(array) else jnp.asarray(array)
@@ -217,6 +218,9 @@ def call_of(
     recorder: Recorder, path: str, module: object, parameters: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Iterator[Callable[[Any, Any], Any]]:
     """Enters a call and yields `visit(value, port)`, which shows the arrays in `value` to the recorder."""
+    if recorder.silent:
+        yield lambda value, port: value
+        return
     shapes = {
         name: array if isinstance(array, np.ndarray) else _Shape(array.shape) for name, array in parameters.items()
     }

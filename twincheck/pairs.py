@@ -1,5 +1,6 @@
 """Two models held side by side: their calls and weights paired, the weights loaded, and one checked on the other."""
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -62,6 +63,20 @@ class Pair:
         )
         self._drawn = drawn
         self._layouts: dict[Place, Layout | None] = {}
+
+    def at(self, torch: Any, jax: Any, cotangents: Sequence[Array]) -> "Pair":
+        """Returns the pair in another state: these sides, and these gradients of torch's outputs."""
+        pair = copy.copy(self)
+        pair.torch, pair.jax, pair._layouts = torch, jax, {}
+        pair._drawn = {a: cotangents[a] for a, _ in self.outputs}
+        pair.truth = torch.run("float64", None, cotangents)
+        return pair
+
+    def train(self, batches: Iterable[Any], steps: int, **options: Any) -> Any:
+        """Trains both models side by side; see `twincheck.train`."""
+        from twincheck.training import train  # noqa: PLC0415
+
+        return train(self, batches, steps, **options)
 
     def check(self, dtype: str = "float32") -> Report:
         """Compares every place of the two models, forward and backward, and says what differs and why.

@@ -90,7 +90,9 @@ class Recorder:
 
     `stacks` has the paths of modules that hold several layers and are called once for each, with their number. Layer i
     of the module at "layers" is recorded at "layers.i". The modules at the paths in `settings` have those attributes while
-    they are called.
+    they are called. A `silent` one is shown nothing, as in a pass that is compiled.
+
+    `state` are the arrays that the pass leaves changed, such as running statistics, by their names in the model.
     """
 
     def __init__(
@@ -98,9 +100,13 @@ class Recorder:
         force: Force | None = None,
         stacks: Mapping[str, int] | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        silent: bool = False,
     ) -> None:
         self.settings = settings or {}
+        self.silent = silent
         self.calls: list[Call] = []
+        self.state: dict[str, Any] = {}
         self._force = force
         self._stacks = stacks or {}
         self._entered: dict[tuple[str, int], tuple[Call, list[Call]]] = {}

@@ -34,14 +34,36 @@ class TorchSide:
     def __init__(self, model: nn.Module, inputs: Any, call: Callable[..., Any] | None, *, train: bool) -> None:
         self.original = getattr(model, "_orig_mod", model)  # what torch.compile was given
         self.inputs = inputs
-        self._call = call
+        self._call, self._train = call, train
         _require_ready(self.original)
+        self._model = self.copy()
+
+    def copy(self) -> nn.Module:
+        """Returns a copy of the model in the side's mode. There is no dropout: its masks would differ from JAX's."""
         try:
-            self._model = copy.deepcopy(self.original).cpu().train(train)
+            model = copy.deepcopy(self.original).cpu().train(self._train)
         except (RuntimeError, TypeError) as error:
             raise UserError(f"the torch model can't be copied ({error}): give a new instance of it") from error
-        for parameter in self._model.parameters():
+        for module in model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
+            elif isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0
+        for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
+        return model
+
+    def at(self, model: nn.Module, inputs: Any) -> "TorchSide":
+        """Returns the side of this model in another state, with other inputs."""
+        return TorchSide(model, inputs, self._call, train=self._train)
+
+    def __call__(self, model: nn.Module, inputs: Any, dtype: str) -> Any:
+        """Runs a copy of the model as the side's `call` says, without recording."""
+        return invoke(self._call, model, self.cast(inputs, dtype))
+
+    def cast(self, value: Any, dtype: str) -> Any:
+        """Returns nested arrays as tensors, of `dtype` if they are floating-point."""
+        return map_leaves(lambda x: self._input(x, getattr(pytorch, dtype)), value, _is_array)
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -59,7 +81,7 @@ class TorchSide:
         """Runs the model in `dtype`, forward, and backward if the gradients of the outputs are given."""
         model = self._model.to(kind := getattr(pytorch, dtype))
         recorder = Recorder(force)
-        inputs = map_leaves(lambda x: self._input(x, kind), self.inputs, _is_array)
+        inputs = self.cast(self.inputs, dtype)
         default = pytorch.get_default_dtype()
         pytorch.set_default_dtype(kind)
         try:
