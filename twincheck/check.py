@@ -4,7 +4,7 @@ Every place so tests one piece of code alone: an input the code between two modu
 for gradients on the way back. No mistake hides another and none grows with depth.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -84,6 +84,10 @@ class Mismatch:
         return not self.boundary and not self.difference <= self.allowed
 
     @property
+    def key(self) -> tuple[str, str, str, Place | None]:
+        return self.kind, self.before, self.after, self.place
+
+    @property
     def relative(self) -> float:
         return self.difference / self.scale if self.scale else (0.0 if not self.difference else float("inf"))
 
@@ -101,7 +105,11 @@ class Forcing:
     """torch's tensors, laid out for the places of the JAX model; `seen` are the values that arrived there."""
 
     def __init__(
-        self, pairing: Pairing, truth: Recording, layouts: dict[Place, Layout | None], free: frozenset[Place] = frozenset()
+        self,
+        pairing: Pairing,
+        truth: Recording,
+        layouts: dict[Place, Layout | None],
+        free: frozenset[Place] = frozenset(),
     ) -> None:
         calls = {call.key: call for call in truth.calls}
         self._tensors = {link.jax.call.key: tensors_of(link, calls) for link in pairing.links}
@@ -138,12 +146,12 @@ def loss_of(truth: Array | None, rounded: Array | None) -> float:
     return float(np.abs(np.asarray(truth, np.float64) - np.asarray(rounded, np.float64)).max(initial=0.0))
 
 
-
-
-
 @dataclass
 class Passes:
-    """The passes of a comparison: torch in float64 and in float32, the JAX pass to judge, and its float32 pass if that is another."""
+    """The passes of a comparison: torch in float64 and in float32, and the JAX pass to judge.
+
+    `jax32` is its float32 pass, if that is another.
+    """
 
     truth: Recording
     torch32: Recording
@@ -172,7 +180,11 @@ def compare_places(
         if theirs is None:
             raw = tensors_of(link, truth_calls).at(place)
             if raw is not None and not place.gradient and raw.dtype.kind == "f" and place.index == 0:
-                result.append(Mismatch(kind, before, after, str(link.torch[0].call), place, np.inf, 0.0, 1.0, ours=ours, theirs=raw))
+                result.append(
+                    Mismatch(
+                        kind, before, after, str(link.torch[0].call), place, np.inf, 0.0, 1.0, ours=ours, theirs=raw
+                    )
+                )
             return
         if theirs.dtype.kind not in "f":
             return

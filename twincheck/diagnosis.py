@@ -22,6 +22,9 @@ from twincheck.report import Finding
 _VANISHES = 30
 """A hypothesis explains a place if it makes the mismatch this many times smaller, or brings it within its bound."""
 
+_STANDS = 3
+"""The same for a place that is within its bound while gradients there are out."""
+
 _SECOND_CAUSES = 40
 """Second hypotheses that are tried at a place that none explains alone."""
 
@@ -45,7 +48,8 @@ def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list
     settings = list(_settings_that_differ(pair))
     if not out:
         return [], _notes(settings, set())
-    probe = Probe(pair, [place for place in out if place.kind in ("code", "module")])
+    stretches = {_stretch(place, _modules(pair)) for place in out}
+    probe = Probe(pair, [p for p in places if p.kind in ("code", "module") and _stretch(p) in stretches])
     explained = _by_hypotheses(probe, [*_of_settings(settings), *probe.relevant(CAUSES)])
     used = {hypothesis for found in explained.values() for hypothesis in found}
     return _findings(pair, out, probe.places, explained), _notes(settings, {h.path for h in used if h.setting})
@@ -57,7 +61,7 @@ class Probe:
     def __init__(self, pair: Any, places: Sequence[Mismatch]) -> None:
         self.places = places
         self._pair = pair
-        self._base = [value for value in self._values(())]
+        self._base = self._values(())
 
     def _values(self, hypotheses: Sequence[Hypothesis]) -> list[Array | None]:
         patches = [hypothesis.patch for hypothesis in hypotheses if hypothesis.patch is not None]
@@ -81,7 +85,7 @@ class Probe:
         """Yields the places that these hypotheses change, by index, with the differences that are left."""
         try:
             values = self._values(hypotheses)
-        except Exception:  # noqa: BLE001  # a patch that doesn't fit this model
+        except Exception:  # a patch that doesn't fit this model
             return
         for index, (place, before, after) in enumerate(zip(self.places, self._base, values, strict=True)):
             if after is None or before is None or after.shape != np.shape(place.theirs):
@@ -119,6 +123,9 @@ def _by_hypotheses(probe: Probe, tried: Sequence[Hypothesis]) -> dict[int, tuple
 
 
 def _vanishes(place: Mismatch, left: float) -> bool:
+    """Tells whether what is left explains a place. One that is not out itself stands for gradients that are."""
+    if not place.out:
+        return left < place.difference / _STANDS
     return left <= max(place.allowed, place.difference / _VANISHES)
 
 
@@ -159,20 +166,25 @@ def _findings(
     for index, place in enumerate(forward):
         if index in explained:
             causes: list[tuple[Cause | None, str]] = [(h.cause, h.evidence) for h in explained[index]]
-        else:
+        elif place.out:
             name = recognise(place.ours, place.theirs, earlier) if place.ours is not None else None
             causes = [(_BY_NAME.get(name or ""), "the values show it")]
+        else:
+            continue
         by_stretch.setdefault(_stretch(place), []).extend(causes)
     groups: dict[tuple[str, str], tuple[Cause | None, str, list[Mismatch]]] = {}
-    modules = {link.jax.call.path for link in pair.pairing.links}
     for place in out:
-        stretch = _stretch(place, modules)
+        stretch = _stretch(place, _modules(pair))
         for cause, evidence in by_stretch.get(stretch, [(None, "")]):
             key = (cause.name, evidence) if cause else ("unknown", str(stretch))
             places = groups.setdefault(key, (cause, evidence, []))[2]
             if place not in places:
                 places.append(place)
     return [_finding(cause, evidence, places) for cause, evidence, places in groups.values()]
+
+
+def _modules(pair: Any) -> set[str]:
+    return {link.jax.call.path for link in pair.pairing.links}
 
 
 def _stretch(place: Mismatch, modules: Iterable[str] = ()) -> tuple[str, str]:

@@ -86,7 +86,8 @@ def weight_layouts(kind: str, shape: Sequence[int], target: Sequence[int]) -> It
     """Yields the ways in which a weight of a torch module of this kind can lie in a JAX model, likeliest first.
 
     torch stores a linear layer (out, in) and a convolution (out, in, spatial...); a transposed convolution (in, out,
-    spatial...). Flax and Haiku store (in, out) and (spatial..., in, out), Equinox the same as torch. Heads may be apart.
+    spatial...). Flax and Haiku store (in, out) and (spatial..., in, out), Equinox the same as torch. Heads may be an
+    axis of their own.
     """
     source, target = tuple(shape), tuple(target)
     if np.prod(source) != np.prod(target):

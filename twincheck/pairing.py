@@ -1,8 +1,9 @@
 """Which call of one model is which of the other, and which parameter is which: by order, sizes and names."""
 
 import difflib
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -56,11 +57,16 @@ class Link:
 
 @dataclass
 class Pairing:
-    """The links in the order of the JAX calls, what has no counterpart, and the parameters outside of modules."""
+    """The links in the order of the JAX calls, what has no counterpart, and the parameters outside of modules.
+
+    `groups` are pairs of a composite torch module and several JAX modules that no module holds together: their weights
+    are paired, and they are checked as code.
+    """
 
     links: list[Link]
     torch_alone: list[Unit] = field(default_factory=list)
     jax_alone: list[Unit] = field(default_factory=list)
+    groups: list[Link] = field(default_factory=list)
     outside: list[tuple[str, str]] = field(default_factory=list)
     torch_outside: list[str] = field(default_factory=list)
     jax_outside: list[str] = field(default_factory=list)
@@ -76,10 +82,12 @@ def pair_calls(
     links = _by_name(_align(units_t, units_j)) + _sown(torch, jax)
     order = {call.key: i for i, call in enumerate(jax.calls)}
     links.sort(key=lambda link: order[link.jax.call.key])
-    paired_t = {unit.call.path for link in links for unit in link.torch}
+    groups = list(_groups(units_t, units_j, links))
+    paired_t = {unit.call.path for link in (*links, *groups) for unit in link.torch}
+    inside_t = {name for link in (*links, *groups) for unit in link.torch for name in unit.parameters}
+    inside_j = {name for link in (*links, *groups) for name in link.jax.parameters}
     paired_j = {link.jax.call.path for link in links}
-    inside_t = {name for link in links for unit in link.torch for name in unit.parameters}
-    inside_j = {name for link in links for name in link.jax.parameters}
+    paired_j |= {unit.call.path for unit in units_j if set(unit.parameters) <= inside_j}
     alone_t = [unit for unit in units_t if unit.call.path not in paired_t]
     alone_j = [unit for unit in units_j if unit.call.path not in paired_j]
     left_t = [n for n in torch_parameters if n not in inside_t]
@@ -88,9 +96,8 @@ def pair_calls(
         left_t, left_j, lambda n: n, lambda n: n, lambda n: torch_parameters[n].size, lambda n: jax_parameters[n].size
     )
     done_t, done_j = {a for a, _ in outside}, {b for _, b in outside}
-    return Pairing(
-        links, alone_t, alone_j, outside, [n for n in left_t if n not in done_t], [n for n in left_j if n not in done_j]
-    )
+    left_t, left_j = [n for n in left_t if n not in done_t], [n for n in left_j if n not in done_j]
+    return Pairing(links, alone_t, alone_j, groups, outside, left_t, left_j)
 
 
 def _sown(torch: Recording, jax: Recording) -> list[Link]:
@@ -129,9 +136,7 @@ def _collapse(
     for unit in torch:
         if unit.call.kind not in _COMPOSITE:
             continue
-        total = sum(unit.sizes)
-        biases = [int(np.prod(p.shape)) for n, p in unit.parameters.items() if "bias_hh" in n]
-        fitting = {total, total - sum(biases)} | {total - sum(biases) * 2 // 3}
+        fitting = _fitting(unit)
         blocks = []
         for call in recording.calls:
             inside = {n: a for n, a in parameters.items() if n.startswith(f"{call.path}.") or not call.path}
@@ -154,6 +159,33 @@ def _collapse(
         if inside:
             result[inside[0] : inside[-1] + 1] = [block]
     return result
+
+
+def _fitting(unit: Unit) -> set[int]:
+    """Returns how many parameters the counterpart of a composite module may have: two biases may be one."""
+    total = sum(unit.sizes)
+    biases = sum(int(np.prod(p.shape)) for n, p in unit.parameters.items() if "bias_hh" in n)
+    return {total, total - biases, total - biases * 2 // 3}
+
+
+def _groups(torch: Sequence[Unit], jax: Sequence[Unit], links: Sequence[Link]) -> Iterator[Link]:
+    """Yields links between composite torch units that have none and runs of JAX units that have as many parameters."""
+    linked_t = {unit.call.path for link in links for unit in link.torch}
+    linked_j = {link.jax.call.path for link in links}
+    alone: dict[str, Unit] = {unit.call.path: unit for unit in jax if unit.call.path not in linked_j}
+    for unit in torch:
+        if unit.call.kind not in _COMPOSITE or unit.call.path in linked_t:
+            continue
+        paths, fitting = list(alone), _fitting(unit)
+        for start, end in itertools.combinations(range(len(paths) + 1), 2):
+            inside: dict[str, Any] = {}
+            for path in paths[start:end]:
+                inside |= alone[path].parameters
+            if sum(int(np.prod(p.shape)) for p in inside.values()) in fitting:
+                yield Link((unit,), Unit(alone[paths[start]].call, inside))
+                for path in paths[start:end]:
+                    del alone[path]
+                break
 
 
 def _align(torch: Sequence[Unit], jax: Sequence[Unit]) -> list[Link]:

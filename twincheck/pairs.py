@@ -1,7 +1,6 @@
 """Two models held side by side: their calls and weights paired, the weights loaded, and one checked on the other."""
 
 import copy
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -9,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mlp_workload.errors import UserError
+from twincheck.calls import join
 from twincheck.check import Forcing, Mismatch, Passes, compare_places
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, nearest
@@ -16,7 +16,7 @@ from twincheck.pairing import Pairing, pair_calls
 from twincheck.recording import Array, Force, Place, Recording
 from twincheck.report import Report
 from twincheck.unpaired import Unpaired, unpaired
-from twincheck.weights import Weight, pair_weights
+from twincheck.weights import pair_weights
 
 _SEED = 0
 _NONE: Mapping[str, Mapping[str, Any]] = {}
@@ -38,8 +38,8 @@ class Side(Protocol):
 class Pair:
     """A torch model and a JAX model with their calls and weights paired. The JAX side holds torch's weights.
 
-    `pairing` has the calls, `weights` how each JAX parameter is made of torch's, `missing` the JAX parameters that torch
-    lacks, which keep their own values. `outputs` are the pairs of returned arrays, by index.
+    `pairing` has the calls, `weights` how each JAX parameter is made of torch's, `missing` the JAX parameters that
+    torch lacks, which keep their own values. `outputs` are the pairs of returned arrays, by index.
     """
 
     def __init__(self, torch: Any, jax: Any) -> None:
@@ -74,7 +74,7 @@ class Pair:
 
     def train(self, batches: Iterable[Any], steps: int, **options: Any) -> Any:
         """Trains both models side by side; see `twincheck.train`."""
-        from twincheck.training import train  # noqa: PLC0415
+        from twincheck.training import train
 
         return train(self, batches, steps, **options)
 
@@ -100,33 +100,26 @@ class Pair:
     def _settle_boundaries(self, places: list[Mismatch]) -> list[Mismatch]:
         """Clears places that differ only because one model computes in a module what the other computes beside it.
 
-        Such a module's tensor is out, and the next place too. Both are cleared if the next one agrees as soon as the
-        JAX model goes on with its own tensor.
+        Such a module's tensor is out, and the next places that it goes into are too. All are cleared if the next ones
+        agree as soon as the JAX model goes on with its own tensor.
         """
-        out = [place for place in places if place.out and place.kind in ("code", "module")]
-        boundaries = [
-            (first, second)
-            for first, second in itertools.pairwise(out)
-            if first.place is not None
-            and (first.kind, second.kind) in (("module", "code"), ("code", "module"))
-            and first.after == (second.before if first.kind == "module" else second.after)
-        ]
-        if not boundaries:
+        out = [place for place in places if place.out]
+        groups = [(first, following) for first in out if first.place and (following := _following(first, out))]
+        if not groups:
             return places
-        free = frozenset(first.place for first, _ in boundaries if first.place is not None)
+        free = frozenset(first.place for first, _ in groups if first.place is not None)
         released = self._compare(Passes(self.truth, self._torch32(), self.forced("float64", free), None))
-        within = {(place.kind, place.before, place.after, place.place) for place in released if not place.out}
-        cleared = set[tuple[str, str]]()
-        for first, second in boundaries:
-            if (second.kind, second.before, second.after, second.place) in within:
-                cleared |= {(first.before, first.after), (second.before, second.after)}
-        return [
-            replace(place, boundary=True) if (place.before, place.after) in cleared and place.out else place
-            for place in places
-        ]
+        still_out = {place.key for place in released if place.out}
+        cleared = {
+            place.key
+            for first, following in groups
+            if not any(place.key in still_out for place in following)
+            for place in (first, *following)
+        }
+        return [replace(place, boundary=place.key in cleared) for place in places]
 
     def _free_differences(self) -> list[tuple[float, float]]:
-        """Returns for each output the largest difference when the JAX model runs by itself, and torch's largest value."""
+        """Returns how far each output is off when the JAX model runs by itself, and torch's largest value."""
         outputs = self.jax.run("float64").outputs
         found = []
         for a, b in self.outputs:
@@ -158,7 +151,7 @@ class Pair:
 
     def called(self, names: Iterable[str]) -> set[str]:
         """Returns those of the functions, given by qualified names, that the JAX model calls."""
-        from twincheck.causes.replace import calls_of  # noqa: PLC0415
+        from twincheck.causes.replace import calls_of
 
         called: set[str] = set()
         with self.jax.changed([calls_of(names, called)], {}):
@@ -190,6 +183,23 @@ class Pair:
             if layout is not None:
                 result[b] = layout(self._drawn[a])
         return result
+
+
+def _following(first: Mismatch, out: Sequence[Mismatch]) -> list[Mismatch]:
+    """Returns the places that are out and computed from the tensor at `first` alone."""
+    if first.kind == "module":
+        return [place for place in out if place.kind == "code" and place.before == first.after]
+    if first.kind == "code":
+        return [place for place in out if place.kind == "module" and place.after == first.after]
+    if first.kind == "gradient of code" and first.place is not None:
+        owned = join(first.place.path, "")
+        return [
+            place
+            for place in out
+            if (place.kind == "gradient of module" and place.after == first.before)
+            or (place.kind == "gradient of parameter" and place.after.startswith(owned))
+        ]
+    return []
 
 
 def _pair_outputs(torch: Sequence[Array], jax: Sequence[Array]) -> list[tuple[int, int]]:

@@ -89,8 +89,8 @@ class Recorder:
     """Collects the calls of one pass. `force` may put other values in place of those that the model computes.
 
     `stacks` has the paths of modules that hold several layers and are called once for each, with their number. Layer i
-    of the module at "layers" is recorded at "layers.i". The modules at the paths in `settings` have those attributes while
-    they are called. A `silent` one is shown nothing, as in a pass that is compiled.
+    of the module at "layers" is recorded at "layers.i". The modules at the paths in `settings` have those attributes
+    while they are called. A `silent` recorder is shown nothing: it is for passes that are compiled.
 
     `state` are the arrays that the pass leaves changed, such as running statistics, by their names in the model.
     """

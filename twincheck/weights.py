@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def pair_weights(
     """
     weights: dict[str, Weight] = {}
     missing: list[str] = []
-    for link in pairing.links:
+    for link in (*pairing.links, *pairing.groups):
         found = _of_link(link, torch_parameters, jax_parameters, out_in)
         for name in link.jax.parameters:
             if name in found:
@@ -117,7 +117,7 @@ def _of_link(
         else:
             candidates = [(n,) for n in link.torch[0].parameters]
         if link.piece is not None:
-            i, n = link.piece
+            n = link.piece[1]
             size = int(np.prod(shape))
             candidates = [(c[0],) for c in candidates if torch_parameters[c[0]].size == size * n]
         else:
@@ -148,17 +148,21 @@ def _role(name: str) -> str:
     return _ROLE.get(last, last)
 
 
+_PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
+
+
 def _attention_pieces(parameters: Mapping[str, Any]) -> dict[str, list[Source]]:
     """Returns the parts of torch's MultiheadAttention by name: query, key, value and out, weights and biases."""
     pieces: dict[str, list[Source]] = {}
     for name, parameter in parameters.items():
         last = name.rpartition(".")[2]
         if last in ("in_proj_weight", "in_proj_bias"):
+            pieces[f"qkv.{last.removeprefix('in_proj_')}"] = [Source(name)]
             rows = parameter.shape[0] // 3
-            for i, part in enumerate(("query", "key", "value")):
+            for i, part in enumerate(_PROJECTIONS.values()):
                 pieces[f"{part}.{last.removeprefix('in_proj_')}"] = [Source(name, (i * rows, (i + 1) * rows))]
         elif last in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
-            pieces[f"{dict(q='query', k='key', v='value')[last[0]]}.weight"] = [Source(name)]
+            pieces[f"{_PROJECTIONS[last[0]]}.weight"] = [Source(name)]
         elif ".out_proj." in f".{name}":
             pieces[f"out.{last}"] = [Source(name)]
     return pieces
