@@ -3,10 +3,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_TENSORFLOW ?= .venv-tensorflow
+VENV_PORTS ?= .venv-ports
 
 PACKAGES := mlp_workload jax_mlp reference_torch twincheck mlp_compare examples experiments fuzz website
 FULL_EXTRAS := [dev,bench,compare,export,tensorboard,visdom]
 TENSORFLOW_EXTRAS := [test,tfds]
+PORTS_EXTRAS := [ports]
 # Threads that wait by spinning would take the cores from the other worker's.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal
 
@@ -19,6 +21,7 @@ FULL := $(VENV)/.full-installed
 FUZZ := $(VENV)/.fuzz-installed
 SITE := $(VENV)/.site-installed
 TENSORFLOW := $(VENV_TENSORFLOW)/.tensorflow-installed
+PORTS := $(VENV_PORTS)/.ports-installed
 
 # Before version 25.3, pip hands PIP_CONSTRAINT on to the environments it builds packages in; later it hands on
 # PIP_BUILD_CONSTRAINT. The path stays relative because pip splits these variables at spaces.
@@ -36,7 +39,7 @@ define install
 endef
 
 .NOTPARALLEL:
-.PHONY: help setup train test test-all test-long test-tensorflow package knocks gpu-check fuzz check site clean
+.PHONY: help setup train test test-all test-long test-tensorflow test-ports package knocks gpu-check fuzz check site clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -49,7 +52,7 @@ train: $(BASE)  ## train with JAX, setting up what that needs (ARGS='--preset le
 test: $(FULL)  ## run the tests but the long ones (PYTEST_ARGS='-k parity')
 	$(PYTEST) -m "not long" $(PYTEST_ARGS)
 
-test-all: test test-long test-tensorflow package site  ## run every test: also whole runs, TensorFlow, the wheel, the lessons
+test-all: test test-long test-tensorflow test-ports package site  ## run every test: also whole runs, TensorFlow, the wheel, the lessons
 
 test-long: $(FULL)  ## run the tests that `make test` leaves out
 	$(PYTEST) -m "long" $(PYTEST_ARGS)
@@ -63,6 +66,9 @@ gpu-check: $(FULL)  ## check all on this machine's GPU, or what a CPU can (CUDA=
 
 test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an environment of their own
 	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/with_tensorflow
+
+test-ports: $(PORTS)  ## check PyTorch models against JAX ports of them, in an environment of its own (PYTEST_ARGS='-k bert')
+	$(VENV_PORTS)/bin/python -m pytest $(PYTEST_ARGS) tests/ports
 
 package: $(FULL)  ## build the wheel and its source into dist/, install the wheel elsewhere and try it
 	rm -rf dist

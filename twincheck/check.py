@@ -136,7 +136,9 @@ class Forcing:
                 return None
             self._layouts[plain] = nearest(theirs, value)
         layout = self._layouts[plain]
-        return layout(theirs) if layout is not None else None
+        if layout is None or (place.gradient and layout.repeats):  # whose gradient is a sum
+            return None
+        return layout(theirs)
 
 
 def loss_of(truth: Array | None, rounded: Array | None) -> float:

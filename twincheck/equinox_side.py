@@ -50,7 +50,8 @@ def equinox_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, tr
                 object.__setattr__(part, name, getattr(type(part), name))
             object.__setattr__(part, "__annotations__", _NoTypes())
             object.__setattr__(part, _PATH, _Path(path))
-        with watch_classes({type(part) for _, part in parts}, recorder, _describe):
+        modules = [part for _, part in parts]
+        with recorder.patched(modules), watch_classes({type(part) for part in modules}, recorder, _describe):
             if not stateful:
                 return invoke(call, copied if call else jax.vmap(copied), inputs)
             state = jtu.tree_unflatten(state_tree, [variables.get(name, leaf) for name, leaf in buffers.items()])
@@ -62,7 +63,7 @@ def equinox_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, tr
             return invoke(None, mapped, inputs)[0]
 
     trainable = {name for name, leaf in paths.items() if is_array(leaf) and is_float(leaf)}
-    return JaxSide("equinox", paths | buffers, trainable, inputs, apply, lambda: [part for _, part in _modules(module)])
+    return JaxSide("equinox", paths | buffers, trainable, inputs, apply)
 
 
 class _Path(str):

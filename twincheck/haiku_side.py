@@ -40,7 +40,7 @@ def haiku_side(transformed: Any, params: Any, inputs: Any, state: Any) -> JaxSid
             output = transformed.apply(tree, *states, *((None,) if takes_rng else ()), *given, **keywords)
             return output[0] if stateful else output
 
-        with hk.intercept_methods(_interceptor(recorder, paths)):
+        with recorder.patched([]), hk.intercept_methods(_interceptor(recorder, paths)):
             return invoke(None, model, inputs)
 
     arrays = {

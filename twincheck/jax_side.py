@@ -20,6 +20,7 @@ from twincheck.recording import (
     Array,
     Call,
     Force,
+    Patch,
     Place,
     Recorder,
     Recording,
@@ -48,8 +49,7 @@ class JaxSide:
     trainable: set[str]
     inputs: Any
     apply: Callable[[Variables, Any, Recorder], Any]
-    modules: Callable[[], Sequence[object]] = list
-    _patches: Sequence[Any] = ()
+    _patches: Sequence[Patch] = ()
     _settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _in_python: bool = False
     _stacks: dict[str, int] | None = None
@@ -68,7 +68,7 @@ class JaxSide:
         self.variables |= {name: np.asarray(value) for name, value in values.items()}
 
     @contextlib.contextmanager
-    def changed(self, patches: Sequence[Any], settings: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    def changed(self, patches: Sequence[Patch], settings: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
         """Runs under patches, and with other settings of modules by their paths, until the context ends.
 
         Meanwhile jitted functions run in Python, because JAX would not trace them again for a patch inside.
@@ -102,14 +102,12 @@ class JaxSide:
     def _run(
         self, dtype: str, force: Force | None, cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None
     ) -> Recording:
-        recorder = Recorder(force, self._stacks, self._settings)
+        recorder = Recorder(force, self._stacks, self._settings, self._patches)
         with contextlib.ExitStack() as contexts:
             contexts.enter_context(jax.enable_x64(dtype == "float64"))
             contexts.enter_context(jax.disable_jit(self._in_python))
             contexts.enter_context(jax.default_matmul_precision("highest"))
             contexts.enter_context(_without_remat())
-            for patch in self._patches:
-                contexts.enter_context(patch(self.modules()))
             variables = {name: cast(array, dtype) for name, array in self.variables.items()}
             inputs = map_leaves(lambda array: cast(array, dtype), self.inputs, is_array)
             wanted = {name: variables.pop(name) for name in sorted(self.trainable)}

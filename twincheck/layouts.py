@@ -11,12 +11,16 @@ from twincheck.recording import Array
 
 @dataclass(frozen=True)
 class Layout:
-    """First a reshape to `split`, then a permutation of the axes, then reversed axes, then a reshape to `shape`."""
+    """First a reshape to `split`, then a permutation of the axes, then reversed axes, then a reshape to `shape`.
+
+    With `repeats` the array is repeated along axes of length 1 instead of the last reshape.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[int, ...] | None = None
     reverse: tuple[int, ...] = ()
     split: tuple[int, ...] | None = None
+    repeats: bool = False
 
     def __call__(self, array: Array) -> Array:
         if self.split is not None:
@@ -25,7 +29,7 @@ class Layout:
             array = array.transpose(self.axes)
         if self.reverse:
             array = np.flip(array, self.reverse)
-        return array.reshape(self.shape)
+        return np.broadcast_to(array, self.shape) if self.repeats else array.reshape(self.shape)
 
     def code(self, name: str, shape: Sequence[int]) -> str:
         """Returns NumPy code that does the same to an array of this shape called `name`."""
@@ -43,9 +47,11 @@ class Layout:
 def activation_layouts(source: Sequence[int], target: Sequence[int]) -> Iterator[Layout]:
     """Yields the ways in which an activation of one shape can lie in the other, likeliest first."""
     source, target = tuple(source), tuple(target)
-    if np.prod(source) != np.prod(target):
-        return
     count = len(source)
+    if np.prod(source) != np.prod(target):
+        if count == len(target) and all(a in (1, b) for a, b in zip(source, target, strict=True)):
+            yield Layout(target, repeats=True)
+        return
     if count == len(target):
         likely = [tuple(range(count))]
         if count >= 3:

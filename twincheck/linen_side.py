@@ -43,7 +43,8 @@ def linen_side(module: Any, variables: Any, inputs: Any, call: Callable[..., Any
             model.params = tree if "params" in module.params else tree["params"]
         else:
             model = module.bind(tree, mutable=[name for name in tree if name != "params"])
-        with nn.intercept_methods(_interceptor(recorder)):
+        parts = [module.module if pretrained else module]
+        with recorder.patched(parts), nn.intercept_methods(_interceptor(recorder)):
             return invoke(call, model, inputs)
 
     arrays = {named[path]: leaf for path, leaf in flat.items()}

@@ -37,16 +37,18 @@ def nnx_side(model: nnx.Module, inputs: Any, call: Callable[..., Any] | None, *,
         module: Any = nnx.merge(graph, nnx.from_flat_state(pairs))
         module.train() if train else module.eval()
         module.set_attributes(deterministic=True, raise_if_not_found=False)  # no dropout: the masks would differ
-        for path, part in nnx.iter_modules(module):
+        parts = list(nnx.iter_modules(module))
+        for path, part in parts:
             setattr(part, _PATH, ".".join(map(str, path)))
-        with watch_classes({type(part) for _, part in nnx.iter_modules(module)}, recorder, _describe):
+        modules = [part for _, part in parts]
+        with recorder.patched(modules), watch_classes({type(part) for part in modules}, recorder, _describe):
             output = invoke(call, module, inputs)
         after = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(nnx.state(module))}
         recorder.state = {name: after[name].get_value() for name in arrays if name not in trainable and name in after}
         return output
 
     trainable = {name for name, variable in flat.items() if isinstance(variable, nnx.Param) and name in arrays}
-    return JaxSide("flax.nnx", dict(arrays), trainable, inputs, apply, lambda: [m for _, m in nnx.iter_modules(model)])
+    return JaxSide("flax.nnx", dict(arrays), trainable, inputs, apply)
 
 
 def _describe(module: Any) -> tuple[str, dict[str, Any], dict[str, Any]] | None:

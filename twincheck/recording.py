@@ -8,7 +8,7 @@ import contextlib
 import copy
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -85,12 +85,16 @@ Force = Callable[[Place, Array], Array | None]
 """Returns what a place is to hold in place of the value that it was given, or None to leave it."""
 
 
+Patch = Callable[[Sequence[object]], contextlib.AbstractContextManager[Any]]
+"""Changes how the given modules compute until the context ends."""
+
+
 class Recorder:
     """Collects the calls of one pass. `force` may put other values in place of those that the model computes.
 
     `stacks` has the paths of modules that hold several layers and are called once for each, with their number. Layer i
     of the module at "layers" is recorded at "layers.i". The modules at the paths in `settings` have those attributes
-    while they are called. A `silent` recorder is shown nothing: it is for passes that are compiled.
+    while they are called, and `patches` change how modules compute. A `silent` recorder is shown nothing: it is for passes that are compiled.
 
     `state` are the arrays that the pass leaves changed, such as running statistics, by their names in the model.
     """
@@ -100,10 +104,12 @@ class Recorder:
         force: Force | None = None,
         stacks: Mapping[str, int] | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        patches: Sequence[Patch] = (),
         *,
         silent: bool = False,
     ) -> None:
         self.settings = settings or {}
+        self._patches = patches
         self.silent = silent
         self.calls: list[Call] = []
         self.state: dict[str, Any] = {}
@@ -145,6 +151,14 @@ class Recorder:
             call.parents = tuple(parent.path for parent in parents)
             self.calls.append(call)
         return call
+
+    @contextlib.contextmanager
+    def patched(self, modules: Sequence[object]) -> Iterator[None]:
+        """Applies the patches to the model's modules until the context ends."""
+        with contextlib.ExitStack() as contexts:
+            for patch in self._patches:
+                contexts.enter_context(patch(modules))
+            yield
 
     def end(self) -> None:
         """Leaves the call that was entered last."""

@@ -69,7 +69,7 @@ class TorchSide:
     def parameters(self) -> dict[str, Array]:
         """Parameters and buffers by their names in the model; those that are tied have one name."""
         named = [*self.original.named_parameters(), *self.original.named_buffers()]
-        return {name: to_numpy(tensor) for name, tensor in named}
+        return {name: to_numpy(tensor) for name, tensor in named if tensor.is_floating_point()}
 
     @property
     def trainable(self) -> set[str]:

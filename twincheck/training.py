@@ -300,11 +300,7 @@ class _JaxRun:
 
     @contextlib.contextmanager
     def precision(self, dtype: str) -> Iterator[None]:
-        with contextlib.ExitStack() as contexts:
-            contexts.enter_context(jax.enable_x64(dtype == "float64"))
-            contexts.enter_context(jax.default_matmul_precision("highest"))
-            for patch in self.side.patches:
-                contexts.enter_context(patch())
+        with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
             yield
 
     def split(self, values: Variables) -> tuple[Variables, Variables]:
