@@ -175,9 +175,9 @@ def _findings(
     groups: dict[tuple[str, str], tuple[Cause | None, str, list[Mismatch]]] = {}
     for place in out:
         stretch = _stretch(place, _modules(pair))
-        if stretch not in by_stretch and place.ours is not None and place.theirs is not None:
-            if name := recognise(place.ours, place.theirs):
-                by_stretch[stretch] = [(_BY_NAME.get(name), "the values of the gradient show it")]
+        known = stretch in by_stretch or place.ours is None or place.theirs is None
+        if not known and (name := recognise(place.ours, place.theirs)):
+            by_stretch[stretch] = [(_BY_NAME.get(name), "the values of the gradient show it")]
         for cause, evidence in by_stretch.get(stretch, [(None, "")]):
             key = (cause.name, evidence) if cause else ("unknown", str(stretch))
             places = groups.setdefault(key, (cause, evidence, []))[2]

@@ -94,7 +94,8 @@ class Recorder:
 
     `stacks` has the paths of modules that hold several layers and are called once for each, with their number. Layer i
     of the module at "layers" is recorded at "layers.i". The modules at the paths in `settings` have those attributes
-    while they are called, and `patches` change how modules compute. A `silent` recorder is shown nothing: it is for passes that are compiled.
+    while they are called, and `patches` change how modules compute. A `silent` recorder is shown nothing: it is for
+    passes that are compiled.
 
     `state` are the arrays that the pass leaves changed, such as running statistics, by their names in the model.
     """
