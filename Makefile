@@ -68,7 +68,7 @@ test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an env
 	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/with_tensorflow
 
 test-ports: $(PORTS)  ## check PyTorch models against JAX ports of them, in an environment of its own (PYTEST_ARGS='-k bert')
-	$(VENV_PORTS)/bin/python -m pytest $(PYTEST_ARGS) tests/ports
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(VENV_PORTS)/bin/python -m pytest $(PYTEST_ARGS) tests/ports
 
 package: $(FULL)  ## build the wheel and its source into dist/, install the wheel elsewhere and try it
 	rm -rf dist
@@ -90,7 +90,7 @@ site: $(SITE)  ## run the lessons and build the site with them in build/site/
 	$(VENV)/bin/python website/check.py build/site
 
 clean:  ## back to a fresh clone, but for runs/, which holds your results
-	rm -rf .venv .venv-tensorflow build dist
+	rm -rf .venv .venv-tensorflow .venv-ports build dist
 	rm -rf .hypothesis .import_linter_cache fuzz-findings .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./runs -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
@@ -109,6 +109,10 @@ $(FUZZ): pyproject.toml constraints.txt
 $(SITE): pyproject.toml constraints.txt
 	$(call install,$(VENV),[site])
 	@touch $(BASE) $@
+
+$(PORTS): pyproject.toml constraints.txt
+	$(call install,$(VENV_PORTS),$(PORTS_EXTRAS))
+	@touch $@
 
 $(TENSORFLOW): pyproject.toml constraints.txt
 	$(call install,$(VENV_TENSORFLOW),$(TENSORFLOW_EXTRAS))

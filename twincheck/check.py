@@ -12,7 +12,7 @@ import numpy as np
 
 from twincheck.layouts import Layout, nearest
 from twincheck.pairing import Link, Pairing
-from twincheck.recording import Array, Call, Place, Recording
+from twincheck.recording import Array, Call, Enough, Place, Recording
 from twincheck.weights import Weight
 
 ALLOWED_LOSS = 16
@@ -102,7 +102,10 @@ class Mismatch:
 
 
 class Forcing:
-    """torch's tensors, laid out for the places of the JAX model; `seen` are the values that arrived there."""
+    """torch's tensors, laid out for the places of the JAX model; `seen` are the values that arrived there.
+
+    If `enough` names places, the pass is broken off when all of them have been seen.
+    """
 
     def __init__(
         self,
@@ -116,12 +119,17 @@ class Forcing:
         self._layouts = layouts
         self._free = free
         self.seen: dict[Place, Array] = {}
+        self.enough: set[Place] = set()
 
     def __call__(self, place: Place, value: Array) -> Array | None:
         tensors = self._tensors.get((place.path, place.number))
         if tensors is None:
             return None
         self.seen[place] = value
+        if place in self.enough:
+            self.enough.discard(place)
+            if not self.enough:
+                raise Enough
         theirs = self.theirs(place, value)
         return None if theirs is None or place in self._free else theirs
 

@@ -50,7 +50,7 @@ def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list
         return [], _notes(settings, set())
     stretches = {_stretch(place, _modules(pair)) for place in out}
     probe = Probe(pair, [p for p in places if p.kind in ("code", "module") and _stretch(p) in stretches])
-    explained = _by_hypotheses(probe, [*_of_settings(settings), *probe.relevant(CAUSES)])
+    explained = _by_hypotheses(probe, list(_of_settings(settings)))
     used = {hypothesis for found in explained.values() for hypothesis in found}
     return _findings(pair, out, probe.places, explained), _notes(settings, {h.path for h in used if h.setting})
 
@@ -96,22 +96,31 @@ class Probe:
                 yield index, left
 
 
-def _by_hypotheses(probe: Probe, tried: Sequence[Hypothesis]) -> dict[int, tuple[Hypothesis, ...]]:
-    """Returns the hypotheses that explain places, by the index of the place: one, or two together."""
+def _by_hypotheses(probe: Probe, settings: Sequence[Hypothesis]) -> dict[int, tuple[Hypothesis, ...]]:
+    """Returns the hypotheses that explain places, by the index of the place: one, or two together.
+
+    Settings come first, then patches until each place is explained. Of several the one that leaves least is taken.
+    """
     explained: dict[int, tuple[Hypothesis, ...]] = {}
     changing: dict[int, list[tuple[float, Hypothesis]]] = defaultdict(list)
-    for hypothesis in tried:
-        for index, left in probe.changes((hypothesis,)):
-            changing[index].append((left, hypothesis))
-    for index, candidates in changing.items():
-        left, best = min(candidates, key=lambda candidate: candidate[0])
-        if _vanishes(probe.places[index], left):
-            explained[index] = (best,)
+
+    def explain(hypotheses: Iterable[Hypothesis]) -> None:
+        for hypothesis in hypotheses:
+            if len(explained) == len(probe.places):
+                return
+            for index, left in probe.changes((hypothesis,)):
+                changing[index].append((left, hypothesis))
+                if _vanishes(probe.places[index], left) and left == min(changing[index], key=_left)[0]:
+                    explained[index] = (hypothesis,)
+
+    explain(settings)
+    if len(explained) < len(probe.places):
+        explain(probe.relevant(CAUSES))
     pairs: dict[tuple[Hypothesis, Hypothesis], dict[int, float]] = {}
     for index, candidates in changing.items():
         if index in explained or len(candidates) < 2:
             continue
-        candidates.sort(key=lambda candidate: candidate[0])
+        candidates.sort(key=_left)
         first = candidates[0][1]
         for _, second in candidates[1:_SECOND_CAUSES]:
             if (first, second) not in pairs:
@@ -120,6 +129,10 @@ def _by_hypotheses(probe: Probe, tried: Sequence[Hypothesis]) -> dict[int, tuple
                 explained[index] = (first, second)
                 break
     return explained
+
+
+def _left(candidate: tuple[float, Hypothesis]) -> float:
+    return candidate[0]
 
 
 def _vanishes(place: Mismatch, left: float) -> bool:
@@ -161,13 +174,12 @@ def _findings(
     pair: Any, out: Sequence[Mismatch], forward: Sequence[Mismatch], explained: dict[int, tuple[Hypothesis, ...]]
 ) -> list[Finding]:
     """Returns a finding for each cause, in the order of their first places; gradients go with their stretch's cause."""
-    earlier = [array for call in pair.truth.calls for array in (*call.inputs, *call.outputs) if array.dtype.kind == "f"]
     by_stretch: dict[tuple[str, str], list[tuple[Cause | None, str]]] = {}
     for index, place in enumerate(forward):
         if index in explained:
             causes: list[tuple[Cause | None, str]] = [(h.cause, h.evidence) for h in explained[index]]
         elif place.out:
-            name = recognise(place.ours, place.theirs, earlier) if place.ours is not None else None
+            name = recognise(place.ours, place.theirs, pair.before(place)) if place.ours is not None else None
             causes = [(_BY_NAME.get(name or ""), "the values show it")]
         else:
             continue

@@ -19,6 +19,7 @@ from twincheck.recording import (
     SOWN,
     Array,
     Call,
+    Enough,
     Force,
     Patch,
     Place,
@@ -103,6 +104,7 @@ class JaxSide:
         self, dtype: str, force: Force | None, cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None
     ) -> Recording:
         recorder = Recorder(force, self._stacks, self._settings, self._patches)
+        recorder.backward = cotangents is not None
         with contextlib.ExitStack() as contexts:
             contexts.enter_context(jax.enable_x64(dtype == "float64"))
             contexts.enter_context(jax.disable_jit(self._in_python))
@@ -145,7 +147,7 @@ class JaxSide:
         try:
             with sowing(show):
                 return self.apply(variables, inputs, recorder)
-        except (UserError, _InsideJit):
+        except (UserError, Enough, _InsideJit):
             raise
         except Exception as error:
             raise model_failed(self.framework, error) from error
@@ -229,7 +231,7 @@ def call_of(
     def visit(value: Any, port: Any) -> Any:
         def one(array: Any) -> Any:
             place = Place(*key, port, next(handles[port]))
-            if is_float(array):
+            if is_float(array) and recorder.backward:
                 return _visit(jnp.asarray(array), place, _Key(recorder))
             return _visit_p.bind(jnp.asarray(array), place=place, recorder=_Key(recorder))
 

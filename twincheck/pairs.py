@@ -1,5 +1,6 @@
 """Two models held side by side: their calls and weights paired, the weights loaded, and one checked on the other."""
 
+import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from twincheck.check import Forcing, Mismatch, Passes, compare_places
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, nearest
 from twincheck.pairing import Pairing, pair_calls
-from twincheck.recording import Array, Force, Place, Recording
+from twincheck.recording import Array, Enough, Force, Place, Recording
 from twincheck.report import Report
 from twincheck.unpaired import Unpaired, unpaired
 from twincheck.weights import pair_weights
@@ -141,13 +142,26 @@ class Pair:
         Meanwhile the patches apply, and the modules at the paths in `settings` have those attributes.
         """
         forcing = Forcing(self.pairing, self.truth, self._layouts)
-        with self.jax.changed(patches, settings):
-            recording = self.jax.run("float32", forcing)
+        forcing.enough = {place.place for place in places if place.place is not None}
+        outputs: list[Array] = []
+        if any(place.place is None for place in places):
+            forcing.enough = set()
+        with self.jax.changed(patches, settings), contextlib.suppress(Enough):
+            outputs = self.jax.run("float32", forcing).outputs
         for place in places:
-            if place.place is not None:
-                yield forcing.seen.get(place.place)
-            else:
-                yield recording.outputs[place.output]
+            yield outputs[place.output] if place.place is None else forcing.seen.get(place.place)
+
+    def before(self, place: Mismatch) -> list[Array]:
+        """Returns torch's arrays from before a place, in their order."""
+        linked = {link.jax.call.key: link.torch[0].call.key for link in self.pairing.links}
+        last = None if place.place is None else linked.get((place.place.path, place.place.number))
+        end = next((i for i, call in enumerate(self.truth.calls) if call.key == last), len(self.truth.calls))
+        around = set(self.truth.calls[end].parents) if end < len(self.truth.calls) else set()
+        found: list[Array] = []
+        for call in self.truth.calls[:end]:
+            found += call.inputs if call.path in around else (*call.inputs, *call.outputs)
+        found += self.truth.calls[end].inputs if place.kind == "module" and end < len(self.truth.calls) else []
+        return [array for array in found if array.dtype.kind == "f"]
 
     def called(self, names: Iterable[str]) -> set[str]:
         """Returns those of the functions, given by qualified names, that the JAX model calls."""

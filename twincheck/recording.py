@@ -85,6 +85,10 @@ Force = Callable[[Place, Array], Array | None]
 """Returns what a place is to hold in place of the value that it was given, or None to leave it."""
 
 
+class Enough(Exception):
+    """Raised by what forces values, to break a pass off that has shown what it was run for."""
+
+
 Patch = Callable[[Sequence[object]], contextlib.AbstractContextManager[Any]]
 """Changes how the given modules compute until the context ends."""
 
@@ -111,6 +115,7 @@ class Recorder:
     ) -> None:
         self.settings = settings or {}
         self._patches = patches
+        self.backward = True
         self.silent = silent
         self.calls: list[Call] = []
         self.state: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import erf
 
 Array = NDArray[np.float64]
 Recognise = Callable[[Array, Array, Sequence[Array]], bool]
@@ -124,7 +125,7 @@ def _rounded(kept_bits: int) -> Recognise:
 
 
 def _erf(x: Array) -> Array:
-    return np.asarray(np.vectorize(math.erf, otypes=[float])(x))
+    return np.asarray(erf(x))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -152,6 +153,38 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "softmax": _softmax,
 }
 """In the order in which they are tried."""
+
+
+TABLE_NAMES = {
+    "leaky_relu": "leaky-relu",
+    "hard_swish": "hard-swish",
+    "gelu_tanh": "gelu-erf",
+    "gelu_quick": "gelu-quick",
+}
+"""How the table calls an activation of torch's, where that is not `activation-` and its name here."""
+
+
+def _activation(name: str) -> Recognise:
+    """Recognises that torch applies this activation, and JAX another one, to a tensor computed shortly before."""
+    function = ACTIVATIONS[name]
+
+    def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
+        for before in _same_shape(ours, earlier)[-_RECENT:]:
+            if _near(function(before), theirs) and any(
+                _near(other(before), ours) for key, other in ACTIVATIONS.items() if key != name
+            ):
+                return True
+        return False
+
+    return recognise
+
+
+_RECENT = 4
+"""Arrays of one shape before the place to which an activation may have been applied."""
+
+
+def _near(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and _distance(a, b) <= AGREES * float(np.abs(b).max())
 
 
 def _left_out(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -362,6 +395,11 @@ EVIDENCE: Sequence[Evidence] = (
     Evidence("loss-reduction", _scaled(lambda f, shape: any(_either(f, n) for n in _counts(shape)))),
     Evidence("clip-epsilon", _scaled(lambda factor, shape: 0 < abs(factor - 1) < 1e-3)),
     Evidence("constant-factor", _scaled(lambda factor, shape: True)),
+    *(
+        Evidence(TABLE_NAMES.get(name, f"activation-{name}"), _activation(name))
+        for name in ACTIVATIONS
+        if name != "softmax"
+    ),
     Evidence("activation-left-out", _left_out),
     Evidence("activation-doubled", _doubled),
     Evidence("leaky-slope", _negative_slope),
