@@ -20,18 +20,25 @@ class Arguments:
     """Plants this mistake in the port."""
 
 
-def compare(port: flax_model.Network) -> tuple[Any, Any]:
-    """Returns the report of the check and, if that finds no difference, the result of the training."""
-    examples = load("mnist").train
-    images, labels = examples.images[:64, :, :, None] / np.float32(255), examples.labels[:64]
+def sides(mistake: Mistake = "none") -> tuple[Any, Any]:
+    """Returns both models, each with the same 64 images, as they train."""
+    images = load("mnist").train.images[:64, :, :, None] / np.float32(255)
     torch.manual_seed(0)
-    torch_side = tc.torch(torch_model.Network(), inputs=images.transpose(0, 3, 1, 2), train=True)
-    pair = tc.pair(torch_side, tc.nnx(port, inputs=images, train=True))
+    return (
+        tc.torch(torch_model.Network(), inputs=images.transpose(0, 3, 1, 2), train=True),
+        tc.nnx(flax_model.Network(**MISTAKES[mistake]), inputs=images, train=True),
+    )
+
+
+def compare(mistake: Mistake = "none") -> tuple[Any, Any]:
+    """Returns the report of the check and, if that finds no difference, the result of the training."""
+    torch_side, flax_side = sides(mistake)
+    pair = tc.pair(torch_side, flax_side)
     report = pair.check()
     if not report.same:
         return report, None
     return report, pair.train(
-        [(torch_side.inputs, labels)],
+        [(torch_side.inputs, load("mnist").train.labels[:64])],
         steps=5,
         torch_optimizer=lambda model: torch.optim.Adam(model.parameters(), lr=1e-3),
         optax=optax.adam(1e-3),
@@ -42,7 +49,7 @@ def compare(port: flax_model.Network) -> tuple[Any, Any]:
 
 def main(arguments: Arguments) -> bool:
     """Returns whether the models agree."""
-    report, training = compare(flax_model.Network(**MISTAKES[arguments.mistake]))
+    report, training = compare(arguments.mistake)
     print(report)
     if training is None:
         return False
