@@ -5,9 +5,11 @@ import pkgutil
 import re
 import shlex
 import subprocess
+from collections import OrderedDict
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,8 @@ from warm import python
 
 import jax_mlp.train
 import mlp_compare.parity.__main__ as parity
+import twincheck.record_jax
+import twincheck.record_torch
 from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from twincheck.causes.table import CAUSES
 
@@ -132,6 +136,20 @@ def test_the_python_of_the_page_on_checks_runs(tmp_path, monkeypatch, capsys):
     assert "def convert(state):" in printed
 
 
+def test_the_python_of_the_page_on_comparisons_compares_two_models(tmp_path, monkeypatch, capsys):
+    """The smallest pair there is: a linear layer on each side, with the same weights and then with others."""
+    torch_model = torch.nn.Sequential(OrderedDict(fc=torch.nn.Linear(4, 3).double()))
+    flax_model, x = Linear(nnx.Rngs(0)), np.linspace(-1, 1, 20).reshape(5, 4)
+    flax_model.fc.bias.set_value(jnp.array(torch_model.fc.bias.detach().numpy()))
+    monkeypatch.chdir(tmp_path)
+    twincheck.record_torch.record(torch_model, lambda y: (y**2).sum(), torch.tensor(x)).save("torch.safetensors")
+    for factor, answer in ((1, "the same in all 9 tensors; "), (2, "fc.kernel[")):
+        flax_model.fc.kernel.set_value(factor * jnp.array(torch_model.fc.weight.detach().numpy().T))
+        twincheck.record_jax.record(flax_model, lambda y: (y**2).sum(), jnp.array(x)).save("flax.safetensors")
+        exec(python_of(ROOT / "docs/porting.md"), {})
+        assert capsys.readouterr().out.startswith(answer)
+
+
 def without_sizes(text):
     return re.sub(r"\d\.\de-\d\d (of|\()|allowed [^)]*", "#", text)
 
@@ -161,3 +179,11 @@ class FlaxModel(nnx.Module):
 
     def __call__(self, x):
         return self.down(jax.nn.gelu(self.up(self.norm(x)), approximate=self.approximate))
+
+
+class Linear(nnx.Module):
+    def __init__(self, rngs):
+        self.fc = nnx.Linear(4, 3, param_dtype=float, rngs=rngs)
+
+    def __call__(self, x):
+        return self.fc(x)
