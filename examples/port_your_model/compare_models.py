@@ -1,16 +1,17 @@
-"""Records a pass of each model in a process of its own, and names the first tensor in which the two differ."""
+"""Checks the port against the original, forward and backward, and then over five steps of training."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
-from examples.port_your_model.common import Mistake
-from examples.port_your_model.names import FLAX, TORCH_ONLY
+import numpy as np
+import optax
+import torch
+
+import twincheck as tc
+from examples.port_your_model import flax_model, torch_model
+from examples.port_your_model.flax_model import MISTAKES, Mistake
 from mlp_workload.cli.parse import run_command
-from mlp_workload.errors import UserError
-from twincheck import Comparison, Trace, compare, rename, uniform
+from mlp_workload.data import load
 
 
 @dataclass(frozen=True)
@@ -19,34 +20,41 @@ class Arguments:
     """Plants this mistake in the port."""
 
 
-def recorded(side: str, folder: Path, mistake: Mistake) -> Trace:
-    """What the program `side` records; where it ends badly, this one ends likewise."""
-    trace, weights = folder / f"{side}.safetensors", folder / "weights.safetensors"
-    files = ("--trace", str(trace), "--weights", str(weights), "--mistake", mistake)
-    command = [sys.executable, "-m", f"{__package__}.{side}", *files]
-    status = subprocess.run(command, process_group=0).returncode  # Ctrl-C ends this program, which ends that one
-    if status < 0:
-        raise UserError(f"{side} was ended by signal {-status}")
-    if status:
-        sys.exit(status)
-    return Trace.load(trace)
+def sides(mistake: Mistake = "none") -> tuple[Any, Any]:
+    """Returns both models, each with the same 64 images, as they train."""
+    images = load("mnist").train.images[:64, :, :, None] / np.float32(255)
+    torch.manual_seed(0)
+    return (
+        tc.torch(torch_model.Network(), inputs=images.transpose(0, 3, 1, 2), train=True),
+        tc.nnx(flax_model.Network(**MISTAKES[mistake]), inputs=images, train=True),
+    )
 
 
-def comparison(torch: Trace, flax: Trace) -> Comparison:
-    torch = rename(torch, {**{name: name for name in torch.tensors}, **TORCH_ONLY})
-    return compare(torch, rename(flax, FLAX), uniform("float64"))
+def compare(mistake: Mistake = "none") -> tuple[Any, Any]:
+    """Returns the report of the check and, if that finds no difference, the result of the training."""
+    torch_side, flax_side = sides(mistake)
+    pair = tc.pair(torch_side, flax_side)
+    report = pair.check()
+    if not report.same:
+        return report, None
+    return report, pair.train(
+        [(torch_side.inputs, load("mnist").train.labels[:64])],
+        steps=5,
+        torch_optimizer=lambda model: torch.optim.Adam(model.parameters(), lr=1e-3),
+        optax=optax.adam(1e-3),
+        torch_loss=lambda logits, y: torch.nn.functional.cross_entropy(logits, y.long()),
+        jax_loss=lambda logits, y: optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(),
+    )
 
 
 def main(arguments: Arguments) -> bool:
     """Returns whether the models agree."""
-    with TemporaryDirectory() as folder:
-        torch, flax = (recorded(side, Path(folder), arguments.mistake) for side in ("torch_model", "flax_model"))
-    found = comparison(torch, flax)
-    if found.first is not None:
-        print(f"torch and Flax differ first at {found.first}")
+    report, training = compare(arguments.mistake)
+    print(report)
+    if training is None:
         return False
-    print(f"torch and Flax agree in all {len(found.differences)} tensors")
-    return True
+    print(f"\n{training}")
+    return bool(training.same)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,12 @@
-"""The port, in Flax: loads the weights that torch saved, and records the same pass."""
+"""The port, in Flax, and four mistakes that such a port often has."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from flax import nnx
-from safetensors.numpy import load_file
 
-from examples.port_your_model.common import Arguments, Mistake, batch
-from examples.port_your_model.names import PARAMETERS, STATISTICS
-from mlp_workload.cli.parse import run_command
-from twincheck.record_jax import record
+Mistake = Literal["none", "layer-norm-epsilon", "gelu-tanh", "nhwc-flatten", "batch-norm-momentum"]
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -38,23 +31,20 @@ class Network(nnx.Module):
         flatten_channels_first: bool = True,  # as torch's images lie
         batch_norm_momentum: float = 0.9,  # torch's 0.1: Flax says what is kept, torch what is taken
     ) -> None:
-        options: Any = {"param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}
-        self.conv = nnx.Conv(1, 8, (3, 3), strides=3, padding="VALID", use_bias=False, **options)
-        self.batch_norm = BatchNorm(8, momentum=batch_norm_momentum, **options)
-        self.layer_norm = nnx.LayerNorm(8 * 9 * 9, epsilon=layer_norm_epsilon, **options)
-        self.linear = nnx.Linear(8 * 9 * 9, 10, **options)
+        rngs = nnx.Rngs(0)
+        self.conv = nnx.Conv(1, 8, (3, 3), strides=3, padding="VALID", use_bias=False, rngs=rngs)
+        self.batch_norm = BatchNorm(8, momentum=batch_norm_momentum, rngs=rngs)
+        self.layer_norm = nnx.LayerNorm(8 * 9 * 9, epsilon=layer_norm_epsilon, rngs=rngs)
+        self.linear = nnx.Linear(8 * 9 * 9, 10, rngs=rngs)
         self.gelu_approximate = gelu_approximate
         self.flatten_channels_first = flatten_channels_first
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.batch_norm(self.conv(x))
         x = jax.nn.gelu(x, approximate=self.gelu_approximate)
-        self.sow(nnx.Intermediate, "gelu", x)
         if self.flatten_channels_first:
             x = x.transpose(0, 3, 1, 2)
-        x = x.reshape(len(x), -1)
-        self.sow(nnx.Intermediate, "flatten", x)
-        return self.linear(self.layer_norm(x))
+        return self.linear(self.layer_norm(x.reshape(len(x), -1)))
 
 
 MISTAKES: Mapping[Mistake, Mapping[str, Any]] = {
@@ -64,28 +54,3 @@ MISTAKES: Mapping[Mistake, Mapping[str, Any]] = {
     "nhwc-flatten": {"flatten_channels_first": False},
     "batch-norm-momentum": {"batch_norm_momentum": 0.1},
 }
-
-
-def load(model: nnx.Module, weights: Mapping[str, Any]) -> None:
-    """Sets all of the model's state, the running statistics too, from torch's `state_dict`."""
-    state = nnx.state(model)
-    for path, variable in nnx.to_flat_state(state):
-        name, axes = (PARAMETERS | STATISTICS)[".".join(map(str, path))]
-        variable.set_value(jnp.asarray(weights[name].transpose(np.argsort(axes))))
-    nnx.update(model, state)
-
-
-def main(arguments: Arguments) -> None:
-    model = Network(**MISTAKES[arguments.mistake])
-    load(model, load_file(arguments.weights))
-    images, labels = batch()
-
-    def loss(logits: jax.Array) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    record(model, loss, jnp.asarray(images)[..., None]).save(arguments.trace)
-
-
-if __name__ == "__main__":
-    jax.config.update("jax_enable_x64", True)
-    run_command("flax_model", Arguments, main)

@@ -1,12 +1,7 @@
-"""The original, in torch: draws the weights, saves them, and records a pass."""
+"""The original, in torch."""
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
-
-from examples.port_your_model.common import Arguments, batch
-from mlp_workload.cli.parse import run_command
-from twincheck.record_torch import record
 
 
 class Network(nn.Module):
@@ -24,16 +19,3 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.gelu(self.batch_norm(self.conv(x)))
         return self.linear(self.layer_norm(self.flatten(x)))  # type: ignore[no-any-return]
-
-
-def main(arguments: Arguments) -> None:
-    torch.manual_seed(0)
-    model = Network().double()
-    save_file(model.state_dict(), arguments.weights)
-    images, labels = batch()
-    x, y = torch.tensor(images)[:, None], torch.tensor(labels).long()
-    record(model, lambda logits: nn.functional.cross_entropy(logits, y), x).save(arguments.trace)
-
-
-if __name__ == "__main__":
-    run_command("torch_model", Arguments, main)

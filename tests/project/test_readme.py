@@ -5,8 +5,10 @@ import pkgutil
 import re
 import shlex
 import subprocess
+from collections import OrderedDict
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import mlp_compare.parity.__main__ as parity
 import twincheck.record_jax
 import twincheck.record_torch
 from mlp_workload.cli.trainer import TrainingOptions, parse_config
+from twincheck.causes.table import CAUSES
 
 DOCS, API = sorted((ROOT / "docs").glob("*.md")), sorted((ROOT / "docs/api").glob("*.md"))
 PAGES = {
@@ -107,31 +110,78 @@ def test_the_readme_is_short():
     assert len(PAGES[ROOT / "README.md"].splitlines()) <= 220
 
 
-def test_the_readmes_python_compares_two_models(tmp_path, monkeypatch, capsys):
+def test_the_readmes_python_prints_what_the_readme_shows(tmp_path, monkeypatch, capsys):
+    """But for the sizes, which differ between machines."""
+    (shown,) = re.findall(r"^```\n(not the same model.*?)^```", PAGES[ROOT / "README.md"], re.M | re.S)
+    torch.manual_seed(0)
+    models = {"torch_model": TorchModel(), "flax_model": FlaxModel(nnx.Rngs(0)), "x": torch.randn(16, 32)}
+    monkeypatch.chdir(tmp_path)
+    exec(python_of(ROOT / "README.md"), models)
+    assert without_sizes(capsys.readouterr().out) == without_sizes(shown)
+    assert Path("port.html").stat().st_size
+
+
+def test_the_python_of_the_page_on_checks_runs(tmp_path, monkeypatch, capsys):
+    """With a port that is right; AdamW's defaults differ."""
+    torch.manual_seed(0)
+    port = FlaxModel(nnx.Rngs(0), epsilon=1e-5, approximate=False)
+    x, labels = torch.randn(16, 32).numpy(), np.arange(16) % 10
+    given = {"model": TorchModel(), "port": port, "x": x, "labels": labels}
+    monkeypatch.chdir(tmp_path)
+    for code in re.findall(r"^```python\n(.*?)^```", PAGES[ROOT / "docs/twincheck.md"], re.M | re.S):
+        exec(code, given)
+    printed = capsys.readouterr().out
+    assert printed.startswith("the same in all ")
+    assert [finding.name for finding in given["result"].findings] == ["weight-decay"]
+    assert "def convert(state):" in printed
+
+
+def test_the_python_of_the_page_on_comparisons_compares_two_models(tmp_path, monkeypatch, capsys):
     """The smallest pair there is: a linear layer on each side, with the same weights and then with others."""
-    code = python_of(ROOT / "README.md")
-    torch_model, flax_model = TorchModel(), FlaxModel(nnx.Rngs(0))
-    x, weight = np.linspace(-1, 1, 20).reshape(5, 4), torch_model.fc.weight.detach().numpy()
+    torch_model = torch.nn.Sequential(OrderedDict(fc=torch.nn.Linear(4, 3).double()))
+    flax_model, x = Linear(nnx.Rngs(0)), np.linspace(-1, 1, 20).reshape(5, 4)
     flax_model.fc.bias.set_value(jnp.array(torch_model.fc.bias.detach().numpy()))
     monkeypatch.chdir(tmp_path)
     twincheck.record_torch.record(torch_model, lambda y: (y**2).sum(), torch.tensor(x)).save("torch.safetensors")
     for factor, answer in ((1, "the same in all 9 tensors; "), (2, "fc.kernel[")):
-        flax_model.fc.kernel.set_value(factor * jnp.array(weight.T))
+        flax_model.fc.kernel.set_value(factor * jnp.array(torch_model.fc.weight.detach().numpy().T))
         twincheck.record_jax.record(flax_model, lambda y: (y**2).sum(), jnp.array(x)).save("flax.safetensors")
-        exec(code, {})
+        exec(python_of(ROOT / "docs/porting.md"), {})
         assert capsys.readouterr().out.startswith(answer)
+
+
+def without_sizes(text):
+    return re.sub(r"\d\.\de-\d\d (of|\()|allowed [^)]*", "#", text)
+
+
+def test_the_page_on_checks_lists_every_cause():
+    """A failure shows the rows that belong there."""
+    rows = [f"| `{cause.name}` | {cause.says} |" for cause in CAUSES]
+    (table,) = re.findall(r"^## Causes\n(.*?)^## ", PAGES[ROOT / "docs/twincheck.md"], re.M | re.S)
+    assert re.findall(r"^\| `.*", table, re.M) == rows
 
 
 class TorchModel(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.fc = torch.nn.Linear(4, 3).double()
+        self.norm, self.up = torch.nn.LayerNorm(32), torch.nn.Linear(32, 64)
+        self.gelu, self.down = torch.nn.GELU(), torch.nn.Linear(64, 10)
 
     def forward(self, x):
-        return self.fc(x)
+        return self.down(self.gelu(self.up(self.norm(x))))
 
 
 class FlaxModel(nnx.Module):
+    def __init__(self, rngs, epsilon=1e-6, approximate=True):
+        self.norm = nnx.LayerNorm(32, epsilon=epsilon, rngs=rngs)
+        self.up, self.down = nnx.Linear(32, 64, rngs=rngs), nnx.Linear(64, 10, rngs=rngs)
+        self.approximate = approximate
+
+    def __call__(self, x):
+        return self.down(jax.nn.gelu(self.up(self.norm(x)), approximate=self.approximate))
+
+
+class Linear(nnx.Module):
     def __init__(self, rngs):
         self.fc = nnx.Linear(4, 3, param_dtype=float, rngs=rngs)
 
