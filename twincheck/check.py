@@ -253,5 +253,5 @@ def _mismatch(
 
 
 def _following(calls: Sequence[Call]) -> dict[tuple[str, int], str]:
-    names = [str(call) for call in calls]
-    return {call.key: name for call, name in zip(calls, [*names[1:], "the output"], strict=True)}
+    names = [*(str(call) for call in calls[1:]), "the output"]
+    return {call.key: name for call, name in zip(calls, names, strict=False)}

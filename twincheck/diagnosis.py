@@ -212,6 +212,7 @@ def _stretch(place: Mismatch, modules: Iterable[str] = ()) -> tuple[str, str]:
 
 
 def _finding(cause: Cause | None, evidence: str, places: Sequence[Mismatch]) -> Finding:
+    places = sorted(places, key=lambda place: place.kind.startswith("gradient"))
     if cause is None:
         return Finding("unknown", f"{places[0]} differs, and no known cause explains it.", "", tuple(places))
     references = tuple(page for page in (cause.torch_reference, cause.jax_reference) if page)

@@ -1,6 +1,7 @@
 """What the JAX sides of a pair share: one pass, eager and differentiated, whose tensors can be seen and replaced."""
 
 import contextlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,6 +111,10 @@ class JaxSide:
             contexts.enter_context(jax.disable_jit(self._in_python))
             contexts.enter_context(jax.default_matmul_precision("highest"))
             contexts.enter_context(_without_remat())
+            contexts.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings(
+                "ignore", "Explicitly requested dtype"
+            )  # float64 parts of a model in a float32 pass
             variables = {name: cast(array, dtype) for name, array in self.variables.items()}
             inputs = map_leaves(lambda array: cast(array, dtype), self.inputs, is_array)
             wanted = {name: variables.pop(name) for name in sorted(self.trainable)}

@@ -68,7 +68,8 @@ class SettingMismatch:
     expected: Any
 
     def __str__(self) -> str:
-        return f"torch {self.torch_name}={self.torch_value}, JAX {self.jax_name}={self.jax_value}, not {self.expected}"
+        needed = f"torch has {self.torch_name}={self.torch_value}, so JAX needs {self.jax_name}={self.expected}"
+        return f"{needed}; it has {self.jax_value}"
 
 
 def compare_settings(torch_kind: str, torch: Settings, jax_kind: str, jax: Settings) -> list[SettingMismatch]:
