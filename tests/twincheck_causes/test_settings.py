@@ -50,7 +50,7 @@ def test_nothing_is_found_in_a_right_pair(pair: Pair) -> None:
 
 def test_a_mismatch_says_both_values() -> None:
     (mismatch,) = compare_settings("BatchNorm2d", {"momentum": 0.1}, "BatchNorm", {"momentum": 0.1})
-    assert str(mismatch) == "torch momentum=0.1, JAX momentum=0.1, not 0.9"
+    assert str(mismatch) == "torch has momentum=0.1, so JAX needs momentum=0.9; it has 0.1"
 
 
 @pytest.mark.parametrize(
