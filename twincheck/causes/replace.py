@@ -136,8 +136,8 @@ def together(*patches: Patch) -> Patch:
         with nested(patches):
             yield total
 
-    names = [getattr(one, "names", None) for one in patches]
-    if all(group is not None for group in names):
+    names = [one.names for one in patches if hasattr(one, "names")]
+    if len(names) == len(patches):
         patch.names = frozenset[str]().union(*names)  # type: ignore[attr-defined]
     return patch
 
