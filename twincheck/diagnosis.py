@@ -137,9 +137,7 @@ def _settings_that_differ(pair: Any) -> Iterator[tuple[str, SettingMismatch]]:
 def _of_settings(settings: Sequence[tuple[str, SettingMismatch]]) -> Iterator[Hypothesis]:
     for path, mismatch in settings:
         if mismatch.cause in BY_NAME:
-            yield Hypothesis(
-                BY_NAME[mismatch.cause], str(mismatch), None, path, (mismatch.jax_name, mismatch.expected)
-            )
+            yield Hypothesis(BY_NAME[mismatch.cause], str(mismatch), None, path, (mismatch.jax_name, mismatch.expected))
 
 
 def _notes(settings: Sequence[tuple[str, SettingMismatch]], explained: set[str]) -> list[str]:
