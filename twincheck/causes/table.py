@@ -824,13 +824,6 @@ CAUSES: Sequence[Cause] = (
         _torch("nn.CrossEntropyLoss"),
         _optax("losses.html"),
     ),
-    Cause(
-        "clip-epsilon",
-        "Clipping: torch divides by the norm + 1e-6, optax by the norm.",
-        "Multiply by max_norm / (optax.global_norm(grads) + 1e-6) if the norm exceeds max_norm.",
-        _torch("nn.utils.clip_grad_norm_"),
-        _optax("transformations.html#optax.clip_by_global_norm"),
-    ),
 )
 """In the order in which they are tried: specific before general."""
 
