@@ -76,3 +76,5 @@ NOISY_FIT = 0.2
 """Relative: costs from two dozen timings with 3 % of noise; a formula that is wrong is off by a factor."""
 WRITTEN = 1e-3
 """Relative: constants that are written with three digits."""
+PATCHED = {"float64": 1e-12, "float32": 1e-5}
+"""Relative to the largest value, of a model of three layers: sums of up to 72 terms in another order, a dozen times."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from mlp_workload.cli.parse import clear_import_errors
 from mlp_workload.files import expand
 from twincheck.bounds import Bound, uniform
 from twincheck.comparison import Comparison, Difference, compare
@@ -22,14 +23,16 @@ def torch(model: Any, inputs: Any, call: Callable[..., Any] | None = None, *, tr
     `inputs` is one array, a tuple of positional arguments, or a dict of keyword arguments. `call(model, *inputs)` runs
     the model in another way than `model(*inputs)`. The model runs in evaluation mode, unless `train` is set.
     """
-    from twincheck.torch_side import TorchSide
+    with clear_import_errors():
+        from twincheck.torch_side import TorchSide
 
     return TorchSide(model, inputs, call, train=train)
 
 
 def nnx(model: Any, inputs: Any, call: Callable[..., Any] | None = None, *, train: bool = False) -> Any:
     """Returns the JAX side of a pair for a Flax NNX model; arguments as of `torch`."""
-    from twincheck.nnx_side import nnx_side
+    with clear_import_errors():
+        from twincheck.nnx_side import nnx_side
 
     return nnx_side(model, inputs, call, train=train)
 
@@ -40,7 +43,8 @@ def linen(module: Any, variables: Any = None, inputs: Any = None, call: Callable
     A bound module and a Flax model of `transformers` have their own variables: `linen(module, inputs=x)`.
     Whether it trains is an argument of most modules: `inputs={"x": x, "train": False}`.
     """
-    from twincheck.linen_side import linen_side
+    with clear_import_errors():
+        from twincheck.linen_side import linen_side
 
     return linen_side(module, variables, inputs, call)
 
@@ -51,14 +55,16 @@ def equinox(model: Any, inputs: Any, call: Callable[..., Any] | None = None, *, 
     Without `call` the model is mapped over the first axis of its inputs, which are the batch. A model that takes whole
     batches needs `call=lambda model, x: model(x)`.
     """
-    from twincheck.equinox_side import equinox_side
+    with clear_import_errors():
+        from twincheck.equinox_side import equinox_side
 
     return equinox_side(model, inputs, call, train=train)
 
 
 def haiku(transformed: Any, params: Any, inputs: Any, state: Any = None) -> Any:
     """Returns the JAX side of a pair for what `hk.transform` or `hk.transform_with_state` returned."""
-    from twincheck.haiku_side import haiku_side
+    with clear_import_errors():
+        from twincheck.haiku_side import haiku_side
 
     return haiku_side(transformed, params, inputs, state)
 
@@ -68,14 +74,16 @@ def function(function: Callable[..., Any], params: Any, inputs: Any) -> Any:
 
     As it has no modules, only its outputs and gradients are compared, and what it names with `sow`.
     """
-    from twincheck.function_side import function_side
+    with clear_import_errors():
+        from twincheck.function_side import function_side
 
     return function_side(function, params, inputs)
 
 
 def pair(torch: Any, jax: Any) -> Any:
     """Pairs the calls and the weights of two sides, and loads torch's weights into the JAX side."""
-    from twincheck.pairs import Pair
+    with clear_import_errors():
+        from twincheck.pairs import Pair
 
     return Pair(torch, jax)
 
@@ -103,7 +111,8 @@ def check_pin(path: str | Path, jax: Any) -> None:
     must have them, as from the file that `convert` wrote. Covers the outputs and all tensors compared, in the forward
     pass and in float64; gradients are not covered. Raises `AssertionError` if a tensor differs from torch's.
     """
-    from twincheck.pins import check
+    with clear_import_errors():
+        from twincheck.pins import check
 
     __tracebackhide__ = True
     check(expand(Path(path)), jax)
@@ -111,6 +120,7 @@ def check_pin(path: str | Path, jax: Any) -> None:
 
 def train(pair: Any, batches: Iterable[Any], steps: int, **options: Any) -> Any:
     """Trains the two models of a pair side by side; arguments as of `twincheck.training.train`."""
-    from twincheck.training import train
+    with clear_import_errors():
+        from twincheck.training import train
 
     return train(pair, batches, steps, **options)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
-from mlp_workload.cli.parse import Positional, run_command
+from mlp_workload.cli.parse import Positional, clear_import_errors, run_command
 from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import expand
 
@@ -63,7 +63,7 @@ def run(options: Twincheck) -> bool:
 def _check(name: str) -> "Report":
     from twincheck.pairs import Pair
 
-    with _clear_errors(name), Console(stderr=True).status("importing") as status:
+    with _clear_errors(name), clear_import_errors(), Console(stderr=True).status("importing") as status:
         found = _function(name)()
         sides = (found.torch, found.jax) if isinstance(found, Pair) else found
         if not isinstance(sides, tuple) or [_is_torch(side) for side in sides] != [True, False]:

@@ -14,7 +14,7 @@ import numpy as np
 from twincheck.calls import join
 from twincheck.causes.evidence import recognise
 from twincheck.causes.settings import SettingMismatch, compare_settings
-from twincheck.causes.table import CAUSES, Cause
+from twincheck.causes.table import BY_NAME, HYPOTHESES, Cause
 from twincheck.check import Mismatch
 from twincheck.recording import Array
 from twincheck.report import Finding
@@ -27,8 +27,6 @@ _STANDS = 3
 
 _SECOND_CAUSES = 40
 """Second hypotheses that are tried at a place that none explains alone."""
-
-_BY_NAME = {cause.name: cause for cause in CAUSES}
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,11 @@ class Probe:
                 settings[hypothesis.path].update([hypothesis.setting])
         return list(self._pair.forward_values(self.places, patches, settings))
 
-    def relevant(self, causes: Iterable[Cause]) -> Iterator[Hypothesis]:
-        """Yields the patches of those causes that change a function which the model calls."""
-        patches = [cause for cause in causes if cause.patch is not None]
-        names = frozenset[str]().union(*(getattr(cause.patch, "names", ()) for cause in patches))
+    def relevant(self, causes: Sequence[Cause]) -> Iterator[Hypothesis]:
+        """Yields the patches of those causes that change a function which the model calls, or that may."""
+        names = frozenset[str]().union(*(getattr(cause.patch, "names", ()) for cause in causes))
         called = self._pair.called(names)
-        for cause in patches:
+        for cause in causes:
             changes = getattr(cause.patch, "names", None)
             if changes is None or changes & called:
                 yield Hypothesis(cause, "the mismatch vanishes with it undone", cause.patch)
@@ -88,7 +85,7 @@ class Probe:
         except Exception:  # a patch that doesn't fit this model
             return
         for index, (place, before, after) in enumerate(zip(self.places, self._base, values, strict=True)):
-            if after is None or before is None or after.shape != np.shape(place.theirs):
+            if after is None or before is None or place.theirs is None or after.shape != place.theirs.shape:
                 continue
             if not np.array_equal(before, after, equal_nan=True):
                 with np.errstate(invalid="ignore"):
@@ -115,7 +112,7 @@ def _by_hypotheses(probe: Probe, settings: Sequence[Hypothesis]) -> dict[int, tu
 
     explain(settings)
     if len(explained) < len(probe.places):
-        explain(probe.relevant(CAUSES))
+        explain(probe.relevant(HYPOTHESES))
     pairs: dict[tuple[Hypothesis, Hypothesis], dict[int, float]] = {}
     for index, candidates in changing.items():
         if index in explained or len(candidates) < 2:
@@ -152,10 +149,8 @@ def _settings_that_differ(pair: Any) -> Iterator[tuple[str, SettingMismatch]]:
 
 def _of_settings(settings: Sequence[tuple[str, SettingMismatch]]) -> Iterator[Hypothesis]:
     for path, mismatch in settings:
-        if mismatch.cause in _BY_NAME:
-            yield Hypothesis(
-                _BY_NAME[mismatch.cause], str(mismatch), None, path, (mismatch.jax_name, mismatch.expected)
-            )
+        if mismatch.cause in BY_NAME:
+            yield Hypothesis(BY_NAME[mismatch.cause], str(mismatch), None, path, (mismatch.jax_name, mismatch.expected))
 
 
 def _notes(settings: Sequence[tuple[str, SettingMismatch]], explained: set[str]) -> list[str]:
@@ -180,7 +175,7 @@ def _findings(
             causes: list[tuple[Cause | None, str]] = [(h.cause, h.evidence) for h in explained[index]]
         elif place.out:
             name = recognise(place.ours, place.theirs, pair.before(place)) if place.ours is not None else None
-            causes = [(_BY_NAME.get(name or ""), "the values show it")]
+            causes = [(BY_NAME.get(name or ""), "the values show it")]
         else:
             continue
         by_stretch.setdefault(_stretch(place), []).extend(causes)
@@ -189,7 +184,7 @@ def _findings(
         stretch = _stretch(place, _modules(pair))
         known = stretch in by_stretch or place.ours is None or place.theirs is None
         if not known and (name := recognise(place.ours, place.theirs)):
-            by_stretch[stretch] = [(_BY_NAME.get(name), "the values of the gradient show it")]
+            by_stretch[stretch] = [(BY_NAME.get(name), "the values of the gradient show it")]
         for cause, evidence in by_stretch.get(stretch, [(None, "")]):
             key = (cause.name, evidence) if cause else ("unknown", str(stretch))
             places = groups.setdefault(key, (cause, evidence, []))[2]

@@ -95,8 +95,7 @@ class JaxSide:
             self._in_python = True
             recording = self._run(dtype, force, cotangents)
         if self._stacks is None:
-            self._stacks = {}
-            self._unstack(recording)
+            self._stacks = self._unstack(recording)
             if self._stacks:
                 return self._run(dtype, force, cotangents)
         return recording
@@ -157,8 +156,12 @@ class JaxSide:
         except Exception as error:
             raise model_failed(self.framework, error) from error
 
-    def _unstack(self, recording: Recording) -> None:
-        """Finds the parameters of which each call of a module sees one layer, and holds them layer by layer."""
+    def _unstack(self, recording: Recording) -> dict[str, int]:
+        """Holds the parameters of which each call of a module sees one layer layer by layer.
+
+        Returns the number of layers of each module that has such parameters, by its path.
+        """
+        stacks: dict[str, int] = {}
         calls = Counter(call.path for call in recording.calls)
         axes: dict[str, tuple[Call, int, int]] = {}
         whole = {name: np.shape(array) for name, array in self.variables.items()}
@@ -172,13 +175,14 @@ class JaxSide:
         for name, (call, axis, length) in axes.items():
             outer = [p for p in call.parents if p and all(n in axes for n in whole if n.startswith(f"{p}."))]
             stack = outer[0] if outer else call.path
-            self._stacks[stack] = length
+            stacks[stack] = length
             layers = [f"{stack}.{i}{name.removeprefix(stack)}" for i in range(length)]
             self._stacked[name] = layers, axis
             arrays = np.moveaxis(np.asarray(self.variables.pop(name)), axis, 0)
             self.variables |= dict(zip(layers, arrays, strict=True))
             if name in self.trainable:
                 self.trainable = self.trainable - {name} | set(layers)
+        return stacks
 
 
 @contextlib.contextmanager
@@ -313,13 +317,11 @@ _visit_p = Primitive("twincheck_visit")
 """Identity that shows its operand to a recorder. As a primitive it also runs in vmap, checkpoint and custom rules."""
 
 
-@_visit_p.def_impl
 def _visit_impl(array: Any, *, place: Place, recorder: _Key) -> Any:
     value = recorder.recorder.visit(place, np.asarray(array))
     return array if value is None or not is_float(array) else jnp.asarray(value, array.dtype)
 
 
-@_visit_p.def_abstract_eval
 def _visit_abstract(array: Any, *, place: Place, recorder: _Key) -> Any:
     return array
 
@@ -328,6 +330,8 @@ def _visit_batch(operands: Any, dims: Any, *, place: Place, recorder: _Key) -> A
     return _visit_p.bind(jnp.moveaxis(operands[0], dims[0], 0), place=place, recorder=recorder), 0
 
 
+_visit_p.def_impl(_visit_impl)
+_visit_p.def_abstract_eval(_visit_abstract)
 batching.primitive_batchers[_visit_p] = _visit_batch
 
 

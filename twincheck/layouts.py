@@ -111,8 +111,10 @@ def weight_layouts(kind: str, shape: Sequence[int], target: Sequence[int]) -> It
         orders += [(as_it_is, ()), (as_it_is, spatial)]
     elif len(source) >= 3 and kind.startswith("Conv"):
         orders = [((*spatial, 1, 0), ()), (as_it_is, ())]
+    elif len(source) <= 4:
+        orders = [(axes, ()) for axes in itertools.permutations(as_it_is)]
     else:
-        orders = [(as_it_is, ())] + [(axes, ()) for axes in itertools.permutations(as_it_is) if len(source) <= 4]
+        orders = [(as_it_is, ())]
     seen = set()
     for axes, reverse in orders:
         permuted = tuple(source[axis] for axis in axes)

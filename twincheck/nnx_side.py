@@ -14,7 +14,7 @@ _PATH = "_twincheck_path"
 """Attribute of the copies' modules. As it is static, it stays with them in `nnx.scan`, `nnx.remat` and the like."""
 
 
-def nnx_side(model: nnx.Module, inputs: Any, call: Callable[..., Any] | None, *, train: bool) -> JaxSide:
+def nnx_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, train: bool) -> JaxSide:
     """Returns the side of an NNX model. The model itself is never changed: passes run on copies."""
     if not isinstance(model, nnx.Module):
         kind = model.__name__ if isinstance(model, type) else type(model).__name__

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
 from twincheck.recording import SOWN, Array, Call, Recording
 
@@ -20,7 +20,8 @@ _SAME_WORD = {
 }  # fmt: skip
 """Names that different libraries have for one thing."""
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 
 NOT_LEARNED = ("num_batches_tracked",)
 _COMPOSITE = ("MultiheadAttention", "GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell")
@@ -155,9 +156,9 @@ def _collapse(
         chain = [b for b in same_input if b is first or first.call.path in b.call.parents or not first.call.path]
         block = chain[-1] if len({tuple(sorted(b.parameters)) for b in chain}) == 1 else first
         taken.add(block.call.path)
-        inside = [i for i, other in enumerate(result) if set(other.parameters) <= set(block.parameters)]
-        if inside:
-            result[inside[0] : inside[-1] + 1] = [block]
+        replaced = [i for i, other in enumerate(result) if set(other.parameters) <= set(block.parameters)]
+        if replaced:
+            result[replaced[0] : replaced[-1] + 1] = [block]
     return result
 
 

@@ -187,7 +187,8 @@ class Pair:
             return call.at(place) if call is not None else None
 
         cotangents = [self._drawn.get(i, np.zeros(array.shape)) for i, array in enumerate(self.truth.outputs)]
-        return self.torch.run("float32", force, cotangents)
+        recording: Recording = self.torch.run("float32", force, cotangents)
+        return recording
 
     def _jax_cotangents(self, outputs: Sequence[Array]) -> list[Array]:
         """Returns the gradients of the JAX model's outputs: torch's, in their layout."""

@@ -30,7 +30,7 @@ class Place(NamedTuple):
     path: str
     number: int
     port: Literal["input", "output"]
-    index: int
+    index: int  # type: ignore[assignment]  # instead of tuple.index
     gradient: bool = False
 
     def __str__(self) -> str:
@@ -235,11 +235,10 @@ def map_leaves(function: Callable[[Any], Any], value: Any, is_array: Callable[[A
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, list):
         return [part for _, part in mapped]
-    if isinstance(value, Mapping):
-        if dataclasses.is_dataclass(value):  # a ModelOutput
-            return dataclasses.replace(value, **dict(mapped))  # type: ignore[type-var]
-        if not isinstance(value, MutableMapping):
-            return type(value)(dict(mapped))  # type: ignore[call-arg]
+    if isinstance(value, Mapping) and hasattr(value, "__dataclass_fields__"):  # a ModelOutput
+        return dataclasses.replace(value, **dict(mapped))  # type: ignore[type-var]
+    if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
+        return type(value)(dict(mapped))  # type: ignore[call-arg]
     result = copy.copy(value)
     for key, part in mapped:
         if isinstance(result, MutableMapping):

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
+from mlp_workload.cli.parse import clear_import_errors
 from mlp_workload.errors import escaped
 from mlp_workload.files import clear_write_errors, expand, write_atomically, write_json
 from twincheck.check import Mismatch
@@ -159,7 +160,8 @@ class Report:
 
     def html(self, path: str | Path) -> None:
         """Writes the report as one HTML page that needs no other file and no network."""
-        from twincheck.page import render
+        with clear_import_errors():
+            from twincheck.page import render
 
         path = expand(Path(path))
         with clear_write_errors(path):

@@ -139,7 +139,7 @@ def _require_ready(model: Any) -> None:
     if isinstance(model, pytorch.jit.ScriptModule):
         raise UserError("torch takes the model from before torch.jit: a scripted module shows no values")
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
             raise UserError(
                 f"the torch model's {name} has no shape yet: run the model on its inputs once before the check"
             )

@@ -36,6 +36,8 @@ INSTALL = {
     "tensorboardX": "make setup, or pip install '.[tensorboard]' in the project's folder",
     "visdom": "make setup, or pip install '.[visdom]' in the project's folder",
     "scipy": "make setup, or pip install '.[compare]' in the project's folder",
+    "equinox": "pip install '.[ports]' in the project's folder",
+    "haiku": "pip install '.[ports]' in the project's folder",
 }
 """How to get a package, by the name it is imported by."""
 
@@ -195,14 +197,9 @@ def one_line_errors(program: str) -> Iterator[None]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what the terminal's encoding lacks must not end the work
     try:
-        yield
+        with clear_import_errors():
+            yield
         sys.stdout.flush()
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in INSTALL:
-            raise
-        print(f"{program}: error: {package} is not installed: {INSTALL[package]}", file=sys.stderr)
-        sys.exit(2)
     except RuntimeError as error:
         if "can't start new thread" not in str(error):
             raise
@@ -223,6 +220,18 @@ def one_line_errors(program: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # nobody may read it any more
             print(f"{program}: {one_line(str(interrupt)) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
+
+
+@contextlib.contextmanager
+def clear_import_errors() -> Iterator[None]:
+    """Raises `UserError` that says how to get a package, if one that is in `INSTALL` is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in INSTALL:
+            raise
+        raise UserError(f"{package} is not installed: {INSTALL[package]}") from error
 
 
 def _let_go_of_output() -> None:

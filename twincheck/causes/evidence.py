@@ -22,6 +22,8 @@ MENDED = 30
 """An explanation must make the distance this many times smaller."""
 SMALLEST = 8
 """Arrays with fewer values agree with anything."""
+SAMPLE = 64
+"""Values that are looked at before whole arrays are."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,11 @@ def recognise(ours: object, theirs: object, earlier: Sequence[object] = ()) -> s
     if a.shape != b.shape or a.dtype.kind not in "fiu" or b.dtype.kind not in "fiu" or a.size < SMALLEST:
         return None
     a, b = a.astype(np.float64), b.astype(np.float64)
-    before = [np.asarray(e).astype(np.float64) for e in earlier]
+    before = [np.asarray(e, np.float64) for e in earlier]
     if np.isfinite(a).all() and np.isfinite(b).all() and (np.ptp(b) == 0 or _distance(a, b) == 0):
         return None
-    return next((evidence.cause for evidence in EVIDENCE if evidence.recognise(a, b, before)), None)
+    with np.errstate(all="ignore"):  # activations of large values, infinities on both sides
+        return next((evidence.cause for evidence in EVIDENCE if evidence.recognise(a, b, before)), None)
 
 
 def _distance(a: Array, b: Array) -> float:
@@ -69,7 +72,7 @@ def _factor(ours: Array, theirs: Array) -> float | None:
     return factor if math.isfinite(factor) and _mends(ours * factor, ours, theirs) else None
 
 
-def is_near(a: float, b: float, relative: float = 1e-5) -> bool:
+def _is_near(a: float, b: float, relative: float = 1e-5) -> bool:
     return abs(a - b) <= relative * abs(b)
 
 
@@ -100,7 +103,7 @@ def _scaled(accepts: Callable[[float, tuple[int, ...]], bool]) -> Recognise:
 
 
 def _either(factor: float, expected: float) -> bool:
-    return expected != 1 and (is_near(factor, expected) or is_near(1 / factor, expected))
+    return expected != 1 and (_is_near(factor, expected) or _is_near(1 / factor, expected))
 
 
 def _counts(shape: tuple[int, ...]) -> set[int]:
@@ -350,7 +353,18 @@ def _residual(sign: float) -> Recognise:
 
 def _other_residual(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     """A sum has another of the earlier arrays as a term."""
-    return any(_mends(ours + e - f, ours, theirs) for e, f in itertools.permutations(_same_shape(ours, earlier), 2))
+    terms = _same_shape(ours, earlier)
+    if not terms or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return False
+    some = np.linspace(0, ours.size - 1, min(ours.size, SAMPLE)).astype(int)  # the sums of all pairs would take minutes
+    missing = (theirs - ours).ravel()[some]
+    samples = np.stack([e.ravel()[some] for e in terms])
+    close = AGREES * float(np.abs(theirs).max())
+    for e, sample in zip(terms, samples, strict=True):
+        for i in np.flatnonzero(np.abs(sample - samples - missing).max(1) <= close):
+            if _mends(ours + e - terms[i], ours, theirs):
+                return True
+    return False
 
 
 def _pooled(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -393,7 +407,6 @@ EVIDENCE: Sequence[Evidence] = (
         ),
     ),
     Evidence("loss-reduction", _scaled(lambda f, shape: any(_either(f, n) for n in _counts(shape)))),
-    Evidence("clip-epsilon", _scaled(lambda factor, shape: 0 < abs(factor - 1) < 1e-3)),
     Evidence("constant-factor", _scaled(lambda factor, shape: True)),
     *(
         Evidence(TABLE_NAMES.get(name, f"activation-{name}"), _activation(name))

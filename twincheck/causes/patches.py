@@ -215,6 +215,9 @@ rms_one_plus_scale = functions({}, {"flax.nnx.RMSNorm.__call__": _one_plus_scale
 
 def _unbiased_running_variance(original: Function) -> Function:
     def call(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        given = args[0] if args else kwargs.get("use_running_average")
+        if self.use_running_average if given is None else given:
+            return original(self, x, *args, **kwargs)
         before = self.var[...]
         out = original(self, x, *args, **kwargs)
         count, kept = x.size // x.shape[self.axis], self.momentum * before
@@ -231,7 +234,7 @@ batch_norm_evaluates = attributes(
 dropout_off = together(
     attributes(("flax.nnx.Dropout", "flax.linen.Dropout"), {"rate": 0.0}),
     attributes(
-        tuple(f"flax.{package}.{name}" for package in ("nnx", "linen") for name in ("MultiHeadAttention",)),
+        ("flax.nnx.MultiHeadAttention", "flax.linen.MultiHeadAttention"),
         {"dropout_rate": 0.0, "deterministic": True},
         deterministic=True,
     ),

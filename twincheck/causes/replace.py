@@ -136,14 +136,14 @@ def together(*patches: Patch) -> Patch:
         with nested(patches):
             yield total
 
-    names = [getattr(one, "names", None) for one in patches]
-    if all(group is not None for group in names):
+    names = [one.names for one in patches if hasattr(one, "names")]
+    if len(names) == len(patches):
         patch.names = frozenset[str]().union(*names)  # type: ignore[attr-defined]
     return patch
 
 
 def user_namespaces(modules: Sequence[object]) -> list[dict[str, Any]]:
-    """Returns the namespaces of the program: where the classes of `modules` are defined, and what these name."""
+    """Returns the namespaces of the program: those of the classes and functions of `modules`, and what these name."""
     found: dict[int, dict[str, Any]] = {}
 
     def add(name: object) -> None:
@@ -151,11 +151,13 @@ def user_namespaces(modules: Sequence[object]) -> list[dict[str, Any]]:
             found[id(vars(sys.modules[name]))] = vars(sys.modules[name])
 
     add("__main__")
-    for cls in {base for module in modules for base in type(module).__mro__}:
+    classes = {base for module in modules for base in type(module).__mro__}
+    held = [value for module in modules for value in getattr(module, "__dict__", {}).values()]
+    for cls in classes:
         add(cls.__module__)
-        for function in _own_functions(cls):
-            if _is_users(function.__module__):
-                found[id(function.__globals__)] = function.__globals__
+    for function in [*held, *(function for cls in classes for function in _own_functions(cls))]:
+        if isinstance(function, FunctionType) and _is_users(function.__module__):
+            found[id(function.__globals__)] = function.__globals__
     for namespace in list(found.values()):
         for value in list(namespace.values()):
             add(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None))

@@ -1,4 +1,4 @@
-"""Settings of paired modules, and of paired optimizers, that must say the same in either framework's own terms."""
+"""Settings of paired modules that must mean the same, each in the terms of its framework."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Settings = Mapping[str, Any]
-"""The simple attributes of a module or an optimizer: numbers, strings, truth values, None, and tuples of these."""
+"""The plain attributes of a module: numbers, strings, truth values, None, and tuples of these."""
 
 
 class _Skip:
@@ -37,8 +37,8 @@ class Setting:
 
     Attributes:
         cause: name of the cause if it differs.
-        torch_kinds: names of torch's classes; an optimizer's for optimizers.
-        jax_kinds: names of the JAX side's classes; `("optax",)` for optimizers.
+        torch_kinds: names of torch's classes.
+        jax_kinds: names of the JAX side's classes.
         torch_name: the attribute in torch.
         jax_name: the attribute in JAX.
         convert: returns torch's value in the terms of JAX, or SKIP, given the value and all of torch's settings.
@@ -73,7 +73,7 @@ class SettingMismatch:
 
 
 def compare_settings(torch_kind: str, torch: Settings, jax_kind: str, jax: Settings) -> list[SettingMismatch]:
-    """Returns what differs between the settings of two paired modules or optimizers.
+    """Returns what differs between the settings of two paired modules.
 
     Padding that differs is a fault only if the outputs do, too: a model may pad its input itself.
     """
@@ -98,17 +98,6 @@ def compare_settings(torch_kind: str, torch: Settings, jax_kind: str, jax: Setti
             )
         )
     return found
-
-
-def simple_attributes(module: object) -> dict[str, Any]:
-    """Returns the attributes of an object that are settings."""
-    return {name: value for name, value in vars(module).items() if not name.startswith("_") and _is_simple(value)}
-
-
-def _is_simple(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return len(value) <= 8 and all(_is_simple(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -136,6 +125,8 @@ def _halves(extents: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def _torch_padding(value: Any, settings: Settings) -> Any:
+    if "kernel_size" not in settings:  # another class of the same name
+        return SKIP
     extents = _extents(settings["kernel_size"], settings.get("dilation"))
     if value == "valid":
         value = 0
@@ -145,6 +136,8 @@ def _torch_padding(value: Any, settings: Settings) -> Any:
 
 
 def _jax_padding(value: Any, settings: Settings) -> Any:
+    if "kernel_size" not in settings:
+        return SKIP
     extents = _extents(settings["kernel_size"], settings.get("kernel_dilation"))
     strides = _spatial(1 if settings.get("strides") is None else settings["strides"], len(extents))
     if not isinstance(value, str):
@@ -163,6 +156,8 @@ def _jax_padding(value: Any, settings: Settings) -> Any:
 
 
 def _torch_transposed_padding(value: Any, settings: Settings) -> Any:
+    if "kernel_size" not in settings:
+        return SKIP
     extents = _extents(settings["kernel_size"], settings.get("dilation"))
     added = _spatial(settings.get("output_padding", 0), len(extents))
     return tuple(
@@ -172,6 +167,8 @@ def _torch_transposed_padding(value: Any, settings: Settings) -> Any:
 
 
 def _jax_transposed_padding(value: Any, settings: Settings) -> Any:
+    if "kernel_size" not in settings:
+        return SKIP
     extents = _extents(settings["kernel_size"], settings.get("kernel_dilation"))
     strides = _spatial(1 if settings.get("strides") is None else settings["strides"], len(extents))
     if not isinstance(value, str):
@@ -277,79 +274,4 @@ def _modules() -> list[Setting]:
     return table
 
 
-def _member(index: int) -> Convert:
-    return lambda value, _: value[index]
-
-
-ADAMS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
-DECOUPLED = ("AdamW",)
-COUPLED = ("SGD", "Adam", "NAdam", "RAdam", "Adagrad", "RMSprop", "Adamax")
-OPTAX = ("optax",)
-
-
-def _maximum(value: Any, settings: Settings) -> Any:
-    """Torch's AMSGrad takes the largest moment before the correction of its bias, which optax cannot."""
-    return "before the correction of the bias" if value else False
-
-
-def _decoupled(value: Any, settings: Settings) -> Any:
-    """Returns False if torch adds its decay to the gradient, SKIP if it has none."""
-    return bool(settings.get("decoupled_weight_decay", False)) if value else SKIP
-
-
-def _optimizers() -> list[Setting]:
-    table = [
-        Setting(
-            "weight-decay", (*DECOUPLED, *COUPLED), OPTAX, "weight_decay", "add_decayed_weights.weight_decay", missing=0
-        ),
-        Setting("weight-decay-order", COUPLED, OPTAX, "weight_decay", "decoupled", _decoupled),
-        Setting("weight-decay-order", DECOUPLED, OPTAX, "weight_decay", "decoupled", lambda v, _: True if v else SKIP),
-        Setting("adam-epsilon-root", ADAMS, OPTAX, "eps", "scale_by_adam.eps_root", lambda v, _: 0),
-        Setting("adam-epsilon", ADAMS, OPTAX, "eps", "scale_by_adam.eps"),
-        Setting("adam-betas", ADAMS, OPTAX, "betas", "scale_by_adam.b1", _member(0)),
-        Setting("adam-betas", ADAMS, OPTAX, "betas", "scale_by_adam.b2", _member(1)),
-        Setting("adam-nesterov", ("NAdam",), OPTAX, "eps", "scale_by_adam.nesterov", lambda v, _: True),
-        Setting("adam-nesterov", ("Adam", "AdamW"), OPTAX, "eps", "scale_by_adam.nesterov", lambda v, _: False),
-        Setting("amsgrad", ADAMS, OPTAX, "amsgrad", "scale_by_amsgrad", _maximum, missing=False),
-        Setting("nadam-momentum-decay", ("NAdam",), OPTAX, "momentum_decay", "momentum_decay", missing=0),
-        Setting("sgd-momentum", ("SGD",), OPTAX, "momentum", "trace.decay", missing=0),
-        Setting("sgd-momentum", ("SGD",), OPTAX, "nesterov", "trace.nesterov", missing=False),
-        Setting("sgd-dampening", ("SGD",), OPTAX, "dampening", "dampening", missing=0),
-        Setting(
-            "adagrad-accumulator",
-            ("Adagrad",),
-            OPTAX,
-            "initial_accumulator_value",
-            "scale_by_rss.initial_accumulator_value",
-        ),
-        Setting("adagrad-epsilon", ("Adagrad",), OPTAX, "eps", "scale_by_rss.eps", lambda v, _: v * v),
-        Setting("adagrad-lr-decay", ("Adagrad",), OPTAX, "lr_decay", "lr_decay", missing=0),
-        Setting(
-            "onecycle-momentum",
-            (*ADAMS, "SGD", "RMSprop"),
-            OPTAX,
-            "max_momentum",
-            "cycles_momentum",
-            lambda v, _: True,
-            missing=False,
-        ),
-        Setting(
-            "learning-rate",
-            (*ADAMS, *COUPLED),
-            OPTAX,
-            "lr",
-            "learning_rate",
-            lambda v, s: SKIP if "initial_lr" in s else v,
-        ),
-        Setting("maximize", (*ADAMS, *COUPLED), OPTAX, "maximize", "maximize", missing=False),
-    ]
-    for kind in ("scale_by_rms", "scale_by_stddev"):
-        table += [
-            Setting("rmsprop-decay", ("RMSprop",), OPTAX, "alpha", f"{kind}.decay"),
-            Setting("rmsprop-epsilon", ("RMSprop",), OPTAX, "eps", f"{kind}.eps"),
-            Setting("rmsprop-epsilon-root", ("RMSprop",), OPTAX, "eps", f"{kind}.eps_in_sqrt", lambda v, _: False),
-        ]
-    return table
-
-
-SETTINGS: Sequence[Setting] = (*_modules(), *_optimizers())
+SETTINGS: Sequence[Setting] = _modules()

@@ -1,0 +1,129 @@
+"""The comparison of settings finds what is planted, and nothing in right pairs."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flax import nnx
+from planted_nets import Pair, dense, flax_layers, layer, layers, words
+from planted_pairs import CONV_PAIRS, HYPOTHESIS_PAIRS, MOMENTUM_PAIR
+from planted_places import conv, norm
+from torch import nn
+
+from twincheck.causes.settings import SETTINGS, SettingMismatch, compare_settings
+from twincheck.causes.table import BY_NAME
+from twincheck.recording import plain_settings
+
+SETTING_PAIRS = (
+    *(pair for pair in HYPOTHESIS_PAIRS if pair.cause in ("norm-epsilon", "conv-transpose-padding")),
+    *(replace(pair, cause="conv-padding") for pair in CONV_PAIRS if pair.cause == "conv-padding-none"),
+    MOMENTUM_PAIR,
+    norm(
+        "norm-groups",
+        layers(nn.GroupNorm, 2, 8),
+        flax_layers(nnx.GroupNorm, 8, num_groups=2, epsilon=1e-5),
+        flax_layers(nnx.GroupNorm, 8, num_groups=4, epsilon=1e-5),
+        tiny=False,
+    ),
+    words(
+        "norm-axes",
+        layer,
+        layer,
+        layer,
+        layers=layers(nn.LayerNorm, (5, 8), elementwise_affine=False),
+        right_layers=flax_layers(
+            nnx.LayerNorm, 8, epsilon=1e-5, reduction_axes=(-2, -1), use_bias=False, use_scale=False
+        ),
+        wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_bias=False, use_scale=False),
+    ),
+    conv("conv-strides", {"stride": 2, "padding": 1}, {"strides": 2, "padding": 1}, {"strides": (1, 1), "padding": 1}),
+    conv("conv-dilation", {"dilation": 2, "padding": 2}, {"kernel_dilation": 2}, {"padding": 2}),
+    conv("conv-groups", {"groups": 2, "padding": 1}, {"feature_group_count": 2}, {"padding": 1}),
+    conv("conv-padding", {"padding": 2}, {"padding": 2}, {"padding": ((2, 1), (2, 1))}),
+    conv("conv-padding", {"padding": 1, "padding_mode": "circular"}, {"padding": "CIRCULAR"}, {"padding": "SAME"}),
+    dense(
+        "dropout-rate",
+        layer,
+        layer,
+        layer,
+        layers=lambda: {"layer": nn.Dropout(0.1).eval()},
+        right_layers=flax_layers(nnx.Dropout, 0.1, deterministic=True),
+        wrong_layers=flax_layers(nnx.Dropout, 0.2, deterministic=True),
+    ),
+)
+
+
+def mismatches(pair: Pair, net: nnx.Module) -> list[SettingMismatch]:
+    """Returns what differs between the layers of the same names."""
+    model, _ = pair.torch()
+    found = []
+    for name, theirs in model.named_children():
+        ours = getattr(net, name, None)
+        if ours is not None:
+            found += compare_settings(
+                type(theirs).__name__, plain_settings(vars(theirs)), type(ours).__name__, plain_settings(vars(ours))
+            )
+    return found
+
+
+@pytest.mark.parametrize("pair", SETTING_PAIRS, ids=lambda pair: pair.cause)
+def test_a_planted_setting_is_found(pair: Pair) -> None:
+    assert {mismatch.cause for mismatch in mismatches(pair, pair.wrong())} == {pair.cause}
+
+
+RIGHT_PAIRS = [
+    pair
+    for pair in (*SETTING_PAIRS, *HYPOTHESIS_PAIRS)
+    if pair.cause not in ("conv-padding-end", "conv-padding-causal")  # torch pads before the layer
+]
+
+
+@pytest.mark.parametrize("pair", RIGHT_PAIRS, ids=lambda pair: pair.cause)
+def test_nothing_is_found_in_a_right_pair(pair: Pair) -> None:
+    assert mismatches(pair, pair.right()) == []
+
+
+def test_a_mismatch_says_both_values() -> None:
+    (mismatch,) = compare_settings("BatchNorm2d", {"momentum": 0.1}, "BatchNorm", {"momentum": 0.1})
+    assert str(mismatch) == "torch has momentum=0.1, so JAX needs momentum=0.9; it has 0.1"
+
+
+@pytest.mark.parametrize(
+    ("cause", "torch_layer", "jax_kind", "settings"),
+    [
+        ("padding-index", nn.Embedding(3, 4, padding_idx=0), "Embed", {"num_embeddings": 3}),
+        ("embedding-max-norm", nn.Embedding(3, 4, max_norm=1.0), "Embed", {"num_embeddings": 3}),
+        ("leaky-slope", nn.LeakyReLU(0.2), "LeakyReLU", {"negative_slope": 0.01}),
+        ("gru-two-biases", nn.GRUCell(3, 4), "GRUCell", {"in_features": 3}),
+        ("attention-heads", nn.MultiheadAttention(8, 2), "MultiHeadAttention", {"num_heads": 4}),
+        ("norm-epsilon", nn.LayerNorm(4), "LayerNorm", {"eps": 1e-6}),
+        ("batch-norm-momentum", nn.BatchNorm1d(4), "BatchNorm", {"decay_rate": 0.99}),
+        ("batch-norm-mode", nn.BatchNorm1d(4).eval(), "BatchNorm", {"use_running_average": False}),
+        ("conv-padding", nn.Conv1d(1, 1, 3), "Conv", {"kernel_size": (3,), "padding": "CAUSAL"}),
+        ("conv-padding", nn.Conv1d(1, 1, 5, padding="same"), "Conv", {"kernel_size": (5,), "padding": "VALID"}),
+        ("conv-strides", nn.Conv2d(1, 1, 3, stride=2), "Conv2d", {"stride": (1, 1)}),
+    ],
+)
+def test_other_settings(cause: str, torch_layer: nn.Module, jax_kind: str, settings: dict[str, Any]) -> None:
+    found = compare_settings(type(torch_layer).__name__, plain_settings(vars(torch_layer)), jax_kind, settings)
+    assert [mismatch.cause for mismatch in found] == [cause]
+
+
+def test_same_padding_of_a_strided_convolution_is_left_open() -> None:
+    settings = {"kernel_size": (3, 3), "padding": "SAME", "strides": 2}
+    assert compare_settings("Conv2d", plain_settings(vars(nn.Conv2d(1, 1, 3, 2, padding=1))), "Conv", settings) == []
+
+
+def test_another_class_of_the_same_name_is_left_open() -> None:
+    for kind, theirs in (("Conv", nn.Conv2d(1, 1, 3)), ("ConvTranspose", nn.ConvTranspose2d(1, 1, 3))):
+        settings = plain_settings(vars(theirs))
+        assert compare_settings(type(theirs).__name__, settings, kind, {"padding": 1}) == []
+
+
+def test_tied_weights() -> None:
+    (mismatch,) = compare_settings("Linear", {"tied": True}, "Linear", {"in_features": 3})
+    assert mismatch.cause == "tied-weights"
+
+
+def test_every_setting_has_a_cause() -> None:
+    assert {setting.cause for setting in SETTINGS} <= set(BY_NAME)
