@@ -243,7 +243,8 @@ def _mismatch(
 ) -> Mismatch:
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     with np.errstate(invalid="ignore"):
-        distance = np.where(ours == theirs, 0.0, np.abs(ours - theirs))  # equal infinities are 0 apart
+        same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))  # equal infinities and nan in both are 0 apart
+        distance = np.where(same, 0.0, np.abs(ours - theirs))
     difference = float(distance.max(initial=0.0))
     finite = np.abs(theirs[np.isfinite(theirs)])
     scale = float(finite.max(initial=0.0))

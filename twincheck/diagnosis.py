@@ -31,13 +31,12 @@ _SECOND_CAUSES = 40
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A change of the JAX side that undoes one difference: a patch, or one setting of one module."""
+    """A change of the JAX side that undoes one difference: a patch, or settings of modules: path, name and value."""
 
     cause: Cause
     evidence: str
     patch: Any = None
-    path: str = ""
-    setting: tuple[str, Any] | None = None
+    settings: tuple[tuple[str, str, Any], ...] = ()
 
 
 def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list[str]]:
@@ -48,9 +47,9 @@ def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list
         return [], _notes(settings, set())
     stretches = {_stretch(place, _modules(pair)) for place in out}
     probe = Probe(pair, [p for p in places if p.kind in ("code", "module") and _stretch(p) in stretches])
-    explained = _by_hypotheses(probe, list(_of_settings(settings)))
+    explained = _by_hypotheses(probe, _of_settings(settings))
     used = {hypothesis for found in explained.values() for hypothesis in found}
-    return _findings(pair, out, probe.places, explained), _notes(settings, {h.path for h in used if h.setting})
+    return _findings(pair, out, probe.places, explained), _notes(settings, {path for hypothesis in used for path, _, _ in hypothesis.settings})
 
 
 class Probe:
@@ -65,8 +64,8 @@ class Probe:
         patches = [hypothesis.patch for hypothesis in hypotheses if hypothesis.patch is not None]
         settings: dict[str, dict[str, Any]] = defaultdict(dict)
         for hypothesis in hypotheses:
-            if hypothesis.setting is not None:
-                settings[hypothesis.path].update([hypothesis.setting])
+            for path, name, value in hypothesis.settings:
+                settings[path][name] = value
         return list(self._pair.forward_values(self.places, patches, settings))
 
     def relevant(self, causes: Sequence[Cause]) -> Iterator[Hypothesis]:
@@ -147,10 +146,13 @@ def _settings_that_differ(pair: Any) -> Iterator[tuple[str, SettingMismatch]]:
                 yield ours.path, mismatch
 
 
-def _of_settings(settings: Sequence[tuple[str, SettingMismatch]]) -> Iterator[Hypothesis]:
+def _of_settings(settings: Sequence[tuple[str, SettingMismatch]]) -> list[Hypothesis]:
+    """Returns a hypothesis for each setting that differs, for all modules in which it differs in the same way."""
+    groups: dict[tuple[str, str], list[tuple[str, str, Any]]] = defaultdict(list)
     for path, mismatch in settings:
         if mismatch.cause in BY_NAME:
-            yield Hypothesis(BY_NAME[mismatch.cause], str(mismatch), None, path, (mismatch.jax_name, mismatch.expected))
+            groups[mismatch.cause, str(mismatch)].append((path, mismatch.jax_name, mismatch.expected))
+    return [Hypothesis(BY_NAME[cause], text, None, tuple(changes)) for (cause, text), changes in groups.items()]
 
 
 def _notes(settings: Sequence[tuple[str, SettingMismatch]], explained: set[str]) -> list[str]:

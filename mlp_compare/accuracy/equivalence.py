@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import integrate, stats  # type: ignore[import-untyped]
+from scipy import integrate, stats
 
 MARGIN = 50
 """Margin in correct of 10,000, half a percentage point.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage  # type: ignore[import-untyped]
+from scipy import ndimage
 
 from mlp_workload.data.framing import FAINT, MNIST, Framing, centre_of_mass
 from mlp_workload.errors import UserError

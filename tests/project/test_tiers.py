@@ -12,7 +12,7 @@ pytest_plugins = ["pytester"]
 TESTS = ROOT / "tests"
 MAKEFILE = (ROOT / "Makefile").read_text()
 LEFT_OUT = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["norecursedirs"]
-TIERS = ("test", "test-long", "test-tensorflow", "package")
+TIERS = ("test", "test-long", "test-ports", "test-tensorflow", "package")
 
 
 def test_every_file_of_tests_is_in_a_tier():

@@ -47,6 +47,7 @@ def apart(ours: jax.Array, theirs: torch.Tensor) -> float:
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
+@pytest.mark.long("compiles two models for each cause")
 @pytest.mark.parametrize("pair", HYPOTHESIS_PAIRS, ids=lambda pair: pair.cause)
 def test_the_patch_turns_wrong_into_right(pair: Pair) -> None:
     model, inputs = built(pair)

@@ -22,6 +22,8 @@ from twincheck.optimizer_causes import numbers_in
 
 STEPS = 12
 
+LONG = pytest.mark.long("compiles a step for each optimizer")
+
 
 def jax_loss(output: Any, labels: Any) -> Any:
     return optax.softmax_cross_entropy_with_integer_labels(output, labels).mean()
@@ -113,6 +115,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
+@LONG
 def test_equal_optimizers_show_no_mismatch(name: str) -> None:
     result = train(*SAME[name])
     assert result.same, str(result)
@@ -155,6 +158,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
+@LONG
 def test_a_fault_of_the_optimizer_is_named(name: str) -> None:
     torch_optimizer, transformation, causes = FAULTS[name]
     result = train(torch_optimizer, transformation)
@@ -163,6 +167,7 @@ def test_a_fault_of_the_optimizer_is_named(name: str) -> None:
     assert result.first.kind == "update"
 
 
+@LONG
 def test_the_epsilon_of_clipping_is_a_note() -> None:
     result = train(clipped(0.5), optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1e-2)))
     assert result.same, str(result)
@@ -175,6 +180,7 @@ def test_a_sum_in_place_of_a_mean_is_named() -> None:
     assert result.first.kind == "loss"
 
 
+@LONG
 def test_a_fault_of_the_model_is_found_at_its_place() -> None:
     x = VECTORS[0][0]
     pair = tc.pair(tc.torch(TorchMlp(), x), tc.nnx(JaxMlp(epsilon=1e-3), x))
@@ -189,6 +195,7 @@ def test_a_fault_of_the_model_is_found_at_its_place() -> None:
 
 
 @pytest.mark.parametrize(("torch_model", "jax_model"), [(TorchMlp, JaxMlp), (TorchVit, JaxVit), (TorchConv, JaxConv)])
+@LONG
 def test_200_steps_by_itself_stay_with_torch(torch_model: Any, jax_model: Any) -> None:
     torch.manual_seed(0)
     data = VECTORS if torch_model is TorchMlp else IMAGES
@@ -220,6 +227,7 @@ def test_float32_is_no_mismatch() -> None:
         (lambda: JaxConv(momentum=0.1), {"batch-norm-momentum"}),
     ],
 )
+@LONG
 def test_running_statistics_are_part_of_the_state(jax_model: Callable[[], nnx.Module], causes: set[str]) -> None:
     result = image_pair(TorchConv(), jax_model()).train(
         IMAGES, 2, torch_optimizer=use(optim.Adam, lr=1e-2), optax=optax.adam(1e-2),
@@ -230,6 +238,7 @@ def test_running_statistics_are_part_of_the_state(jax_model: Callable[[], nnx.Mo
 
 
 @pytest.mark.parametrize(("kept", "same"), [(0.9, True), (0.8, False)])
+@LONG
 def test_averages_of_the_parameters(kept: float, same: bool) -> None:
     def make(model: nn.Module) -> Any:
         optimizer = optim.SGD(model.parameters(), lr=1e-2)
@@ -250,6 +259,7 @@ def test_averages_of_the_parameters(kept: float, same: bool) -> None:
     assert same or result.first.kind == "average"
 
 
+@LONG
 def test_batches_may_be_smaller_than_the_pairs() -> None:
     short = [(x[:3], labels[:3]) for x, labels in VECTORS[:1]]
     result = tc.train(
@@ -271,6 +281,7 @@ def test_batches_may_be_smaller_than_the_pairs() -> None:
         ({"batches": [((VECTORS[0][0], VECTORS[0][0]), VECTORS[0][1])]}, "jax_inputs"),
     ],
 )
+@LONG
 def test_what_cannot_be_trained_is_said_in_a_line(options: dict[str, Any], line: str) -> None:
     valid = {"torch_optimizer": use(optim.SGD, lr=0.1), "optax": optax.sgd(0.1), "batches": VECTORS, "steps": 1}
     losses = {"torch_loss": nn.functional.cross_entropy, "jax_loss": jax_loss}
@@ -278,6 +289,7 @@ def test_what_cannot_be_trained_is_said_in_a_line(options: dict[str, Any], line:
         mlp_pair().train(**{**valid, **losses, **options})
 
 
+@LONG
 def test_numbers_of_a_transformation_are_read_from_it() -> None:
     chain = optax.chain(optax.clip_by_global_norm(0.3), optax.adamw(1e-3, b1=0.8, weight_decay=0.1))
     numbers = numbers_in(chain)

@@ -307,7 +307,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "torch class": (lambda: tc.torch(TorchBlock, X), r"instance, torch\(TorchBlock\(\.\.\.\)"),
     "not a module": (lambda: tc.torch(np.tanh, X), r"torch\.nn\.Module, not ufunc"),
     "meta": (lambda: tc.torch(meta(), X), "weight is on the meta device"),
-    "lazy": (lambda: tc.torch(lazy(), X), "weight has no shape yet: run the model once"),
+    "lazy": (lambda: tc.torch(lazy(), X), "weight has no shape yet: run the model on its inputs once"),
     "torch shapes": (lambda: tc.torch(TorchBlock(), X.T).run(), "torch model failed on its inputs: RuntimeError: mat1"),
     "torch keyword": (lambda: tc.torch(TorchBlock(), {"y": X}).run(), "TypeError: .*unexpected keyword argument 'y'"),
     "torch nothing": (lambda: tc.torch(Returning(lambda m, x: None), X).run(), "returned NoneType: let call= return"),
