@@ -135,17 +135,21 @@ def _clear_errors(name: str) -> Iterator[None]:
     """Turns an error of the user's code into one line that says where it was raised."""
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{error}{_where(error.__cause__)}") from error
     except (Exception, SystemExit) as error:
-        here, packages = str(Path(__file__).parent), ("site-packages", "<frozen", "importlib")
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if not frame.filename.startswith(here) and not any(part in frame.filename for part in packages)
-        ]
-        where = f" ({frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-        raise UserError(f"{name}: {type(error).__name__}: {error}{where}") from error
+        raise UserError(f"{name}: {type(error).__name__}: {error}{_where(error)}") from error
+
+
+def _where(error: BaseException | None) -> str:
+    """Returns the line of the user's code in which an error was raised, in brackets; "" if in none."""
+    here, packages = str(Path(__file__).parent), ("site-packages", "<frozen", "importlib")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__ if error else None)
+        if not frame.filename.startswith(here) and not any(part in frame.filename for part in packages)
+    ]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
 
 
 if __name__ == "__main__":
