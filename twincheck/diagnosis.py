@@ -45,11 +45,12 @@ def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list
     settings = list(_settings_that_differ(pair))
     if not out:
         return [], _notes(settings, set())
-    stretches = {_stretch(place, _modules(pair)) for place in out}
+    modules = {link.jax.call.path for link in pair.pairing.links}
+    stretches = {_stretch(place, modules) for place in out}
     probe = Probe(pair, [p for p in places if p.kind in ("code", "module") and _stretch(p) in stretches])
     explained = _by_hypotheses(probe, _of_settings(settings))
-    used = {hypothesis for found in explained.values() for hypothesis in found}
-    return _findings(pair, out, probe.places, explained), _notes(settings, {path for hypothesis in used for path, _, _ in hypothesis.settings})
+    mended = {path for found in explained.values() for hypothesis in found for path, _, _ in hypothesis.settings}
+    return _findings(pair, out, modules, probe.places, explained), _notes(settings, mended)
 
 
 class Probe:
@@ -168,7 +169,11 @@ def _notes(settings: Sequence[tuple[str, SettingMismatch]], explained: set[str])
 
 
 def _findings(
-    pair: Any, out: Sequence[Mismatch], forward: Sequence[Mismatch], explained: dict[int, tuple[Hypothesis, ...]]
+    pair: Any,
+    out: Sequence[Mismatch],
+    modules: set[str],
+    forward: Sequence[Mismatch],
+    explained: dict[int, tuple[Hypothesis, ...]],
 ) -> list[Finding]:
     """Returns a finding for each cause, in the order of their first places; gradients go with their stretch's cause."""
     by_stretch: dict[tuple[str, str], list[tuple[Cause | None, str]]] = {}
@@ -183,7 +188,7 @@ def _findings(
         by_stretch.setdefault(_stretch(place), []).extend(causes)
     groups: dict[tuple[str, str], tuple[Cause | None, str, list[Mismatch]]] = {}
     for place in out:
-        stretch = _stretch(place, _modules(pair))
+        stretch = _stretch(place, modules)
         known = stretch in by_stretch or place.ours is None or place.theirs is None
         if not known and (name := recognise(place.ours, place.theirs)):
             by_stretch[stretch] = [(BY_NAME.get(name), "the values of the gradient show it")]
@@ -193,10 +198,6 @@ def _findings(
             if place not in places:
                 places.append(place)
     return [_finding(cause, evidence, places) for cause, evidence, places in groups.values()]
-
-
-def _modules(pair: Any) -> set[str]:
-    return {link.jax.call.path for link in pair.pairing.links}
 
 
 def _stretch(place: Mismatch, modules: Iterable[str] = ()) -> tuple[str, str]:

@@ -58,19 +58,15 @@ class Link:
 
 @dataclass
 class Pairing:
-    """The links in the order of the JAX calls, what has no counterpart, and the parameters outside of modules.
+    """The links in the order of the JAX calls, and the pairs of parameters outside of modules.
 
     `groups` are pairs of a composite torch module and several JAX modules that no module holds together: their weights
     are paired, and they are checked as code.
     """
 
     links: list[Link]
-    torch_alone: list[Unit] = field(default_factory=list)
-    jax_alone: list[Unit] = field(default_factory=list)
     groups: list[Link] = field(default_factory=list)
     outside: list[tuple[str, str]] = field(default_factory=list)
-    torch_outside: list[str] = field(default_factory=list)
-    jax_outside: list[str] = field(default_factory=list)
 
 
 def pair_calls(
@@ -84,21 +80,14 @@ def pair_calls(
     order = {call.key: i for i, call in enumerate(jax.calls)}
     links.sort(key=lambda link: order[link.jax.call.key])
     groups = list(_groups(units_t, units_j, links))
-    paired_t = {unit.call.path for link in (*links, *groups) for unit in link.torch}
     inside_t = {name for link in (*links, *groups) for unit in link.torch for name in unit.parameters}
     inside_j = {name for link in (*links, *groups) for name in link.jax.parameters}
-    paired_j = {link.jax.call.path for link in links}
-    paired_j |= {unit.call.path for unit in units_j if set(unit.parameters) <= inside_j}
-    alone_t = [unit for unit in units_t if unit.call.path not in paired_t]
-    alone_j = [unit for unit in units_j if unit.call.path not in paired_j]
-    left_t = [n for n in torch_parameters if n not in inside_t]
-    left_j = [n for n in jax_parameters if n not in inside_j]
+    left_t = [name for name in torch_parameters if name not in inside_t]
+    left_j = [name for name in jax_parameters if name not in inside_j]
     outside = assign(
         left_t, left_j, lambda n: n, lambda n: n, lambda n: torch_parameters[n].size, lambda n: jax_parameters[n].size
     )
-    done_t, done_j = {a for a, _ in outside}, {b for _, b in outside}
-    left_t, left_j = [n for n in left_t if n not in done_t], [n for n in left_j if n not in done_j]
-    return Pairing(links, alone_t, alone_j, groups, outside, left_t, left_j)
+    return Pairing(links, groups, outside)
 
 
 def _sown(torch: Recording, jax: Recording) -> list[Link]:
