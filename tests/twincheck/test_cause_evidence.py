@@ -12,7 +12,7 @@ from planted_nets import Pair, channels_last, dense, flax_layers, image, layer, 
 from planted_places import KEPT, torch_attention, written_attention
 from torch import nn
 
-from twincheck.causes.evidence import EVIDENCE, recognise
+from twincheck.causes.evidence import ACTIVATIONS, EVIDENCE, TABLE_NAMES, recognise
 from twincheck.causes.table import BY_NAME
 
 RESIDUAL = layers(nn.Linear, 8, 8)
@@ -163,12 +163,32 @@ def test_few_or_constant_values_are_not_recognised() -> None:
     assert recognise(np.ones((4, 4)), np.ones((4, 2))) is None
 
 
+ACTIVATION_CAUSES = {
+    TABLE_NAMES.get(name, f"activation-{name.replace('_', '-')}") for name in ACTIVATIONS if name != "softmax"
+}
+
+
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "softmax"])
+def test_another_activation_is_recognised(name: str) -> None:
+    before = np.random.default_rng(0).standard_normal((20, 30)) * 4
+    used = "tanh" if name != "tanh" else "silu"
+    ours, theirs = ACTIVATIONS[used](before), ACTIVATIONS[name](before)
+    found = recognise(ours, theirs, [np.zeros((20, 30)), before])
+    assert found in ACTIVATION_CAUSES
+    assert found == TABLE_NAMES.get(name, f"activation-{name.replace('_', '-')}")
+    assert recognise(ours, theirs, [before[::-1]]) not in ACTIVATION_CAUSES
+
+
 def test_every_evidence_has_a_cause_and_a_test() -> None:
-    tested = {pair.cause for pair in PAIRS} | {
-        "nhwc-flatten",
-        "padding-index",
-        "token-types",
-        "residual-norm",
-    }
+    tested = (
+        {pair.cause for pair in PAIRS}
+        | ACTIVATION_CAUSES
+        | {
+            "nhwc-flatten",
+            "padding-index",
+            "token-types",
+            "residual-norm",
+        }
+    )
     assert {evidence.cause for evidence in EVIDENCE} == tested
     assert tested <= set(BY_NAME)

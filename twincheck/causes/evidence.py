@@ -158,12 +158,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 """In the order in which they are tried."""
 
 
-TABLE_NAMES = {
-    "leaky_relu": "leaky-relu",
-    "hard_swish": "hard-swish",
-    "gelu_tanh": "gelu-erf",
-    "gelu_quick": "gelu-quick",
-}
+TABLE_NAMES = {"gelu_tanh": "gelu-erf", "gelu_quick": "gelu-quick"}
 """How the table calls an activation of torch's, where that is not `activation-` and its name here."""
 
 
@@ -408,13 +403,13 @@ EVIDENCE: Sequence[Evidence] = (
     ),
     Evidence("loss-reduction", _scaled(lambda f, shape: any(_either(f, n) for n in _counts(shape)))),
     Evidence("constant-factor", _scaled(lambda factor, shape: True)),
+    Evidence("activation-left-out", _left_out),
+    Evidence("activation-doubled", _doubled),
     *(
-        Evidence(TABLE_NAMES.get(name, f"activation-{name}"), _activation(name))
+        Evidence(TABLE_NAMES.get(name, f"activation-{name.replace('_', '-')}"), _activation(name))
         for name in ACTIVATIONS
         if name != "softmax"
     ),
-    Evidence("activation-left-out", _left_out),
-    Evidence("activation-doubled", _doubled),
     Evidence("leaky-slope", _negative_slope),
     Evidence("forget-gate-bias", _one_block_offset),
     Evidence("lstm-gate-order", _gate_blocks(4)),
