@@ -167,7 +167,7 @@ def _activation(name: str) -> Recognise:
     function = ACTIVATIONS[name]
 
     def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-        for before in _same_shape(ours, earlier)[-_RECENT:]:
+        for before in [] if _near(ours, theirs) else _same_shape(ours, earlier)[-_RECENT:]:
             if _near(function(before), theirs) and any(
                 _near(other(before), ours) for key, other in ACTIVATIONS.items() if key != name
             ):
