@@ -485,7 +485,7 @@ CAUSES: Sequence[Cause] = (
     # Attention
     Cause(
         "attention-float32",
-        "Attention: jax.nn.dot_product_attention, and so nnx's, computes in float32 even in a float64 model.",
+        "Attention: jax.nn.dot_product_attention, and so nnx's, takes the softmax in float32 even in a float64 model.",
         "Write the products and the softmax with jnp.einsum, or compare in float32.",
         SDPA,
         JAX_ATTENTION,
