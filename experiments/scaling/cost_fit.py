@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize  # type: ignore[import-untyped]
+from scipy import optimize
 
 from experiments.scaling.cost_model import Costs, Counts, seconds
 
