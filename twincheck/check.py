@@ -4,6 +4,7 @@ Every place so tests one piece of code alone: an input the code between two modu
 for gradients on the way back. No mistake hides another and none grows with depth.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -133,6 +134,11 @@ class Forcing:
         theirs = self.theirs(place, value)
         return None if theirs is None or place in self._free else theirs
 
+    def _usual(self, count: int) -> tuple[int, ...] | None:
+        """Returns the commonest order of the axes of arrays with `count` axes, so far."""
+        found = Counter(layout.axes for layout in self._layouts.values() if layout and len(layout.axes or ()) == count)
+        return found.most_common(1)[0][0] if found else None
+
     def theirs(self, place: Place, value: Array | None = None) -> Array | None:
         """Returns torch's tensor at a place in the layout of the JAX model, if there is one that fits."""
         theirs = self._tensors[place.path, place.number].at(place)
@@ -142,7 +148,7 @@ class Forcing:
         if plain not in self._layouts:
             if value is None:
                 return None
-            self._layouts[plain] = nearest(theirs, value)
+            self._layouts[plain] = nearest(theirs, value, self._usual(theirs.ndim))
         layout = self._layouts[plain]
         if layout is None or (place.gradient and layout.repeats):  # whose gradient is a sum
             return None

@@ -90,7 +90,7 @@ class Probe:
             if not np.array_equal(before, after, equal_nan=True):
                 with np.errstate(invalid="ignore"):
                     left = float(np.abs(np.asarray(after, np.float64) - place.theirs).max(initial=0.0))
-                yield index, left
+                yield index, np.inf if np.isnan(left) else left
 
 
 def _by_hypotheses(probe: Probe, settings: Sequence[Hypothesis]) -> dict[int, tuple[Hypothesis, ...]]:
@@ -106,8 +106,9 @@ def _by_hypotheses(probe: Probe, settings: Sequence[Hypothesis]) -> dict[int, tu
             if len(explained) == len(probe.places):
                 return
             for index, left in probe.changes((hypothesis,)):
+                better = left < min((_left(candidate) for candidate in changing[index]), default=np.inf)
                 changing[index].append((left, hypothesis))
-                if _vanishes(probe.places[index], left) and left == min(changing[index], key=_left)[0]:
+                if better and _vanishes(probe.places[index], left):
                     explained[index] = (hypothesis,)
 
     explain(settings)

@@ -37,7 +37,7 @@ Variables = dict[str, Any]
 """Arrays by name."""
 
 
-@dataclass
+@dataclass(repr=False)
 class JaxSide:
     """A JAX model and its inputs.
 

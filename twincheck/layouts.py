@@ -72,12 +72,15 @@ def activation_layouts(source: Sequence[int], target: Sequence[int]) -> Iterator
         yield Layout(target, swapped, split=before)
 
 
-def nearest(array: Array, like: Array) -> Layout | None:
-    """Returns the layout in which `array` is nearest to `like`; of equally near ones the likeliest."""
+def nearest(array: Array, like: Array, usual: tuple[int, ...] | None = None) -> Layout | None:
+    """Returns the layout in which `array` is nearest to `like`.
+
+    Of equally near ones it is the likeliest, which is the order of axes `usual` if that fits.
+    """
     best, smallest = None, np.inf
     reference = np.asarray(like, np.float64)
     close = 1e-3 * float(np.abs(array).max(initial=0.0))
-    for layout in activation_layouts(array.shape, like.shape):
+    for layout in sorted(activation_layouts(array.shape, like.shape), key=lambda layout: layout.axes != usual):
         if best is None:
             best = layout
         distance = float(np.abs(layout(array) - reference).max(initial=0.0))

@@ -44,6 +44,11 @@ class Pair:
     """
 
     def __init__(self, torch: Any, jax: Any) -> None:
+        if getattr(torch, "framework", "") != "torch" or getattr(jax, "framework", "torch") == "torch":
+            raise UserError(
+                "pair takes two sides, the torch one first: pair(torch(model, inputs), nnx(port, inputs)), "
+                "or linen, equinox, haiku or function in place of nnx"
+            )
         self.torch, self.jax = torch, jax
         free, seen = torch.run("float64"), jax.run("float32")
         self.pairing: Pairing = pair_calls(free, torch.parameters, seen, jax.parameters)

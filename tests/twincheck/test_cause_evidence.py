@@ -164,11 +164,11 @@ def test_few_or_constant_values_are_not_recognised() -> None:
 
 
 ACTIVATION_CAUSES = {
-    TABLE_NAMES.get(name, f"activation-{name.replace('_', '-')}") for name in ACTIVATIONS if name != "softmax"
+    TABLE_NAMES.get(name, f"activation-{name.replace('_', '-')}") for name in ACTIVATIONS if "softmax" not in name
 }
 
 
-@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "softmax"])
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if "softmax" not in name])
 def test_another_activation_is_recognised(name: str) -> None:
     before = np.random.default_rng(0).standard_normal((20, 30)) * 4
     used = "tanh" if name != "tanh" else "silu"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erf
+from scipy.special import erf, logsumexp
 
 Array = NDArray[np.float64]
 Recognise = Callable[[Array, Array, Sequence[Array]], bool]
@@ -154,6 +154,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu6": lambda x: np.clip(x, 0, 6),
     "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "softmax": _softmax,
+    "log_softmax": lambda x: x - logsumexp(x, axis=-1, keepdims=True),
 }
 """In the order in which they are tried."""
 
@@ -392,7 +393,6 @@ EVIDENCE: Sequence[Evidence] = (
     Evidence("token-types", _token_types),
     Evidence("residual-left-out", _residual(1.0)),
     Evidence("residual-doubled", _residual(-1.0)),
-    Evidence("residual-norm", _other_residual),
     Evidence("sign", _sign),
     Evidence("embedding-scale", _scaled(lambda factor, shape: _either(factor, shape[-1] ** 0.5))),
     Evidence(
@@ -408,8 +408,9 @@ EVIDENCE: Sequence[Evidence] = (
     *(
         Evidence(TABLE_NAMES.get(name, f"activation-{name.replace('_', '-')}"), _activation(name))
         for name in ACTIVATIONS
-        if name != "softmax"
+        if "softmax" not in name
     ),
+    Evidence("residual-norm", _other_residual),
     Evidence("leaky-slope", _negative_slope),
     Evidence("forget-gate-bias", _one_block_offset),
     Evidence("lstm-gate-order", _gate_blocks(4)),
