@@ -450,7 +450,7 @@ class _Compared:
     def _difference(
         self, kind: Kind, name: str, theirs_name: str, ours: Any, theirs: Any, floor: float = 0.0
     ) -> Difference:
-        scale = float(np.abs(theirs).max(initial=0.0))
+        scale = _largest(theirs)
         allowed = max(ALLOWED_EPS * float(np.finfo(np.float32).eps) * scale, floor)
         if scale <= floor:
             scale = floor / ROUNDING_FLOOR  # nothing but rounding, of sums of this size
@@ -485,7 +485,7 @@ class _Compared:
                 size for array in leaves((targets, forced), _has_shape) for size in (*array.shape, int(array.size))
             }
             self._loss = explain_loss(loss, computed.loss, sorted(sizes), f"(step {self.result.steps})")
-        largest = max((float(np.abs(g).max(initial=0.0)) for g in computed.gradients.values()), default=0.0)
+        largest = max(map(_largest, computed.gradients.values()), default=0.0)
         for weight in self._weights:
             theirs_g = weight.gradient(computed.gradients)
             if theirs_g is not None and weight.jax in gradients:
@@ -559,10 +559,10 @@ class _Compared:
             if name not in updates:
                 continue
             ours, theirs = updates[name], weight(after) - weight(before)
-            scale = float(np.abs(theirs).max(initial=0.0))
-            largest = max(scale, float(np.abs(ours).max(initial=0.0)))
-            loss = max(_distance(ours, low[name]), eps32 * largest)
-            parameter = float(np.abs(weight(before)).max(initial=0.0))
+            scale = _largest(theirs)
+            largest, parameter = max(scale, _largest(ours)), _largest(weight(before))
+            rounded = _distance(ours, low[name])
+            loss = max(rounded if np.isfinite(rounded) else 0.0, eps32 * largest)
             distance = _distance(ours, theirs)
             difference = Difference(self.result.steps, "update", name, source, distance, ALLOWED_LOSS * loss, scale)
             found.append(difference)
@@ -663,7 +663,13 @@ def _distance(a: Array, b: Array) -> float:
     if a.shape != b.shape:
         return float("inf")
     with np.errstate(invalid="ignore"):
-        return float(np.nan_to_num(np.abs(np.float64(a) - np.float64(b)), nan=np.inf).max(initial=0.0))
+        apart = np.where(a == b, 0.0, np.abs(np.float64(a) - np.float64(b)))  # equal infinities are 0 apart
+    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
+
+
+def _largest(array: Array) -> float:
+    """Returns the largest finite absolute value."""
+    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
 
 
 def _laid_out(array: Array, theirs: Array, ours: Array) -> Array:
