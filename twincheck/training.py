@@ -564,9 +564,12 @@ class _Compared:
             rounded = _distance(ours, low[name])
             loss = max(rounded if np.isfinite(rounded) else 0.0, eps32 * largest)
             distance = _distance(ours, theirs)
-            difference = Difference(self.result.steps, "update", name, source, distance, ALLOWED_LOSS * loss, scale)
-            found.append(difference)
             exact = ALLOWED_LOSS * (1e2 * eps64 * largest + eps64 * parameter)
+            if scale <= exact:
+                scale = max(scale, parameter)  # nothing but rounding, of a parameter of this size
+            allowed = max(ALLOWED_LOSS * loss, exact)
+            difference = Difference(self.result.steps, "update", name, source, distance, allowed, scale)
+            found.append(difference)
             if distance > exact and (name not in self._updates or (difference.out and not self._updates[name].out)):
                 self._updates[name] = difference
             chosen = self._samples[name]

@@ -68,3 +68,9 @@ def test_an_update_that_is_not_finite_is_out(value: float) -> None:
 def test_a_float32_update_that_is_not_finite_allows_nothing() -> None:
     result = train(linear_pair(), sgd(lr=0.1), scaled(lambda g: 1 + jnp.cos(g) if g.dtype == jnp.float64 else np.nan))
     assert {finding.name for finding in result.findings} == {"unknown"}
+
+
+def test_an_update_smaller_than_the_parameters_rounding_is_no_mismatch() -> None:
+    result = train(linear_pair(), sgd(lr=1e-20), optax.sgd(1e-20))
+    assert result.same, str(result)
+    assert result.largest["update"].relative < 1e-15
