@@ -409,7 +409,6 @@ class _Compared:
         self._loss: Finding | None = None
         self._drift: dict[str, float] = {}
         self._has_gradient: set[str] = set()
-        self._cleared: set[tuple[Kind, str]] = set()
         self._checked = False
         self._average: dict[str, Array] | None = None
         generator = np.random.default_rng(0)
@@ -456,8 +455,6 @@ class _Compared:
             scale = floor / ROUNDING_FLOOR  # nothing but rounding, of sums of this size
         elif kind == "gradient":
             self._has_gradient.add(name)
-        if (kind, name) in self._cleared:
-            allowed = np.inf
         return Difference(self.result.steps, kind, name, theirs_name, _distance(theirs, ours), allowed, scale)
 
     def _model_pass(
@@ -530,7 +527,6 @@ class _Compared:
         self.result.findings += report.findings
         if report.findings:
             return differences
-        self._cleared |= {(d.kind, d.name) for d in out}
         return [dataclasses.replace(d, allowed=np.inf) if d in out else d for d in differences]
 
     def _update(self, before: Mapping[str, Array], computed: _Pass) -> list[Difference]:

@@ -74,3 +74,27 @@ def test_an_update_smaller_than_the_parameters_rounding_is_no_mismatch() -> None
     result = train(linear_pair(), sgd(lr=1e-20), optax.sgd(1e-20))
     assert result.same, str(result)
     assert result.largest["update"].relative < 1e-15
+
+
+class TorchCancelling(TorchLinear):
+    def forward(self, x: Any) -> Any:
+        return self.linear(x) + 1e4 - 1e4
+
+
+class JaxCancelling(JaxLinear):
+    """Computes in float32, and doubles large inputs."""
+
+    def __call__(self, x: Any) -> Any:
+        x = jnp.where(jnp.abs(x).max() > 10, 2 * x, x)
+        y = self.linear(x)
+        return (y.astype(jnp.float32) + 1e4 - 1e4).astype(y.dtype)
+
+
+def test_a_step_that_is_cleared_clears_no_other() -> None:
+    torch.manual_seed(0)
+    pair = tc.pair(tc.torch(TorchCancelling(), X), tc.nnx(JaxCancelling(), X))
+    (x, targets), *_ = BATCHES
+    assert train(pair, sgd(lr=1e-3), optax.sgd(1e-3), [(x, targets)]).same
+    result = train(pair, sgd(lr=1e-3), optax.sgd(1e-3), [(x, targets), (100 * x, targets)])
+    assert result.first is not None, str(result)
+    assert (result.first.kind, result.first.step) == ("output", 1)
