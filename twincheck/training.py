@@ -6,6 +6,7 @@ parameters with torch's gradients. So a step shows its own mistakes only, and no
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -143,6 +144,8 @@ def train(
     optimizers work in float64, so a setting with a smaller effect can be told from rounding too. It is reported if its
     cause is known and its effect exceeds 16 eps of float32 of the update.
     """
+    if steps < 1:
+        raise UserError(f"steps must be at least 1, not {steps}")
     torch_run = _TorchRun(pair.torch, torch_optimizer, torch_loss)
     jax_run = _JaxRun(pair, jax_loss or torch_loss, optax, jax_inputs, jax_average)
     compared = _Compared(pair, torch_run, jax_run, dtype)
@@ -153,18 +156,17 @@ def train(
 
 
 def _repeated(batches: Iterable[Any], steps: int) -> Iterator[tuple[Any, Any]]:
-    kept: list[tuple[Any, Any]] = []
-    for batch in batches:
-        if len(kept) == steps:
-            break
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise UserError(f"a batch is a pair (inputs, targets), not {type(batch).__name__}")
-        kept.append((batch[0], batch[1]))
-        yield kept[-1]
-    if not kept:
-        raise UserError("there are no batches to train on")
-    for number in range(len(kept), steps):
-        yield kept[number % len(kept)]
+    source = itertools.cycle(batches) if isinstance(batches, Iterator) else batches  # only an iterator needs memory
+    done = 0
+    while done < steps:
+        first = done
+        for batch in itertools.islice(source, steps - first):
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise UserError(f"a batch is a pair (inputs, targets), not {type(batch).__name__}")
+            done += 1
+            yield batch[0], batch[1]
+        if done == first:
+            raise UserError("there are no batches to train on")
 
 
 @dataclass

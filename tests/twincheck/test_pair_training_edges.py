@@ -1,8 +1,10 @@
 """Edges of training side by side: what may not pass, and what may not alarm."""
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,6 +14,8 @@ from flax import nnx
 from torch import nn, optim
 
 import twincheck as tc
+from mlp_workload.errors import UserError
+from twincheck.training import _repeated
 
 X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 BATCHES = [(X, X[:, :3]), (X[::-1].copy(), X[:, 1:])]
@@ -87,7 +91,7 @@ class JaxCancelling(JaxLinear):
     def __call__(self, x: Any) -> Any:
         x = jnp.where(jnp.abs(x).max() > 10, 2 * x, x)
         y = self.linear(x)
-        return (y.astype(jnp.float32) + 1e4 - 1e4).astype(y.dtype)
+        return (jax.lax.optimization_barrier(y.astype(jnp.float32) + 1e4) - 1e4).astype(y.dtype)
 
 
 def test_a_step_that_is_cleared_clears_no_other() -> None:
@@ -98,3 +102,44 @@ def test_a_step_that_is_cleared_clears_no_other() -> None:
     result = train(pair, sgd(lr=1e-3), optax.sgd(1e-3), [(x, targets), (100 * x, targets)])
     assert result.first is not None, str(result)
     assert (result.first.kind, result.first.step) == ("output", 1)
+
+
+class Fresh:
+    """Batches that are made anew in each pass over them; `alive` are those that still exist."""
+
+    def __init__(self) -> None:
+        self.alive: weakref.WeakSet[Batch] = weakref.WeakSet()
+        self.most = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for x, targets in BATCHES * 3:
+            batch = x.copy().view(Batch)
+            self.alive.add(batch)
+            self.most = max(self.most, len(self.alive))
+            yield batch, targets
+            del batch
+
+
+class Batch(np.ndarray):
+    """An array that is compared and hashed as an object."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+def test_batches_are_not_kept() -> None:
+    batches = Fresh()
+    for number, _ in enumerate(_repeated(batches, 20)):
+        assert number < 20
+    assert batches.most <= 3
+
+
+@pytest.mark.parametrize("batches", [BATCHES, iter(BATCHES)])
+def test_batches_are_repeated(batches: Any) -> None:
+    assert [id(x) for x, _ in _repeated(batches, 5)] == [id(BATCHES[i % 2][0]) for i in range(5)]
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_there_is_at_least_one_step(steps: int) -> None:
+    with pytest.raises(UserError, match=f"steps must be at least 1, not {steps}"):
+        train(linear_pair(), sgd(lr=0.1), optax.sgd(0.1), steps=steps)
