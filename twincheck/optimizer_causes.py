@@ -428,7 +428,8 @@ _EVIDENCE = "torch's rule with this setting changed gives optax's updates in eve
 
 
 def _is_half(records: Sequence[UpdateRecord], name: str) -> bool:
-    return all(np.allclose(r.parameters[name].theirs, 2 * r.parameters[name].ours, rtol=1e-6) for r in records[:1])
+    parameters = [record.parameters[name] for record in records]
+    return all(np.allclose(p.theirs, 2 * p.ours, rtol=1e-6, atol=p.exact) for p in parameters)
 
 
 def _which(records: Sequence[UpdateRecord], names: Sequence[str], explained: Sequence[str]) -> str:

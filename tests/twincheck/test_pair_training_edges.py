@@ -15,6 +15,7 @@ from torch import nn, optim
 
 import twincheck as tc
 from mlp_workload.errors import UserError
+from twincheck.optimizer_causes import UpdateRecord, explain_updates
 from twincheck.training import _repeated
 
 X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
@@ -143,3 +144,26 @@ def test_batches_are_repeated(batches: Any) -> None:
 def test_there_is_at_least_one_step(steps: int) -> None:
     with pytest.raises(UserError, match=f"steps must be at least 1, not {steps}"):
         train(linear_pair(), sgd(lr=0.1), optax.sgd(0.1), steps=steps)
+
+
+def biases_updated(*updates: tuple[float, float]) -> list[UpdateRecord]:
+    """Returns one record for each step, with torch's update and optax's of a bias that is two biases in torch."""
+    records = [UpdateRecord(1.0) for _ in updates]
+    for record, (theirs, ours) in zip(records, updates, strict=True):
+        arrays = [np.array([number]) for number in (0.0, 1.0, 1.0, theirs, ours)]
+        record.add("bias", "bias_ih", None, 1e-20, True, arrays, 1.0)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("updates", "names"),
+    [
+        ([(2e-9, 1e-9), (4e-9, 2e-9)], ["two-biases"]),
+        ([(5e-9, 1e-9)], []),
+        ([(2.0, 1.0), (3.0, 1.0)], []),
+    ],
+)
+def test_two_biases_are_twice_the_update_in_every_step(updates: list[tuple[float, float]], names: list[str]) -> None:
+    found, unexplained = explain_updates(biases_updated(*updates), ["bias"], {})
+    assert [finding.name for finding, _ in found] == names
+    assert unexplained == ([] if names else ["bias"])
