@@ -339,6 +339,9 @@ def _pool(history: _History, numbers: Mapping[str, Sequence[float]]) -> list[_Ch
         with_without = ("with", "without") if own else ("without", "with")
         says = f"torch's momentum is {with_without[0]} Nesterov's, optax's {with_without[1]}."
         changes.append(_Change("nesterov", "nesterov", not own, says, f"nesterov={own}."))
+    if history.settings.get("maximize"):
+        changes.append(_Change("sign", "maximize", False, "torch goes up the gradient (maximize=True), optax down.",
+                               "optax.chain(optax.scale(-1.0), ...), or maximize=False in torch."))  # fmt: skip
     switches = _SWITCHES.get(history.kind, []) + (_SWITCHES["Adam"] if history.kind == "AdamW" else [])
     changes += switches
     if np.any(history.settings.get("weight_decay", 0.0)) or numbers.get("weight_decay"):
