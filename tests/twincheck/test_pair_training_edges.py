@@ -1,5 +1,6 @@
 """Edges of training side by side: what may not pass, and what may not alarm."""
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn, optim
 
 import twincheck as tc
 from mlp_workload.errors import UserError
+from twincheck import training
 from twincheck.optimizer_causes import UpdateRecord, explain_updates
 from twincheck.training import _repeated
 
@@ -167,3 +169,22 @@ def test_two_biases_are_twice_the_update_in_every_step(updates: list[tuple[float
     found, unexplained = explain_updates(biases_updated(*updates), ["bias"], {})
     assert [finding.name for finding, _ in found] == names
     assert unexplained == ([] if names else ["bias"])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_torch_that_maximizes_is_named(decay: float) -> None:
+    result = train(
+        linear_pair(), sgd(lr=0.1, maximize=True, weight_decay=decay),
+        optax.chain(optax.add_decayed_weights(decay), optax.sgd(0.1)),
+    )  # fmt: skip
+    (finding,) = result.findings
+    assert finding.name == "sign"
+    assert "maximize=True" in finding.says
+
+
+def test_the_signature_of_train_is_spelled_out() -> None:
+    public, own = (
+        [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+        for function in (tc.train, training.train)
+    )
+    assert public == own
