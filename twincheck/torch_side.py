@@ -37,6 +37,8 @@ class TorchSide:
         self._call, self._train = call, train
         _require_ready(self.original)
         self._model = self.copy()
+        for parameter in self._model.parameters():  # also those that are frozen have gradients to compare
+            parameter.requires_grad_(parameter.is_floating_point())
 
     def copy(self) -> nn.Module:
         """Returns a copy of the model in the side's mode. There is no dropout: its masks would differ from JAX's."""
@@ -49,8 +51,6 @@ class TorchSide:
                 module.eval()
             elif isinstance(getattr(module, "dropout", None), float):
                 module.dropout = 0.0
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
         return model
 
     def at(self, model: nn.Module, inputs: Any) -> "TorchSide":

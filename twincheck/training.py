@@ -186,6 +186,8 @@ class _TorchRun:
     ) -> None:
         self._side, self._loss = side, loss
         self.model = side.copy().double()
+        if not side.trainable:
+            raise UserError("the torch model has no parameters to train: all are frozen")
         self._copies = {dtype: side.copy().to(getattr(torch, dtype)) for dtype in ("float64", "float32")}
         try:
             made = make(self.model)
@@ -604,7 +606,8 @@ class _Compared:
 
     def explain(self, numbers: Mapping[str, Sequence[float]]) -> None:
         """Says why the losses, running statistics and updates differ."""
-        rounding = self._jax.side.trainable - self._has_gradient
+        frozen = {w.jax for w in self._weights if not any(s.name in self._pair.torch.trainable for s in w.sources)}
+        rounding = self._jax.side.trainable - self._has_gradient - frozen
         if self._drift:
             self.result.drift = max((d for name, d in self._drift.items() if name not in rounding), default=0.0)
         for name in sorted(rounding & self._drift.keys()):

@@ -188,3 +188,29 @@ def test_the_signature_of_train_is_spelled_out() -> None:
         for function in (tc.train, training.train)
     )
     assert public == own
+
+
+def frozen_pair(*names: str) -> Any:
+    model = TorchLinear()
+    for name in names:
+        model.linear.get_parameter(name).requires_grad_(False)
+    return tc.pair(tc.torch(model, X), tc.nnx(JaxLinear(), X))
+
+
+def test_a_layer_that_torch_froze_stays_frozen() -> None:
+    pair = frozen_pair("bias")
+    result = train(pair, sgd(lr=0.1), optax.sgd(0.1))
+    assert [finding.name for finding in result.findings] == ["frozen"]
+    assert result.drift > 1e-3
+    assert not result.notes
+    masked = optax.partition(
+        {"kept": optax.set_to_zero(), "trained": optax.sgd(0.1)},
+        lambda parameters: {name: "kept" if name.endswith("bias") else "trained" for name in parameters},
+    )
+    result = train(pair, sgd(lr=0.1), masked)
+    assert result.same, str(result)
+
+
+def test_a_model_that_is_all_frozen_cannot_be_trained() -> None:
+    with pytest.raises(UserError, match="no parameters to train"):
+        train(frozen_pair("weight", "bias"), sgd(lr=0.1), optax.sgd(0.1))
