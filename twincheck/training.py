@@ -31,7 +31,7 @@ from twincheck.optimizer_causes import (
 )
 from twincheck.recording import Array, Recorder, is_float, leaves, map_leaves
 from twincheck.report import Finding
-from twincheck.torch_side import TorchSide, to_numpy
+from twincheck.torch_side import TorchSide, default_dtype, to_numpy
 from twincheck.weights import Weight
 
 ALLOWED_EPS = 16
@@ -209,7 +209,7 @@ class _TorchRun:
         """Runs the model forward and backward, without a change to it."""
         model = self._copies[dtype]
         model.load_state_dict(self.model.state_dict())
-        with _default(dtype):
+        with default_dtype(dtype):
             output = self._side(model, inputs, dtype)
             found = list(leaves(output, _is_tensor))
             ends = [t.detach().requires_grad_(t.is_floating_point()) for t in found]
@@ -254,7 +254,7 @@ class _TorchRun:
 
         hook = register_optimizer_step_pre_hook(watch)
         try:
-            with _default("float64"):  # which NAdam keeps a product in
+            with default_dtype("float64"):  # which NAdam keeps a product in
                 returned = self._step()
         finally:
             hook.remove()
@@ -639,16 +639,6 @@ class _Compared:
 
 _SAMPLE = 64
 """Elements of each parameter whose updates are kept to find causes."""
-
-
-@contextlib.contextmanager
-def _default(dtype: str) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, dtype))
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _is_tensor(value: Any) -> bool:

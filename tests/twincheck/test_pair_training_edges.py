@@ -214,3 +214,22 @@ def test_a_layer_that_torch_froze_stays_frozen() -> None:
 def test_a_model_that_is_all_frozen_cannot_be_trained() -> None:
     with pytest.raises(UserError, match="no parameters to train"):
         train(frozen_pair("weight", "bias"), sgd(lr=0.1), optax.sgd(0.1))
+
+
+class DropPath(nn.Module):
+    """Drops samples at random in training, with a rate that twincheck does not know."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate, self.linear, self.norm = rate, nn.Linear(4, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x: Any) -> Any:
+        y = self.norm(self.linear(x))
+        return y * (torch.rand(len(x), 1) >= self.rate).to(y) if self.training else y
+
+
+def test_a_model_that_stays_random_in_training_is_refused() -> None:
+    with pytest.raises(UserError, match="random with train=True: set its dropout rates to 0"):
+        tc.torch(DropPath(0.5), X, train=True)
+    tc.torch(DropPath(0.5), X)
+    tc.torch(DropPath(0.0), X, train=True)
