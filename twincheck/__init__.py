@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mlp_workload.cli.parse import clear_import_errors
 from mlp_workload.files import expand
@@ -118,9 +118,24 @@ def check_pin(path: str | Path, jax: Any) -> None:
     check(expand(Path(path)), jax)
 
 
-def train(pair: Any, batches: Iterable[Any], steps: int, **options: Any) -> Any:
+def train(
+    pair: Any,
+    batches: Iterable[Any],
+    steps: int,
+    *,
+    torch_optimizer: Callable[[Any], Any],
+    optax: Any,
+    torch_loss: Callable[[Any, Any], Any],
+    jax_loss: Callable[[Any, Any], Any] | None = None,
+    jax_inputs: Callable[[Any], Any] | None = None,
+    jax_average: Callable[[Any, Any], Any] | None = None,
+    dtype: Literal["float64", "float32"] = "float64",
+) -> Any:
     """Trains the two models of a pair side by side; arguments as of `twincheck.training.train`."""
     with clear_import_errors():
         from twincheck.training import train
 
-    return train(pair, batches, steps, **options)
+    return train(
+        pair, batches, steps, torch_optimizer=torch_optimizer, optax=optax, torch_loss=torch_loss, jax_loss=jax_loss,
+        jax_inputs=jax_inputs, jax_average=jax_average, dtype=dtype,
+    )  # fmt: skip

@@ -339,6 +339,9 @@ def _pool(history: _History, numbers: Mapping[str, Sequence[float]]) -> list[_Ch
         with_without = ("with", "without") if own else ("without", "with")
         says = f"torch's momentum is {with_without[0]} Nesterov's, optax's {with_without[1]}."
         changes.append(_Change("nesterov", "nesterov", not own, says, f"nesterov={own}."))
+    if history.settings.get("maximize"):
+        changes.append(_Change("sign", "maximize", False, "torch goes up the gradient (maximize=True), optax down.",
+                               "optax.chain(optax.scale(-1.0), ...), or maximize=False in torch."))  # fmt: skip
     switches = _SWITCHES.get(history.kind, []) + (_SWITCHES["Adam"] if history.kind == "AdamW" else [])
     changes += switches
     if np.any(history.settings.get("weight_decay", 0.0)) or numbers.get("weight_decay"):
@@ -428,7 +431,8 @@ _EVIDENCE = "torch's rule with this setting changed gives optax's updates in eve
 
 
 def _is_half(records: Sequence[UpdateRecord], name: str) -> bool:
-    return all(np.allclose(r.parameters[name].theirs, 2 * r.parameters[name].ours, rtol=1e-6) for r in records[:1])
+    parameters = [record.parameters[name] for record in records]
+    return all(np.allclose(p.theirs, 2 * p.ours, rtol=1e-6, atol=p.exact) for p in parameters)
 
 
 def _which(records: Sequence[UpdateRecord], names: Sequence[str], explained: Sequence[str]) -> str:

@@ -37,6 +37,10 @@ class TorchSide:
         self._call, self._train = call, train
         _require_ready(self.original)
         self._model = self.copy()
+        for parameter in self._model.parameters():  # also those that are frozen have gradients to compare
+            parameter.requires_grad_(parameter.is_floating_point())
+        if train:
+            self._require_repeatable()
 
     def copy(self) -> nn.Module:
         """Returns a copy of the model in the side's mode. There is no dropout: its masks would differ from JAX's."""
@@ -49,9 +53,17 @@ class TorchSide:
                 module.eval()
             elif isinstance(getattr(module, "dropout", None), float):
                 module.dropout = 0.0
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
         return model
+
+    def _require_repeatable(self) -> None:
+        with pytorch.no_grad(), pytorch.compiler.set_stance("force_eager"), default_dtype("float64"):
+            inputs = self.cast(self.inputs, "float64")
+            first, second = (list(leaves(self._output(self.copy().double(), inputs), _is_tensor)) for _ in range(2))
+        if not all(map(_close, first, second)):
+            raise UserError(
+                "the torch model's outputs are random with train=True: "
+                "set its dropout rates to 0 (attention_dropout, drop_path and the like)"
+            )
 
     def at(self, model: nn.Module, inputs: Any) -> "TorchSide":
         """Returns the side of this model in another state, with other inputs."""
@@ -157,6 +169,23 @@ def to_numpy(tensor: pytorch.Tensor) -> Array:
     if tensor.dtype in (pytorch.bfloat16,):
         tensor = tensor.float()
     return tensor.numpy().copy()
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: str) -> Iterator[None]:
+    """Sets PyTorch's default type for a while."""
+    before = pytorch.get_default_dtype()
+    pytorch.set_default_dtype(getattr(pytorch, dtype))
+    try:
+        yield
+    finally:
+        pytorch.set_default_dtype(before)
+
+
+def _close(a: pytorch.Tensor, b: pytorch.Tensor) -> bool:
+    a, b = a.double(), b.double()
+    largest = float(a.abs().nan_to_num(0.0, posinf=0.0).max()) if a.numel() else 0.0
+    return a.shape == b.shape and pytorch.allclose(a, b, rtol=0.0, atol=1e-9 * largest, equal_nan=True)
 
 
 def _is_tensor(value: Any) -> bool:

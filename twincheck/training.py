@@ -6,6 +6,7 @@ parameters with torch's gradients. So a step shows its own mistakes only, and no
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from twincheck.optimizer_causes import (
 )
 from twincheck.recording import Array, Recorder, is_float, leaves, map_leaves
 from twincheck.report import Finding
-from twincheck.torch_side import TorchSide, to_numpy
+from twincheck.torch_side import TorchSide, default_dtype, to_numpy
 from twincheck.weights import Weight
 
 ALLOWED_EPS = 16
@@ -143,6 +144,8 @@ def train(
     optimizers work in float64, so a setting with a smaller effect can be told from rounding too. It is reported if its
     cause is known and its effect exceeds 16 eps of float32 of the update.
     """
+    if steps < 1:
+        raise UserError(f"steps must be at least 1, not {steps}")
     torch_run = _TorchRun(pair.torch, torch_optimizer, torch_loss)
     jax_run = _JaxRun(pair, jax_loss or torch_loss, optax, jax_inputs, jax_average)
     compared = _Compared(pair, torch_run, jax_run, dtype)
@@ -153,18 +156,17 @@ def train(
 
 
 def _repeated(batches: Iterable[Any], steps: int) -> Iterator[tuple[Any, Any]]:
-    kept: list[tuple[Any, Any]] = []
-    for batch in batches:
-        if len(kept) == steps:
-            break
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise UserError(f"a batch is a pair (inputs, targets), not {type(batch).__name__}")
-        kept.append((batch[0], batch[1]))
-        yield kept[-1]
-    if not kept:
-        raise UserError("there are no batches to train on")
-    for number in range(len(kept), steps):
-        yield kept[number % len(kept)]
+    source = itertools.cycle(batches) if isinstance(batches, Iterator) else batches  # only an iterator needs memory
+    done = 0
+    while done < steps:
+        first = done
+        for batch in itertools.islice(source, steps - first):
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise UserError(f"a batch is a pair (inputs, targets), not {type(batch).__name__}")
+            done += 1
+            yield batch[0], batch[1]
+        if done == first:
+            raise UserError("there are no batches to train on")
 
 
 @dataclass
@@ -184,6 +186,8 @@ class _TorchRun:
     ) -> None:
         self._side, self._loss = side, loss
         self.model = side.copy().double()
+        if not side.trainable:
+            raise UserError("the torch model has no parameters to train: all are frozen")
         self._copies = {dtype: side.copy().to(getattr(torch, dtype)) for dtype in ("float64", "float32")}
         try:
             made = make(self.model)
@@ -205,7 +209,7 @@ class _TorchRun:
         """Runs the model forward and backward, without a change to it."""
         model = self._copies[dtype]
         model.load_state_dict(self.model.state_dict())
-        with _default(dtype):
+        with default_dtype(dtype):
             output = self._side(model, inputs, dtype)
             found = list(leaves(output, _is_tensor))
             ends = [t.detach().requires_grad_(t.is_floating_point()) for t in found]
@@ -250,7 +254,7 @@ class _TorchRun:
 
         hook = register_optimizer_step_pre_hook(watch)
         try:
-            with _default("float64"):  # which NAdam keeps a product in
+            with default_dtype("float64"):  # which NAdam keeps a product in
                 returned = self._step()
         finally:
             hook.remove()
@@ -409,7 +413,6 @@ class _Compared:
         self._loss: Finding | None = None
         self._drift: dict[str, float] = {}
         self._has_gradient: set[str] = set()
-        self._cleared: set[tuple[Kind, str]] = set()
         self._checked = False
         self._average: dict[str, Array] | None = None
         generator = np.random.default_rng(0)
@@ -450,14 +453,12 @@ class _Compared:
     def _difference(
         self, kind: Kind, name: str, theirs_name: str, ours: Any, theirs: Any, floor: float = 0.0
     ) -> Difference:
-        scale = float(np.abs(theirs).max(initial=0.0))
+        scale = _largest(theirs)
         allowed = max(ALLOWED_EPS * float(np.finfo(np.float32).eps) * scale, floor)
         if scale <= floor:
             scale = floor / ROUNDING_FLOOR  # nothing but rounding, of sums of this size
         elif kind == "gradient":
             self._has_gradient.add(name)
-        if (kind, name) in self._cleared:
-            allowed = np.inf
         return Difference(self.result.steps, kind, name, theirs_name, _distance(theirs, ours), allowed, scale)
 
     def _model_pass(
@@ -485,7 +486,7 @@ class _Compared:
                 size for array in leaves((targets, forced), _has_shape) for size in (*array.shape, int(array.size))
             }
             self._loss = explain_loss(loss, computed.loss, sorted(sizes), f"(step {self.result.steps})")
-        largest = max((float(np.abs(g).max(initial=0.0)) for g in computed.gradients.values()), default=0.0)
+        largest = max(map(_largest, computed.gradients.values()), default=0.0)
         for weight in self._weights:
             theirs_g = weight.gradient(computed.gradients)
             if theirs_g is not None and weight.jax in gradients:
@@ -530,7 +531,6 @@ class _Compared:
         self.result.findings += report.findings
         if report.findings:
             return differences
-        self._cleared |= {(d.kind, d.name) for d in out}
         return [dataclasses.replace(d, allowed=np.inf) if d in out else d for d in differences]
 
     def _update(self, before: Mapping[str, Array], computed: _Pass) -> list[Difference]:
@@ -559,14 +559,17 @@ class _Compared:
             if name not in updates:
                 continue
             ours, theirs = updates[name], weight(after) - weight(before)
-            scale = float(np.abs(theirs).max(initial=0.0))
-            largest = max(scale, float(np.abs(ours).max(initial=0.0)))
-            loss = max(_distance(ours, low[name]), eps32 * largest)
-            parameter = float(np.abs(weight(before)).max(initial=0.0))
+            scale = _largest(theirs)
+            largest, parameter = max(scale, _largest(ours)), _largest(weight(before))
+            rounded = _distance(ours, low[name])
+            loss = max(rounded if np.isfinite(rounded) else 0.0, eps32 * largest)
             distance = _distance(ours, theirs)
-            difference = Difference(self.result.steps, "update", name, source, distance, ALLOWED_LOSS * loss, scale)
-            found.append(difference)
             exact = ALLOWED_LOSS * (1e2 * eps64 * largest + eps64 * parameter)
+            if scale <= exact:
+                scale = max(scale, parameter)  # nothing but rounding, of a parameter of this size
+            allowed = max(ALLOWED_LOSS * loss, exact)
+            difference = Difference(self.result.steps, "update", name, source, distance, allowed, scale)
+            found.append(difference)
             if distance > exact and (name not in self._updates or (difference.out and not self._updates[name].out)):
                 self._updates[name] = difference
             chosen = self._samples[name]
@@ -603,7 +606,8 @@ class _Compared:
 
     def explain(self, numbers: Mapping[str, Sequence[float]]) -> None:
         """Says why the losses, running statistics and updates differ."""
-        rounding = self._jax.side.trainable - self._has_gradient
+        frozen = {w.jax for w in self._weights if not any(s.name in self._pair.torch.trainable for s in w.sources)}
+        rounding = self._jax.side.trainable - self._has_gradient - frozen
         if self._drift:
             self.result.drift = max((d for name, d in self._drift.items() if name not in rounding), default=0.0)
         for name in sorted(rounding & self._drift.keys()):
@@ -637,16 +641,6 @@ _SAMPLE = 64
 """Elements of each parameter whose updates are kept to find causes."""
 
 
-@contextlib.contextmanager
-def _default(dtype: str) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, dtype))
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
@@ -663,7 +657,13 @@ def _distance(a: Array, b: Array) -> float:
     if a.shape != b.shape:
         return float("inf")
     with np.errstate(invalid="ignore"):
-        return float(np.nan_to_num(np.abs(np.float64(a) - np.float64(b)), nan=np.inf).max(initial=0.0))
+        apart = np.where(a == b, 0.0, np.abs(np.float64(a) - np.float64(b)))  # equal infinities are 0 apart
+    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
+
+
+def _largest(array: Array) -> float:
+    """Returns the largest finite absolute value."""
+    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
 
 
 def _laid_out(array: Array, theirs: Array, ours: Array) -> Array:
