@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_port
@@ -93,6 +94,23 @@ def test_modules_that_are_not_called_any_more_are_named(pin):
 
     with pytest.raises(AssertionError, match=r"2 of 7 .*: a, input 0 is not computed any more \(after a change"):
         twincheck.check_pin(pin, twincheck.nnx(Renamed(), small_port.INPUT))
+
+
+def test_each_tensor_has_its_own_bound(tmp_path):
+    class Rounded(small_port.Port):
+        def __call__(self, x):
+            return super().__call__(x).astype(jnp.float32).astype(x.dtype)
+
+    class Shifted(Rounded):
+        def __call__(self, x):
+            self.b.bias[...] += 1e-7  # which is seen before the rounding alone
+            return super().__call__(x)
+
+    path = tmp_path / "port.npz"
+    twincheck.assert_same(small_port.torch_side(), twincheck.nnx(Rounded(), small_port.INPUT)).pin(path)
+    twincheck.check_pin(path, twincheck.nnx(Rounded(), small_port.INPUT))
+    with pytest.raises(AssertionError, match="1 of 7 tensors differ from torch's; the first: b, output 0 by "):
+        twincheck.check_pin(path, twincheck.nnx(Shifted(), small_port.INPUT))
 
 
 def npz(**arrays):
