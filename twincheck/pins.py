@@ -7,6 +7,7 @@ inputs of more than `LARGEST_STORED` bytes are not in it: then it has their dige
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlp_workload.errors import UserError, refusal
+from mlp_workload.errors import UserError, one_line, refusal
 from mlp_workload.files import clear_write_errors, read_at_most, write_atomically
 from twincheck.layouts import nearest
 from twincheck.recording import Array, Call, Place, is_float, leaves, map_leaves
@@ -27,12 +28,13 @@ _SAMPLES = 2**15
 """Values of all tensors together that a pin has; each has at least 16."""
 
 _MARGIN = 16
-"""A tensor may lie this many times as far from torch's as the farthest did when it was pinned."""
+"""A tensor may lie this many times as far from torch's as it did when it was pinned."""
 
 _SMALLEST_BOUND = 1e-9
 """And this far in any case, relative to its largest value: sums in float64 on another machine, through a deep model."""
 
 _LARGEST_FILE = 2**28
+"""Most bytes of a pin, packed and unpacked."""
 
 
 def write(report: Any, path: Path) -> None:
@@ -40,7 +42,7 @@ def write(report: Any, path: Path) -> None:
     if not report.same:
         raise UserError(f"cannot pin a port that differs from torch: {report.verdict}")
     pair = report.pair
-    pinned = [mismatch.place for mismatch in report.places if mismatch.place and not mismatch.place.gradient]
+    pinned = [m.place for m in report.places if m.place and not m.place.gradient and not m.boundary]
     free = frozenset(mismatch.place for mismatch in report.places if mismatch.place)
     forcing, recording = pair.forced("float64", free)
     tensors = {str(place): (forcing.seen[place], forcing.theirs(place)) for place in pinned}
@@ -51,10 +53,12 @@ def write(report: Any, path: Path) -> None:
             tensors[f"output {b}"] = ours, layout(theirs)
     count = max(16, _SAMPLES // len(tensors))
     samples = {name: Sample.of(theirs, count) for name, (_, theirs) in tensors.items()}
-    farthest = max(samples[name].distance(ours) for name, (ours, _) in tensors.items())
-    about = {
-        "bound": max(_SMALLEST_BOUND, _MARGIN * farthest),
-        "tensors": {name: {"shape": sample.shape, "scale": sample.scale} for name, sample in samples.items()},
+    bounds = {name: max(_SMALLEST_BOUND, _MARGIN * samples[name].distance(ours)) for name, (ours, _) in tensors.items()}
+    about: dict[str, Any] = {
+        "tensors": {
+            name: {"shape": sample.shape, "scale": sample.scale, "bound": bounds[name]}
+            for name, sample in samples.items()
+        }
     }
     arrays = {f"tensor:{name}": sample.values for name, sample in samples.items()}
     inputs = {str(i): array for i, array in enumerate(_inputs(pair.jax))}
@@ -97,8 +101,8 @@ def check(path: Path, side: Any) -> None:
     } | {f"output {i}": array for i, array in enumerate(recording.outputs)}
     problems = list(_problems(about, arrays, computed))
     if problems:
-        total = len(about["tensors"])
-        raise AssertionError(f"{len(problems)} of {total} tensors differ from torch's; the first: {problems[0]}")
+        total, first = len(about["tensors"]), one_line(problems[0])
+        raise AssertionError(f"{len(problems)} of {total} tensors differ from torch's; the first: {first}")
 
 
 @dataclass(frozen=True)
@@ -113,15 +117,17 @@ class Sample:
     @classmethod
     def of(cls, tensor: Array, count: int) -> "Sample":
         tensor = np.asarray(tensor, np.float64)
-        return cls(tensor.shape, float(np.abs(tensor).max(initial=0.0)), _sampled(tensor, count), count)
+        finite = np.abs(tensor[np.isfinite(tensor)])
+        return cls(tensor.shape, float(finite.max(initial=0.0)), _sampled(tensor, count), count)
 
     def distance(self, tensor: Array) -> float:
-        """Returns the largest difference of the values, relative to the largest value of the tensor."""
+        """Returns the largest difference of the values, relative to the largest finite value of the tensor."""
         if tensor.shape != self.shape:
             return float("inf")
         ours = _sampled(np.asarray(tensor, np.float64), self.count)
         with np.errstate(invalid="ignore"):
-            differences = np.where(ours == self.values, 0.0, np.abs(ours - self.values))
+            same = (ours == self.values) | (np.isnan(ours) & np.isnan(self.values))
+            differences = np.where(same, 0.0, np.abs(ours - self.values))
         largest = float(differences.max(initial=0.0))
         return largest / self.scale if self.scale else largest
 
@@ -130,7 +136,8 @@ def _sampled(tensor: Array, count: int) -> Array:
     flat = tensor.reshape(-1)
     positions = np.unique(np.linspace(0, max(flat.size - 1, 0), min(count, flat.size), dtype=int))
     weights = np.cos(np.arange(flat.size))  # of no period, so that values that trade places show
-    return np.append(flat[positions], weights @ flat / max(flat.size, 1) ** 0.5)
+    finite = np.where(np.isfinite(flat), flat, 0.0)
+    return np.append(flat[positions], weights @ finite / max(flat.size, 1) ** 0.5)
 
 
 def _problems(about: Mapping[str, Any], arrays: Mapping[str, Array], computed: Mapping[str, Array]) -> Iterator[str]:
@@ -145,8 +152,8 @@ def _problems(about: Mapping[str, Any], arrays: Mapping[str, Array], computed: M
             yield f"{name} has the shape {computed[name].shape}, torch's {shape}"
             continue
         distance = Sample(shape, facts["scale"], values, len(values) - 1).distance(computed[name])
-        if not distance <= about["bound"]:
-            yield f"{name} by {distance:.1e} of its largest value (allowed {about['bound']:.1e})"
+        if not distance <= facts["bound"]:
+            yield f"{name} by {distance:.1e} of its largest value (allowed {facts['bound']:.1e})"
 
 
 def digest(arrays: Mapping[str, Array]) -> str:
@@ -159,16 +166,43 @@ def digest(arrays: Mapping[str, Array]) -> str:
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Array]]:
-    content = read_at_most(path, _LARGEST_FILE)
+    content = io.BytesIO(read_at_most(path, _LARGEST_FILE))
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        _check_size(content)
+        with np.load(content, allow_pickle=False) as file:
             arrays = dict(file)
         about = json.loads(str(arrays.pop("about")))
-        if any(f"tensor:{name}" not in arrays for name in about["tensors"]):
-            raise ValueError("a part is missing")
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        _check_form(about, arrays)
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds
         raise UserError(f"{path} is not a pin that report.pin wrote ({refusal(error)})") from error
     return about, arrays
+
+
+def _check_size(content: io.BytesIO) -> None:
+    with zipfile.ZipFile(content) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+        raise ValueError("packed in another way")  # whose readers unpack more than a file claims
+    if sum(entry.file_size for entry in entries) > _LARGEST_FILE:
+        raise ValueError(f"it unpacks to more than {_LARGEST_FILE // 2**20} MiB")
+
+
+def _check_form(about: Any, arrays: Mapping[str, Array]) -> None:
+    if not all(isinstance(about[kind], str) for kind in ("input", "weight")) or not about["tensors"]:
+        raise ValueError("a part is missing")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufc":
+            raise ValueError(f"{name} has the type {array.dtype}")
+    for name, facts in about["tensors"].items():
+        values = arrays[f"tensor:{name}"]
+        if (
+            not all(isinstance(size, int) and size >= 0 for size in facts["shape"])
+            or not all(isinstance(facts[key], float) and 0 <= facts[key] < math.inf for key in ("scale", "bound"))
+            or values.dtype != np.float64
+            or values.ndim != 1
+            or not 1 <= values.size <= math.prod(facts["shape"]) + 1
+        ):
+            raise ValueError(f"{name} has no valid shape, scale, bound or values")
 
 
 def _check_fit(path: Path, what: str, pinned: Mapping[str, Array], given: Mapping[str, Array]) -> None:
