@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from twincheck.report import Report
 
 PROGRAM = "python -m twincheck"
+_FILE = "_twincheck_file"
+"""Name of the module of a file, which may be called like a module that is loaded."""
 _EXPECTED = "return twincheck.torch(...), twincheck.nnx(...), or a twincheck.pair(...)"
 
 
@@ -109,12 +111,12 @@ def _import_file(name: str) -> ModuleType:
     path = expand(Path(name)).absolute()
     if not path.is_file():
         raise UserError(f"{name}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(_FILE, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{name}: not a Python file")
     sys.path.insert(0, str(path.parent))  # as `python FILE` does
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
+    sys.modules[_FILE] = module
     spec.loader.exec_module(module)
     return module
 

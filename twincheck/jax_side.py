@@ -177,7 +177,7 @@ class JaxSide:
             stack = outer[0] if outer else call.path
             stacks[stack] = length
             layers = [f"{stack}.{i}{name.removeprefix(stack)}" for i in range(length)]
-            self._stacked[name] = layers, axis
+            self._stacked = self._stacked | {name: (layers, axis)}  # copies of the side may hold the same dict
             arrays = np.moveaxis(np.asarray(self.variables.pop(name)), axis, 0)
             self.variables |= dict(zip(layers, arrays, strict=True))
             if name in self.trainable:

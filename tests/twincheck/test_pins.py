@@ -62,6 +62,14 @@ def test_the_inputs_and_weights_are_those_of_the_pin(pin):
     twincheck.check_pin(pin, twincheck.nnx(small_port.Port(), np.zeros_like(small_port.INPUT)))
 
 
+def test_the_side_keeps_its_own_inputs_and_weights(pin):
+    side = twincheck.nnx(small_port.Port(), np.zeros_like(small_port.INPUT))
+    before = side.parameters
+    twincheck.check_pin(pin, side)
+    assert not side.inputs.any()
+    assert all(np.array_equal(before[name], array) for name, array in side.parameters.items())
+
+
 def test_a_pin_of_large_weights_takes_the_models_own(report, tmp_path, monkeypatch):
     monkeypatch.setattr(pins, "LARGEST_STORED", 50)  # neither weights nor inputs fit
     path = tmp_path / "port.npz"

@@ -39,6 +39,15 @@ def test_a_module_is_found_in_the_current_folder(run, tmp_path):
     assert_one_line(process, r"mine/port\.py:sides returned None: return twincheck\.torch\(")
 
 
+def test_a_file_may_be_called_like_a_loaded_module(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/string.py").write_text(
+        "import typing\n\nclass Size(int):\n    pass\n\nclass Config:\n    size: 'Size'\n\n"
+        "def sides():\n    return typing.get_type_hints(Config)['size'].__name__\n"
+    )
+    assert_one_line(run("twincheck", "mine/string.py:sides"), r"mine/string\.py:sides returned 'Size': return ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
