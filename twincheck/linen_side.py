@@ -45,7 +45,13 @@ def linen_side(module: Any, variables: Any, inputs: Any, call: Callable[..., Any
             model = module.bind(tree, mutable=[name for name in tree if name != "params"])
         parts = [module.module if pretrained else module]
         with recorder.patched(parts), nn.intercept_methods(_interceptor(recorder)):
-            return invoke(call, model, inputs)
+            output = invoke(call, model, inputs)
+        if not pretrained:
+            after = flatten_dict(unfreeze(meta.unbox(model.variables)))
+            recorder.state = {
+                named[path]: leaf for path, leaf in after.items() if path in named and path[0] != "params"
+            }
+        return output
 
     arrays = {named[path]: leaf for path, leaf in flat.items()}
     params = {named[path]: leaf for path, leaf in flat.items() if path[0] == "params"}

@@ -137,7 +137,8 @@ def train(
             step, and a difference counts only if it is there in float64 too, from the same state.
 
     No tolerance is given. Outputs, gradients and running statistics may differ by 16 eps of float32 of their largest
-    value. If one differs by more, `Pair.check` is asked about every place of the models.
+    value. If one differs by more, `Pair.check` is asked about every place of the models. Running statistics of Flax NNX
+    and linen are compared; others are named in a note.
 
     An update is what the optimizer adds to a parameter. It may differ by 16 times what optax's own update loses when it
     is computed in float32 instead of float64, from the same state: no training in float32 would show less. The
@@ -413,6 +414,7 @@ class _Compared:
         self._loss: Finding | None = None
         self._drift: dict[str, float] = {}
         self._has_gradient: set[str] = set()
+        self._not_compared: set[str] = set()
         self._checked = False
         self._average: dict[str, Array] | None = None
         generator = np.random.default_rng(0)
@@ -504,6 +506,10 @@ class _Compared:
                     module = self._torch.model.get_submodule(weight.sources[0].name.rpartition(".")[0])
                     momentum = getattr(module, "momentum", None)
                     self._states[weight.jax] = StateRecord(weight.jax, momentum, values[weight.jax], ours, theirs)
+            elif (source := weight.sources[0].name) in computed.buffers and not np.array_equal(
+                before[source], computed.buffers[source]
+            ):
+                self._not_compared.add(weight.jax)
         self._gradients = gradients
         return found
 
@@ -614,6 +620,9 @@ class _Compared:
             if drift := self._drift[name]:
                 text = f"{name}: its gradient is 0 but for rounding. An optimizer such as Adam makes steps of that"
                 self.result.notes.append(f"{text}, and it drifts by up to {drift:.1e}.")
+        if self._not_compared:
+            text = f"running statistics of {self._jax.side.framework} are not compared"
+            self.result.notes.append(f"{text}: {', '.join(sorted(self._not_compared))}")
         self.result.findings += [self._loss] if self._loss else []
         self.result.findings += explain_state(list(self._states.values()))
         out = {name for name, difference in self._updates.items() if difference.out}

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from flax import nnx
+from flax import linen, nnx
 from torch import nn, optim
 
 import twincheck as tc
@@ -233,3 +233,43 @@ def test_a_model_that_stays_random_in_training_is_refused() -> None:
         tc.torch(DropPath(0.5), X, train=True)
     tc.torch(DropPath(0.5), X)
     tc.torch(DropPath(0.0), X, train=True)
+
+
+class TorchNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x: Any) -> Any:
+        return self.norm(self.linear(x))
+
+
+class LinenNorm(linen.Module):
+    momentum: float
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        x = linen.Dense(3, name="linear")(x)
+        return linen.BatchNorm(False, momentum=self.momentum, name="norm")(x)
+
+
+def test_running_statistics_of_linen_are_compared() -> None:
+    torch.manual_seed(0)
+    module = LinenNorm(0.8)
+    jax_side = tc.linen(module, module.init(jax.random.key(0), X), X)
+    result = train(tc.pair(tc.torch(TorchNorm(), X, train=True), jax_side), sgd(lr=0.1), optax.sgd(0.1))
+    assert {finding.name for finding in result.findings} == {"batch-norm-momentum", "biased-variance"}, str(result)
+    assert result.first.kind == "state"
+    assert not any("not compared" in note for note in result.notes)
+
+
+def test_running_statistics_that_are_not_compared_are_named() -> None:
+    hk = pytest.importorskip("haiku")
+    torch.manual_seed(0)
+    transformed = hk.transform_with_state(lambda x: hk.BatchNorm(True, True, 0.9, name="norm")(
+        hk.Linear(3, name="linear")(x), is_training=True
+    ))  # fmt: skip
+    params, state = transformed.init(jax.random.key(0), X)
+    jax_side = tc.haiku(transformed, params, X, state)
+    result = train(tc.pair(tc.torch(TorchNorm(), X, train=True), jax_side), sgd(lr=0.1), optax.sgd(0.1), steps=1)
+    assert "running statistics of haiku are not compared: norm.mean, norm.var" in result.notes
