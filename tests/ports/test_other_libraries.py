@@ -1,5 +1,6 @@
 """Equinox and Haiku models as sides of a pair, and the Flax models of `transformers`."""
 
+import importlib
 from typing import Any
 
 import equinox as eqx
@@ -7,6 +8,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
@@ -133,7 +135,7 @@ def test_haiku_recurrence() -> None:
 
 
 def test_transformers() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     config = transformers.BertConfig(
         vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
@@ -169,3 +171,34 @@ def test_one_line_says_what_to_write(kind: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
         make()
     assert "\n" not in str(raised.value)
+
+
+class TorchNorm(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(x))  # type: ignore[no-any-return]
+
+
+def test_running_statistics_that_are_not_compared_are_named() -> None:
+    def model(x: Any) -> Any:
+        return hk.BatchNorm(True, True, 0.9, name="norm")(hk.Linear(3, name="linear")(x), is_training=True)
+
+    def loss(output: Any, targets: Any) -> Any:
+        return ((output - targets) ** 2).mean()
+
+    transformed = hk.transform_with_state(model)
+    params, state = transformed.init(KEY, X)
+    pair = tc.pair(tc.torch(TorchNorm(), X, train=True), tc.haiku(transformed, params, X, state))
+    result = tc.train(
+        pair,
+        [(X, X[:, :3])],
+        1,
+        torch_optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
+        optax=optax.sgd(0.1),
+        torch_loss=loss,
+        jax_loss=loss,
+    )
+    assert "running statistics of haiku are not compared: norm.mean, norm.var" in result.notes

@@ -261,15 +261,3 @@ def test_running_statistics_of_linen_are_compared() -> None:
     assert {finding.name for finding in result.findings} == {"batch-norm-momentum", "biased-variance"}, str(result)
     assert result.first.kind == "state"
     assert not any("not compared" in note for note in result.notes)
-
-
-def test_running_statistics_that_are_not_compared_are_named() -> None:
-    hk = pytest.importorskip("haiku")
-    torch.manual_seed(0)
-    transformed = hk.transform_with_state(lambda x: hk.BatchNorm(True, True, 0.9, name="norm")(
-        hk.Linear(3, name="linear")(x), is_training=True
-    ))  # fmt: skip
-    params, state = transformed.init(jax.random.key(0), X)
-    jax_side = tc.haiku(transformed, params, X, state)
-    result = train(tc.pair(tc.torch(TorchNorm(), X, train=True), jax_side), sgd(lr=0.1), optax.sgd(0.1), steps=1)
-    assert "running statistics of haiku are not compared: norm.mean, norm.var" in result.notes
