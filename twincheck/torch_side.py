@@ -211,7 +211,9 @@ class _Visit(pytorch.autograd.Function):
 
 def _visited(tensor: pytorch.Tensor, place: Place, recorder: Recorder) -> pytorch.Tensor:
     value = recorder.visit(place, to_numpy(tensor))
-    return tensor.clone() if value is None else pytorch.tensor(value, dtype=tensor.dtype).reshape(tensor.shape)
+    if value is None:
+        return tensor.clone()
+    return pytorch.tensor(value.reshape(tensor.shape), dtype=tensor.dtype)  # no view: the model may change it in place
 
 
 @contextlib.contextmanager

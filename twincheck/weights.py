@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,12 +77,14 @@ def pair_weights(
     `out_in` tells that the JAX library stores a dense kernel as torch does, (out, in).
     """
     weights: dict[str, Weight] = {}
+    kinds: dict[str, tuple[str, str]] = {}
     missing: list[str] = []
     for link in (*pairing.links, *pairing.groups):
         found = _of_link(link, torch_parameters, jax_parameters, out_in)
         for name in link.jax.parameters:
             if name in found:
                 weights.setdefault(name, found[name])
+                kinds.setdefault(name, (link.torch[0].call.kind, link.jax.call.kind))
             elif name not in missing:
                 missing.append(name)
     for torch_name, jax_name in pairing.outside:
@@ -91,7 +94,25 @@ def pair_weights(
             weights[jax_name] = Weight(jax_name, (Source(torch_name),), layouts[0], alternatives=tuple(layouts[1:]))
         else:
             missing.append(jax_name)
-    return list(weights.values()), [name for name in missing if name not in weights]
+    return _as_others_of_their_kind(weights, kinds), [name for name in missing if name not in weights]
+
+
+def _as_others_of_their_kind(weights: Mapping[str, Weight], kinds: Mapping[str, tuple[str, str]]) -> list[Weight]:
+    """Returns the weights, those of several possible layouts in the one that modules of the same kinds show.
+
+    A square matrix fits either way; other matrices of such modules tell which way their class stores them.
+    """
+    shown: dict[tuple[str, str], Counter[tuple[int, ...] | None]] = defaultdict(Counter)
+    for name, weight in weights.items():
+        if not weight.alternatives and name in kinds and len(weight.layout.axes or ()) > 1:
+            shown[kinds[name]][weight.layout.axes] += 1
+    result = []
+    for name, weight in weights.items():
+        votes = shown.get(kinds.get(name, ("", "")))
+        usual = votes.most_common(1)[0][0] if votes else None
+        chosen = [layout for layout in weight.alternatives if layout.axes == usual]
+        result.append(replace(weight, layout=chosen[0]) if chosen and weight.layout.axes != usual else weight)
+    return result
 
 
 def _of_link(
