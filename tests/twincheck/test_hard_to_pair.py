@@ -46,7 +46,7 @@ class OutIn(nnx.Module):
         self.bias = nnx.Param(jax.numpy.zeros(outputs))
 
     def __call__(self, x: Any) -> Any:
-        return x @ self.kernel[...].T + self.bias[...]
+        return x @ self.kernel[...].T + self.bias[...][None]
 
 
 class Square(nnx.Module):
