@@ -187,6 +187,7 @@ def compare_places(
     torch32 = {link.jax.call.key: tensors_of(link, rounded) for link in pairing.links}
     links = {link.jax.call.key: link for link in pairing.links}
     truth_calls = {call.key: call for call in passes.truth.calls}
+    truth = {link.jax.call.key: tensors_of(link, truth_calls) for link in pairing.links}
     following = _following([call for call in recording.calls if call.key in links])
 
     def add(kind: Kind, place: Place, before: str, after: str, link: Link) -> None:
@@ -194,7 +195,7 @@ def compare_places(
             return
         ours, theirs = forcing.seen[place], forcing.theirs(place)
         if theirs is None:
-            raw = tensors_of(link, truth_calls).at(place)
+            raw = truth[link.jax.call.key].at(place)
             if raw is not None and not place.gradient and raw.dtype.kind == "f" and place.index == 0:
                 result.append(
                     Mismatch(
@@ -204,7 +205,7 @@ def compare_places(
             return
         if theirs.dtype.kind not in "f":
             return
-        loss_torch = loss_of(tensors_of(link, truth_calls).at(place), torch32[link.jax.call.key].at(place))
+        loss_torch = loss_of(truth[link.jax.call.key].at(place), torch32[link.jax.call.key].at(place))
         loss_jax = loss_of(ours, other[0].seen.get(place)) if other else 0.0
         result.append(
             _mismatch(kind, before, after, str(link.torch[0].call), place, ours, theirs, loss_torch, loss_jax)

@@ -92,9 +92,11 @@ class Pair:
         """
         jax32 = self.forced("float32")
         passes = Passes(self.truth, self._torch32(), jax32, None)
-        if dtype == "float64" or any(place.out for place in self._compare(passes)):
+        places = self._compare(passes)
+        if dtype == "float64" or any(place.out for place in places):
             passes = replace(passes, jax=self.forced("float64"), jax32=jax32)
-        places = self._settle_boundaries(self._compare(passes))
+            places = self._compare(passes)
+        places = self._settle_boundaries(places, passes)
         findings, notes = diagnose(self, places)
         return Report(
             self.pairing, self.missing, places, findings, notes, self._free_differences(), self._unpaired(passes), self
@@ -103,7 +105,7 @@ class Pair:
     def _compare(self, passes: Passes) -> list[Mismatch]:
         return compare_places(self.pairing, self.weights, passes, self.outputs)
 
-    def _settle_boundaries(self, places: list[Mismatch]) -> list[Mismatch]:
+    def _settle_boundaries(self, places: list[Mismatch], passes: Passes) -> list[Mismatch]:
         """Clears places that differ only because one model computes in a module what the other computes beside it.
 
         Such a module's tensor is out, and the next places that it goes into are too. All are cleared if the next ones
@@ -114,7 +116,7 @@ class Pair:
         if not groups:
             return places
         free = frozenset(first.place for first, _ in groups if first.place is not None)
-        released = self._compare(Passes(self.truth, self._torch32(), self.forced("float64", free), None))
+        released = self._compare(replace(passes, jax=self.forced("float64", free), jax32=None))
         still_out = {place.key for place in released if place.out}
         cleared = {
             place.key
