@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_port
-from conftest import ROOT
 from flax import nnx
+from helpers import ROOT
 
 import twincheck
 from mlp_workload.errors import UserError

@@ -1,8 +1,9 @@
-"""A stock Visdom server."""
+"""A stock Visdom server, and a run that draws on it."""
 
 import contextlib
 
 import pytest
+from live_run import Live
 from visdom_process import VisdomProcess
 
 
@@ -14,3 +15,8 @@ def server(tmp_path):
     with contextlib.suppress(ProcessLookupError, AttributeError):
         server.resume()
     server.kill()
+
+
+@pytest.fixture
+def live(server, tmp_path, digits, monkeypatch):
+    return Live(server, tmp_path / "runs/run", digits, monkeypatch)
