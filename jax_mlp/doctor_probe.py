@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jax_mlp.compile_cache import is_ours, own_folder
 from jax_mlp.startup import check_jit, import_jax
 from mlp_workload.doctor import folders, libraries
 from mlp_workload.doctor.probe import Facts, product, tell
+from mlp_workload.environment.compile_cache import is_ours, own_folder
 
 _NAMED = "JAX_COMPILATION_CACHE_DIR"
 

@@ -1,7 +1,7 @@
 """Predicts the digits in images with a trained network in JAX: `python -m jax_mlp.predict --help`."""
 
-from jax_mlp.compile_cache import keep_compiled_programs
 from jax_mlp.startup import import_jax
+from mlp_workload.environment.compile_cache import keep_compiled_programs
 from mlp_workload.interface import Network
 from mlp_workload.predict.command import run_predict
 from mlp_workload.predict.trained import Trained

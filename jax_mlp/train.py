@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import mlp_workload.run.seeds
-from jax_mlp.compile_cache import keep_compiled_programs
 from jax_mlp.distributed import ProcessGroup, ProcessOptions, ending_alone
 from jax_mlp.startup import started_jax
 from mlp_workload.cli.trainer import TrainingOptions, run_trainer
 from mlp_workload.config import Config
+from mlp_workload.environment.compile_cache import keep_compiled_programs
 from mlp_workload.errors import UserError
 from mlp_workload.interface import MakeSeedsTrainer, MakeTrainer
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.console import Console
 
 from mlp_workload.cli.parse import Positional, clear_import_errors, run_command
+from mlp_workload.environment.compile_cache import keep_compiled_programs
 from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import expand
 
@@ -43,6 +44,7 @@ class Twincheck:
 
 
 def main() -> None:
+    keep_compiled_programs()
     run_command(PROGRAM, Twincheck, run)
 
 

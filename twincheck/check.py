@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from twincheck.departure import Departure
 from twincheck.layouts import Layout, nearest
 from twincheck.pairing import Link, Pairing
 from twincheck.recording import Array, Call, Enough, Place, Recording
@@ -64,7 +65,7 @@ class Mismatch:
     `ours` and `theirs` are the JAX and the torch tensor in one layout. `kind` says what was computed since torch's own
     tensors: the code between two modules, one module, or one of these backwards. Without a `place` it is the returned
     array `output`, or a parameter's gradient. With `boundary` only the line between module and code is drawn elsewhere,
-    and the next place agrees.
+    and the next place agrees. `departure` is where the JAX model leaves torch's values, if that is known.
     """
 
     kind: Kind
@@ -77,6 +78,7 @@ class Mismatch:
     scale: float
     output: int = 0
     boundary: bool = False
+    departure: Departure | None = field(default=None, repr=False, compare=False)
     ours: Array | None = field(default=None, repr=False, compare=False)
     theirs: Array | None = field(default=None, repr=False, compare=False)
 

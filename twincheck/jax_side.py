@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, Primitive
 from jax.interpreters import batching, mlir
 
 from mlp_workload.errors import UserError
@@ -53,7 +53,6 @@ class JaxSide:
     apply: Callable[[Variables, Any, Recorder], Any]
     _patches: Sequence[Patch] = ()
     _settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    _in_python: bool = False
     _stacks: dict[str, int] | None = None
     _stacked: dict[str, tuple[list[str], int]] = field(default_factory=dict)
 
@@ -71,16 +70,12 @@ class JaxSide:
 
     @contextlib.contextmanager
     def changed(self, patches: Sequence[Patch], settings: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-        """Runs under patches, and with other settings of modules by their paths, until the context ends.
-
-        Meanwhile jitted functions run in Python, because JAX would not trace them again for a patch inside.
-        """
-        in_python = self._in_python
-        self._patches, self._settings, self._in_python = patches, settings, True
+        """Runs under patches, and with other settings of modules by their paths, until the context ends."""
+        self._patches, self._settings = patches, settings
         try:
             yield
         finally:
-            self._patches, self._settings, self._in_python = (), {}, in_python
+            self._patches, self._settings = (), {}
 
     def run(
         self,
@@ -89,11 +84,7 @@ class JaxSide:
         cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None = None,
     ) -> Recording:
         """Runs the model in `dtype`, forward, and backward if `cotangents` gives the gradients of its outputs."""
-        try:
-            recording = self._run(dtype, force, cotangents)
-        except _InsideJit:
-            self._in_python = True
-            recording = self._run(dtype, force, cotangents)
+        recording = self._run(dtype, force, cotangents)
         if self._stacks is None:
             self._stacks = self._unstack(recording)
             if self._stacks:
@@ -105,30 +96,8 @@ class JaxSide:
     ) -> Recording:
         recorder = Recorder(force, self._stacks, self._settings, self._patches)
         recorder.backward = cotangents is not None
-        with contextlib.ExitStack() as contexts:
-            contexts.enter_context(jax.enable_x64(dtype == "float64"))
-            contexts.enter_context(jax.disable_jit(self._in_python))
-            contexts.enter_context(jax.default_matmul_precision("highest"))
-            contexts.enter_context(_without_remat())
-            contexts.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings(
-                "ignore", "Explicitly requested dtype"
-            )  # float64 parts of a model in a float32 pass
-            variables = {name: cast(array, dtype) for name, array in self.variables.items()}
-            inputs = map_leaves(lambda array: cast(array, dtype), self.inputs, is_array)
-            wanted = {name: variables.pop(name) for name in sorted(self.trainable)}
-            floats = [array for array in leaves(inputs, is_array) if is_float(array)]
-
-            def forward(wanted: Variables, floats: list[Any]) -> Any:
-                given = iter(floats)
-                replaced = map_leaves(lambda x: next(given) if is_float(x) else x, inputs, is_array)
-                output = self.applied(variables | wanted, replaced, recorder)
-                found = list(leaves(output, is_array))
-                if not found:
-                    kind = type(output).__name__
-                    raise UserError(f"the {self.framework} model returned {kind}: let call= return arrays")
-                return [array for array in found if is_float(array)], found
-
+        with _running(dtype):
+            forward, wanted, floats = self._program(dtype, recorder)
             if cotangents is None:
                 _, outputs = forward(wanted, floats)
                 return Recording(recorder.calls, [np.asarray(array) for array in outputs])
@@ -139,6 +108,40 @@ class JaxSide:
             return Recording(
                 recorder.calls, arrays, {name: np.asarray(gradient) for name, gradient in gradients.items()}
             )
+
+    @contextlib.contextmanager
+    def traced(self, dtype: str, force: Force) -> Iterator[tuple[ClosedJaxpr, list[Any]]]:
+        """Traces the model and yields its program and the arguments; it can be evaluated until the context ends.
+
+        The program shows the values of its places to `force`. It has no jitted functions and no loops.
+        """
+        recorder = Recorder(force, self._stacks)
+        recorder.backward = False
+        with _running(dtype):
+            forward, wanted, floats = self._program(dtype, recorder)
+            yield jax.make_jaxpr(lambda *given: forward(*given)[1])(wanted, floats), jax.tree.leaves((wanted, floats))
+
+    def _program(self, dtype: str, recorder: Recorder) -> tuple[Callable[..., Any], Variables, list[Any]]:
+        """Returns a function of parameters and floating-point inputs, and these. It returns its outputs twice.
+
+        The first are the floating-point ones, which have gradients.
+        """
+        variables = {name: cast(array, dtype) for name, array in self.variables.items()}
+        inputs = map_leaves(lambda array: cast(array, dtype), self.inputs, is_array)
+        wanted = {name: variables.pop(name) for name in sorted(self.trainable)}
+        floats = [array for array in leaves(inputs, is_array) if is_float(array)]
+
+        def forward(wanted: Variables, floats: list[Any]) -> Any:
+            given = iter(floats)
+            replaced = map_leaves(lambda x: next(given) if is_float(x) else x, inputs, is_array)
+            output = self.applied(variables | wanted, replaced, recorder)
+            found = list(leaves(output, is_array))
+            if not found:
+                kind = type(output).__name__
+                raise UserError(f"the {self.framework} model returned {kind}: let call= return arrays")
+            return [array for array in found if is_float(array)], found
+
+        return forward, wanted, floats
 
     def applied(self, variables: Variables, inputs: Any, recorder: Recorder) -> Any:
         for name, (layers, axis) in self._stacked.items():
@@ -151,7 +154,7 @@ class JaxSide:
         try:
             with sowing(show):
                 return self.apply(variables, inputs, recorder)
-        except (UserError, Enough, _InsideJit):
+        except (UserError, Enough):
             raise
         except Exception as error:
             raise model_failed(self.framework, error) from error
@@ -183,6 +186,23 @@ class JaxSide:
             if name in self.trainable:
                 self.trainable = self.trainable - {name} | set(layers)
         return stacks
+
+
+@contextlib.contextmanager
+def _running(dtype: str) -> Iterator[None]:
+    """Has JAX run operation by operation in `dtype`.
+
+    So values can be seen inside of jitted functions and loops, patches reach into them, and a pass compiles what the
+    next ones use too: the same few operations on the same shapes.
+    """
+    with contextlib.ExitStack() as contexts:
+        contexts.enter_context(jax.enable_x64(dtype == "float64"))
+        contexts.enter_context(jax.disable_jit())
+        contexts.enter_context(jax.default_matmul_precision("highest"))
+        contexts.enter_context(_without_remat())
+        contexts.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "Explicitly requested dtype")  # float64 parts of a model in a float32 pass
+        yield
 
 
 @contextlib.contextmanager
@@ -242,7 +262,7 @@ def call_of(
             place = Place(*key, port, next(handles[port]))
             if is_float(array) and recorder.backward:
                 return _visit(jnp.asarray(array), place, _Key(recorder))
-            return _visit_p.bind(jnp.asarray(array), place=place, recorder=_Key(recorder))
+            return VISIT.bind(jnp.asarray(array), place=place, recorder=_Key(recorder))
 
         return map_leaves(one, value, is_array)
 
@@ -313,7 +333,7 @@ class _Key:
         return isinstance(other, _Key) and other.recorder is self.recorder
 
 
-_visit_p = Primitive("twincheck_visit")
+VISIT = Primitive("twincheck_visit")
 """Identity that shows its operand to a recorder. As a primitive it also runs in vmap, checkpoint and custom rules."""
 
 
@@ -327,37 +347,36 @@ def _visit_abstract(array: Any, *, place: Place, recorder: _Key) -> Any:
 
 
 def _visit_batch(operands: Any, dims: Any, *, place: Place, recorder: _Key) -> Any:
-    return _visit_p.bind(jnp.moveaxis(operands[0], dims[0], 0), place=place, recorder=recorder), 0
+    return VISIT.bind(jnp.moveaxis(operands[0], dims[0], 0), place=place, recorder=recorder), 0
 
 
-_visit_p.def_impl(_visit_impl)
-_visit_p.def_abstract_eval(_visit_abstract)
-batching.primitive_batchers[_visit_p] = _visit_batch
-
-
-class _InsideJit(Exception):
-    """Raised where a module is called inside a function that XLA is about to compile."""
+VISIT.def_impl(_visit_impl)
+VISIT.def_abstract_eval(_visit_abstract)
+batching.primitive_batchers[VISIT] = _visit_batch
 
 
 def _visit_lowering(*_: Any, **__: Any) -> Any:
-    raise _InsideJit
+    raise UserError(
+        "the JAX model calls a module inside a loop that can't run step by step, as a while_loop under vmap: "
+        "unroll it, or give the model inputs without the batch axis"
+    )
 
 
-mlir.register_lowering(_visit_p, _visit_lowering)
+mlir.register_lowering(VISIT, _visit_lowering)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _visit(array: Any, place: Place, recorder: _Key) -> Any:
-    return _visit_p.bind(array, place=place, recorder=recorder)
+    return VISIT.bind(array, place=place, recorder=recorder)
 
 
 def _visit_forward(array: Any, place: Place, recorder: _Key) -> Any:
-    return _visit_p.bind(array, place=place, recorder=recorder), None
+    return VISIT.bind(array, place=place, recorder=recorder), None
 
 
 def _visit_backward(place: Place, recorder: _Key, _: None, cotangent: Any) -> Any:
     gradient = place._replace(gradient=True)
-    return (_visit_p.bind(cotangent, place=gradient, recorder=recorder),)
+    return (VISIT.bind(cotangent, place=gradient, recorder=recorder),)
 
 
 _visit.defvjp(_visit_forward, _visit_backward)

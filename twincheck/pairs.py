@@ -11,6 +11,7 @@ import numpy as np
 from mlp_workload.errors import UserError
 from twincheck.calls import join
 from twincheck.check import Forcing, Mismatch, Passes, compare_places
+from twincheck.departure import Departure, find
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, nearest
 from twincheck.pairing import Pairing, pair_calls
@@ -20,6 +21,9 @@ from twincheck.unpaired import Unpaired, unpaired
 from twincheck.weights import pair_weights
 
 _SEED = 0
+_DECISIVE = 1000
+"""A difference of so many times what is allowed in float32 is no rounding."""
+
 _NONE: Mapping[str, Mapping[str, Any]] = {}
 
 
@@ -87,20 +91,19 @@ class Pair:
     def check(self, dtype: str = "float32") -> Report:
         """Compares every place of the two models, forward and backward, and says what differs and why.
 
-        The JAX model runs in `dtype` on torch's own tensors, which are float64. Where it is out in float32, a pass in
-        float64 decides whether that was rounding.
+        The JAX model runs in `dtype` on torch's own tensors, which are float64. Where a difference in float32 might be
+        rounding, a pass in float64 decides.
         """
         jax32 = self.forced("float32")
         passes = Passes(self.truth, self._torch32(), jax32, None)
         places = self._compare(passes)
-        if dtype == "float64" or any(place.out for place in places):
+        if dtype == "float64" or any(place.out and place.difference < _DECISIVE * place.allowed for place in places):
             passes = replace(passes, jax=self.forced("float64"), jax32=jax32)
             places = self._compare(passes)
-        places = self._settle_boundaries(places, passes)
+        places = self._with_departures(self._settle_boundaries(places, passes))
         findings, notes = diagnose(self, places)
-        return Report(
-            self.pairing, self.missing, places, findings, notes, self._free_differences(), self._unpaired(passes), self
-        )
+        free = self._free_differences("float64" if dtype == "float64" or findings else "float32")
+        return Report(self.pairing, self.missing, places, findings, notes, free, self._unpaired(passes), self)
 
     def _compare(self, passes: Passes) -> list[Mismatch]:
         return compare_places(self.pairing, self.weights, passes, self.outputs)
@@ -116,7 +119,8 @@ class Pair:
         if not groups:
             return places
         free = frozenset(first.place for first, _ in groups if first.place is not None)
-        released = self._compare(replace(passes, jax=self.forced("float64", free), jax32=None))
+        dtype = "float64" if passes.jax32 else "float32"
+        released = self._compare(replace(passes, jax=self.forced(dtype, free), jax32=None))
         still_out = {place.key for place in released if place.out}
         cleared = {
             place.key
@@ -126,9 +130,27 @@ class Pair:
         }
         return [replace(place, boundary=place.key in cleared) for place in places]
 
-    def _free_differences(self) -> list[tuple[float, float]]:
+    def _with_departures(self, places: list[Mismatch]) -> list[Mismatch]:
+        """Adds to the places that are out in the forward pass where JAX leaves torch's values."""
+        from twincheck import jax_operations, torch_operations
+
+        def is_asked(place: Mismatch) -> bool:
+            return place.out and place.kind in ("code", "module")
+
+        if not any(map(is_asked, places)):
+            return places
+        theirs = torch_operations.operations(self.torch)
+        ends, outputs = jax_operations.operations(self.jax, Forcing(self.pairing, self.truth, self._layouts))
+
+        def departure(place: Mismatch) -> Departure | None:
+            end = outputs[place.output] if place.place is None else ends.get(place.place)
+            return find(end, theirs) if end is not None else None
+
+        return [replace(place, departure=departure(place)) if is_asked(place) else place for place in places]
+
+    def _free_differences(self, dtype: str) -> list[tuple[float, float]]:
         """Returns how far each output is off when the JAX model runs by itself, and torch's largest value."""
-        outputs = self.jax.run("float64").outputs
+        outputs = self.jax.run(dtype).outputs
         found = []
         for a, b in self.outputs:
             theirs, layout = self.truth.outputs[a], nearest(self.truth.outputs[a], outputs[b])

@@ -14,6 +14,7 @@ from mlp_workload.errors import escaped
 from mlp_workload.files import clear_write_errors, expand, write_atomically, write_json
 from twincheck.check import Mismatch
 from twincheck.conversion import code
+from twincheck.departure import Line
 from twincheck.pairing import Pairing
 from twincheck.unpaired import Unpaired
 
@@ -126,6 +127,8 @@ class Report:
             yield [("unknown cause", "bold"), (" (sizes relative to the largest value of the tensor)", "dim")]
             for place in self.unexplained[:_LISTED]:
                 yield [(f"   {size_of(place)}  ", ""), (_where(place), "")]
+                if line := _line(place):
+                    yield [(f"      {line}", "")]
             if (more := len(self.unexplained) - _LISTED) > 0:
                 yield [(f"   and {more} more: report.json(path) or report.html(path) has them all", "")]
         for title, entries in (("no counterpart", self.unpaired), ("notes", self.notes)):
@@ -181,13 +184,26 @@ def _extent(finding: Finding) -> dict[str, str]:
     worst = max(finding.places, key=lambda place: place.relative)
     return {
         "where": f"{_count(len(finding.places), 'place')}, the first: {_where(finding.places[0])}",
+        "line": _line(finding.places[0]),
         "size": f"{'up to ' if len(finding.places) > 1 else ''}{size_of(worst)}",
     }
 
 
+def _line(place: Mismatch) -> str:
+    """Returns the operation at which JAX leaves torch's values at a place, with the line of code; "" if unknown."""
+    if (departure := place.departure) is None:
+        return ""
+    torch = f"; torch has {departure.torch}{_at(departure.torch_line)}" if departure.torch else ""
+    return f"{departure.operation}{_at(departure.line)}{torch}"
+
+
+def _at(line: Line | None) -> str:
+    return f" at {line}" if line else ""
+
+
 def _details(finding: Finding) -> Iterator[tuple[str, str]]:
-    yield from _extent(finding).items()
-    for title, entry in (("fix", finding.fix), ("evidence", finding.evidence), ("see", ", ".join(finding.references))):
+    see = ", ".join(finding.references)
+    for title, entry in (*_extent(finding).items(), ("fix", finding.fix), ("evidence", finding.evidence), ("see", see)):
         if entry:
             yield title, entry
 
@@ -222,6 +238,7 @@ def _as_dict(place: Mismatch) -> dict[str, Any]:
         "scale": place.scale,
         "relative": place.relative,
         "size": size_of(place),
+        "line": _line(place),
     }
 
 

@@ -58,7 +58,7 @@ class TorchSide:
     def _require_repeatable(self) -> None:
         with pytorch.no_grad(), pytorch.compiler.set_stance("force_eager"), default_dtype("float64"):
             inputs = self.cast(self.inputs, "float64")
-            first, second = (list(leaves(self._output(self.copy().double(), inputs), _is_tensor)) for _ in range(2))
+            first, second = (list(leaves(self._output(self.copy().double(), inputs), is_tensor)) for _ in range(2))
         if not all(map(_close, first, second)):
             raise UserError(
                 "the torch model's outputs are random with train=True: "
@@ -103,7 +103,7 @@ class TorchSide:
                 _watching(model, recorder),
             ):
                 output = self._output(model, inputs)
-                found = list(leaves(output, _is_tensor))
+                found = list(leaves(output, is_tensor))
                 if not found:
                     kind = type(output).__name__
                     raise UserError(f"the torch model returned {kind}: let call= return tensors")
@@ -188,7 +188,7 @@ def _close(a: pytorch.Tensor, b: pytorch.Tensor) -> bool:
     return a.shape == b.shape and pytorch.allclose(a, b, rtol=0.0, atol=1e-9 * largest, equal_nan=True)
 
 
-def _is_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
     return isinstance(value, pytorch.Tensor)
 
 
@@ -230,7 +230,7 @@ def _watching(model: nn.Module, recorder: Recorder) -> Iterator[None]:
             recorder.visit(place, to_numpy(tensor))
             return tensor
 
-        return map_leaves(visit, value, _is_tensor)
+        return map_leaves(visit, value, is_tensor)
 
     def show(name: str, value: Any) -> Any:
         numbers.append(recorder.begin(name, SOWN, {}, {})[1])

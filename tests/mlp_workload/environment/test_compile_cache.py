@@ -9,13 +9,13 @@ import sys
 import pytest
 from helpers import ROOT
 
-from jax_mlp.compile_cache import keep_compiled_programs
+from mlp_workload.environment.compile_cache import keep_compiled_programs
 
 COLD = pytest.mark.long("starts JAX several times, without its compiled programs")
 _TRAIN = """
 import collections, json, sys
 from jax_mlp.train import main
-from jax_mlp.compile_cache import keep_compiled_programs
+from mlp_workload.environment.compile_cache import keep_compiled_programs
 keep_compiled_programs()  # as main does, before JAX is imported
 import jax
 counts = collections.Counter()

@@ -1,4 +1,4 @@
-"""Keeps compiled programs from run to run, so that the next run of the same shapes starts at once."""
+"""Keeps the programs that JAX compiles from run to run, so that the next run of the same shapes starts at once."""
 
 import os
 import stat
