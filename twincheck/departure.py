@@ -102,7 +102,7 @@ def find(end: Operation, torch: Sequence[Operation]) -> Departure | None:
         given = [output for parent in operation.inputs for output in parent.outputs]
         for theirs in torch:
             takes = any(agree(a, b) for a in theirs.given for b in given)
-            if takes and not any(agree(a, b) for a in theirs.outputs for b in ours):
+            if takes and not all(any(agree(a, b) for b in ours) for a in theirs.outputs):
                 return Departure(operation.name, operation.line, theirs.name, theirs.line)
         return Departure(operation.name, operation.line)
     return None
