@@ -100,6 +100,26 @@ class JaxSide:
                 return self._run(dtype, force, cotangents)
         return recording
 
+    def narrows(self) -> bool:
+        """Tells whether the model computes anything in a smaller type than float64 when it is run in float64.
+
+        So it is said to if JAX can't trace it.
+        """
+
+        def forward(variables: Variables) -> list[Any]:
+            return list(leaves(self.applied(variables, inputs, Recorder(silent=True)), is_array))
+
+        with jax.enable_x64(True), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Explicitly requested dtype")
+            inputs = map_leaves(lambda array: cast(array, "float64"), self.inputs, is_array)
+            try:
+                traced = jax.make_jaxpr(forward)(
+                    {name: cast(array, "float64") for name, array in self.variables.items()}
+                )
+            except UserError:
+                return True
+            return any(is_float(aval) and aval.dtype != np.float64 for aval in _avals(traced.jaxpr))
+
     def _run(
         self, dtype: str, force: Force | None, cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None
     ) -> Recording:
@@ -183,6 +203,15 @@ class JaxSide:
             if name in self.trainable:
                 self.trainable = self.trainable - {name} | set(layers)
         return stacks
+
+
+def _avals(jaxpr: Any) -> Iterator[Any]:
+    """Yields the shapes and types of all arrays in a jaxpr and in those inside of it."""
+    for equation in jaxpr.eqns:
+        yield from (var.aval for var in (*equation.invars, *equation.outvars) if hasattr(var.aval, "dtype"))
+        for parameter in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner := getattr(parameter, "jaxpr", parameter), "eqns"):
+                yield from _avals(inner)
 
 
 @contextlib.contextmanager

@@ -69,6 +69,7 @@ class Pair:
         )
         self._drawn = drawn
         self._layouts: dict[Place, Layout | None] = {}
+        self._judged_in = "float32"
 
     def at(self, torch: Any, jax: Any, cotangents: Sequence[Array]) -> "Pair":
         """Returns the pair in another state: these sides, and these gradients of torch's outputs."""
@@ -88,16 +89,23 @@ class Pair:
         """Compares every place of the two models, forward and backward, and says what differs and why.
 
         The JAX model runs in `dtype` on torch's own tensors, which are float64. Where it is out in float32, a pass in
-        float64 decides whether that was rounding.
+        float64 decides whether that was rounding. With `dtype` "float64" the bounds are those of float64 too, if
+        neither model computes a part in a smaller type.
         """
+        narrow = [side.framework for side in (self.torch, self.jax) if dtype == "float64" and side.narrows()]
+        exact = dtype == "float64" and not narrow
+        self._judged_in = "float64" if exact else "float32"
         jax32 = self.forced("float32")
         passes = Passes(self.truth, self._torch32(), jax32, None)
         places = self._compare(passes)
         if dtype == "float64" or any(place.out for place in places):
-            passes = replace(passes, jax=self.forced("float64"), jax32=jax32)
+            passes = replace(passes, jax=self.forced("float64"), jax32=jax32, exact=exact)
             places = self._compare(passes)
         places = self._settle_boundaries(places, passes)
         findings, notes = diagnose(self, places)
+        if narrow:
+            names = " and ".join(narrow)
+            notes.append(f"the bounds are those of float32: not all that {names} computes is known to be in float64")
         return Report(
             self.pairing, self.missing, places, findings, notes, self._free_differences(), self._unpaired(passes), self
         )
@@ -144,7 +152,9 @@ class Pair:
     def forward_values(
         self, places: Sequence[Mismatch], patches: Sequence[Any] = (), settings: Mapping[str, Mapping[str, Any]] = _NONE
     ) -> Iterator[Array | None]:
-        """Runs the JAX model forward in float32 on torch's tensors, and yields what it computes at these places.
+        """Runs the JAX model forward on torch's tensors, and yields what it computes at these places.
+
+        It runs in float32, or in float64 after a check with float64's bounds.
 
         Meanwhile the patches apply, and the modules at the paths in `settings` have those attributes.
         """
@@ -154,7 +164,7 @@ class Pair:
         if any(place.place is None for place in places):
             forcing.enough = set()
         with self.jax.changed(patches, settings), contextlib.suppress(Enough):
-            outputs = self.jax.run("float32", forcing).outputs
+            outputs = self.jax.run(self._judged_in, forcing).outputs
         for place in places:
             yield outputs[place.output] if place.place is None else forcing.seen.get(place.place)
 
