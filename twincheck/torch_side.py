@@ -133,9 +133,9 @@ class TorchSide:
     def narrows(self) -> bool:
         """Tells whether the model computes anything in a smaller type than float64 when it is run in float64."""
         model, inputs = self._model.to(pytorch.float64), self.cast(self.inputs, "float64")
-        with pytorch.no_grad(), pytorch.compiler.set_stance("force_eager"), default_dtype("float64"):
-            with _SmallerTypes() as smaller:
-                self._output(model, inputs)
+        eager = pytorch.compiler.set_stance("force_eager")
+        with pytorch.no_grad(), eager, default_dtype("float64"), _SmallerTypes() as smaller:
+            self._output(model, inputs)
         return smaller.seen
 
     def _output(self, model: nn.Module, inputs: Any) -> Any:
