@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from twincheck.layouts import Layout, nearest
-from twincheck.pairing import Link, Pairing
-from twincheck.recording import Array, Call, Enough, Place, Recording
+from twincheck.pairing import Link, Pairing, same_input
+from twincheck.recording import Array, Call, Enough, Place, Recording, is_float
 from twincheck.weights import Weight
 
 ALLOWED_LOSS = 16
@@ -87,6 +87,11 @@ class Mismatch:
         return not self.boundary and not self.difference <= self.allowed
 
     @property
+    def has_own_shape(self) -> bool:
+        """Tells whether torch's tensor fits the JAX one in no layout."""
+        return self.ours is not None and self.theirs is not None and self.ours.shape != self.theirs.shape
+
+    @property
     def key(self) -> tuple[str, str, str, Place | None]:
         return self.kind, self.before, self.after, self.place
 
@@ -152,7 +157,7 @@ class Forcing:
                 return None
             self._layouts[plain] = nearest(theirs, value, self._usual(theirs.ndim))
         layout = self._layouts[plain]
-        if layout is None or (place.gradient and layout.repeats):  # whose gradient is a sum
+        if layout is None or (place.gradient and layout.sums):
             return None
         return layout(theirs)
 
@@ -275,5 +280,9 @@ def _mismatch(
 
 
 def _following(calls: Sequence[Call]) -> dict[tuple[str, int], str]:
-    names = [*(str(call) for call in calls[1:]), "the output"]
-    return {call.key: name for call, name in zip(calls, names, strict=False)}
+    """Returns the next call that may use what a call gives out: no embedding, and none that is given the same input."""
+    found = {}
+    for number, call in enumerate(calls):
+        later = (c for c in calls[number + 1 :] if any(map(is_float, c.inputs)) and not same_input(call, c))
+        found[call.key] = next(map(str, later), "the output")
+    return found

@@ -17,7 +17,7 @@ from twincheck.pairing import Pairing, pair_calls
 from twincheck.recording import Array, Enough, Force, Place, Recording
 from twincheck.report import Report
 from twincheck.unpaired import Unpaired, unpaired
-from twincheck.weights import pair_weights
+from twincheck.weights import neutral, pair_weights
 
 _SEED = 0
 _NONE: Mapping[str, Mapping[str, Any]] = {}
@@ -40,7 +40,7 @@ class Pair:
     """A torch model and a JAX model with their calls and weights paired. The JAX side holds torch's weights.
 
     `pairing` has the calls, `weights` how each JAX parameter is made of torch's, `missing` the JAX parameters that
-    torch lacks, which keep their own values. `outputs` are the pairs of returned arrays, by index.
+    torch lacks: biases are zero, others keep their own values. `outputs` are the pairs of returned arrays, by index.
     """
 
     def __init__(self, torch: Any, jax: Any) -> None:
@@ -57,7 +57,8 @@ class Pair:
         self.weights, self.missing = pair_weights(
             self.pairing, torch.parameters, jax.parameters, out_in=jax.framework == "equinox"
         )
-        jax.load({weight.jax: weight(torch.parameters) for weight in self.weights})
+        loaded = {weight.jax: weight(torch.parameters) for weight in self.weights}
+        jax.load(loaded | neutral(self.missing, jax.parameters))
         self.outputs = _pair_outputs(free.outputs, seen.outputs)
         if not self.outputs:
             shapes = [[array.shape for array in outputs] for outputs in (free.outputs, seen.outputs)]
@@ -119,6 +120,7 @@ class Pair:
         Such a module's tensor is out, and the next places that it goes into are too. All are cleared if the next ones
         agree as soon as the JAX model goes on with its own tensor.
         """
+        places = list(_without_own_shapes(places))
         out = [place for place in places if place.out]
         groups = [(first, following) for first in out if first.place and (following := _following(first, out))]
         if not groups:
@@ -146,8 +148,13 @@ class Pair:
 
     def _unpaired(self, passes: Passes) -> list[Unpaired]:
         shapes = [{name: array.shape for name, array in side.parameters.items()} for side in (self.torch, self.jax)]
-        gradients = self.truth.gradients, passes.jax[1].gradients
-        return unpaired(self.weights, self.missing, (shapes[0], shapes[1]), gradients)
+        exact, rounded = passes.jax, passes.jax32
+        if rounded is None:  # float32 was enough
+            lacking = set(self.jax.parameters) - {weight.jax for weight in self.weights}
+            exact, rounded = self.forced("float64") if lacking else passes.jax, passes.jax
+        theirs = self.truth.gradients, passes.torch32.gradients
+        ours = exact[1].gradients, rounded[1].gradients
+        return unpaired(self.weights, self.missing, (shapes[0], shapes[1]), (theirs, ours))
 
     def forward_values(
         self, places: Sequence[Mismatch], patches: Sequence[Any] = (), settings: Mapping[str, Mapping[str, Any]] = _NONE
@@ -215,6 +222,18 @@ class Pair:
             if layout is not None:
                 result[b] = layout(self._drawn[a])
         return result
+
+
+def _without_own_shapes(places: Sequence[Mismatch]) -> Iterator[Mismatch]:
+    """Yields the places, those cleared where torch's tensor has another shape and all that comes of the JAX one agrees.
+
+    So it is if one model pads a tensor in a convolution and the other before it.
+    """
+    fitting = {(place.kind, place.after): place.out for place in places if not place.has_own_shape}
+    wrong_code = any(out for (kind, _), out in fitting.items() if kind == "code")
+    for place in places:
+        wrong = fitting.get(("module", place.after), wrong_code) if place.kind == "code" else wrong_code
+        yield replace(place, boundary=place.boundary or (place.has_own_shape and not wrong))
 
 
 def _following(first: Mismatch, out: Sequence[Mismatch]) -> list[Mismatch]:
