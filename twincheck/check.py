@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from twincheck.layouts import Layout, nearest
-from twincheck.pairing import Link, Pairing, same_input
-from twincheck.recording import Array, Call, Enough, Place, Recording, is_float
+from twincheck.pairing import Link, Pairing
+from twincheck.recording import Array, Call, Enough, Place, Recording
 from twincheck.weights import Weight
 
 ALLOWED_LOSS = 16
@@ -280,9 +280,5 @@ def _mismatch(
 
 
 def _following(calls: Sequence[Call]) -> dict[tuple[str, int], str]:
-    """Returns the next call that may use what a call gives out: no embedding, and none that is given the same input."""
-    found = {}
-    for number, call in enumerate(calls):
-        later = (c for c in calls[number + 1 :] if any(map(is_float, c.inputs)) and not same_input(call, c))
-        found[call.key] = next(map(str, later), "the output")
-    return found
+    names = [*(str(call) for call in calls[1:]), "the output"]
+    return {call.key: name for call, name in zip(calls, names, strict=False)}

@@ -202,12 +202,12 @@ def _findings(
 
 
 def _stretch(place: Mismatch, modules: Iterable[str] = ()) -> tuple[str, str]:
-    """Returns the code that a place tests: what comes before a module, or one module."""
+    """Returns the code that a place tests: between two modules, or one module."""
     if place.kind == "gradient of parameter":
         owner = place.after.rpartition(".")[0]
         inside = [path for path in modules if owner == path or owner.startswith(join(path, ""))]
         return (max(inside, key=len), max(inside, key=len)) if inside else (place.after, place.after)
-    return "" if place.kind.endswith("code") else place.before, place.after
+    return place.before, place.after
 
 
 def _finding(cause: Cause | None, evidence: str, places: Sequence[Mismatch]) -> Finding:

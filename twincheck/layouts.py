@@ -13,8 +13,8 @@ from twincheck.recording import Array
 class Layout:
     """First a reshape to `split`, then a permutation of the axes, then reversed axes, then a reshape to `shape`.
 
-    With `repeats` the array is repeated along axes of length 1 instead of the last reshape. Of the axes in `first`, along
-    which all is equal, only the first element is taken, before all else.
+    With `repeats` the array is repeated along axes of length 1 instead of the last reshape. Before all else, only the
+    first element is taken along the axes in `first`, where all are equal.
     """
 
     shape: tuple[int, ...]

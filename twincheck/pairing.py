@@ -134,15 +134,15 @@ def _collapse(
             total_fits = sum(array.size for array in inside.values()) in fitting
             if several and total_fits and call.path not in taken and call.number == unit.call.number:
                 blocks.append(Unit(call, inside))
-        fed_alike = [
+        same_input = [
             block
             for block in blocks
             if block.call.inputs and unit.call.inputs and block.call.inputs[0].size == unit.call.inputs[0].size
         ]
-        if not fed_alike:
+        if not same_input:
             continue
-        first = fed_alike[0]
-        chain = [b for b in fed_alike if b is first or first.call.path in b.call.parents or not first.call.path]
+        first = same_input[0]
+        chain = [b for b in same_input if b is first or first.call.path in b.call.parents or not first.call.path]
         block = chain[-1] if len({tuple(sorted(b.parameters)) for b in chain}) == 1 else first
         taken.add(block.call.path)
         replaced = [i for i, other in enumerate(result) if set(other.parameters) <= set(block.parameters)]
@@ -219,11 +219,10 @@ def _together(parts: Sequence[Unit], whole: Unit) -> bool:
         return False
     if len({unit.sizes for unit in parts}) != 1:
         return False
-    return all(same_input(parts[0].call, unit.call) for unit in parts[1:])
+    return all(_same_input(parts[0].call, unit.call) for unit in parts[1:])
 
 
-def same_input(a: Call, b: Call) -> bool:
-    """Tells whether two calls are given the same array first, as those of query, key and value are."""
+def _same_input(a: Call, b: Call) -> bool:
     if not a.inputs or not b.inputs or a.inputs[0].shape != b.inputs[0].shape:
         return False
     return bool(np.array_equal(a.inputs[0], b.inputs[0]))
@@ -239,7 +238,7 @@ def _by_name(links: list[Link]) -> list[Link]:
             end < len(links)
             and len(links[end].torch) == len(links[start].torch) == 1
             and links[end].piece is links[start].piece is None
-            and same_input(links[start].torch[0].call, links[end].torch[0].call)
+            and _same_input(links[start].torch[0].call, links[end].torch[0].call)
         ):
             end += 1
         group = links[start:end]
