@@ -66,7 +66,7 @@ class Mismatch:
     `ours` and `theirs` are the JAX and the torch tensor in one layout. `kind` says what was computed since torch's own
     tensors: the code between two modules, one module, or one of these backwards. Without a `place` it is the returned
     array `output`, or a parameter's gradient. With `boundary` only the line between module and code is drawn elsewhere,
-    and the next place agrees.
+    and the next place agrees. With `carried` the difference comes from another place by a residual.
     """
 
     kind: Kind
@@ -79,12 +79,13 @@ class Mismatch:
     scale: float
     output: int = 0
     boundary: bool = False
+    carried: bool = False
     ours: Array | None = field(default=None, repr=False, compare=False)
     theirs: Array | None = field(default=None, repr=False, compare=False)
 
     @property
     def out(self) -> bool:
-        return not self.boundary and not self.difference <= self.allowed
+        return not self.boundary and not self.carried and not self.difference <= self.allowed
 
     @property
     def has_own_shape(self) -> bool:

@@ -16,13 +16,13 @@ from jax.interpreters import batching, mlir
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
+from twincheck.causes.replace import Patch
 from twincheck.recording import (
     SOWN,
     Array,
     Call,
     Enough,
     Force,
-    Patch,
     Place,
     Recorder,
     Recording,
@@ -35,6 +35,8 @@ from twincheck.recording import (
 
 Variables = dict[str, Any]
 """Arrays by name."""
+
+_NONE: dict[str, Any] = {}
 
 
 @dataclass(repr=False)
@@ -70,17 +72,24 @@ class JaxSide:
         self.variables |= {name: np.asarray(value) for name, value in values.items()}
 
     @contextlib.contextmanager
-    def changed(self, patches: Sequence[Patch], settings: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-        """Runs under patches, and with other settings of modules by their paths, until the context ends.
+    def changed(
+        self,
+        patches: Sequence[Patch],
+        settings: Mapping[str, Mapping[str, Any]] = _NONE,
+        parameters: Mapping[str, Array] = _NONE,
+    ) -> Iterator[None]:
+        """Runs under patches, with other settings of modules by their paths and other parameters, in the context.
 
         Meanwhile jitted functions run in Python, because JAX would not trace them again for a patch inside.
         """
-        in_python = self._in_python
+        before = self._in_python, self.variables
         self._patches, self._settings, self._in_python = patches, settings, True
+        self.variables = {**self.variables, **parameters}
         try:
             yield
         finally:
-            self._patches, self._settings, self._in_python = (), {}, in_python
+            self._patches, self._settings = (), {}
+            self._in_python, self.variables = before
 
     def run(
         self,

@@ -10,6 +10,8 @@ import numpy as np
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
+from twincheck.carried import mark_carried
+from twincheck.causes.replace import Patch, calls_of
 from twincheck.check import Forcing, Mismatch, Passes, compare_places
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, nearest
@@ -20,7 +22,7 @@ from twincheck.unpaired import Unpaired, unpaired
 from twincheck.weights import neutral, pair_weights
 
 _SEED = 0
-_NONE: Mapping[str, Mapping[str, Any]] = {}
+_NONE: Mapping[str, Any] = {}
 
 
 class Side(Protocol):
@@ -103,6 +105,7 @@ class Pair:
             passes = replace(passes, jax=self.forced("float64"), jax32=jax32, exact=exact)
             places = self._compare(passes)
         places = self._settle_boundaries(places, passes)
+        places = mark_carried(places, self.before, {link.jax.call.path for link in self.pairing.links})
         findings, notes = diagnose(self, places)
         if narrow:
             names = " and ".join(narrow)
@@ -157,29 +160,32 @@ class Pair:
         return unpaired(self.weights, self.missing, (shapes[0], shapes[1]), (theirs, ours))
 
     def forward_values(
-        self, places: Sequence[Mismatch], patches: Sequence[Any] = (), settings: Mapping[str, Mapping[str, Any]] = _NONE
+        self,
+        places: Sequence[Mismatch],
+        patches: Sequence[Patch] = (),
+        settings: Mapping[str, Mapping[str, Any]] = _NONE,
+        parameters: Mapping[str, Array] = _NONE,
     ) -> Iterator[Array | None]:
         """Runs the JAX model forward on torch's tensors, and yields what it computes at these places.
 
         It runs in float32, or in float64 after a check with float64's bounds.
 
-        Meanwhile the patches apply, and the modules at the paths in `settings` have those attributes.
+        Meanwhile the patches apply, the modules at the paths in `settings` have those attributes, and the model has
+        these `parameters`.
         """
         forcing = Forcing(self.pairing, self.truth, self._layouts)
         forcing.enough = {place.place for place in places if place.place is not None}
         outputs: list[Array] = []
         if any(place.place is None for place in places):
             forcing.enough = set()
-        with self.jax.changed(patches, settings), contextlib.suppress(Enough):
+        with self.jax.changed(patches, settings, parameters), contextlib.suppress(Enough):
             outputs = self.jax.run(self._judged_in, forcing).outputs
         for place in places:
             yield outputs[place.output] if place.place is None else forcing.seen.get(place.place)
 
     def before(self, place: Mismatch) -> list[Array]:
         """Returns torch's arrays from before a place, in their order."""
-        linked = {link.jax.call.key: link.torch[0].call.key for link in self.pairing.links}
-        last = None if place.place is None else linked.get((place.place.path, place.place.number))
-        end = next((i for i, call in enumerate(self.truth.calls) if call.key == last), len(self.truth.calls))
+        end = self._torch_call(place)
         around = set(self.truth.calls[end].parents) if end < len(self.truth.calls) else set()
         found: list[Array] = []
         for call in self.truth.calls[:end]:
@@ -187,10 +193,19 @@ class Pair:
         found += self.truth.calls[end].inputs if place.kind == "module" and end < len(self.truth.calls) else []
         return [array for array in found if array.dtype.kind == "f"]
 
+    def embedded(self, place: Mismatch) -> list[Array]:
+        """Returns what torch's embeddings gave out up to a place."""
+        calls = self.truth.calls[: self._torch_call(place) + 1]
+        return [output for call in calls if "Embedding" in call.kind for output in call.outputs]
+
+    def _torch_call(self, place: Mismatch) -> int:
+        """Returns the number of torch's call that a place belongs to, or of all calls."""
+        linked = {link.jax.call.key: link.torch[0].call.key for link in self.pairing.links}
+        last = None if place.place is None else linked.get((place.place.path, place.place.number))
+        return next((i for i, call in enumerate(self.truth.calls) if call.key == last), len(self.truth.calls))
+
     def called(self, names: Iterable[str]) -> set[str]:
         """Returns those of the functions, given by qualified names, that the JAX model calls."""
-        from twincheck.causes.replace import calls_of
-
         called: set[str] = set()
         with self.jax.changed([calls_of(names, called)], {}):
             self.jax.run("float32")

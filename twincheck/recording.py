@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_workload.errors import UserError
+from twincheck.causes.replace import Patch
 
 Array = npt.NDArray[Any]
 
@@ -87,10 +88,6 @@ Force = Callable[[Place, Array], Array | None]
 
 class Enough(Exception):
     """Raised by what forces values, to break a pass off that has shown what it was run for."""
-
-
-Patch = Callable[[Sequence[object]], contextlib.AbstractContextManager[Any]]
-"""Changes how the given modules compute until the context ends."""
 
 
 class Recorder:
