@@ -183,7 +183,8 @@ class JaxSide:
         except (UserError, Enough, _InsideJit):
             raise
         except Exception as error:
-            raise model_failed(self.framework, error) from error
+            in_float64 = bool(jax.config.jax_enable_x64) and self._stacks is not None  # the first pass is in float32
+            raise model_failed(self.framework, error, only_in_float64=in_float64) from error
 
     def _unstack(self, recording: Recording) -> dict[str, int]:
         """Holds the parameters of which each call of a module sees one layer layer by layer.

@@ -19,6 +19,7 @@ from twincheck.pairing import Pairing, pair_calls
 from twincheck.recording import Array, Enough, Force, Place, Recording
 from twincheck.report import Report
 from twincheck.unpaired import Unpaired, unpaired
+from twincheck.untied import untied
 from twincheck.weights import neutral, pair_weights
 
 _SEED = 0
@@ -106,7 +107,10 @@ class Pair:
             places = self._compare(passes)
         places = self._settle_boundaries(places, passes)
         places = mark_carried(places, self.before, {link.jax.call.path for link in self.pairing.links})
-        findings, notes = diagnose(self, places)
+        ties = list(untied(self.weights, places))
+        tied = {place.key for finding in ties for place in finding.places}
+        findings, notes = diagnose(self, [place for place in places if place.key not in tied])
+        findings += ties
         if narrow:
             names = " and ".join(narrow)
             notes.append(f"the bounds are those of float32: not all that {names} computes is known to be in float64")
