@@ -5,7 +5,9 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
@@ -39,7 +41,8 @@ def equinox_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, tr
     state_leaves, state_tree = jtu.tree_flatten(model[1] if stateful else None)
     buffers = dict(zip(_buffers(module, model[1], state_leaves) if stateful else [], state_leaves, strict=True))
     unset = ("ema_first_time_index",) if train else ("batch_counter",)  # statistics are taken as they are
-    buffers = {n: jax.numpy.zeros_like(leaf) if n.endswith(unset) else leaf for n, leaf in buffers.items()}
+    buffers = {n: np.zeros_like(leaf) if n.endswith(unset) else leaf for n, leaf in buffers.items()}
+    buffers = {n: np.asarray(leaf) if is_array(leaf) else leaf for n, leaf in buffers.items()}
 
     def apply(variables: Variables, inputs: Any, recorder: Recorder) -> Any:
         filled = jtu.tree_unflatten(tree, [variables.get(name, leaf) for name, leaf in paths.items()])
@@ -54,7 +57,8 @@ def equinox_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, tr
         with recorder.patched(modules), watch_classes({type(part) for part in modules}, recorder, _describe):
             if not stateful:
                 return invoke(call, copied if call else jax.vmap(copied), inputs)
-            state = jtu.tree_unflatten(state_tree, [variables.get(name, leaf) for name, leaf in buffers.items()])
+            values = [variables.get(name, leaf) for name, leaf in buffers.items()]  # integers of the pass's width
+            state = jtu.tree_unflatten(state_tree, [jnp.asarray(v) if is_array(v) else v for v in values])
             if call is not None:
                 output = invoke(call, (copied, state), inputs)
             elif isinstance(inputs, Mapping):
