@@ -21,7 +21,9 @@ ALLOWED_LOSS = 16
 """A place may differ by this many times what its computation loses between float64 and float32, on either side."""
 
 ALLOWED_EPS = 16
-"""And by this many eps of float32 of the tensor's largest value, for casts to float32 inside a model."""
+"""And by this many eps of the tensor's largest value."""
+
+_EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
 
 
 def tensors_of(link: Link, calls: Mapping[tuple[str, int], Call]) -> Call:
@@ -65,7 +67,8 @@ class Mismatch:
     `ours` and `theirs` are the JAX and the torch tensor in one layout. `kind` says what was computed since torch's own
     tensors: the code between two modules, one module, or one of these backwards. Without a `place` it is the returned
     array `output`, or a parameter's gradient. With `boundary` only the line between module and code is drawn elsewhere,
-    and the next place agrees. `departure` is where the JAX model leaves torch's values, if that is known.
+    and the next place agrees. With `carried` the difference comes from another place by a residual. `departure` is where
+    the JAX model leaves torch's values, if that is known.
     """
 
     kind: Kind
@@ -78,13 +81,19 @@ class Mismatch:
     scale: float
     output: int = 0
     boundary: bool = False
+    carried: bool = False
     departure: Departure | None = field(default=None, repr=False, compare=False)
     ours: Array | None = field(default=None, repr=False, compare=False)
     theirs: Array | None = field(default=None, repr=False, compare=False)
 
     @property
     def out(self) -> bool:
-        return not self.boundary and not self.difference <= self.allowed
+        return not self.boundary and not self.carried and not self.difference <= self.allowed
+
+    @property
+    def has_own_shape(self) -> bool:
+        """Tells whether torch's tensor fits the JAX one in no layout."""
+        return self.ours is not None and self.theirs is not None and self.ours.shape != self.theirs.shape
 
     @property
     def key(self) -> tuple[str, str, str, Place | None]:
@@ -152,7 +161,7 @@ class Forcing:
                 return None
             self._layouts[plain] = nearest(theirs, value, self._usual(theirs.ndim))
         layout = self._layouts[plain]
-        if layout is None or (place.gradient and layout.repeats):  # whose gradient is a sum
+        if layout is None or (place.gradient and layout.sums):
             return None
         return layout(theirs)
 
@@ -168,13 +177,15 @@ def loss_of(truth: Array | None, rounded: Array | None) -> float:
 class Passes:
     """The passes of a comparison: torch in float64 and in float32, and the JAX pass to judge.
 
-    `jax32` is its float32 pass, if that is another.
+    `jax32` is its float32 pass, if that is another. `exact` tells that the JAX pass and torch's compute everything in
+    float64, so that the bounds are as much smaller than those of float32 as its eps.
     """
 
     truth: Recording
     torch32: Recording
     jax: tuple[Forcing, Recording]
     jax32: tuple[Forcing, Recording] | None
+    exact: bool = False
 
 
 def compare_places(
@@ -191,6 +202,7 @@ def compare_places(
     truth_calls = {call.key: call for call in passes.truth.calls}
     truth = {link.jax.call.key: tensors_of(link, truth_calls) for link in pairing.links}
     following = _following([call for call in recording.calls if call.key in links])
+    eps = _EPS["float64" if passes.exact else "float32"]
 
     def add(kind: Kind, place: Place, before: str, after: str, link: Link) -> None:
         if place not in forcing.seen:
@@ -210,7 +222,7 @@ def compare_places(
         loss_torch = loss_of(truth[link.jax.call.key].at(place), torch32[link.jax.call.key].at(place))
         loss_jax = loss_of(ours, other[0].seen.get(place)) if other else 0.0
         result.append(
-            _mismatch(kind, before, after, str(link.torch[0].call), place, ours, theirs, loss_torch, loss_jax)
+            _mismatch(kind, before, after, str(link.torch[0].call), place, ours, theirs, eps, loss_torch, loss_jax)
         )
 
     for call in recording.calls:
@@ -230,7 +242,7 @@ def compare_places(
         layout = nearest(theirs, ours)
         if theirs.dtype.kind == "f" and layout is not None:
             losses = loss_of(theirs, passes.torch32.outputs[a]), loss_of(ours, other[1].outputs[b]) if other else 0.0
-            place = _mismatch("code", previous, name, f"output {a}", None, ours, layout(theirs), *losses)
+            place = _mismatch("code", previous, name, f"output {a}", None, ours, layout(theirs), eps, *losses)
             result.append(replace(place, output=b))
     for weight in weights:
         theirs_g, theirs_32 = weight.gradient(passes.truth.gradients), weight.gradient(passes.torch32.gradients)
@@ -240,7 +252,7 @@ def compare_places(
         loss_jax = loss_of(ours_g, other[1].gradients.get(weight.jax)) if other else 0.0
         result.append(
             _mismatch(
-                "gradient of parameter", "", weight.jax, weight.sources[0].name, None, ours_g, theirs_g,
+                "gradient of parameter", "", weight.jax, weight.sources[0].name, None, ours_g, theirs_g, eps,
                 loss_of(theirs_g, theirs_32), loss_jax,
             )
         )  # fmt: skip
@@ -248,8 +260,17 @@ def compare_places(
 
 
 def _mismatch(
-    kind: Kind, before: str, after: str, torch: str, place: Place | None, ours: Array, theirs: Array, *losses: float
+    kind: Kind,
+    before: str,
+    after: str,
+    torch: str,
+    place: Place | None,
+    ours: Array,
+    theirs: Array,
+    eps: float,
+    *losses: float,
 ) -> Mismatch:
+    """Compares two tensors. `losses` are what each side's computation loses in float32, `eps` that of the bound."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     with np.errstate(invalid="ignore"):
         same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))  # equal infinities and nan in both are 0 apart
@@ -257,8 +278,8 @@ def _mismatch(
     difference = float(distance.max(initial=0.0))
     finite = np.abs(theirs[np.isfinite(theirs)])
     scale = float(finite.max(initial=0.0))
-    losses = tuple(loss for loss in losses if np.isfinite(loss))
-    allowed = max(ALLOWED_LOSS * max(losses, default=0.0), ALLOWED_EPS * float(np.finfo(np.float32).eps) * scale)
+    loss = max((loss for loss in losses if np.isfinite(loss)), default=0.0)
+    allowed = max(ALLOWED_LOSS * loss * eps / _EPS["float32"], ALLOWED_EPS * eps * scale)
     return Mismatch(kind, before, after, torch, place, difference, allowed, scale, ours=ours, theirs=theirs)
 
 

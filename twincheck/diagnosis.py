@@ -5,17 +5,19 @@ makes the mismatch vanish, or a simple operation that turns the JAX tensor into 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from twincheck.calls import join
 from twincheck.causes.evidence import recognise
+from twincheck.causes.replace import Patch
 from twincheck.causes.settings import SettingMismatch, compare_settings
 from twincheck.causes.table import BY_NAME, HYPOTHESES, Cause
 from twincheck.check import Mismatch
+from twincheck.layouts import weight_layouts
 from twincheck.recording import Array
 from twincheck.report import Finding
 
@@ -29,14 +31,22 @@ _SECOND_CAUSES = 40
 """Second hypotheses that are tried at a place that none explains alone."""
 
 
-@dataclass(frozen=True)
+TIED = "tied-weights"
+"""The cause that other values of a parameter show."""
+
+
+@dataclass(frozen=True, eq=False)
 class Hypothesis:
-    """A change of the JAX side that undoes one difference: a patch, or settings of modules: path, name and value."""
+    """A change of the JAX side that undoes one difference.
+
+    It is a patch, or settings of modules by path, name and value, or other values of parameters by name.
+    """
 
     cause: Cause
     evidence: str
-    patch: Any = None
+    patch: Patch | None = None
     settings: tuple[tuple[str, str, Any], ...] = ()
+    parameters: Mapping[str, Array] = field(default_factory=dict)
 
 
 def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list[str]]:
@@ -48,9 +58,9 @@ def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list
     modules = {link.jax.call.path for link in pair.pairing.links}
     stretches = {_stretch(place, modules) for place in out}
     probe = Probe(pair, [p for p in places if p.kind in ("code", "module") and _stretch(p) in stretches])
-    explained = _by_hypotheses(probe, _of_settings(settings))
+    explained = _by_hypotheses(probe, [*_of_settings(settings), *_of_tied_weights(pair)])
     mended = {path for found in explained.values() for hypothesis in found for path, _, _ in hypothesis.settings}
-    return _findings(pair, out, modules, probe.places, explained), _notes(settings, mended)
+    return _findings(pair, out, modules, probe, explained), _notes(settings, mended)
 
 
 class Probe:
@@ -60,6 +70,17 @@ class Probe:
         self.places = places
         self._pair = pair
         self._base = self._values(())
+        self._sources = [self._sources_of(place) for place in places]
+
+    def _sources_of(self, place: Mismatch) -> list[int]:
+        """Returns the places before this one whose difference a residual may have carried on to it, nearest first."""
+        found = []
+        for index, other in enumerate(self.places):
+            if other is place:
+                return found[::-1] if place.kind == "code" else []
+            if other.kind == "code" and (other.out or other.carried) and _shape(other) == _shape(place):
+                found.append(index)
+        return []
 
     def _values(self, hypotheses: Sequence[Hypothesis]) -> list[Array | None]:
         patches = [hypothesis.patch for hypothesis in hypotheses if hypothesis.patch is not None]
@@ -67,15 +88,24 @@ class Probe:
         for hypothesis in hypotheses:
             for path, name, value in hypothesis.settings:
                 settings[path][name] = value
-        return list(self._pair.forward_values(self.places, patches, settings))
+        parameters = {name: array for hypothesis in hypotheses for name, array in hypothesis.parameters.items()}
+        return list(self._pair.forward_values(self.places, patches, settings, parameters))
+
+    def without_carried(self, index: int) -> Iterator[Array]:
+        """Yields what the JAX model computes at a place, and that less what residuals may have carried there."""
+        place = self.places[index]
+        if place.ours is None:
+            return
+        yield place.ours
+        for source in self._sources[index]:
+            yield place.ours - _apart(self.places[source].ours, self.places[source].theirs)
 
     def relevant(self, causes: Sequence[Cause]) -> Iterator[Hypothesis]:
         """Yields the patches of those causes that change a function which the model calls, or that may."""
-        names = frozenset[str]().union(*(getattr(cause.patch, "names", ()) for cause in causes))
-        called = self._pair.called(names)
+        patches = [cause.patch for cause in causes if cause.patch is not None]
+        called = self._pair.called(frozenset[str]().union(*(patch.names or () for patch in patches)))
         for cause in causes:
-            changes = getattr(cause.patch, "names", None)
-            if changes is None or changes & called:
+            if cause.patch is not None and (cause.patch.names is None or cause.patch.names & called):
                 yield Hypothesis(cause, "the mismatch vanishes with it undone", cause.patch)
 
     def changes(self, hypotheses: Sequence[Hypothesis]) -> Iterator[tuple[int, float]]:
@@ -88,9 +118,15 @@ class Probe:
             if after is None or before is None or place.theirs is None or after.shape != place.theirs.shape:
                 continue
             if not np.array_equal(before, after, equal_nan=True):
-                with np.errstate(invalid="ignore"):
-                    left = float(np.abs(np.asarray(after, np.float64) - place.theirs).max(initial=0.0))
-                yield index, np.inf if np.isnan(left) else left
+                yield index, self._left(index, values)
+
+    def _left(self, index: int, values: Sequence[Array | None]) -> float:
+        """Returns the difference at a place, but for what a residual carried there."""
+        with np.errstate(invalid="ignore"):
+            apart = _apart(values[index], self.places[index].theirs)
+            carried = [_apart(values[i], self.places[i].theirs) for i in self._sources[index] if values[i] is not None]
+            left = min(float(np.abs(apart - other).max(initial=0.0)) for other in (np.zeros_like(apart), *carried))
+        return np.inf if np.isnan(left) else left
 
 
 def _by_hypotheses(probe: Probe, settings: Sequence[Hypothesis]) -> dict[int, tuple[Hypothesis, ...]]:
@@ -129,6 +165,14 @@ def _by_hypotheses(probe: Probe, settings: Sequence[Hypothesis]) -> dict[int, tu
     return explained
 
 
+def _shape(place: Mismatch) -> tuple[int, ...] | None:
+    return None if place.ours is None else place.ours.shape
+
+
+def _apart(ours: Array | None, theirs: Array | None) -> Array:
+    return np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
+
+
 def _left(candidate: tuple[float, Hypothesis]) -> float:
     return candidate[0]
 
@@ -157,6 +201,18 @@ def _of_settings(settings: Sequence[tuple[str, SettingMismatch]]) -> list[Hypoth
     return [Hypothesis(BY_NAME[cause], text, None, tuple(changes)) for (cause, text), changes in groups.items()]
 
 
+def _of_tied_weights(pair: Any) -> Iterator[Hypothesis]:
+    """Yields a hypothesis for each JAX parameter without a counterpart that torch may share with another module."""
+    torch, ours = pair.torch.parameters, pair.jax.parameters
+    made = {weight.jax for weight in pair.weights}
+    sources = dict.fromkeys(source.name for weight in pair.weights for source in weight.sources)
+    for name, array in ours.items():
+        for source in sources if name not in made and array.ndim > 1 else ():
+            for layout in weight_layouts("Linear", torch[source].shape, array.shape):
+                evidence = f"the mismatch vanishes with torch's {source} as {name}"
+                yield Hypothesis(BY_NAME[TIED], evidence, parameters={name: layout(torch[source])})
+
+
 def _notes(settings: Sequence[tuple[str, SettingMismatch]], explained: set[str]) -> list[str]:
     """Returns the settings that differ and explain no place, each kind once."""
     groups: dict[str, list[str]] = defaultdict(list)
@@ -173,20 +229,24 @@ def _findings(
     pair: Any,
     out: Sequence[Mismatch],
     modules: set[str],
-    forward: Sequence[Mismatch],
+    probe: Probe,
     explained: dict[int, tuple[Hypothesis, ...]],
 ) -> list[Finding]:
     """Returns a finding for each cause, in the order of their first places; gradients go with their stretch's cause."""
     by_stretch: dict[tuple[str, str], list[tuple[Cause | None, str]]] = {}
-    for index, place in enumerate(forward):
+    for index, place in enumerate(probe.places):
         if index in explained:
             causes: list[tuple[Cause | None, str]] = [(h.cause, h.evidence) for h in explained[index]]
         elif place.out:
-            name = recognise(place.ours, place.theirs, pair.before(place)) if place.ours is not None else None
-            causes = [(BY_NAME.get(name or ""), "the values show it")]
+            before, embedded = pair.before(place), pair.embedded(place)
+            names = (recognise(ours, place.theirs, before, embedded) for ours in probe.without_carried(index))
+            causes = [(BY_NAME.get(next(filter(None, names), "")), "the values show it")]
         else:
             continue
         by_stretch.setdefault(_stretch(place), []).extend(causes)
+    for hypothesis in {hypothesis for found in explained.values() for hypothesis in found}:
+        for path in _sharing(pair, hypothesis.parameters):
+            by_stretch.setdefault((path, path), []).append((hypothesis.cause, hypothesis.evidence))
     groups: dict[tuple[str, str], tuple[Cause | None, str, list[Mismatch]]] = {}
     for place in out:
         stretch = _stretch(place, modules)
@@ -201,13 +261,21 @@ def _findings(
     return [_finding(cause, evidence, places) for cause, evidence, places in groups.values()]
 
 
+def _sharing(pair: Any, parameters: Mapping[str, Array]) -> Iterator[str]:
+    """Yields the JAX modules that hold the same torch weights as these parameters."""
+    for array in parameters.values():
+        for weight in pair.weights:
+            if any(pair.torch.parameters[source.name].size == array.size for source in weight.sources):
+                yield weight.jax.rpartition(".")[0]
+
+
 def _stretch(place: Mismatch, modules: Iterable[str] = ()) -> tuple[str, str]:
     """Returns the code that a place tests: between two modules, or one module."""
     if place.kind == "gradient of parameter":
         owner = place.after.rpartition(".")[0]
         inside = [path for path in modules if owner == path or owner.startswith(join(path, ""))]
         return (max(inside, key=len), max(inside, key=len)) if inside else (place.after, place.after)
-    return place.before, place.after
+    return place.before, "the output" if place.after.startswith("output ") else place.after
 
 
 def _finding(cause: Cause | None, evidence: str, places: Sequence[Mismatch]) -> Finding:

@@ -5,7 +5,9 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
@@ -38,8 +40,9 @@ def equinox_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, tr
     paths = {_name(path): leaf for path, leaf in leaves}
     state_leaves, state_tree = jtu.tree_flatten(model[1] if stateful else None)
     buffers = dict(zip(_buffers(module, model[1], state_leaves) if stateful else [], state_leaves, strict=True))
-    if not train:  # a BatchNorm without steps takes its statistics as they are
-        buffers = {n: leaf * 0 if n.endswith("batch_counter") else leaf for n, leaf in buffers.items()}
+    unset = ("ema_first_time_index",) if train else ("batch_counter",)  # statistics are taken as they are
+    buffers = {n: np.zeros_like(leaf) if n.endswith(unset) else leaf for n, leaf in buffers.items()}
+    buffers = {n: np.asarray(leaf) if is_array(leaf) else leaf for n, leaf in buffers.items()}
 
     def apply(variables: Variables, inputs: Any, recorder: Recorder) -> Any:
         filled = jtu.tree_unflatten(tree, [variables.get(name, leaf) for name, leaf in paths.items()])
@@ -54,13 +57,20 @@ def equinox_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, tr
         with recorder.patched(modules), watch_classes({type(part) for part in modules}, recorder, _describe):
             if not stateful:
                 return invoke(call, copied if call else jax.vmap(copied), inputs)
-            state = jtu.tree_unflatten(state_tree, [variables.get(name, leaf) for name, leaf in buffers.items()])
+            values = [variables.get(name, leaf) for name, leaf in buffers.items()]  # integers of the pass's width
+            state = jtu.tree_unflatten(state_tree, [jnp.asarray(v) if is_array(v) else v for v in values])
             if call is not None:
-                return invoke(call, (copied, state), inputs)
-            if isinstance(inputs, Mapping):
+                output = invoke(call, (copied, state), inputs)
+            elif isinstance(inputs, Mapping):
                 raise UserError("an equinox model with state needs call=lambda both, inputs: ... for keyword arguments")
-            mapped = jax.vmap(lambda *given: copied(*given, state), out_axes=(0, None), axis_name="batch")
-            return invoke(None, mapped, inputs)[0]
+            else:
+                mapped = jax.vmap(lambda *given: copied(*given, state), out_axes=(0, None), axis_name="batch")
+                output = invoke(None, mapped, inputs)
+            if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], eqx.nn.State):
+                output, after = output
+                named = zip(buffers, jtu.tree_leaves(after), strict=True)
+                recorder.state = {name: leaf for name, leaf in named if name in variables}
+            return output
 
     trainable = {name for name, leaf in paths.items() if is_array(leaf) and is_float(leaf)}
     return JaxSide("equinox", paths | buffers, trainable, inputs, apply)

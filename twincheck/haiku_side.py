@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import haiku as hk
+import numpy as np
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
@@ -26,9 +27,15 @@ def haiku_side(transformed: Any, params: Any, inputs: Any, state: Any) -> JaxSid
     paths = _paths({module for tree in trees.values() for module in tree})
     takes_rng = "rng" in inspect.signature(transformed.apply).parameters
 
+    def array_of(module: str, name: str, array: Any, variables: Variables) -> Any:
+        average = _name(paths[module], "average")
+        if _makes_an_average(module, name) and average in variables:
+            return variables[average] if name == "hidden" else _MANY_STEPS
+        return variables.get(_name(paths[module], name), array)
+
     def filled(tree: Any, variables: Variables) -> Any:
         return {
-            module: {name: variables.get(_name(paths[module], name), array) for name, array in arrays.items()}
+            module: {name: array_of(module, name, array, variables) for name, array in arrays.items()}
             for module, arrays in tree.items()
         }
 
@@ -38,7 +45,11 @@ def haiku_side(transformed: Any, params: Any, inputs: Any, state: Any) -> JaxSid
         def model(*given: Any, **keywords: Any) -> Any:
             states = (filled(state, variables),) if stateful else ()
             output = transformed.apply(tree, *states, *((None,) if takes_rng else ()), *given, **keywords)
-            return output[0] if stateful else output
+            if not stateful:
+                return output
+            after = {_name(paths[m], n): leaf for m, arrays in output[1].items() for n, leaf in arrays.items()}
+            recorder.state = {name: leaf for name, leaf in after.items() if name in variables}
+            return output[0]
 
         with recorder.patched([]), hk.intercept_methods(_interceptor(recorder, paths)):
             return invoke(None, model, inputs)
@@ -48,10 +59,18 @@ def haiku_side(transformed: Any, params: Any, inputs: Any, state: Any) -> JaxSid
         for kind, tree in trees.items()
         for module, named in tree.items()
         for name, array in named.items()
-        if name not in ("hidden", "counter") or not module.endswith("_ema")  # what an average is made of
+        if not _makes_an_average(module, name)
     }
     trainable = {name for name, (array, kind) in arrays.items() if kind == "params" and is_float(array)}
     return JaxSide("haiku", {name: array for name, (array, _) in arrays.items()}, trainable, inputs, apply)
+
+
+_MANY_STEPS = np.int32(2**30)
+"""Counter of averages: after so many steps Haiku corrects no average for its start at zero, as torch never does."""
+
+
+def _makes_an_average(module: str, name: str) -> bool:
+    return name in ("hidden", "counter") and module.endswith("_ema")
 
 
 def _name(path: str, name: str) -> str:

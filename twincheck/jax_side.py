@@ -16,13 +16,13 @@ from jax.interpreters import batching, mlir
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
+from twincheck.causes.replace import Patch
 from twincheck.recording import (
     SOWN,
     Array,
     Call,
     Enough,
     Force,
-    Patch,
     Place,
     Recorder,
     Recording,
@@ -35,6 +35,8 @@ from twincheck.recording import (
 
 Variables = dict[str, Any]
 """Arrays by name."""
+
+_NONE: dict[str, Any] = {}
 
 
 @dataclass(repr=False)
@@ -69,13 +71,21 @@ class JaxSide:
         self.variables |= {name: np.asarray(value) for name, value in values.items()}
 
     @contextlib.contextmanager
-    def changed(self, patches: Sequence[Patch], settings: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-        """Runs under patches, and with other settings of modules by their paths, until the context ends."""
+    def changed(
+        self,
+        patches: Sequence[Patch],
+        settings: Mapping[str, Mapping[str, Any]] = _NONE,
+        parameters: Mapping[str, Array] = _NONE,
+    ) -> Iterator[None]:
+        """Runs under patches, with other settings of modules by their paths and other parameters, in the context."""
+        before = self.variables
         self._patches, self._settings = patches, settings
+        self.variables = {**self.variables, **parameters}
         try:
             yield
         finally:
             self._patches, self._settings = (), {}
+            self.variables = before
 
     def run(
         self,
@@ -90,6 +100,26 @@ class JaxSide:
             if self._stacks:
                 return self._run(dtype, force, cotangents)
         return recording
+
+    def narrows(self) -> bool:
+        """Tells whether the model computes anything in a smaller type than float64 when it is run in float64.
+
+        So it is said to if JAX can't trace it.
+        """
+
+        def forward(variables: Variables) -> list[Any]:
+            return list(leaves(self.applied(variables, inputs, Recorder(silent=True)), is_array))
+
+        with jax.enable_x64(True), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Explicitly requested dtype")
+            inputs = map_leaves(lambda array: cast(array, "float64"), self.inputs, is_array)
+            try:
+                traced = jax.make_jaxpr(forward)(
+                    {name: cast(array, "float64") for name, array in self.variables.items()}
+                )
+            except UserError:
+                return True
+            return any(is_float(aval) and aval.dtype != np.float64 for aval in _avals(traced.jaxpr))
 
     def _run(
         self, dtype: str, force: Force | None, cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None
@@ -157,7 +187,8 @@ class JaxSide:
         except (UserError, Enough):
             raise
         except Exception as error:
-            raise model_failed(self.framework, error) from error
+            in_float64 = bool(jax.config.jax_enable_x64) and self._stacks is not None  # the first pass is in float32
+            raise model_failed(self.framework, error, only_in_float64=in_float64) from error
 
     def _unstack(self, recording: Recording) -> dict[str, int]:
         """Holds the parameters of which each call of a module sees one layer layer by layer.
@@ -186,6 +217,15 @@ class JaxSide:
             if name in self.trainable:
                 self.trainable = self.trainable - {name} | set(layers)
         return stacks
+
+
+def _avals(jaxpr: Any) -> Iterator[Any]:
+    """Yields the shapes and types of all arrays in a jaxpr and in those inside of it."""
+    for equation in jaxpr.eqns:
+        yield from (var.aval for var in (*equation.invars, *equation.outvars) if hasattr(var.aval, "dtype"))
+        for parameter in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner := getattr(parameter, "jaxpr", parameter), "eqns"):
+                yield from _avals(inner)
 
 
 @contextlib.contextmanager

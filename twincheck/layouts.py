@@ -13,7 +13,8 @@ from twincheck.recording import Array
 class Layout:
     """First a reshape to `split`, then a permutation of the axes, then reversed axes, then a reshape to `shape`.
 
-    With `repeats` the array is repeated along axes of length 1 instead of the last reshape.
+    With `repeats` the array is repeated along axes of length 1 instead of the last reshape. Before all else, only the
+    first element is taken along the axes in `first`, where all are equal.
     """
 
     shape: tuple[int, ...]
@@ -21,8 +22,16 @@ class Layout:
     reverse: tuple[int, ...] = ()
     split: tuple[int, ...] | None = None
     repeats: bool = False
+    first: tuple[int, ...] = ()
+
+    @property
+    def sums(self) -> bool:
+        """Tells whether a gradient in one layout is a sum of gradients in the other."""
+        return self.repeats or bool(self.first)
 
     def __call__(self, array: Array) -> Array:
+        if self.first:
+            array = array[tuple(slice(1) if axis in self.first else slice(None) for axis in range(array.ndim))]
         if self.split is not None:
             array = array.reshape(self.split)
         if self.axes is not None:
@@ -51,6 +60,10 @@ def activation_layouts(source: Sequence[int], target: Sequence[int]) -> Iterator
     if np.prod(source) != np.prod(target):
         if count == len(target) and all(a in (1, b) for a, b in zip(source, target, strict=True)):
             yield Layout(target, repeats=True)
+        if count == len(target) and all(b in (1, a) for a, b in zip(source, target, strict=True)):
+            yield Layout(target, first=tuple(axis for axis in range(count) if target[axis] == 1))
+        if count == len(target) + 1 and source[1:] == target:
+            yield Layout(target, first=(0,))
         return
     if count == len(target):
         likely = [tuple(range(count))]

@@ -1,7 +1,7 @@
 """Flax linen models as a side of a pair: with their variables, bound, or a Flax model of `transformers`."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -43,7 +43,7 @@ def linen_side(module: Any, variables: Any, inputs: Any, call: Callable[..., Any
             model.params = tree if "params" in module.params else tree["params"]
         else:
             model = module.bind(tree, mutable=[name for name in tree if name != "params"])
-        parts = [module.module if pretrained else module]
+        parts = list(_modules(module.module if pretrained else model))
         with recorder.patched(parts), nn.intercept_methods(_interceptor(recorder)):
             output = invoke(call, model, inputs)
         if not pretrained:
@@ -57,6 +57,17 @@ def linen_side(module: Any, variables: Any, inputs: Any, call: Callable[..., Any
     params = {named[path]: leaf for path, leaf in flat.items() if path[0] == "params"}
     trainable = {name for name, leaf in params.items() if is_array(leaf) and is_float(leaf)}
     return JaxSide("flax.linen", arrays, trainable, inputs, apply)
+
+
+def _modules(value: Any) -> Iterator[nn.Module]:
+    """Yields a module and those that its fields hold. Others are made when the model runs."""
+    if isinstance(value, nn.Module):
+        yield value
+        value = [getattr(value, name, None) for name in value.__dataclass_fields__ if name != "parent"]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    for part in value if isinstance(value, tuple | list) else ():
+        yield from _modules(part)
 
 
 def _names(paths: list[tuple[str, ...]]) -> dict[tuple[str, ...], str]:

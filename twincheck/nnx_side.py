@@ -22,18 +22,15 @@ def nnx_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, train:
         raise UserError(f"nnx takes {made}, not {'the class ' if isinstance(model, type) else ''}{kind}")
     graph, state = nnx.split(model)
     paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
-    flat = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
+    flat = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
     arrays = {
-        name: variable.get_value()
-        for name, variable in flat.items()
-        if not isinstance(variable, nnx.RngState) and isinstance(variable.get_value(), jax.Array)
+        name: _value(leaf)
+        for name, leaf in flat.items()
+        if not isinstance(leaf, nnx.RngState) and isinstance(_value(leaf), jax.Array)
     }
 
     def apply(variables: Variables, inputs: Any, recorder: Recorder) -> Any:
-        pairs = [
-            (paths[name], variable.replace(variables[name]) if name in variables else variable.copy())
-            for name, variable in flat.items()
-        ]
+        pairs = [(paths[name], _filled(leaf, variables.get(name))) for name, leaf in flat.items()]
         module: Any = nnx.merge(graph, nnx.from_flat_state(pairs))
         module.train() if train else module.eval()
         module.set_attributes(deterministic=True, raise_if_not_found=False)  # no dropout: the masks would differ
@@ -43,8 +40,8 @@ def nnx_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, train:
         modules = [part for _, part in parts]
         with recorder.patched(modules), watch_classes({type(part) for part in modules}, recorder, _describe):
             output = invoke(call, module, inputs)
-        after = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(nnx.state(module))}
-        recorder.state = {name: after[name].get_value() for name in arrays if name not in trainable and name in after}
+        after = {".".join(map(str, path)): _value(leaf) for path, leaf in nnx.to_flat_state(nnx.state(module))}
+        recorder.state = {name: after[name] for name in arrays if name not in trainable and name in after}
         return output
 
     trainable = {name for name, variable in flat.items() if isinstance(variable, nnx.Param) and name in arrays}
@@ -53,9 +50,16 @@ def nnx_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, train:
 
 def _describe(module: Any) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
     attributes = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    own = {name: value.get_value() for name, value in attributes.items() if _is_variable(value)}
+    own = {name: _value(value) for name, value in attributes.items() if isinstance(_value(value), jax.Array)}
     return (getattr(module, _PATH), own, plain_settings(attributes)) if hasattr(module, _PATH) else None
 
 
-def _is_variable(value: Any) -> bool:
-    return isinstance(value, nnx.Variable) and isinstance(value.get_value(), jax.Array)
+def _value(leaf: Any) -> Any:
+    """Returns the value of a variable; a module may also hold arrays without one, by `nnx.data`."""
+    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+
+
+def _filled(leaf: Any, value: Any) -> Any:
+    if not isinstance(leaf, nnx.Variable):
+        return leaf if value is None else value
+    return leaf.copy() if value is None else leaf.replace(value)

@@ -10,6 +10,8 @@ import numpy as np
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
+from twincheck.carried import mark_carried
+from twincheck.causes.replace import Patch, calls_of
 from twincheck.check import Forcing, Mismatch, Passes, compare_places
 from twincheck.departure import Departure, find
 from twincheck.diagnosis import diagnose
@@ -18,13 +20,14 @@ from twincheck.pairing import Pairing, pair_calls
 from twincheck.recording import Array, Enough, Force, Place, Recording
 from twincheck.report import Report
 from twincheck.unpaired import Unpaired, unpaired
-from twincheck.weights import pair_weights
+from twincheck.untied import untied
+from twincheck.weights import neutral, pair_weights
 
 _SEED = 0
 _DECISIVE = 1000
 """A difference of so many times what is allowed in float32 is no rounding."""
 
-_NONE: Mapping[str, Mapping[str, Any]] = {}
+_NONE: Mapping[str, Any] = {}
 
 
 class Side(Protocol):
@@ -44,7 +47,7 @@ class Pair:
     """A torch model and a JAX model with their calls and weights paired. The JAX side holds torch's weights.
 
     `pairing` has the calls, `weights` how each JAX parameter is made of torch's, `missing` the JAX parameters that
-    torch lacks, which keep their own values. `outputs` are the pairs of returned arrays, by index.
+    torch lacks: biases are zero, others keep their own values. `outputs` are the pairs of returned arrays, by index.
     """
 
     def __init__(self, torch: Any, jax: Any) -> None:
@@ -61,7 +64,8 @@ class Pair:
         self.weights, self.missing = pair_weights(
             self.pairing, torch.parameters, jax.parameters, out_in=jax.framework == "equinox"
         )
-        jax.load({weight.jax: weight(torch.parameters) for weight in self.weights})
+        loaded = {weight.jax: weight(torch.parameters) for weight in self.weights}
+        jax.load(loaded | neutral(self.missing, jax.parameters))
         self.outputs = _pair_outputs(free.outputs, seen.outputs)
         if not self.outputs:
             shapes = [[array.shape for array in outputs] for outputs in (free.outputs, seen.outputs)]
@@ -73,6 +77,7 @@ class Pair:
         )
         self._drawn = drawn
         self._layouts: dict[Place, Layout | None] = {}
+        self._judged_in = "float32"
 
     def at(self, torch: Any, jax: Any, cotangents: Sequence[Array]) -> "Pair":
         """Returns the pair in another state: these sides, and these gradients of torch's outputs."""
@@ -92,16 +97,27 @@ class Pair:
         """Compares every place of the two models, forward and backward, and says what differs and why.
 
         The JAX model runs in `dtype` on torch's own tensors, which are float64. Where a difference in float32 might be
-        rounding, a pass in float64 decides.
+        rounding, a pass in float64 decides. With `dtype` "float64" the bounds are those of float64 too, if neither
+        model computes a part in a smaller type.
         """
+        narrow = [side.framework for side in (self.torch, self.jax) if dtype == "float64" and side.narrows()]
+        exact = dtype == "float64" and not narrow
+        self._judged_in = "float64" if exact else "float32"
         jax32 = self.forced("float32")
         passes = Passes(self.truth, self._torch32(), jax32, None)
         places = self._compare(passes)
         if dtype == "float64" or any(place.out and place.difference < _DECISIVE * place.allowed for place in places):
-            passes = replace(passes, jax=self.forced("float64"), jax32=jax32)
+            passes = replace(passes, jax=self.forced("float64"), jax32=jax32, exact=exact)
             places = self._compare(passes)
         places = self._with_departures(self._settle_boundaries(places, passes))
-        findings, notes = diagnose(self, places)
+        places = mark_carried(places, self.before, {link.jax.call.path for link in self.pairing.links})
+        ties = list(untied(self.weights, places))
+        tied = {place.key for finding in ties for place in finding.places}
+        findings, notes = diagnose(self, [place for place in places if place.key not in tied])
+        findings += ties
+        if narrow:
+            names = " and ".join(narrow)
+            notes.append(f"the bounds are those of float32: not all that {names} computes is known to be in float64")
         free = self._free_differences("float64" if dtype == "float64" or findings else "float32")
         return Report(self.pairing, self.missing, places, findings, notes, free, self._unpaired(passes), self)
 
@@ -114,6 +130,7 @@ class Pair:
         Such a module's tensor is out, and the next places that it goes into are too. All are cleared if the next ones
         agree as soon as the JAX model goes on with its own tensor.
         """
+        places = list(_without_own_shapes(places))
         out = [place for place in places if place.out]
         groups = [(first, following) for first in out if first.place and (following := _following(first, out))]
         if not groups:
@@ -160,31 +177,41 @@ class Pair:
 
     def _unpaired(self, passes: Passes) -> list[Unpaired]:
         shapes = [{name: array.shape for name, array in side.parameters.items()} for side in (self.torch, self.jax)]
-        gradients = self.truth.gradients, passes.jax[1].gradients
-        return unpaired(self.weights, self.missing, (shapes[0], shapes[1]), gradients)
+        exact, rounded = passes.jax, passes.jax32
+        if rounded is None:  # float32 was enough
+            lacking = set(self.jax.parameters) - {weight.jax for weight in self.weights}
+            exact, rounded = self.forced("float64") if lacking else passes.jax, passes.jax
+        theirs = self.truth.gradients, passes.torch32.gradients
+        ours = exact[1].gradients, rounded[1].gradients
+        return unpaired(self.weights, self.missing, (shapes[0], shapes[1]), (theirs, ours))
 
     def forward_values(
-        self, places: Sequence[Mismatch], patches: Sequence[Any] = (), settings: Mapping[str, Mapping[str, Any]] = _NONE
+        self,
+        places: Sequence[Mismatch],
+        patches: Sequence[Patch] = (),
+        settings: Mapping[str, Mapping[str, Any]] = _NONE,
+        parameters: Mapping[str, Array] = _NONE,
     ) -> Iterator[Array | None]:
-        """Runs the JAX model forward in float32 on torch's tensors, and yields what it computes at these places.
+        """Runs the JAX model forward on torch's tensors, and yields what it computes at these places.
 
-        Meanwhile the patches apply, and the modules at the paths in `settings` have those attributes.
+        It runs in float32, or in float64 after a check with float64's bounds.
+
+        Meanwhile the patches apply, the modules at the paths in `settings` have those attributes, and the model has
+        these `parameters`.
         """
         forcing = Forcing(self.pairing, self.truth, self._layouts)
         forcing.enough = {place.place for place in places if place.place is not None}
         outputs: list[Array] = []
         if any(place.place is None for place in places):
             forcing.enough = set()
-        with self.jax.changed(patches, settings), contextlib.suppress(Enough):
-            outputs = self.jax.run("float32", forcing).outputs
+        with self.jax.changed(patches, settings, parameters), contextlib.suppress(Enough):
+            outputs = self.jax.run(self._judged_in, forcing).outputs
         for place in places:
             yield outputs[place.output] if place.place is None else forcing.seen.get(place.place)
 
     def before(self, place: Mismatch) -> list[Array]:
         """Returns torch's arrays from before a place, in their order."""
-        linked = {link.jax.call.key: link.torch[0].call.key for link in self.pairing.links}
-        last = None if place.place is None else linked.get((place.place.path, place.place.number))
-        end = next((i for i, call in enumerate(self.truth.calls) if call.key == last), len(self.truth.calls))
+        end = self._torch_call(place)
         around = set(self.truth.calls[end].parents) if end < len(self.truth.calls) else set()
         found: list[Array] = []
         for call in self.truth.calls[:end]:
@@ -192,10 +219,19 @@ class Pair:
         found += self.truth.calls[end].inputs if place.kind == "module" and end < len(self.truth.calls) else []
         return [array for array in found if array.dtype.kind == "f"]
 
+    def embedded(self, place: Mismatch) -> list[Array]:
+        """Returns what torch's embeddings gave out up to a place."""
+        calls = self.truth.calls[: self._torch_call(place) + 1]
+        return [output for call in calls if "Embedding" in call.kind for output in call.outputs]
+
+    def _torch_call(self, place: Mismatch) -> int:
+        """Returns the number of torch's call that a place belongs to, or of all calls."""
+        linked = {link.jax.call.key: link.torch[0].call.key for link in self.pairing.links}
+        last = None if place.place is None else linked.get((place.place.path, place.place.number))
+        return next((i for i, call in enumerate(self.truth.calls) if call.key == last), len(self.truth.calls))
+
     def called(self, names: Iterable[str]) -> set[str]:
         """Returns those of the functions, given by qualified names, that the JAX model calls."""
-        from twincheck.causes.replace import calls_of
-
         called: set[str] = set()
         with self.jax.changed([calls_of(names, called)], {}):
             self.jax.run("float32")
@@ -227,6 +263,18 @@ class Pair:
             if layout is not None:
                 result[b] = layout(self._drawn[a])
         return result
+
+
+def _without_own_shapes(places: Sequence[Mismatch]) -> Iterator[Mismatch]:
+    """Yields the places, those cleared where torch's tensor has another shape and all that comes of the JAX one agrees.
+
+    So it is if one model pads a tensor in a convolution and the other before it.
+    """
+    fitting = {(place.kind, place.after): place.out for place in places if not place.has_own_shape}
+    wrong_code = any(out for (kind, _), out in fitting.items() if kind == "code")
+    for place in places:
+        wrong = fitting.get(("module", place.after), wrong_code) if place.kind == "code" else wrong_code
+        yield replace(place, boundary=place.boundary or (place.has_own_shape and not wrong))
 
 
 def _following(first: Mismatch, out: Sequence[Mismatch]) -> list[Mismatch]:

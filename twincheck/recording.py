@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_workload.errors import UserError
+from twincheck.causes.replace import Patch
 
 Array = npt.NDArray[Any]
 
@@ -87,10 +88,6 @@ Force = Callable[[Place, Array], Array | None]
 
 class Enough(Exception):
     """Raised by what forces values, to break a pass off that has shown what it was run for."""
-
-
-Patch = Callable[[Sequence[object]], contextlib.AbstractContextManager[Any]]
-"""Changes how the given modules compute until the context ends."""
 
 
 class Recorder:
@@ -286,9 +283,14 @@ def invoke(call: Callable[..., Any] | None, model: Any, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
-def model_failed(framework: str, error: Exception) -> UserError:
-    """Returns the line for a model that can't be run on its inputs."""
+def model_failed(framework: str, error: Exception, *, only_in_float64: bool = False) -> UserError:
+    """Returns the line for a model that can't be run on its inputs, or only in float32."""
     reason = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no reason given")
+    if only_in_float64:
+        return UserError(
+            f"the {framework} model runs in float32 and failed in float64: {type(error).__name__}: {reason}. "
+            "(a check needs both: take dtypes from the parameters, also in call=, in place of jnp.float32)"
+        )
     return UserError(
         f"the {framework} model failed on its inputs: {type(error).__name__}: {reason}. "
         "(inputs= takes one array, a tuple of arguments, or a dict of keyword arguments; "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch as pytorch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlp_workload.errors import UserError
 from twincheck.recording import (
@@ -129,6 +130,14 @@ class TorchSide:
         }
         return Recording(recorder.calls, outputs, named)
 
+    def narrows(self) -> bool:
+        """Tells whether the model computes anything in a smaller type than float64 when it is run in float64."""
+        model, inputs = self._model.to(pytorch.float64), self.cast(self.inputs, "float64")
+        eager = pytorch.compiler.set_stance("force_eager")
+        with pytorch.no_grad(), eager, default_dtype("float64"), _SmallerTypes() as smaller:
+            self._output(model, inputs)
+        return smaller.seen
+
     def _output(self, model: nn.Module, inputs: Any) -> Any:
         try:
             return invoke(self._call, model, inputs)
@@ -141,6 +150,18 @@ class TorchSide:
     def _input(value: Any, dtype: Any) -> pytorch.Tensor:
         tensor = value.detach() if isinstance(value, pytorch.Tensor) else pytorch.as_tensor(np.array(value))
         return tensor.to(dtype).requires_grad_() if tensor.is_floating_point() else tensor
+
+
+class _SmallerTypes(TorchDispatchMode):
+    """Watches for floating-point tensors of another type than float64."""
+
+    seen = False
+
+    def __torch_dispatch__(self, function: Any, types: Any, inputs: Any = (), keywords: Any = None) -> Any:
+        output = function(*inputs, **(keywords or {}))
+        found = leaves(output, _is_tensor)
+        self.seen |= any(tensor.is_floating_point() and tensor.dtype != pytorch.float64 for tensor in found)
+        return output
 
 
 def _require_ready(model: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from twincheck.check import ALLOWED_LOSS, loss_of
 from twincheck.pairing import NOT_LEARNED, alike
 from twincheck.recording import Array
 from twincheck.weights import Weight
@@ -16,6 +17,7 @@ _NO_GRADIENT = 1e-10
 """Part of the largest gradient below which a gradient is the rounding of zero, in float64."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+Gradients = tuple[Mapping[str, Array], Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,12 @@ def unpaired(
     weights: Sequence[Weight],
     missing: Sequence[str],
     parameters: tuple[Shapes, Shapes],
-    gradients: tuple[Mapping[str, Array], Mapping[str, Array]],
+    gradients: tuple[Gradients, Gradients],
 ) -> list[Unpaired]:
     """Returns the parameters that no weight is made of, and those that no weight makes.
 
     `missing` are the JAX ones that belong to a pair of modules. `parameters` and `gradients` are torch's and the JAX
-    model's.
+    model's, gradients of a pass in float64 and of one in float32.
     """
     shapes_t, shapes_j = parameters
     sources = {source.name for weight in weights for source in weight.sources}
@@ -63,15 +65,19 @@ def unpaired(
         for name in left_t
     ]
     for name in left_j:
-        matters = name in used_j or (name in missing and name not in gradients[1])
+        matters = name in used_j or (name in missing and name not in gradients[1][0])
         result.append(Unpaired("JAX", name, shapes_j[name], _nearest(name, shapes_j[name], shapes_t, left_t), matters))
     return result
 
 
-def _with_gradient(gradients: Mapping[str, Array]) -> Iterator[str]:
-    sizes = {name: float(np.abs(gradient).max(initial=0.0)) for name, gradient in gradients.items()}
-    largest = max(sizes.values(), default=0.0)
-    return (name for name, size in sizes.items() if not size <= _NO_GRADIENT * largest)
+def _with_gradient(gradients: Gradients) -> Iterator[str]:
+    """Yields the parameters whose gradient is more than the rounding of zero, which differs from pass to pass."""
+    exact, rounded = gradients
+    largest = max((float(np.abs(gradient).max(initial=0.0)) for gradient in exact.values()), default=0.0)
+    for name, gradient in exact.items():
+        noise = max(_NO_GRADIENT * largest, ALLOWED_LOSS * loss_of(gradient, rounded.get(name)))
+        if not np.abs(gradient).max(initial=0.0) <= noise:
+            yield name
 
 
 def _nearest(

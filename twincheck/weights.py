@@ -97,6 +97,11 @@ def pair_weights(
     return _as_others_of_their_kind(weights, kinds), [name for name in missing if name not in weights]
 
 
+def neutral(missing: Sequence[str], jax_parameters: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns zeros for the biases without a counterpart: torch's module computes the same without one."""
+    return {name: np.zeros_like(jax_parameters[name]) for name in missing if _role(name) == "bias"}
+
+
 def _as_others_of_their_kind(weights: Mapping[str, Weight], kinds: Mapping[str, tuple[str, str]]) -> list[Weight]:
     """Returns the weights, those of several possible layouts in the one that modules of the same kinds show.
 

@@ -183,23 +183,60 @@ class TorchNorm(torch.nn.Module):
         return self.norm(self.linear(x))  # type: ignore[no-any-return]
 
 
-def test_running_statistics_that_are_not_compared_are_named() -> None:
-    def model(x: Any) -> Any:
-        return hk.BatchNorm(True, True, 0.9, name="norm")(hk.Linear(3, name="linear")(x), is_training=True)
-
+def trained(jax_side: Any) -> Any:
     def loss(output: Any, targets: Any) -> Any:
         return ((output - targets) ** 2).mean()
 
-    transformed = hk.transform_with_state(model)
-    params, state = transformed.init(KEY, X)
-    pair = tc.pair(tc.torch(TorchNorm(), X, train=True), tc.haiku(transformed, params, X, state))
-    result = tc.train(
-        pair,
-        [(X, X[:, :3])],
-        1,
+    torch.manual_seed(0)
+    return tc.train(
+        tc.pair(tc.torch(TorchNorm(), X, train=True), jax_side),
+        [(X, X[:, :3]), (2 * X + 1, X[:, :3])],
+        4,
         torch_optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
         optax=optax.sgd(0.1),
         torch_loss=loss,
         jax_loss=loss,
     )
-    assert "running statistics of haiku are not compared: norm.mean, norm.var" in result.notes
+
+
+class EquinoxNorm(eqx.Module):
+    linear: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm
+
+    def __init__(self, momentum: float) -> None:
+        self.linear = eqx.nn.Linear(4, 3, key=KEY)
+        self.norm = eqx.nn.BatchNorm(3, "batch", mode="batch", momentum=momentum)
+
+    def __call__(self, x: Any, state: Any) -> Any:
+        return self.norm(self.linear(x), state)
+
+
+def equinox_norm(momentum: float, call: Any = None) -> Any:
+    return tc.equinox(eqx.nn.make_with_state(EquinoxNorm)(momentum), X, call, train=True)
+
+
+def haiku_norm(momentum: float) -> Any:
+    def model(x: Any) -> Any:
+        return hk.BatchNorm(True, True, momentum, name="norm")(hk.Linear(3, name="linear")(x), is_training=True)
+
+    transformed = hk.transform_with_state(model)
+    params, state = transformed.init(KEY, X)
+    return tc.haiku(transformed, params, X, state)
+
+
+def batched(both: Any, x: Any) -> Any:
+    model, state = both
+    return jax.vmap(lambda x: model(x, state), out_axes=(0, None), axis_name="batch")(x)
+
+
+@pytest.mark.parametrize("side", [equinox_norm, haiku_norm, lambda momentum: equinox_norm(momentum, batched)])
+def test_running_statistics_are_compared_in_training(side: Any) -> None:
+    result = trained(side(0.9))
+    assert [finding.name for finding in result.findings] == ["biased-variance"], str(result)
+    result = trained(side(0.8))
+    assert [finding.name for finding in result.findings] == ["batch-norm-momentum", "biased-variance"], str(result)
+
+
+def test_running_statistics_that_are_not_compared_are_named() -> None:
+    result = trained(equinox_norm(0.9, lambda both, x: batched(both, x)[0]))
+    assert "running statistics of equinox are not compared: norm.mean, norm.var" in result.notes

@@ -3,11 +3,14 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from flax import nnx
 
 import twincheck as tc
+from mlp_workload.errors import UserError
 
 X = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
 
@@ -63,3 +66,78 @@ def test_a_square_weight_lies_as_others_of_its_class() -> None:
     pair = tc.pair(tc.torch(InPlace(), X), tc.nnx(Square(), X))
     assert pair.check().same
     np.testing.assert_array_equal(pair.jax.parameters["first.kernel"], pair.torch.parameters["first.weight"])
+
+
+class Table(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(6, 6)
+        self.register_buffer("table", torch.randn(6))
+
+    def forward(self, x: Any) -> Any:
+        return self.first(x) * self.table[torch.arange(6)]
+
+
+class DataTable(nnx.Module):
+    """Holds arrays without a variable."""
+
+    def __init__(self) -> None:
+        self.first = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+        self.table, self.order = nnx.data(jnp.zeros(6)), nnx.data(jnp.arange(6))
+
+    def __call__(self, x: Any) -> Any:
+        return self.first(x) * self.table[self.order][None]
+
+
+def test_arrays_without_a_variable_are_buffers() -> None:
+    torch.manual_seed(0)
+    report = tc.pair(tc.torch(Table(), X), tc.nnx(DataTable(), X)).check()
+    assert report.same, str(report)
+    assert "table" in {weight.jax for weight in report.pair.weights}
+
+
+class OnlyFloat32(nnx.Module):
+    def __init__(self) -> None:
+        self.first = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Any) -> Any:
+        return jax.lax.dynamic_update_slice(jnp.zeros(x.shape, jnp.float32), self.first(x), (0, 0))
+
+
+def test_one_line_tells_of_a_model_that_runs_in_float32_alone() -> None:
+    pair = tc.pair(tc.torch(torch.nn.Linear(6, 6), X), tc.nnx(OnlyFloat32(), X))
+    with pytest.raises(
+        UserError, match=r"runs in float32 and failed in float64: TypeError.*take dtypes from the param"
+    ):
+        pair.check("float64")
+
+
+IDS = np.array([[1, 2, 3], [3, 0, 1]])
+
+
+class Shared(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.out = torch.nn.Embedding(5, 6), torch.nn.Linear(6, 4)
+
+    def forward(self, first: Any, second: Any) -> Any:
+        return self.out(self.shared(first) * self.shared(second))
+
+
+class Apart(nnx.Module):
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.first, self.second = nnx.Embed(5, 6, rngs=rngs), nnx.Embed(5, 6, rngs=rngs)
+        self.out = nnx.Linear(6, 4, rngs=rngs)
+
+    def __call__(self, first: Any, second: Any) -> Any:
+        return self.out(self.first(first) * self.second(second))
+
+
+def test_an_embedding_that_torch_shares_and_jax_does_not_is_named() -> None:
+    torch.manual_seed(0)
+    inputs = IDS, IDS[::-1].copy()
+    report = tc.pair(tc.torch(Shared(), inputs), tc.nnx(Apart(), inputs)).check()
+    assert [finding.name for finding in report.findings] == ["tied-weights"], str(report)
+    assert "torch has one shared.weight, JAX has first.embedding and second.embedding" in str(report)
+    assert {str(place) for place in report.out} == {"gradient of first.embedding", "gradient of second.embedding"}

@@ -1,5 +1,6 @@
 """What one model computes in a module, and the other behind it."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -69,3 +70,53 @@ def test_a_pin_leaves_out_the_tensors_at_the_boundary(right, tmp_path):
     twincheck.check_pin(path, twincheck.nnx(Port(), IDS))
     with pytest.raises(AssertionError, match="2 of 2 tensors differ from torch's; the first: out, output 0 by "):
         twincheck.check_pin(path, twincheck.nnx(Port(2.0), IDS))
+
+
+IMAGES = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+
+
+class Cropped(torch.nn.Module):
+    """Pads before a convolution, and cuts off behind another what that pads."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(3, 4, 3, stride=2), torch.nn.Conv2d(4, 5, 3, padding=2)
+
+    def forward(self, x):
+        x = self.a(torch.nn.functional.pad(x, (0, 1, 0, 1)))
+        return self.b(x)[..., :4, :4].tanh()
+
+
+class Padded(nnx.Module):
+    def __init__(self, first="SAME", second=2):
+        rngs = nnx.Rngs(0)
+        self.a = nnx.Conv(3, 4, (3, 3), strides=2, padding=first, rngs=rngs)
+        self.b = nnx.Conv(4, 5, (3, 3), padding="VALID", rngs=rngs)
+        self.second = second
+
+    def __call__(self, x):
+        x = jnp.pad(self.a(x), ((0, 0), (self.second, 2 - self.second), (self.second, 2 - self.second), (0, 0)))
+        return jnp.tanh(self.b(x))
+
+
+def check_padding(**options):
+    torch.manual_seed(0)
+    sides = twincheck.torch(Cropped(), IMAGES), twincheck.nnx(Padded(**options), IMAGES.transpose(0, 2, 3, 1))
+    return twincheck.pair(*sides).check()
+
+
+def test_padding_before_a_module_or_in_it_is_no_alarm():
+    report = check_padding()
+    assert report.same, str(report)
+    assert {str(place) for place in report.places if place.boundary} == {
+        "between the inputs and a", "between a and b", "b",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [({"first": 1}, "between the inputs and a"), ({"second": 1}, "between b and output 0")],
+)
+def test_wrong_padding_before_a_module_is_out(options, place):
+    report = check_padding(**options)
+    assert place in {str(place) for place in report.places if place.out}, str(report)

@@ -6,51 +6,81 @@ layout. It says whether one simple operation turns the first into the second. Va
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erf, logsumexp
+from scipy.special import logsumexp
+
+from twincheck.causes.terms import AGREES, FUNCTIONS, RECENT, SAMPLE, recognise_terms
+from twincheck.causes.terms import CAUSES as TERM_CAUSES
 
 Array = NDArray[np.float64]
 Recognise = Callable[[Array, Array, Sequence[Array]], bool]
 
-AGREES = 2e-5
-"""Of the largest value: float32 through a few hundred sums, and far below any difference that has a name."""
 MENDED = 30
 """An explanation must make the distance this many times smaller."""
 SMALLEST = 8
 """Arrays with fewer values agree with anything."""
-SAMPLE = 64
-"""Values that are looked at before whole arrays are."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """How a cause is recognised from `(ours, theirs, earlier)`."""
+    """Causes, and what returns the name of one of them, or None, given `(ours, theirs, earlier)`."""
 
-    cause: str
-    recognise: Recognise
+    causes: Collection[str]
+    find: Callable[[Array, Array, Sequence[Array]], str | None]
 
 
-def recognise(ours: object, theirs: object, earlier: Sequence[object] = ()) -> str | None:
+def _is(cause: str, recognise: Recognise) -> Evidence:
+    return Evidence((cause,), lambda ours, theirs, earlier: cause if recognise(ours, theirs, earlier) else None)
+
+
+def recognise(
+    ours: object, theirs: object, earlier: Sequence[object] = (), embedded: Sequence[object] = ()
+) -> str | None:
     """Returns the name of the first cause that turns `ours`, JAX's array, into `theirs`, torch's, or None.
 
     Args:
         ours: what the JAX side computed.
         theirs: what torch computed, in the same layout.
         earlier: torch's arrays from before the place, such as its residual stream.
+        embedded: torch's embeddings from before the place, or at it.
     """
     a, b = np.asarray(ours), np.asarray(theirs)
-    if a.shape != b.shape or a.dtype.kind not in "fiu" or b.dtype.kind not in "fiu" or a.size < SMALLEST:
+    if a.shape != b.shape or a.dtype.kind not in "fiu" or b.dtype.kind not in "fiu":
         return None
     a, b = a.astype(np.float64), b.astype(np.float64)
     before = [np.asarray(e, np.float64) for e in earlier]
-    if np.isfinite(a).all() and np.isfinite(b).all() and (np.ptp(b) == 0 or _distance(a, b) == 0):
+    if a.size == 1:
+        return LOSS_REDUCTION if _is_sum_for_mean(a, b, before) else None
+    if a.size < SMALLEST or (
+        np.isfinite(a).all() and np.isfinite(b).all() and (np.ptp(b) == 0 or _distance(a, b) == 0)
+    ):
         return None
+    before += [np.moveaxis(e, 1, -1) for e in before if e.ndim == a.ndim > 2 and e.shape != a.shape]
     with np.errstate(all="ignore"):  # activations of large values, infinities on both sides
-        return next((evidence.cause for evidence in EVIDENCE if evidence.recognise(a, b, before)), None)
+        if any(_is_scaled(a, b, np.asarray(e, np.float64)) for e in embedded):
+            return EMBEDDING_SCALE
+        return next((cause for evidence in EVIDENCE if (cause := evidence.find(a, b, before))), None)
+
+
+LOSS_REDUCTION, EMBEDDING_SCALE = "loss-reduction", "embedding-scale"
+
+
+def _is_sum_for_mean(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
+    """Tells whether one of two losses is a sum over examples where the other is a mean."""
+    factor = float(theirs.ravel()[0]) / float(ours.ravel()[0]) if ours.any() else math.nan
+    return any(_either(factor, n) for e in earlier[-RECENT:] for n in _counts(e.shape))
+
+
+def _is_scaled(ours: Array, theirs: Array, embedded: Array) -> bool:
+    """Tells whether one side has the embedding times the square root of its size, where the other has it alone."""
+    if embedded.shape != ours.shape:
+        return False
+    root = embedded.shape[-1] ** 0.5
+    return any(_mends(ours + k * embedded, ours, theirs) for k in (root - 1, 1 - root, 1 - 1 / root, 1 / root - 1))
 
 
 def _distance(a: Array, b: Array) -> float:
@@ -127,73 +157,26 @@ def _rounded(kept_bits: int) -> Recognise:
     return recognise
 
 
-def _erf(x: Array) -> Array:
-    return np.asarray(erf(x))
-
-
-def _sigmoid(x: Array) -> Array:
-    return 0.5 * (1 + np.tanh(x / 2))
-
-
 def _softmax(x: Array) -> Array:
     e = np.exp(x - x.max(-1, keepdims=True))
     return np.asarray(e / e.sum(-1, keepdims=True))
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": lambda x: np.maximum(x, 0),
-    "gelu": lambda x: x * 0.5 * (1 + _erf(x / math.sqrt(2))),
-    "gelu_tanh": lambda x: x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "gelu_quick": lambda x: x * _sigmoid(1.702 * x),
-    "silu": lambda x: x * _sigmoid(x),
-    "sigmoid": _sigmoid,
-    "tanh": np.tanh,
-    "softplus": lambda x: np.logaddexp(0, x),
-    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
-    "softmax": _softmax,
-    "log_softmax": lambda x: x - logsumexp(x, axis=-1, keepdims=True),
-}
-"""In the order in which they are tried."""
+def _log_softmax(x: Array) -> Array:
+    return np.asarray(x - logsumexp(x, axis=-1, keepdims=True))
 
 
-TABLE_NAMES = {"gelu_tanh": "gelu-erf", "gelu_quick": "gelu-quick"}
-"""How the table calls an activation of torch's, where that is not `activation-` and its name here."""
-
-
-def _activation(name: str) -> Recognise:
-    """Recognises that torch applies this activation, and JAX another one, to a tensor computed shortly before."""
-    function = ACTIVATIONS[name]
-
-    def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-        for before in [] if _near(ours, theirs) else _same_shape(ours, earlier)[-_RECENT:]:
-            if _near(function(before), theirs) and any(
-                _near(other(before), ours) for key, other in ACTIVATIONS.items() if key != name
-            ):
-                return True
-        return False
-
-    return recognise
-
-
-_RECENT = 4
-"""Arrays of one shape before the place to which an activation may have been applied."""
-
-
-def _near(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and _distance(a, b) <= AGREES * float(np.abs(b).max())
+ACTIVATIONS = (*FUNCTIONS.values(), _softmax, _log_softmax)
 
 
 def _left_out(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     """Torch applies an activation to what the JAX side gives out as it is."""
-    return any(_mends(f(ours), ours, theirs) for f in ACTIVATIONS.values())
+    return any(_mends(f(ours), ours, theirs) for f in ACTIVATIONS)
 
 
 def _doubled(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     """The JAX side applies an activation to what torch gives out as it is."""
-    return any(_applied(f, ours, theirs) for f in ACTIVATIONS.values())
+    return any(_applied(f, ours, theirs) for f in ACTIVATIONS)
 
 
 def _applied(function: Callable[[Array], Array], ours: Array, theirs: Array) -> bool:
@@ -326,6 +309,13 @@ def _offset(axes: Callable[[int], tuple[int, ...]]) -> Recognise:
     return recognise
 
 
+def _same_for_all_examples(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
+    """The difference is the same for all examples, at each position another one."""
+    if ours.ndim < 3 or len(ours) < 2 or all(np.array_equal(example, theirs[0]) for example in theirs[1:]):
+        return False
+    return _mends(ours + (theirs - ours)[:1], ours, theirs)
+
+
 def _same_shape(ours: Array, earlier: Sequence[Array]) -> list[Array]:
     return [e for e in earlier if e.shape == ours.shape and np.isfinite(e).all()]
 
@@ -364,17 +354,27 @@ def _other_residual(ours: Array, theirs: Array, earlier: Sequence[Array]) -> boo
 
 
 def _pooled(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """Both sides are drawn from one earlier sequence (batch, length, features): first, last, mean or largest."""
+    """Both sides are drawn from one earlier sequence or image: a position, the mean, the sum or the largest value."""
     for e in earlier:
-        if e.ndim != ours.ndim + 1 or e.shape[1] < 2 or (e.shape[0], *e.shape[2:]) != ours.shape:
+        if e.ndim <= ours.ndim or e.shape[0] != ours.shape[0] or not np.isfinite(e).all():
             continue
-        choices = [e[:, 0], e[:, -1], e.mean(1), e.max(1), e[:, 1:].mean(1), e.sum(1)]
-        ours_is, theirs_is = (
-            [i for i, c in enumerate(choices) if _distance(c, a) <= AGREES * np.abs(a).max()] for a in (ours, theirs)
-        )
-        if ours_is and theirs_is and not set(ours_is) & set(theirs_is):
-            return True
+        for rows in _rows(e, ours.shape):
+            choices = [rows[:, 0], rows[:, -1], rows.mean(1), rows.max(1), rows[:, 1:].mean(1), rows.sum(1)]
+            ours_is, theirs_is = (
+                [i for i, choice in enumerate(choices) if _distance(choice, a) <= AGREES * np.abs(a).max()]
+                for a in (ours, theirs)
+            )
+            if ours_is and theirs_is and not set(ours_is) & set(theirs_is):
+                return True
     return False
+
+
+def _rows(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
+    """Yields an array (batch, ..., features) as (batch, rows, features), channels last and first."""
+    for moved in (array, np.moveaxis(array, 1, -1)) if array.ndim > 2 else (array,):
+        rest = moved.ndim - len(shape) + 1
+        if moved.shape[rest:] == shape[1:] and math.prod(moved.shape[1:rest]) > 1:
+            yield moved.reshape(shape[0], -1, *shape[1:])
 
 
 def _zero_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -386,44 +386,42 @@ def _zero_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
 
 
 EVIDENCE: Sequence[Evidence] = (
-    Evidence("masked-rows", _nan_rows),
-    Evidence("low-precision", _rounded(8)),
-    Evidence("padding-index", _zero_row),
-    Evidence("pooling", _pooled),
-    Evidence("token-types", _token_types),
-    Evidence("residual-left-out", _residual(1.0)),
-    Evidence("residual-doubled", _residual(-1.0)),
-    Evidence("sign", _sign),
-    Evidence("embedding-scale", _scaled(lambda factor, shape: _either(factor, shape[-1] ** 0.5))),
-    Evidence(
+    _is("masked-rows", _nan_rows),
+    _is("low-precision", _rounded(8)),
+    _is("padding-index", _zero_row),
+    _is("pooling", _pooled),
+    Evidence(TERM_CAUSES, recognise_terms),
+    _is("token-types", _token_types),
+    _is("residual-left-out", _residual(1.0)),
+    _is("residual-doubled", _residual(-1.0)),
+    _is("sign", _sign),
+    _is(
         "std-ddof",
         _scaled(
             lambda f, shape: any(_either(f, (n / (n - 1)) ** 0.5) or _either(f, n / (n - 1)) for n in _counts(shape))
         ),
     ),
-    Evidence("loss-reduction", _scaled(lambda f, shape: any(_either(f, n) for n in _counts(shape)))),
-    Evidence("constant-factor", _scaled(lambda factor, shape: True)),
-    Evidence("activation-left-out", _left_out),
-    Evidence("activation-doubled", _doubled),
-    *(
-        Evidence(TABLE_NAMES.get(name, f"activation-{name.replace('_', '-')}"), _activation(name))
-        for name in ACTIVATIONS
-        if "softmax" not in name
-    ),
-    Evidence("residual-norm", _other_residual),
-    Evidence("leaky-slope", _negative_slope),
-    Evidence("forget-gate-bias", _one_block_offset),
-    Evidence("lstm-gate-order", _gate_blocks(4)),
-    Evidence("gru-gate-order", _gate_blocks(3)),
-    Evidence("transposed", _transposed),
-    Evidence("channels-reversed", _reversed(lambda ndim: (-1,))),
-    Evidence("axis-reversed", _reversed(lambda ndim: range(ndim - 1))),
-    Evidence("nhwc-flatten", _flattened),
-    Evidence("channels-permuted", _permuted),
-    Evidence("shifted", _shifted),
-    Evidence("padding-border", _border),
-    Evidence("constant-offset", _offset(lambda ndim: tuple(range(ndim)))),
-    Evidence("bias-left-out", _offset(lambda ndim: tuple(range(ndim - 1)))),
-    Evidence("norm-epsilon-place", _factor_per_row),
+    _is("constant-factor", _scaled(lambda factor, shape: True)),
+    _is("activation-left-out", _left_out),
+    _is("activation-doubled", _doubled),
+    _is("residual-norm", _other_residual),
+    _is("leaky-slope", _negative_slope),
+    _is("forget-gate-bias", _one_block_offset),
+    _is("lstm-gate-order", _gate_blocks(4)),
+    _is("gru-gate-order", _gate_blocks(3)),
+    _is("transposed", _transposed),
+    _is("channels-reversed", _reversed(lambda ndim: (-1,))),
+    _is("axis-reversed", _reversed(lambda ndim: range(ndim - 1))),
+    _is("nhwc-flatten", _flattened),
+    _is("channels-permuted", _permuted),
+    _is("shifted", _shifted),
+    _is("padding-border", _border),
+    _is("constant-offset", _offset(lambda ndim: tuple(range(ndim)))),
+    _is("bias-left-out", _offset(lambda ndim: tuple(range(ndim - 1)))),
+    _is("positions-left-out", _same_for_all_examples),
+    _is("norm-epsilon-place", _factor_per_row),
 )
 """From specific to general."""
+
+CAUSES = {LOSS_REDUCTION, EMBEDDING_SCALE}.union(*(evidence.causes for evidence in EVIDENCE))
+"""All causes that values can show."""

@@ -1,5 +1,6 @@
 """Patches that make a JAX model behave as torch does, one for each known difference that a patch can undo."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from twincheck.causes.replace import (
     Wrap,
     attributes,
     functions,
+    resolve,
     together,
     user_namespaces,
 )
@@ -35,7 +37,7 @@ PRODUCTS = tuple(
     }.items()
     for name in names
 )
-ACTIVATIONS = (
+JAX_ACTIVATIONS = (
     "celu",
     "elu",
     "gelu",
@@ -59,6 +61,8 @@ ACTIVATIONS = (
 ATTENTIONS = ("jax.nn.dot_product_attention", "flax.nnx.dot_product_attention", "flax.linen.dot_product_attention")
 MASKED_OUT = -1e3
 """`jnp.where` with a constant below this fills in a masked position."""
+LEAST_MASKED_OUT = -1.0
+"""The same for constants that are too near to 0."""
 
 
 # Activations
@@ -67,9 +71,9 @@ MASKED_OUT = -1e3
 def activation(target: Callable[[Any], Any], *names: str) -> Patch:
     """Returns a patch that replaces the activations of `jax.nn` called `names`, by default all, by another one."""
     wraps: dict[str, Wrap] = {
-        f"jax.nn.{name}": lambda _: lambda x, *_, **__: target(x) for name in names or ACTIVATIONS
+        f"jax.nn.{name}": lambda _: lambda x, *_, **__: target(x) for name in names or JAX_ACTIVATIONS
     }
-    if "tanh" in (names or ACTIVATIONS):
+    if "tanh" in (names or JAX_ACTIVATIONS):
         wraps["jax.numpy.tanh"] = wraps["jax.nn.tanh"]
     return functions(wraps)
 
@@ -375,6 +379,22 @@ pool_padding_symmetric = _pool_padding(lambda size: ((size - 1) // 2,) * 2)
 pool_padding_none = _pool_padding(lambda size: (0, 0))
 
 
+def _other_pool(name: str) -> Wrap:
+    """Returns a replacement of a pooling by Flax's pooling of this name."""
+
+    def wrap(_: Function) -> Function:
+        def call(inputs: Any, window: Any, strides: Any = None, padding: Any = "VALID", **__: Any) -> Any:
+            return resolve(f"flax.linen.{name}")(inputs, window, strides, padding)
+
+        return call
+
+    return wrap
+
+
+pool_max = functions({f"flax.{package}.avg_pool": _other_pool("max_pool") for package in ("linen", "nnx")})
+pool_mean = functions({f"flax.{package}.max_pool": _other_pool("avg_pool") for package in ("linen", "nnx")})
+
+
 def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keys' kernel with a = -0.75, as in torch and OpenCV."""
     a, d = -0.75, np.abs(distance)
@@ -480,78 +500,87 @@ def attention_scale(power: float) -> Patch:
     """Returns a patch that multiplies attention scores by size^power, where the size is that of a head.
 
     The size is known to the attention functions. In code that calls `softmax` itself, it is the size of the axis
-    that the last `einsum` or `matmul` summed over.
+    that the last `einsum`, `matmul` or `@` summed over.
     """
+    size = 1
+
+    def einsum(original: Function) -> Function:
+        def call(spec: Any, *operands: Any, **kwargs: Any) -> Any:
+            nonlocal size
+            if isinstance(spec, str) and "->" in spec and len(operands) == 2:
+                terms, out = spec.replace(" ", "").replace("...", "").split("->")
+                first, second = terms.split(",")
+                summed = [
+                    operands[0].shape[first.index(letter) - len(first)]
+                    for letter in first
+                    if letter in second and letter not in out
+                ]
+                size = int(np.prod(summed))
+            return original(spec, *operands, **kwargs)
+
+        return call
+
+    def matmul(original: Function) -> Function:
+        def call(a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal size
+            size = a.shape[-1]
+            return original(a, b, *args, **kwargs)
+
+        return call
+
+    def softmax(original: Function) -> Function:
+        return lambda x, *args, **kwargs: original(x * float(size) ** power, *args, **kwargs)
+
+    def scaled(query: Any, mask: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        if kwargs.get("scale") is not None:
+            return query, mask, kwargs | {"scale": kwargs["scale"] * float(query.shape[-1]) ** power}
+        return query * float(query.shape[-1]) ** power, mask, kwargs
+
+    sizes = functions({"jax.numpy.einsum": einsum, "jax.numpy.matmul": matmul}, {"jax.Array.__matmul__": matmul})
+    scores = functions({"jax.nn.softmax": softmax, **_attention(scaled)})
 
     @contextmanager
     def patch(modules: Sequence[object]) -> Iterator[Patched]:
-        size = 1
-
-        def einsum(original: Function) -> Function:
-            def call(spec: Any, *operands: Any, **kwargs: Any) -> Any:
-                nonlocal size
-                if isinstance(spec, str) and "->" in spec and len(operands) == 2:
-                    terms, out = spec.replace(" ", "").replace("...", "").split("->")
-                    first, second = terms.split(",")
-                    summed = [
-                        operands[0].shape[first.index(letter) - len(first)]
-                        for letter in first
-                        if letter in second and letter not in out
-                    ]
-                    size = int(np.prod(summed))
-                return original(spec, *operands, **kwargs)
-
-            return call
-
-        def matmul(original: Function) -> Function:
-            def call(a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
-                nonlocal size
-                size = a.shape[-1]
-                return original(a, b, *args, **kwargs)
-
-            return call
-
-        def softmax(original: Function) -> Function:
-            return lambda x, *args, **kwargs: original(x * float(size) ** power, *args, **kwargs)
-
-        def scaled(query: Any, mask: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-            if kwargs.get("scale") is not None:
-                return query, mask, kwargs | {"scale": kwargs["scale"] * float(query.shape[-1]) ** power}
-            return query * float(query.shape[-1]) ** power, mask, kwargs
-
-        sizes = functions({"jax.numpy.einsum": einsum, "jax.numpy.matmul": matmul})
-        scores = functions({"jax.nn.softmax": softmax, **_attention(scaled)})
         with sizes(modules), scores(modules) as patched:
             yield patched
 
-    return patch
+    return Patch(patch, scores.names)
+
+
+def _by_heads(softmax: Function) -> Function:
+    """Takes scores (batch, heads, queries, keys) times sqrt(heads), if they were divided by the root of the width."""
+
+    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return softmax(x * x.shape[-3] ** 0.5 if x.ndim > 3 else x, *args, **kwargs)
+
+    return call
 
 
 attention_default_scale = functions(
-    _attention(lambda query, mask, kwargs: (query, mask, {k: v for k, v in kwargs.items() if k != "scale"}))
+    {"jax.nn.softmax": _by_heads}
+    | _attention(lambda query, mask, kwargs: (query, mask, {k: v for k, v in kwargs.items() if k != "scale"}))
 )
 
 
-def _masked_where(change: Callable[[Any, Any, Any], Any]) -> dict[str, Wrap]:
+def _masked_where(change: Callable[[Any, Any, Any], Any], below: float = MASKED_OUT) -> dict[str, Wrap]:
     """Returns a replacement of `jnp.where` for calls that fill in masked scores, given (condition, scores, fill)."""
+
+    def is_fill(value: Any) -> bool:
+        if value is None or np.ndim(value) or isinstance(value, jax.core.Tracer):
+            return False
+        return bool(np.asarray(value).dtype.kind == "f" and float(value) < below)
 
     def wrap(where: Function) -> Function:
         def call(condition: Any, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
-            if _is_fill(y) and not _is_fill(x):
+            if is_fill(y) and not is_fill(x):
                 return change(condition, x, y)
-            if _is_fill(x) and not _is_fill(y):
+            if is_fill(x) and not is_fill(y):
                 return change(~condition, y, x)
             return where(condition, x, y, **kwargs)
 
         return call
 
     return {"jax.numpy.where": wrap}
-
-
-def _is_fill(value: Any) -> bool:
-    if value is None or np.ndim(value) or isinstance(value, jax.core.Tracer):
-        return False
-    return bool(np.asarray(value).dtype.kind == "f" and float(value) < MASKED_OUT)
 
 
 def _inverted(query: Any, mask: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
@@ -566,6 +595,9 @@ def mask_fill(fill: float) -> Patch:
     return functions(_masked_where(lambda condition, x, _: _where(condition, x, jnp.asarray(fill, x.dtype))))
 
 
+mask_low_enough = functions(
+    _masked_where(lambda condition, x, _: _where(condition, x, _lowest(x)), below=LEAST_MASKED_OUT)
+)
 mask_added = functions(_masked_where(lambda condition, x, _: x + _where(condition, 0.0, -1e4).astype(x.dtype)))
 
 
@@ -584,6 +616,34 @@ attention_causal = functions(
     | _attention(lambda query, mask, kwargs: (query, mask, kwargs | {"is_causal": True}))
 )
 attention_not_causal = functions(_attention(lambda query, mask, kwargs: (query, mask, kwargs | {"is_causal": False})))
+
+
+def _in_order(condition: Any, x: Any, fill: Any) -> Any:
+    """Fills in what a causal mask hides, in place of another mask that is the same for all examples and heads."""
+    shape = np.shape(condition)
+    if len(shape) < 2 or shape[-1] != shape[-2] or np.prod(shape[:-2]) != 1:
+        return _where(condition, x, fill)
+    return _where(jnp.tri(shape[-1], dtype=bool)[(None,) * (x.ndim - 2)], x, jnp.asarray(fill, x.dtype))
+
+
+def _on_diagonal(k: int) -> Wrap:
+    """Returns a replacement of `tri`, `tril` and `triu` that starts at diagonal k."""
+
+    def wrap(original: Function) -> Function:
+        def call(m: Any, *args: Any, **kwargs: Any) -> Any:
+            if original.__name__ == "tri":
+                return original(m, *args[:1], k, *args[2:], **{n: v for n, v in kwargs.items() if n != "k"})
+            return original(m, k)
+
+        return call
+
+    return wrap
+
+
+causal_mask = functions(
+    {"jax.numpy.tri": _on_diagonal(0), "jax.numpy.tril": _on_diagonal(0), "jax.numpy.triu": _on_diagonal(1)}
+    | _masked_where(_in_order)
+)
 
 
 def _repeat_to_tile(_: Function) -> Function:
@@ -612,6 +672,7 @@ tile_to_repeat = functions({"jax.numpy.tile": _tile_to_repeat})
 def _user_functions(pattern: str, wrap: Wrap) -> Patch:
     """Returns a patch of the program's own functions and callable classes whose names match a pattern."""
 
+    @Patch
     @contextmanager
     def patch(modules: Sequence[object]) -> Iterator[Patched]:
         wraps, methods, found = {}, {}, dict[int, str]()
@@ -680,6 +741,31 @@ def _without_bfloat16(original: Function) -> Function:
 rotary_float32 = _user_functions(ROTARY, _without_bfloat16)
 
 
+def _with_usual_base(original: Function) -> Function:
+    names = {"base", "theta", "rope_theta"} & set(_parameters(original))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not names:
+            return original(*args, **kwargs)
+        given = inspect.signature(original).bind(*args, **kwargs)
+        given.apply_defaults()
+        given.arguments.update(dict.fromkeys(names, 10_000.0))
+        return original(*given.args, **given.kwargs)
+
+    return call
+
+
+def _parameters(function: Function) -> Sequence[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # it has none that can be read
+        return ()
+
+
+rotary_base = _user_functions(ROTARY, _with_usual_base)
+rotary_direction = functions({"jax.numpy.sin": lambda sin: lambda x, *args, **kwargs: -sin(x, *args, **kwargs)})
+
+
 # Gates, precision, losses
 
 
@@ -696,6 +782,7 @@ def split_order(order: Sequence[int]) -> Patch:
     return functions({"jax.numpy.split": wrap})
 
 
+@Patch
 @contextmanager
 def highest_precision(modules: Sequence[object]) -> Iterator[Patched]:
     """Computes matrix products in the precision of their inputs."""
@@ -704,6 +791,17 @@ def highest_precision(modules: Sequence[object]) -> Iterator[Patched]:
         yield patched
 
 
+LOW = ("bfloat16", "float16")
+
+
+def _not_lowered(astype: Function) -> Function:
+    def call(x: Any, dtype: Any, *args: Any, **kwargs: Any) -> Any:
+        return x if jnp.dtype(dtype).name in LOW else astype(x, dtype, *args, **kwargs)
+
+    return call
+
+
+stays_in_float32 = functions({}, {"jax.Array.astype": _not_lowered})
 computes_in_float32 = attributes((*PRODUCTS, *NORMS, "flax.nnx.Embed", "flax.linen.Embed"), {"dtype": jnp.float32})
 
 

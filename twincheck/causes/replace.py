@@ -20,11 +20,23 @@ class Patched:
     used: int = 0
 
 
-Patch = Callable[[Sequence[object]], AbstractContextManager[Patched]]
-"""Changes how the given module objects compute, and the libraries that they call, until the context ends.
+@dataclass(frozen=True)
+class Patch:
+    """Changes how the given module objects compute, and the libraries that they call, until the context ends.
 
-A function that JAX has compiled before is not traced again: run the pass under `jax.disable_jit()`.
-"""
+    A function that JAX has compiled before is not traced again: run the pass under `jax.disable_jit()`.
+
+    Attributes:
+        apply: returns the context for the modules.
+        names: the functions and methods that it replaces, by qualified name; None if these depend on the modules.
+    """
+
+    apply: Callable[[Sequence[object]], AbstractContextManager[Patched]]
+    names: frozenset[str] | None = None
+
+    def __call__(self, modules: Sequence[object]) -> AbstractContextManager[Patched]:
+        return self.apply(modules)
+
 
 LIBRARIES = ("jax", "flax", "equinox", "haiku", "optax")
 """Packages whose attributes are replaced; their containers and functions are left as they are."""
@@ -78,7 +90,7 @@ def functions(wraps: Mapping[str, Wrap], methods: Mapping[str, Wrap] | None = No
         try:
             replacements = {}
             for name, wrap in wraps.items():
-                original = _resolve(name)
+                original = resolve(name)
                 if original is not None and id(original) not in replacements:
                     replacements[id(original)] = replacement(original, wrap)
             _replace_everywhere(replacements, modules, undo)
@@ -91,8 +103,7 @@ def functions(wraps: Mapping[str, Wrap], methods: Mapping[str, Wrap] | None = No
             for restore in reversed(undo):
                 restore()
 
-    patch.names = frozenset((*wraps, *(methods or {})))  # type: ignore[attr-defined]
-    return patch
+    return Patch(patch, frozenset((*wraps, *(methods or {}))))
 
 
 def attributes(classes: Sequence[str], values: Mapping[str, Any], **arguments: Any) -> Patch:
@@ -136,10 +147,8 @@ def together(*patches: Patch) -> Patch:
         with nested(patches):
             yield total
 
-    names = [one.names for one in patches if hasattr(one, "names")]
-    if len(names) == len(patches):
-        patch.names = frozenset[str]().union(*names)  # type: ignore[attr-defined]
-    return patch
+    names = [one.names for one in patches]
+    return Patch(patch, None if None in names else frozenset().union(*filter(None, names)))
 
 
 def user_namespaces(modules: Sequence[object]) -> list[dict[str, Any]]:
@@ -168,7 +177,7 @@ def _is_users(name: object) -> bool:
     return isinstance(name, str) and name.partition(".")[0] not in NOT_THE_USERS
 
 
-def _resolve(name: str) -> Any:
+def resolve(name: str) -> Any:
     """Returns the object of a qualified name, or None if its package is not imported or does not have it."""
     parts = name.split(".")
     for length in range(len(parts) - 1, 0, -1):
@@ -184,7 +193,7 @@ def _methods(name: str) -> Iterator[tuple[Any, str, Function, Wrap]]:
     """Yields the class, the attribute, the function, and how a replacement is stored, for each class to change."""
     path, _, attribute = name.rpartition(".")
     if path != "jax.Array":
-        owner = _resolve(path)
+        owner = resolve(path)
         if owner is not None and attribute in vars(owner):
             yield owner, attribute, vars(owner)[attribute], lambda call: call
         return
@@ -193,8 +202,10 @@ def _methods(name: str) -> Iterator[tuple[Any, str, Function, Wrap]]:
     array = jax.numpy.zeros(())
     concrete, abstract = type(array), type(jax.typeof(array))
     yield concrete, attribute, vars(concrete)[attribute], lambda call: call
+    is_operator = attribute.startswith("__")
+    attribute = attribute[1:-2] if is_operator else attribute
     forwarded = vars(abstract)[attribute]  # what a tracer's attribute is looked up in
-    yield abstract, attribute, forwarded.fun, type(forwarded)
+    yield abstract, attribute, forwarded.__func__ if is_operator else forwarded.fun, type(forwarded)
 
 
 def _replace_everywhere(
@@ -302,5 +313,5 @@ def calls_of(names: Iterable[str], called: set[str]) -> Patch:
         return wrap
 
     wraps = {name: counting(name) for name in names}
-    methods = {name: wrap for name, wrap in wraps.items() if isinstance(_resolve(name.rpartition(".")[0]), type)}
+    methods = {name: wrap for name, wrap in wraps.items() if isinstance(resolve(name.rpartition(".")[0]), type)}
     return functions({name: wrap for name, wrap in wraps.items() if name not in methods}, methods, nested=True)

@@ -50,7 +50,7 @@ def _optax(page: str) -> str:
     return f"{OPTAX}{page}"
 
 
-ACTIVATIONS = _nnx("nn/activations")
+ACTIVATIONS_PAGE = _nnx("nn/activations")
 NORMS = _nnx("nn/normalization")
 LINEAR = _nnx("nn/linear")
 ATTENTION = _nnx("nn/attention")
@@ -88,7 +88,7 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "gelu-erf",
-        'GELU: torch uses the tanh approximation here (approximate="tanh", "gelu_new"), JAX the exact one.',
+        'GELU: torch uses the tanh approximation here (approximate="tanh", "gelu_new"), JAX another form.',
         "jax.nn.gelu(x, approximate=True)",
         _torch("nn.GELU"),
         _jax("jax.nn.gelu"),
@@ -124,7 +124,7 @@ CAUSES: Sequence[Cause] = (
             f"Activation: torch applies {torch_name} here, JAX another activation.",
             code,
             _torch(f"nn.{torch_name}"),
-            ACTIVATIONS,
+            ACTIVATIONS_PAGE,
             patches.activation(patches.TARGETS[name]),
         )
         for name, (torch_name, code) in ACTIVATION_NAMES.items()
@@ -134,7 +134,7 @@ CAUSES: Sequence[Cause] = (
         "Activation: JAX applies an activation here, torch none.",
         "Leave the activation out.",
         _torch("nn.Identity"),
-        ACTIVATIONS,
+        ACTIVATIONS_PAGE,
         patches.activation(lambda x: x),
     ),
     Cause(
@@ -142,14 +142,21 @@ CAUSES: Sequence[Cause] = (
         "Activation: torch applies an activation here, JAX none.",
         "Apply the activation of the PyTorch model.",
         "https://docs.pytorch.org/docs/stable/nn.html#non-linear-activations-weighted-sum-nonlinearity",
-        ACTIVATIONS,
+        ACTIVATIONS_PAGE,
     ),
     Cause(
         "activation-doubled",
         "Activation: JAX applies one more activation than torch, to the same values.",
         "Apply the activation once.",
         "https://docs.pytorch.org/docs/stable/nn.html#non-linear-activations-weighted-sum-nonlinearity",
-        ACTIVATIONS,
+        ACTIVATIONS_PAGE,
+    ),
+    Cause(
+        "gate-swapped",
+        "Gate: torch applies the activation to one of two factors, JAX to the other one.",
+        "act(gate) * up, with the factors as in the PyTorch model",
+        _torch("nn.functional.glu"),
+        ACTIVATIONS_PAGE,
     ),
     # Softmax, statistics, rounding
     Cause(
@@ -227,8 +234,8 @@ CAUSES: Sequence[Cause] = (
     # Norms
     Cause(
         "norm-epsilon",
-        "Norm: the epsilons differ; by default torch's LayerNorm and GroupNorm have 1e-5, Flax's 1e-6.",
-        "nnx.LayerNorm(..., epsilon=1e-5), or torch's eps",
+        "Norm: the epsilons differ; torch's default is 1e-5, Flax's 1e-6, but 1e-5 for BatchNorm.",
+        "epsilon=1e-5 in the norm, or torch's eps",
         _torch("nn.LayerNorm"),
         NORMS,
         patches.norm_epsilon(1e-5),
@@ -444,6 +451,22 @@ CAUSES: Sequence[Cause] = (
         patches.pool_padding_none,
     ),
     Cause(
+        "pool-max",
+        "Pooling: torch takes the largest value of a window here, JAX the mean.",
+        "nnx.max_pool(...)",
+        _torch("nn.MaxPool2d"),
+        POOLING,
+        patches.pool_max,
+    ),
+    Cause(
+        "pool-mean",
+        "Pooling: torch takes the mean of a window here, JAX the largest value.",
+        "nnx.avg_pool(...)",
+        _torch("nn.AvgPool2d"),
+        POOLING,
+        patches.pool_mean,
+    ),
+    Cause(
         "padding-border",
         "Padding: only the border of the image differs; the padding has another value or mode.",
         'nnx.Conv(..., padding="REFLECT" or "CIRCULAR") as torch\'s padding_mode; pad with the same value',
@@ -510,7 +533,7 @@ CAUSES: Sequence[Cause] = (
     Cause(
         "attention-other-scale",
         "Attention: the JAX side has a scale of its own, torch the default 1 / sqrt(size of a head).",
-        "jax.nn.dot_product_attention(..., scale=None)",
+        "scores / jnp.sqrt(head_size), or scale=None in jax.nn.dot_product_attention",
         SDPA,
         JAX_ATTENTION,
         patches.attention_default_scale,
@@ -530,6 +553,14 @@ CAUSES: Sequence[Cause] = (
         SDPA,
         JAX_ATTENTION,
         patches.attention_not_causal,
+    ),
+    Cause(
+        "causal-mask",
+        "Mask: a position sees itself and those before it in torch, JAX's mask hides others (a wrong diagonal).",
+        "jnp.tri(length, dtype=bool), or jnp.triu(..., k=1) for what is hidden",
+        SDPA,
+        _jax("jax.numpy.tri"),
+        patches.causal_mask,
     ),
     Cause(
         "mask-polarity",
@@ -554,6 +585,14 @@ CAUSES: Sequence[Cause] = (
         SDPA,
         JAX_ATTENTION,
         patches.mask_fill(-3.4028234663852886e38),
+    ),
+    Cause(
+        "mask-fill",
+        "Mask: JAX fills hidden scores with a value that is not low enough, so that hidden positions count.",
+        "jnp.where(mask, scores, jnp.finfo(scores.dtype).min)",
+        SDPA,
+        JAX_ATTENTION,
+        patches.mask_low_enough,
     ),
     Cause(
         "masked-rows",
@@ -610,6 +649,22 @@ CAUSES: Sequence[Cause] = (
         patches.rotary_float32,
     ),
     Cause(
+        "rotary-base",
+        "Rotary embedding: the base of the angles is 10000 in torch, another one in JAX.",
+        "angles with the base (rope_theta) of the PyTorch model",
+        _torch("polar"),
+        _jax("jax.numpy.cos"),
+        patches.rotary_base,
+    ),
+    Cause(
+        "rotary-direction",
+        "Rotary embedding: torch rotates the other way; the sign of the sines differs.",
+        "(x1 * cos - x2 * sin, x2 * cos + x1 * sin)",
+        _torch("polar"),
+        _jax("jax.numpy.sin"),
+        patches.rotary_direction,
+    ),
+    Cause(
         "dropout-on",
         "Dropout: it is on in JAX, off in torch (eval mode).",
         "model.eval(), or deterministic=True",
@@ -661,6 +716,13 @@ CAUSES: Sequence[Cause] = (
         LINEAR,
     ),
     Cause(
+        "positions-left-out",
+        "Embedding: torch adds the same array to every example, as position embeddings, JAX none or another one.",
+        "x + positions",
+        _torch("nn.Embedding"),
+        LINEAR,
+    ),
+    Cause(
         "residual-left-out",
         "Residual: torch adds an earlier tensor here, JAX does not.",
         "x + f(x)",
@@ -675,6 +737,13 @@ CAUSES: Sequence[Cause] = (
         _jax("jax.numpy.add"),
     ),
     Cause(
+        "residual-order",
+        "Residual: torch adds it before the activation, JAX after.",
+        "act(f(x) + x)",
+        _torch("add"),
+        _jax("jax.numpy.add"),
+    ),
+    Cause(
         "residual-norm",
         "Residual: the two sides add different tensors, such as the input of a norm and its output.",
         "x + f(norm(x)) or norm(x) + f(norm(x)), as the PyTorch model",
@@ -683,8 +752,8 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "pooling",
-        "Pooling of a sequence: the two sides take different ones of first position (CLS), last position and mean.",
-        "x[:, 0], x[:, -1] or x.mean(1), as the PyTorch model",
+        "Pooling to one vector: the sides take different ones of first (CLS) and last position, mean, sum, maximum.",
+        "x[:, 0], x[:, -1], x.mean(1) or x.max(1), as the PyTorch model",
         _torch("mean"),
         _jax("jax.numpy.mean"),
     ),
@@ -807,6 +876,7 @@ CAUSES: Sequence[Cause] = (
         "Leave out the cast to bfloat16.",
         "https://docs.pytorch.org/docs/stable/amp.html",
         _jax("jax.numpy.bfloat16"),
+        patches.stays_in_float32,
     ),
     # Losses
     Cause(
