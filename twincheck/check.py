@@ -67,8 +67,8 @@ class Mismatch:
     `ours` and `theirs` are the JAX and the torch tensor in one layout. `kind` says what was computed since torch's own
     tensors: the code between two modules, one module, or one of these backwards. Without a `place` it is the returned
     array `output`, or a parameter's gradient. With `boundary` only the line between module and code is drawn elsewhere,
-    and the next place agrees. With `carried` the difference comes from another place by a residual. `departure` is where
-    the JAX model leaves torch's values, if that is known.
+    and the next place agrees. With `carried` the difference comes from another place by a residual. `departure` is
+    where the JAX model leaves torch's values, if that is known.
     """
 
     kind: Kind

@@ -159,7 +159,7 @@ class _SmallerTypes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, inputs: Any = (), keywords: Any = None) -> Any:
         output = function(*inputs, **(keywords or {}))
-        found = leaves(output, _is_tensor)
+        found = leaves(output, is_tensor)
         self.seen |= any(tensor.is_floating_point() and tensor.dtype != pytorch.float64 for tensor in found)
         return output
 
