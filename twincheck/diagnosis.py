@@ -60,14 +60,18 @@ def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list
     probe = Probe(pair, [p for p in places if p.kind in ("code", "module") and _stretch(p) in stretches])
     explained = _by_hypotheses(probe, [*_of_settings(settings), *_of_tied_weights(pair)])
     mended = {path for found in explained.values() for hypothesis in found for path, _, _ in hypothesis.settings}
-    return _findings(pair, out, modules, probe, explained), _notes(settings, mended)
+    return _findings(out, modules, _causes(pair, probe, explained)), _notes(settings, mended)
 
 
 class Probe:
-    """Runs the JAX model forward on torch's tensors under hypotheses, and looks at the places that are out."""
+    """Runs the JAX model forward on torch's tensors under hypotheses, and looks at the places that are out.
+
+    `failed` has the errors of hypotheses that do not fit the model.
+    """
 
     def __init__(self, pair: Any, places: Sequence[Mismatch]) -> None:
         self.places = places
+        self.failed: list[Exception] = []
         self._pair = pair
         self._base = self._values(())
         self._sources = [self._sources_of(place) for place in places]
@@ -112,12 +116,15 @@ class Probe:
         """Yields the places that these hypotheses change, by index, with the differences that are left."""
         try:
             values = self._values(hypotheses)
-        except Exception:  # a patch that doesn't fit this model
+        except Exception as error:
+            self.failed.append(error)
             return
         for index, (place, before, after) in enumerate(zip(self.places, self._base, values, strict=True)):
-            if after is None or before is None or place.theirs is None or after.shape != place.theirs.shape:
+            if after is None or before is None or place.theirs is None:
                 continue
-            if not np.array_equal(before, after, equal_nan=True):
+            if after.shape != place.theirs.shape:
+                yield index, np.inf
+            elif not np.array_equal(before, after, equal_nan=True):
                 yield index, self._left(index, values)
 
     def _left(self, index: int, values: Sequence[Array | None]) -> float:
@@ -225,35 +232,41 @@ def _notes(settings: Sequence[tuple[str, SettingMismatch]], explained: set[str])
     ]
 
 
-def _findings(
-    pair: Any,
-    out: Sequence[Mismatch],
-    modules: set[str],
-    probe: Probe,
-    explained: dict[int, tuple[Hypothesis, ...]],
-) -> list[Finding]:
-    """Returns a finding for each cause, in the order of their first places; gradients go with their stretch's cause."""
-    by_stretch: dict[tuple[str, str], list[tuple[Cause | None, str]]] = {}
+Stretch = tuple[str, str]
+Named = tuple[Cause | None, str]
+"""A cause, or None, and the evidence for it."""
+
+
+def _causes(pair: Any, probe: Probe, explained: dict[int, tuple[Hypothesis, ...]]) -> dict[Stretch, list[Named]]:
+    """Returns the causes of each stretch of code that is out forward."""
+    result: dict[Stretch, list[Named]] = defaultdict(list)
     for index, place in enumerate(probe.places):
         if index in explained:
-            causes: list[tuple[Cause | None, str]] = [(h.cause, h.evidence) for h in explained[index]]
+            result[_stretch(place)] += [(h.cause, h.evidence) for h in explained[index]]
         elif place.out:
             before, embedded = pair.before(place), pair.embedded(place)
             names = (recognise(ours, place.theirs, before, embedded) for ours in probe.without_carried(index))
-            causes = [(BY_NAME.get(next(filter(None, names), "")), "the values show it")]
-        else:
-            continue
-        by_stretch.setdefault(_stretch(place), []).extend(causes)
-    for hypothesis in {hypothesis for found in explained.values() for hypothesis in found}:
+            result[_stretch(place)].append((BY_NAME.get(next(filter(None, names), "")), "the values show it"))
+    for hypothesis in dict.fromkeys(h for found in explained.values() for h in found):
         for path in _sharing(pair, hypothesis.parameters):
-            by_stretch.setdefault((path, path), []).append((hypothesis.cause, hypothesis.evidence))
+            result[path, path].append((hypothesis.cause, hypothesis.evidence))
+    return result
+
+
+def _findings(out: Sequence[Mismatch], modules: set[str], causes: dict[Stretch, list[Named]]) -> list[Finding]:
+    """Returns a finding for each cause, in the order of their first places.
+
+    Gradients go with their stretch's cause. Where that stretch agrees forward, they come from code behind it that uses
+    the same tensor: the next code that is out.
+    """
     groups: dict[tuple[str, str], tuple[Cause | None, str, list[Mismatch]]] = {}
-    for place in out:
+    for number, place in enumerate(out):
         stretch = _stretch(place, modules)
-        known = stretch in by_stretch or place.ours is None or place.theirs is None
-        if not known and (name := recognise(place.ours, place.theirs)):
-            by_stretch[stretch] = [(BY_NAME.get(name), "the values of the gradient show it")]
-        for cause, evidence in by_stretch.get(stretch, [(None, "")]):
+        if stretch not in causes and place.kind == "gradient of code":
+            stretch = next((_stretch(other) for other in out[number:] if other.kind == "code"), stretch)
+        if stretch not in causes and place.ours is not None and (name := recognise(place.ours, place.theirs)):
+            causes[stretch] = [(BY_NAME.get(name), "the values of the gradient show it")]
+        for cause, evidence in causes.get(stretch, [(None, "")]):
             key = (cause.name, evidence) if cause else ("unknown", str(stretch))
             places = groups.setdefault(key, (cause, evidence, []))[2]
             if place not in places:
@@ -269,7 +282,7 @@ def _sharing(pair: Any, parameters: Mapping[str, Array]) -> Iterator[str]:
                 yield weight.jax.rpartition(".")[0]
 
 
-def _stretch(place: Mismatch, modules: Iterable[str] = ()) -> tuple[str, str]:
+def _stretch(place: Mismatch, modules: Iterable[str] = ()) -> Stretch:
     """Returns the code that a place tests: between two modules, or one module."""
     if place.kind == "gradient of parameter":
         owner = place.after.rpartition(".")[0]

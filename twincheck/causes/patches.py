@@ -375,7 +375,23 @@ def _pool_padding(change: Callable[[int], Any]) -> Patch:
     return functions({f"flax.linen.{name}": wrap for name in ("avg_pool", "max_pool", "min_pool")})
 
 
-pool_padding_symmetric = _pool_padding(lambda size: ((size - 1) // 2,) * 2)
+def _symmetric_pool(original: Function) -> Function:
+    """Calls an Equinox pooling with as much padding before each axis as behind it."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        padding = self.padding
+        object.__setattr__(self, "padding", tuple((max(pads),) * 2 for pads in padding))
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            object.__setattr__(self, "padding", padding)
+
+    return call
+
+
+pool_padding_symmetric = together(
+    _pool_padding(lambda size: ((size - 1) // 2,) * 2), functions({}, {"equinox.nn.Pool.__call__": _symmetric_pool})
+)
 pool_padding_none = _pool_padding(lambda size: (0, 0))
 
 

@@ -539,6 +539,14 @@ CAUSES: Sequence[Cause] = (
         patches.attention_default_scale,
     ),
     Cause(
+        "causal-mask",
+        "Mask: in torch a position sees itself and those before it; JAX's mask is another, as by a wrong diagonal.",
+        "jnp.tri(length, dtype=bool), or jnp.triu(..., k=1) for what is hidden",
+        SDPA,
+        _jax("jax.numpy.tri"),
+        patches.causal_mask,
+    ),
+    Cause(
         "attention-causal",
         "Attention: torch masks later positions (is_causal=True), JAX does not.",
         "jax.nn.dot_product_attention(..., is_causal=True)",
@@ -553,14 +561,6 @@ CAUSES: Sequence[Cause] = (
         SDPA,
         JAX_ATTENTION,
         patches.attention_not_causal,
-    ),
-    Cause(
-        "causal-mask",
-        "Mask: a position sees itself and those before it in torch, JAX's mask hides others (a wrong diagonal).",
-        "jnp.tri(length, dtype=bool), or jnp.triu(..., k=1) for what is hidden",
-        SDPA,
-        _jax("jax.numpy.tri"),
-        patches.causal_mask,
     ),
     Cause(
         "mask-polarity",
