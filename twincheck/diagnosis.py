@@ -13,6 +13,7 @@ import numpy as np
 
 from twincheck.calls import join
 from twincheck.causes.evidence import recognise
+from twincheck.causes.recurrent import recognise_gru
 from twincheck.causes.replace import Patch
 from twincheck.causes.settings import SettingMismatch, compare_settings
 from twincheck.causes.table import BY_NAME, HYPOTHESES, Cause
@@ -60,7 +61,7 @@ def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list
     probe = Probe(pair, [p for p in places if p.kind in ("code", "module") and _stretch(p) in stretches])
     explained = _by_hypotheses(probe, [*_of_settings(settings), *_of_tied_weights(pair)])
     mended = {path for found in explained.values() for hypothesis in found for path, _, _ in hypothesis.settings}
-    return _findings(out, modules, _causes(pair, probe, explained)), _notes(settings, mended)
+    return _findings(pair, out, modules, _causes(pair, probe, explained)), _notes(settings, mended)
 
 
 class Probe:
@@ -246,32 +247,66 @@ def _causes(pair: Any, probe: Probe, explained: dict[int, tuple[Hypothesis, ...]
         elif place.out:
             before, embedded = pair.before(place), pair.embedded(place)
             names = (recognise(ours, place.theirs, before, embedded) for ours in probe.without_carried(index))
-            result[_stretch(place)].append((BY_NAME.get(next(filter(None, names), "")), "the values show it"))
+            found = _in_recurrence(pair, place) or (next(filter(None, names), ""),)
+            result[_stretch(place)] += [(BY_NAME.get(name), "the values show it") for name in found]
     for hypothesis in dict.fromkeys(h for found in explained.values() for h in found):
         for path in _sharing(pair, hypothesis.parameters):
             result[path, path].append((hypothesis.cause, hypothesis.evidence))
     return result
 
 
-def _findings(out: Sequence[Mismatch], modules: set[str], causes: dict[Stretch, list[Named]]) -> list[Finding]:
+def _in_recurrence(pair: Any, place: Mismatch) -> tuple[str, ...]:
+    """Returns what is mistaken in the GRU whose output a place has, if anything is."""
+    if place.ours is None or place.theirs is None:
+        return ()
+    for call in pair.calls_to(place):
+        if call.kind == "GRU" and call.outputs and call.outputs[0].size == place.ours.size:
+            batch_first = bool(call.settings.get("batch_first"))
+            causes = recognise_gru(place.ours, place.theirs, call.inputs[0], call.parameters, batch_first=batch_first)
+            if causes:
+                return causes
+    return ()
+
+
+def _findings(
+    pair: Any, out: Sequence[Mismatch], modules: set[str], causes: dict[Stretch, list[Named]]
+) -> list[Finding]:
     """Returns a finding for each cause, in the order of their first places.
 
     Gradients go with their stretch's cause. Where that stretch agrees forward, they come from code behind it that uses
-    the same tensor: the next code that is out.
+    the same tensor or parameter.
     """
     groups: dict[tuple[str, str], tuple[Cause | None, str, list[Mismatch]]] = {}
     for number, place in enumerate(out):
         stretch = _stretch(place, modules)
         if stretch not in causes and place.kind == "gradient of code":
             stretch = next((_stretch(other) for other in out[number:] if other.kind == "code"), stretch)
-        if stretch not in causes and place.ours is not None and (name := recognise(place.ours, place.theirs)):
+        in_module = place.kind != "gradient of parameter" or stretch[0] in modules
+        if stretch not in causes and in_module and (name := recognise(place.ours, place.theirs)):
             causes[stretch] = [(BY_NAME.get(name), "the values of the gradient show it")]
+        if stretch not in causes and place.kind == "gradient of parameter":
+            stretch = _code_with(pair, place, out, in_module) or stretch
         for cause, evidence in causes.get(stretch, [(None, "")]):
             key = (cause.name, evidence) if cause else ("unknown", str(stretch))
             places = groups.setdefault(key, (cause, evidence, []))[2]
             if place not in places:
                 places.append(place)
     return [_finding(cause, evidence, places) for cause, evidence, places in groups.values()]
+
+
+def _code_with(pair: Any, parameter: Mismatch, out: Sequence[Mismatch], in_module: bool) -> Stretch | None:
+    """Returns the code that is out and uses a parameter, if any is.
+
+    That of a module is used once more behind it, as tied weights are; another one where its module would be.
+    """
+    code = [place for place in out if place.kind == "code"]
+    if in_module:
+        return _stretch(code[-1]) if code else None
+    start = -1
+    for group in pair.pairing.groups:
+        if parameter.after in group.jax.parameters:
+            start = next(i for i, call in enumerate(pair.truth.calls) if call.key == group.torch[0].call.key)
+    return next((_stretch(place) for place in code if len(pair.calls_to(place)) > start), None)
 
 
 def _sharing(pair: Any, parameters: Mapping[str, Array]) -> Iterator[str]:

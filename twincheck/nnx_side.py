@@ -26,12 +26,12 @@ def nnx_side(model: Any, inputs: Any, call: Callable[..., Any] | None, *, train:
     arrays = {
         name: variable.get_value()
         for name, variable in flat.items()
-        if not isinstance(variable, nnx.RngState) and isinstance(variable.get_value(), jax.Array)
+        if not isinstance(variable, nnx.RngState) and _is_variable(variable)
     }
 
     def apply(variables: Variables, inputs: Any, recorder: Recorder) -> Any:
         pairs = [
-            (paths[name], variable.replace(variables[name]) if name in variables else variable.copy())
+            (paths[name], variable.replace(variables[name]) if name in variables else _copied(variable))
             for name, variable in flat.items()
         ]
         module: Any = nnx.merge(graph, nnx.from_flat_state(pairs))
@@ -55,6 +55,11 @@ def _describe(module: Any) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
     attributes = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     own = {name: value.get_value() for name, value in attributes.items() if _is_variable(value)}
     return (getattr(module, _PATH), own, plain_settings(attributes)) if hasattr(module, _PATH) else None
+
+
+def _copied(leaf: Any) -> Any:
+    """Returns a copy of a variable; other leaves, such as a function in a module's place, as they are."""
+    return leaf.copy() if isinstance(leaf, nnx.Variable) else leaf
 
 
 def _is_variable(value: Any) -> bool:

@@ -632,9 +632,9 @@ GRU_TAGGER = (
     of_tagger("update-gate-first", "gru-gate-order", "forward.cell", __class__=UpdateGateFirst),
     of_tagger("update-keeps-new", "gru-update", "backward.cell", __class__=UpdateKeepsNew),
     of_tagger("hard-sigmoid", "activation-sigmoid", "forward.cell", __class__=HardSigmoid),
-    of_tagger("starts-at-one", "rnn-initial-state", "backward.cell", __class__=StartsAtOne),
-    of_tagger("reversed-output", "rnn-direction", "backward", keep_order=False),
-    of_tagger("forward-twice", "rnn-direction", "backward", reverse=False),
+    of_tagger("starts-at-one", "recurrent-start", "backward.cell", __class__=StartsAtOne),
+    of_tagger("reversed-output", "recurrent-direction", "backward", keep_order=False),
+    of_tagger("forward-twice", "recurrent-direction", "backward", reverse=False),
     of_tagger("backward-first", "channels-permuted", "", __class__=BackwardFirst),
     of_tagger("trained-padding", "padding-index", "embedding", __class__=nnx.Embed, shows="backward"),
     of_tagger("scaled-embedding", "embedding-scale", "", __class__=ScaledTaggerEmbedding),
@@ -644,7 +644,7 @@ GRU_TAGGER = (
         "gru_tagger",
         "linen",
         "padding-index",
-        ("",),
+        ("embedding",),
         linen_class(LinenTrainedPadding),
         shows="backward",
     ),
@@ -686,7 +686,9 @@ GPT = (
     of_gpt("no-final-norm", "norm-missing", "", __class__=NoFinalNorm),
     of_gpt("bfloat16", "layers-bfloat16", "blocks.0.mlp.down", dtype=jnp.bfloat16),
     Mutation("gpt/untied", "gpt", "nnx", "tied-weights", ("", "embedding"), untie),
-    Mutation("gpt/haiku-scaled-embedding", "gpt", "haiku", "embedding-scale", ("gpt",), haiku(HaikuScaledEmbedding)),
+    Mutation(
+        "gpt/haiku-scaled-embedding", "gpt", "haiku", "embedding-scale", ("gpt.embedding",), haiku(HaikuScaledEmbedding)
+    ),
     Mutation("gpt/haiku-scaled-logits", "gpt", "haiku", "constant-factor", ("gpt",), haiku(HaikuScaledLogits)),
 )
 TORCHVISION = (
