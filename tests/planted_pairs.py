@@ -344,6 +344,12 @@ ATTENTION_PAIRS = (
         lambda net, x: jax_attention(x, is_causal=True),
     ),
     words(
+        "attention-not-causal",
+        lambda net, x: torch_attention(x),
+        lambda net, x: written_attention(x, 0.5),
+        lambda net, x: causal_attention(x),
+    ),
+    words(
         "causal-mask",
         lambda net, x: torch_attention(x, is_causal=True),
         lambda net, x: causal_attention(x),

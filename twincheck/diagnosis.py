@@ -4,6 +4,7 @@ A cause is a setting that differs between two paired modules, or a known differe
 makes the mismatch vanish, or a simple operation that turns the JAX tensor into torch's.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ _VANISHES = 30
 _STANDS = 3
 """The same for a place that is within its bound while gradients there are out."""
 
-_SECOND_CAUSES = 40
+_SECOND_CAUSES = 12
 """Second hypotheses that are tried at a place that none explains alone."""
 
 
@@ -59,9 +60,9 @@ def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list
     modules = {link.jax.call.path for link in pair.pairing.links}
     stretches = {_stretch(place, modules) for place in out}
     probe = Probe(pair, [p for p in places if p.kind in ("code", "module") and _stretch(p) in stretches])
-    explained = _by_hypotheses(probe, [*_of_settings(settings), *_of_tied_weights(pair)])
-    mended = {path for found in explained.values() for hypothesis in found for path, _, _ in hypothesis.settings}
-    return _findings(pair, out, modules, _causes(pair, probe, explained)), _notes(settings, mended)
+    found = _explain(probe, [*_of_settings(settings), *_of_tied_weights(pair)])
+    mended = {path for tried in found.hypotheses.values() for hypothesis in tried for path, _, _ in hypothesis.settings}
+    return _findings(pair, out, modules, _causes(pair, probe, found)), _notes(settings, mended)
 
 
 class Probe:
@@ -96,14 +97,27 @@ class Probe:
         parameters = {name: array for hypothesis in hypotheses for name, array in hypothesis.parameters.items()}
         return list(self._pair.forward_values(self.places, patches, settings, parameters))
 
-    def without_carried(self, index: int) -> Iterator[Array]:
-        """Yields what the JAX model computes at a place, and that less what residuals may have carried there."""
+    def shown(self, index: int, *, specific: bool = False) -> tuple[str, ...]:
+        """Returns the causes that the values of a place show, with what residuals carried there or without."""
         place = self.places[index]
-        if place.ours is None:
-            return
-        yield place.ours
-        for source in self._sources[index]:
-            yield place.ours - _apart(self.places[source].ours, self.places[source].theirs)
+        if place.ours is None or place.theirs is None:
+            return ()
+        before, embedded = self._pair.before(place), self._pair.embedded(place)
+        carried = [_apart(self.places[i].ours, self.places[i].theirs) for i in self._sources[index]]
+        for ours in (place.ours, *(place.ours - difference for difference in carried)):
+            if name := recognise(ours, place.theirs, before, embedded, specific=specific):
+                return (name,)
+        return self._shown_by_recurrence(place)
+
+    def _shown_by_recurrence(self, place: Mismatch) -> tuple[str, ...]:
+        """Returns what is mistaken in the GRU whose output a place has, if anything is."""
+        for call in self._pair.calls_to(place):
+            if call.kind == "GRU" and call.outputs and call.outputs[0].size == np.size(place.ours):
+                first = bool(call.settings.get("batch_first"))
+                causes = recognise_gru(place.ours, place.theirs, call.inputs[0], call.parameters, batch_first=first)
+                if causes:
+                    return causes
+        return ()
 
     def relevant(self, causes: Sequence[Cause]) -> Iterator[Hypothesis]:
         """Yields the patches of those causes that change a function which the model calls, or that may."""
@@ -137,40 +151,58 @@ class Probe:
         return np.inf if np.isnan(left) else left
 
 
-def _by_hypotheses(probe: Probe, settings: Sequence[Hypothesis]) -> dict[int, tuple[Hypothesis, ...]]:
-    """Returns the hypotheses that explain places, by the index of the place: one, or two together.
+@dataclass
+class Explanations:
+    """What explains places, by their index: hypotheses, one or two together, and causes that values show."""
 
-    Settings come first, then patches until each place is explained. Of several the one that leaves least is taken.
+    hypotheses: dict[int, tuple[Hypothesis, ...]] = field(default_factory=dict)
+    values: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
+    """Explains the places that are out; those that are not, and stand for gradients, are explained by the way.
+
+    Settings come first, then values that show a cause for certain, then patches until each place is explained. Of
+    several hypotheses the one that leaves least is taken.
     """
-    explained: dict[int, tuple[Hypothesis, ...]] = {}
+    found = Explanations()
     changing: dict[int, list[tuple[float, Hypothesis]]] = defaultdict(list)
+    wanted = {index for index, place in enumerate(probe.places) if place.out} or set(range(len(probe.places)))
 
-    def explain(hypotheses: Iterable[Hypothesis]) -> None:
+    def left() -> set[int]:
+        return wanted - found.hypotheses.keys() - found.values.keys()
+
+    def try_all(hypotheses: Iterable[Hypothesis]) -> None:
         for hypothesis in hypotheses:
-            if len(explained) == len(probe.places):
-                return
-            for index, left in probe.changes((hypothesis,)):
-                better = left < min((_left(candidate) for candidate in changing[index]), default=np.inf)
-                changing[index].append((left, hypothesis))
-                if better and _vanishes(probe.places[index], left):
-                    explained[index] = (hypothesis,)
+            for index, rest in probe.changes((hypothesis,)):
+                better = rest < min((_left(candidate) for candidate in changing[index]), default=np.inf)
+                changing[index].append((rest, hypothesis))
+                if better and _vanishes(probe.places[index], rest):
+                    found.hypotheses[index] = (hypothesis,)
 
-    explain(settings)
-    if len(explained) < len(probe.places):
-        explain(probe.relevant(HYPOTHESES))
+    try_all(settings)
+    for index in left():
+        if names := probe.shown(index, specific=True):
+            found.values[index] = names
+    shown = {name for names in found.values.values() for name in names}
+    try_all(probe.relevant([cause for cause in HYPOTHESES if cause.name in shown]))
+    if left():
+        rest = probe.relevant([cause for cause in HYPOTHESES if cause.name not in shown])
+        try_all(itertools.takewhile(lambda _: left(), rest))
     pairs: dict[tuple[Hypothesis, Hypothesis], dict[int, float]] = {}
-    for index, candidates in changing.items():
-        if index in explained or len(candidates) < 2:
-            continue
-        candidates.sort(key=_left)
-        first = candidates[0][1]
-        for _, second in candidates[1:_SECOND_CAUSES]:
-            if (first, second) not in pairs:
-                pairs[first, second] = dict(probe.changes((first, second)))
-            if _vanishes(probe.places[index], pairs[first, second].get(index, np.inf)):
-                explained[index] = (first, second)
+    for index in left():
+        candidates = sorted(changing[index], key=_left)
+        for second in [hypothesis for _, hypothesis in candidates[1:_SECOND_CAUSES]]:
+            both = candidates[0][1], second
+            if both not in pairs:
+                pairs[both] = dict(probe.changes(both))
+            if _vanishes(probe.places[index], pairs[both].get(index, np.inf)):
+                found.hypotheses[index] = both
                 break
-    return explained
+    for index in left():
+        if probe.places[index].out and (names := probe.shown(index)):
+            found.values[index] = names
+    return found
 
 
 def _shape(place: Mismatch) -> tuple[int, ...] | None:
@@ -238,34 +270,19 @@ Named = tuple[Cause | None, str]
 """A cause, or None, and the evidence for it."""
 
 
-def _causes(pair: Any, probe: Probe, explained: dict[int, tuple[Hypothesis, ...]]) -> dict[Stretch, list[Named]]:
+def _causes(pair: Any, probe: Probe, found: Explanations) -> dict[Stretch, list[Named]]:
     """Returns the causes of each stretch of code that is out forward."""
     result: dict[Stretch, list[Named]] = defaultdict(list)
     for index, place in enumerate(probe.places):
-        if index in explained:
-            result[_stretch(place)] += [(h.cause, h.evidence) for h in explained[index]]
+        if index in found.hypotheses:
+            result[_stretch(place)] += [(h.cause, h.evidence) for h in found.hypotheses[index]]
         elif place.out:
-            before, embedded = pair.before(place), pair.embedded(place)
-            names = (recognise(ours, place.theirs, before, embedded) for ours in probe.without_carried(index))
-            found = _in_recurrence(pair, place) or (next(filter(None, names), ""),)
-            result[_stretch(place)] += [(BY_NAME.get(name), "the values show it") for name in found]
-    for hypothesis in dict.fromkeys(h for found in explained.values() for h in found):
+            names = found.values.get(index, ("",))
+            result[_stretch(place)] += [(BY_NAME.get(name), "the values show it") for name in names]
+    for hypothesis in dict.fromkeys(h for tried in found.hypotheses.values() for h in tried):
         for path in _sharing(pair, hypothesis.parameters):
             result[path, path].append((hypothesis.cause, hypothesis.evidence))
     return result
-
-
-def _in_recurrence(pair: Any, place: Mismatch) -> tuple[str, ...]:
-    """Returns what is mistaken in the GRU whose output a place has, if anything is."""
-    if place.ours is None or place.theirs is None:
-        return ()
-    for call in pair.calls_to(place):
-        if call.kind == "GRU" and call.outputs and call.outputs[0].size == place.ours.size:
-            batch_first = bool(call.settings.get("batch_first"))
-            causes = recognise_gru(place.ours, place.theirs, call.inputs[0], call.parameters, batch_first=batch_first)
-            if causes:
-                return causes
-    return ()
 
 
 def _findings(

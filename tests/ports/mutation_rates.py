@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 import conftest  # noqa: F401  (what the models need)
@@ -88,7 +87,9 @@ class Units:
         """Returns the module in whose code a module's own is compared, the module itself for most."""
         for members in self.groups:
             if any(is_in(member, path) or is_in(path, member) for member in members):
-                return ".".join(commonprefix([member.split(".") for member in members]))
+                names = [name.split(".") for name in members]
+                count = next(i for i in range(len(names[0]) + 1) if len({tuple(n[: i + 1]) for n in names}) > 1)
+                return ".".join(names[0][:count])
         return path
 
 

@@ -40,7 +40,12 @@ def _is(cause: str, recognise: Recognise) -> Evidence:
 
 
 def recognise(
-    ours: object, theirs: object, earlier: Sequence[object] = (), embedded: Sequence[object] = ()
+    ours: object,
+    theirs: object,
+    earlier: Sequence[object] = (),
+    embedded: Sequence[object] = (),
+    *,
+    specific: bool = False,
 ) -> str | None:
     """Returns the name of the first cause that turns `ours`, JAX's array, into `theirs`, torch's, or None.
 
@@ -49,6 +54,7 @@ def recognise(
         theirs: what torch computed, in the same layout.
         earlier: torch's arrays from before the place, such as its residual stream.
         embedded: torch's embeddings from before the place, or at it.
+        specific: whether to leave out what other causes may look like.
     """
     a, b = np.asarray(ours), np.asarray(theirs)
     if a.shape != b.shape or a.dtype.kind not in "fiu" or b.dtype.kind not in "fiu":
@@ -56,7 +62,7 @@ def recognise(
     a, b = a.astype(np.float64), b.astype(np.float64)
     before = [np.asarray(e, np.float64) for e in earlier]
     if a.size == 1:
-        return LOSS_REDUCTION if _is_sum_for_mean(a, b, before) else None
+        return LOSS_REDUCTION if _is_sum_for_mean(a, b, before) and not specific else None
     if a.size < SMALLEST or (
         np.isfinite(a).all() and np.isfinite(b).all() and (np.ptp(b) == 0 or _distance(a, b) == 0)
     ):
@@ -66,7 +72,9 @@ def recognise(
     with np.errstate(all="ignore"):  # activations of large values, infinities on both sides
         if any(_is_scaled(a, b, np.asarray(e, np.float64)) for e in embedded):
             return EMBEDDING_SCALE
-        return next((cause for evidence in EVIDENCE if (cause := evidence.find(a, b, before))), None)
+        return next(
+            (cause for evidence in (SPECIFIC if specific else EVIDENCE) if (cause := evidence.find(a, b, before))), None
+        )
 
 
 LOSS_REDUCTION, EMBEDDING_SCALE = "loss-reduction", "embedding-scale"
@@ -410,15 +418,20 @@ def _zero_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     return int(differs.sum()) == 1 and bool((theirs[differs] == 0).all())
 
 
-EVIDENCE: Sequence[Evidence] = (
-    _is("masked-rows", _nan_rows),
-    _is("low-precision", _rounded(8)),
-    _is("padding-index", _zero_row),
+SPECIFIC: Sequence[Evidence] = (
     _is("pooling", _pooled),
     Evidence(TERM_CAUSES, recognise_terms),
     _is("token-types", _token_types),
     _is("residual-left-out", _residual(1.0)),
     _is("residual-doubled", _residual(-1.0)),
+)
+"""Evidence that no other cause shows: both sides are made of the same earlier arrays."""
+
+EVIDENCE: Sequence[Evidence] = (
+    _is("masked-rows", _nan_rows),
+    _is("low-precision", _rounded(8)),
+    _is("padding-index", _zero_row),
+    *SPECIFIC,
     _is("sign", _sign),
     _is(
         "std-ddof",

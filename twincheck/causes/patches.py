@@ -631,15 +631,20 @@ attention_causal = functions(
     {"jax.nn.softmax": _causal_scores}
     | _attention(lambda query, mask, kwargs: (query, mask, kwargs | {"is_causal": True}))
 )
-attention_not_causal = functions(_attention(lambda query, mask, kwargs: (query, mask, kwargs | {"is_causal": False})))
 
 
 def _in_order(condition: Any, x: Any, fill: Any) -> Any:
     """Fills in what a causal mask hides, in place of another mask that is the same for all examples and heads."""
-    shape = np.shape(condition)
-    if len(shape) < 2 or shape[-1] != shape[-2] or np.prod(shape[:-2]) != 1:
+    if not _is_for_all(condition):
         return _where(condition, x, fill)
-    return _where(jnp.tri(shape[-1], dtype=bool)[(None,) * (x.ndim - 2)], x, jnp.asarray(fill, x.dtype))
+    allowed = jnp.tri(np.shape(condition)[-1], dtype=bool)[(None,) * (x.ndim - 2)]
+    return _where(allowed, x, jnp.asarray(fill, x.dtype))
+
+
+def _is_for_all(condition: Any) -> bool:
+    """Tells whether a mask is between positions, and the same for all examples and heads."""
+    shape = np.shape(condition)
+    return len(shape) > 1 and shape[-1] == shape[-2] and np.prod(shape[:-2]) == 1
 
 
 def _on_diagonal(k: int) -> Wrap:
@@ -656,6 +661,10 @@ def _on_diagonal(k: int) -> Wrap:
     return wrap
 
 
+attention_not_causal = functions(
+    _masked_where(lambda condition, x, fill: x if _is_for_all(condition) else _where(condition, x, fill))
+    | _attention(lambda query, mask, kwargs: (query, mask, kwargs | {"is_causal": False}))
+)
 causal_mask = functions(
     {"jax.numpy.tri": _on_diagonal(0), "jax.numpy.tril": _on_diagonal(0), "jax.numpy.triu": _on_diagonal(1)}
     | _masked_where(_in_order)
