@@ -15,12 +15,11 @@ import numpy as np
 from twincheck.calls import join
 from twincheck.causes.evidence import recognise
 from twincheck.causes.recurrent import recognise_gru
-from twincheck.causes.replace import Patch
 from twincheck.causes.settings import SettingMismatch, compare_settings
 from twincheck.causes.table import BY_NAME, HYPOTHESES, Cause
 from twincheck.check import Mismatch
 from twincheck.layouts import weight_layouts
-from twincheck.recording import Array
+from twincheck.recording import Array, Patch
 from twincheck.report import Finding
 
 _VANISHES = 30

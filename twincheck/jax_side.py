@@ -16,13 +16,13 @@ from jax.interpreters import batching, mlir
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
-from twincheck.causes.replace import Patch
 from twincheck.recording import (
     SOWN,
     Array,
     Call,
     Enough,
     Force,
+    Patch,
     Place,
     Recorder,
     Recording,

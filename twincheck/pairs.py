@@ -11,12 +11,12 @@ import numpy as np
 from mlp_workload.errors import UserError
 from twincheck.calls import join
 from twincheck.carried import mark_carried
-from twincheck.causes.replace import Patch, calls_of
+from twincheck.causes.replace import calls_of
 from twincheck.check import Forcing, Mismatch, Passes, compare_places
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, nearest
 from twincheck.pairing import Pairing, pair_calls
-from twincheck.recording import Array, Call, Enough, Force, Place, Recording
+from twincheck.recording import Array, Call, Enough, Force, Patch, Place, Recording
 from twincheck.report import Report
 from twincheck.unpaired import Unpaired, unpaired
 from twincheck.weights import pair_weights
