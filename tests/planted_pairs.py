@@ -22,6 +22,7 @@ from planted_places import (
     WrittenNorm,
     apply_rotary,
     apply_rotary_pairs,
+    causal_attention,
     conv,
     corner_matrix,
     epsilon,
@@ -33,9 +34,11 @@ from planted_places import (
     jax_heads,
     jax_loss,
     jax_three_gates,
+    multiplied_attention,
     norm,
     pool,
     resized,
+    rotary,
     rotary_in_bfloat16,
     same_layer,
     torch_added_mask,
@@ -44,6 +47,7 @@ from planted_places import (
     torch_gates,
     torch_grouped,
     torch_loss,
+    torch_rotary,
     torch_rotate_halves,
     torch_rotate_pairs,
     torch_three_gates,
@@ -251,6 +255,18 @@ CONV_PAIRS = (
         "pool-padding-none", lambda net, x: F.max_pool2d(x, 3, 2), pool("max_pool"), pool("max_pool", padding="SAME")
     ),
     image(
+        "pool-max",
+        lambda net, x: F.max_pool2d(x, 3, 2, 1),
+        pool("max_pool", padding=((1, 1), (1, 1))),
+        pool("avg_pool", padding=((1, 1), (1, 1))),
+    ),
+    image(
+        "pool-mean",
+        lambda net, x: F.avg_pool2d(x, 3, 2, 1),
+        pool("avg_pool", padding=((1, 1), (1, 1))),
+        pool("max_pool", padding=((1, 1), (1, 1))),
+    ),
+    image(
         "resize-antialias",
         lambda net, x: F.interpolate(x, (5, 5), mode="bilinear"),
         resized("bilinear", 5, antialias=False),
@@ -298,6 +314,18 @@ ATTENTION_PAIRS = (
         lambda net, x: written_attention(x, 1.0),
     ),
     words(
+        "attention-scale",
+        lambda net, x: torch_attention(x),
+        lambda net, x: multiplied_attention(x, 0.5),
+        lambda net, x: multiplied_attention(x, 1.0),
+    ),
+    words(
+        "attention-other-scale",
+        lambda net, x: torch_attention(x),
+        lambda net, x: multiplied_attention(x, 0.5),
+        lambda net, x: multiplied_attention(x, 8**-0.5),
+    ),
+    words(
         "attention-other-scale",
         lambda net, x: torch_attention(x),
         lambda net, x: jax_attention(x),
@@ -314,6 +342,24 @@ ATTENTION_PAIRS = (
         lambda net, x: torch_attention(x),
         lambda net, x: jax_attention(x),
         lambda net, x: jax_attention(x, is_causal=True),
+    ),
+    words(
+        "attention-not-causal",
+        lambda net, x: torch_attention(x),
+        lambda net, x: written_attention(x, 0.5),
+        lambda net, x: causal_attention(x),
+    ),
+    words(
+        "causal-mask",
+        lambda net, x: torch_attention(x, is_causal=True),
+        lambda net, x: causal_attention(x),
+        lambda net, x: causal_attention(x, 1),
+    ),
+    words(
+        "mask-fill",
+        lambda net, x: torch_attention(x, attn_mask=torch.tensor(KEPT)),
+        lambda net, x: written_attention(x, 0.5, jnp.asarray(KEPT), -1e9),
+        lambda net, x: written_attention(x, 0.5, jnp.asarray(KEPT), -5.0),
     ),
     words(
         "mask-polarity",
@@ -363,6 +409,18 @@ ATTENTION_PAIRS = (
         lambda net, x: apply_rotary(x),
         lambda net, x: rotary_in_bfloat16(x),
     ),
+    words(
+        "rotary-base",
+        lambda net, x: torch_rotary(x),
+        lambda net, x: rotary(x),
+        lambda net, x: rotary(x, base=500_000.0),
+    ),
+    words(
+        "rotary-direction",
+        lambda net, x: torch_rotary(x),
+        lambda net, x: rotary(x),
+        lambda net, x: rotary(x, sign=-1.0),
+    ),
     dense(
         "dropout-on",
         layer,
@@ -378,6 +436,7 @@ OTHER_PAIRS = (
         "gru-gate-order", torch_three_gates, jax_three_gates, functools.partial(jax_three_gates, swapped=True), width=4
     ),
     dense("lstm-gate-order", torch_gates, jax_gates, functools.partial(jax_gates, order=(0, 2, 1, 3)), width=6),
+    dense("low-precision", lambda net, x: x, lambda net, x: x, lambda net, x: x.astype("bfloat16").astype(x.dtype)),
     same_layer("layers-bfloat16", {"dtype": jnp.bfloat16}),
     dense("label-smoothing", torch_loss, jax_loss(True), jax_loss(False)),
 )

@@ -43,6 +43,16 @@ def written_attention(x: jax.Array, scale: float, mask: Any = None, fill: Any = 
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), v).reshape(x.shape)
 
 
+def multiplied_attention(x: jax.Array, scale: float) -> jax.Array:
+    """Attention with `@`."""
+    q, k, v = (heads.swapaxes(1, 2) for heads in jax_heads(x))
+    return (jax.nn.softmax(q @ k.swapaxes(-1, -2) * scale, axis=-1) @ v).swapaxes(1, 2).reshape(x.shape)
+
+
+def causal_attention(x: jax.Array, k: int = 0) -> jax.Array:
+    return written_attention(x, 0.5, jnp.tril(jnp.ones((x.shape[1],) * 2, bool), k)[None, None], -jnp.inf)
+
+
 KEPT = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0]], bool)[:, None, None, :]
 """The positions that attention may look at."""
 ROW_HIDDEN = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]], bool)[:, None, None, :]
@@ -100,6 +110,19 @@ def rotary_in_bfloat16(x: jax.Array) -> jax.Array:
     a = angles(x.shape[1], x.shape[2], jnp).astype(jnp.bfloat16)
     a = jnp.concatenate([a, a], axis=-1)[None]
     return x * jnp.cos(a).astype(x.dtype) + rotate_half(x) * jnp.sin(a).astype(x.dtype)
+
+
+def torch_rotary(x: torch.Tensor) -> torch.Tensor:
+    a = torch.arange(x.shape[1])[:, None] * 10_000.0 ** (-torch.arange(x.shape[2] // 2) / (x.shape[2] // 2))
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * a.cos() - second * a.sin(), second * a.cos() + first * a.sin()], -1)
+
+
+def rotary(x: jax.Array, base: float = 10_000.0, sign: float = 1.0) -> jax.Array:
+    a = jnp.arange(x.shape[1])[:, None] * base ** (-jnp.arange(x.shape[2] // 2) / (x.shape[2] // 2))[None]
+    cos, sin = jnp.cos(a)[None].astype(x.dtype), sign * jnp.sin(a)[None].astype(x.dtype)
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
 def torch_grouped(x: torch.Tensor, tiled: bool) -> torch.Tensor:

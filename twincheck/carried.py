@@ -93,10 +93,9 @@ def _comes_from(place: Mismatch, source: Mismatch, before: Sequence[Array]) -> b
 def _in_layout(arrays: Sequence[Array], shape: tuple[int, ...]) -> Iterator[Array]:
     """Yields those of torch's arrays that have this shape, as they are or with their channels last."""
     for array in arrays:
-        if array.shape == shape:
-            yield array
-        elif array.ndim == len(shape) > 2 and np.moveaxis(array, 1, -1).shape == shape:
-            yield np.moveaxis(array, 1, -1)
+        for laid in (array, np.moveaxis(array, 1, -1)) if array.ndim > 2 else (array,):
+            if laid.shape == shape:
+                yield laid
 
 
 def _shape(place: Mismatch) -> tuple[int, ...]:

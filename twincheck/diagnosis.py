@@ -4,6 +4,7 @@ A cause is a setting that differs between two paired modules, or a known differe
 makes the mismatch vanish, or a simple operation that turns the JAX tensor into torch's.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,12 @@ import numpy as np
 
 from twincheck.calls import join
 from twincheck.causes.evidence import recognise
-from twincheck.causes.replace import Patch
+from twincheck.causes.recurrent import recognise_gru
 from twincheck.causes.settings import SettingMismatch, compare_settings
 from twincheck.causes.table import BY_NAME, HYPOTHESES, Cause
 from twincheck.check import Mismatch
 from twincheck.layouts import weight_layouts
-from twincheck.recording import Array
+from twincheck.recording import Array, Patch
 from twincheck.report import Finding
 
 _VANISHES = 30
@@ -27,7 +28,7 @@ _VANISHES = 30
 _STANDS = 3
 """The same for a place that is within its bound while gradients there are out."""
 
-_SECOND_CAUSES = 40
+_SECOND_CAUSES = 12
 """Second hypotheses that are tried at a place that none explains alone."""
 
 
@@ -58,16 +59,20 @@ def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list
     modules = {link.jax.call.path for link in pair.pairing.links}
     stretches = {_stretch(place, modules) for place in out}
     probe = Probe(pair, [p for p in places if p.kind in ("code", "module") and _stretch(p) in stretches])
-    explained = _by_hypotheses(probe, [*_of_settings(settings), *_of_tied_weights(pair)])
-    mended = {path for found in explained.values() for hypothesis in found for path, _, _ in hypothesis.settings}
-    return _findings(pair, out, modules, probe, explained), _notes(settings, mended)
+    found = _explain(probe, [*_of_settings(settings), *_of_tied_weights(pair)])
+    mended = {path for tried in found.hypotheses.values() for hypothesis in tried for path, _, _ in hypothesis.settings}
+    return _findings(pair, out, modules, _causes(pair, probe, found)), _notes(settings, mended)
 
 
 class Probe:
-    """Runs the JAX model forward on torch's tensors under hypotheses, and looks at the places that are out."""
+    """Runs the JAX model forward on torch's tensors under hypotheses, and looks at the places that are out.
+
+    `failed` has the errors of hypotheses that do not fit the model.
+    """
 
     def __init__(self, pair: Any, places: Sequence[Mismatch]) -> None:
         self.places = places
+        self.failed: list[Exception] = []
         self._pair = pair
         self._base = self._values(())
         self._sources = [self._sources_of(place) for place in places]
@@ -91,14 +96,27 @@ class Probe:
         parameters = {name: array for hypothesis in hypotheses for name, array in hypothesis.parameters.items()}
         return list(self._pair.forward_values(self.places, patches, settings, parameters))
 
-    def without_carried(self, index: int) -> Iterator[Array]:
-        """Yields what the JAX model computes at a place, and that less what residuals may have carried there."""
+    def shown(self, index: int, *, specific: bool = False) -> tuple[str, ...]:
+        """Returns the causes that the values of a place show, with what residuals carried there or without."""
         place = self.places[index]
-        if place.ours is None:
-            return
-        yield place.ours
-        for source in self._sources[index]:
-            yield place.ours - _apart(self.places[source].ours, self.places[source].theirs)
+        if place.ours is None or place.theirs is None:
+            return ()
+        before, embedded = self._pair.before(place), self._pair.embedded(place)
+        carried = [_apart(self.places[i].ours, self.places[i].theirs) for i in self._sources[index]]
+        for ours in (place.ours, *(place.ours - difference for difference in carried)):
+            if name := recognise(ours, place.theirs, before, embedded, specific=specific):
+                return (name,)
+        return self._shown_by_recurrence(place)
+
+    def _shown_by_recurrence(self, place: Mismatch) -> tuple[str, ...]:
+        """Returns what is mistaken in the GRU whose output a place has, if anything is."""
+        for call in self._pair.calls_to(place):
+            if call.kind == "GRU" and call.outputs and call.outputs[0].size == np.size(place.ours):
+                first = bool(call.settings.get("batch_first"))
+                causes = recognise_gru(place.ours, place.theirs, call.inputs[0], call.parameters, batch_first=first)
+                if causes:
+                    return causes
+        return ()
 
     def relevant(self, causes: Sequence[Cause]) -> Iterator[Hypothesis]:
         """Yields the patches of those causes that change a function which the model calls, or that may."""
@@ -112,12 +130,15 @@ class Probe:
         """Yields the places that these hypotheses change, by index, with the differences that are left."""
         try:
             values = self._values(hypotheses)
-        except Exception:  # a patch that doesn't fit this model
+        except Exception as error:
+            self.failed.append(error)
             return
         for index, (place, before, after) in enumerate(zip(self.places, self._base, values, strict=True)):
-            if after is None or before is None or place.theirs is None or after.shape != place.theirs.shape:
+            if after is None or before is None or place.theirs is None:
                 continue
-            if not np.array_equal(before, after, equal_nan=True):
+            if after.shape != place.theirs.shape:
+                yield index, np.inf
+            elif not np.array_equal(before, after, equal_nan=True):
                 yield index, self._left(index, values)
 
     def _left(self, index: int, values: Sequence[Array | None]) -> float:
@@ -129,40 +150,58 @@ class Probe:
         return np.inf if np.isnan(left) else left
 
 
-def _by_hypotheses(probe: Probe, settings: Sequence[Hypothesis]) -> dict[int, tuple[Hypothesis, ...]]:
-    """Returns the hypotheses that explain places, by the index of the place: one, or two together.
+@dataclass
+class Explanations:
+    """What explains places, by their index: hypotheses, one or two together, and causes that values show."""
 
-    Settings come first, then patches until each place is explained. Of several the one that leaves least is taken.
+    hypotheses: dict[int, tuple[Hypothesis, ...]] = field(default_factory=dict)
+    values: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
+    """Explains the places that are out; those that are not, and stand for gradients, are explained by the way.
+
+    Settings come first, then values that show a cause for certain, then patches until each place is explained. Of
+    several hypotheses the one that leaves least is taken.
     """
-    explained: dict[int, tuple[Hypothesis, ...]] = {}
+    found = Explanations()
     changing: dict[int, list[tuple[float, Hypothesis]]] = defaultdict(list)
+    wanted = {index for index, place in enumerate(probe.places) if place.out} or set(range(len(probe.places)))
 
-    def explain(hypotheses: Iterable[Hypothesis]) -> None:
+    def left() -> set[int]:
+        return wanted - found.hypotheses.keys() - found.values.keys()
+
+    def try_all(hypotheses: Iterable[Hypothesis]) -> None:
         for hypothesis in hypotheses:
-            if len(explained) == len(probe.places):
-                return
-            for index, left in probe.changes((hypothesis,)):
-                better = left < min((_left(candidate) for candidate in changing[index]), default=np.inf)
-                changing[index].append((left, hypothesis))
-                if better and _vanishes(probe.places[index], left):
-                    explained[index] = (hypothesis,)
+            for index, rest in probe.changes((hypothesis,)):
+                better = rest < min((_left(candidate) for candidate in changing[index]), default=np.inf)
+                changing[index].append((rest, hypothesis))
+                if better and _vanishes(probe.places[index], rest):
+                    found.hypotheses[index] = (hypothesis,)
 
-    explain(settings)
-    if len(explained) < len(probe.places):
-        explain(probe.relevant(HYPOTHESES))
+    try_all(settings)
+    for index in left():
+        if names := probe.shown(index, specific=True):
+            found.values[index] = names
+    shown = {name for names in found.values.values() for name in names}
+    try_all(probe.relevant([cause for cause in HYPOTHESES if cause.name in shown]))
+    if left():
+        rest = probe.relevant([cause for cause in HYPOTHESES if cause.name not in shown])
+        try_all(itertools.takewhile(lambda _: left(), rest))
     pairs: dict[tuple[Hypothesis, Hypothesis], dict[int, float]] = {}
-    for index, candidates in changing.items():
-        if index in explained or len(candidates) < 2:
-            continue
-        candidates.sort(key=_left)
-        first = candidates[0][1]
-        for _, second in candidates[1:_SECOND_CAUSES]:
-            if (first, second) not in pairs:
-                pairs[first, second] = dict(probe.changes((first, second)))
-            if _vanishes(probe.places[index], pairs[first, second].get(index, np.inf)):
-                explained[index] = (first, second)
+    for index in left():
+        candidates = sorted(changing[index], key=_left)
+        for second in [hypothesis for _, hypothesis in candidates[1:_SECOND_CAUSES]]:
+            both = candidates[0][1], second
+            if both not in pairs:
+                pairs[both] = dict(probe.changes(both))
+            if _vanishes(probe.places[index], pairs[both].get(index, np.inf)):
+                found.hypotheses[index] = both
                 break
-    return explained
+    for index in left():
+        if probe.places[index].out and (names := probe.shown(index)):
+            found.values[index] = names
+    return found
 
 
 def _shape(place: Mismatch) -> tuple[int, ...] | None:
@@ -225,40 +264,65 @@ def _notes(settings: Sequence[tuple[str, SettingMismatch]], explained: set[str])
     ]
 
 
-def _findings(
-    pair: Any,
-    out: Sequence[Mismatch],
-    modules: set[str],
-    probe: Probe,
-    explained: dict[int, tuple[Hypothesis, ...]],
-) -> list[Finding]:
-    """Returns a finding for each cause, in the order of their first places; gradients go with their stretch's cause."""
-    by_stretch: dict[tuple[str, str], list[tuple[Cause | None, str]]] = {}
+Stretch = tuple[str, str]
+Named = tuple[Cause | None, str]
+"""A cause, or None, and the evidence for it."""
+
+
+def _causes(pair: Any, probe: Probe, found: Explanations) -> dict[Stretch, list[Named]]:
+    """Returns the causes of each stretch of code that is out forward."""
+    result: dict[Stretch, list[Named]] = defaultdict(list)
     for index, place in enumerate(probe.places):
-        if index in explained:
-            causes: list[tuple[Cause | None, str]] = [(h.cause, h.evidence) for h in explained[index]]
+        if index in found.hypotheses:
+            result[_stretch(place)] += [(h.cause, h.evidence) for h in found.hypotheses[index]]
         elif place.out:
-            before, embedded = pair.before(place), pair.embedded(place)
-            names = (recognise(ours, place.theirs, before, embedded) for ours in probe.without_carried(index))
-            causes = [(BY_NAME.get(next(filter(None, names), "")), "the values show it")]
-        else:
-            continue
-        by_stretch.setdefault(_stretch(place), []).extend(causes)
-    for hypothesis in {hypothesis for found in explained.values() for hypothesis in found}:
+            names = found.values.get(index, ("",))
+            result[_stretch(place)] += [(BY_NAME.get(name), "the values show it") for name in names]
+    for hypothesis in dict.fromkeys(h for tried in found.hypotheses.values() for h in tried):
         for path in _sharing(pair, hypothesis.parameters):
-            by_stretch.setdefault((path, path), []).append((hypothesis.cause, hypothesis.evidence))
+            result[path, path].append((hypothesis.cause, hypothesis.evidence))
+    return result
+
+
+def _findings(
+    pair: Any, out: Sequence[Mismatch], modules: set[str], causes: dict[Stretch, list[Named]]
+) -> list[Finding]:
+    """Returns a finding for each cause, in the order of their first places.
+
+    Gradients go with their stretch's cause. Where that stretch agrees forward, they come from code behind it that uses
+    the same tensor or parameter.
+    """
     groups: dict[tuple[str, str], tuple[Cause | None, str, list[Mismatch]]] = {}
-    for place in out:
+    for number, place in enumerate(out):
         stretch = _stretch(place, modules)
-        known = stretch in by_stretch or place.ours is None or place.theirs is None
-        if not known and (name := recognise(place.ours, place.theirs)):
-            by_stretch[stretch] = [(BY_NAME.get(name), "the values of the gradient show it")]
-        for cause, evidence in by_stretch.get(stretch, [(None, "")]):
+        if stretch not in causes and place.kind == "gradient of code":
+            stretch = next((_stretch(other) for other in out[number:] if other.kind == "code"), stretch)
+        in_module = place.kind != "gradient of parameter" or stretch[0] in modules
+        if stretch not in causes and in_module and (name := recognise(place.ours, place.theirs)):
+            causes[stretch] = [(BY_NAME.get(name), "the values of the gradient show it")]
+        if stretch not in causes and place.kind == "gradient of parameter":
+            stretch = _code_with(pair, place, out, in_module) or stretch
+        for cause, evidence in causes.get(stretch, [(None, "")]):
             key = (cause.name, evidence) if cause else ("unknown", str(stretch))
             places = groups.setdefault(key, (cause, evidence, []))[2]
             if place not in places:
                 places.append(place)
     return [_finding(cause, evidence, places) for cause, evidence, places in groups.values()]
+
+
+def _code_with(pair: Any, parameter: Mismatch, out: Sequence[Mismatch], in_module: bool) -> Stretch | None:
+    """Returns the code that is out and uses a parameter, if any is.
+
+    That of a module is used once more behind it, as tied weights are; another one where its module would be.
+    """
+    code = [place for place in out if place.kind == "code"]
+    if in_module:
+        return _stretch(code[-1]) if code else None
+    start = -1
+    for group in pair.pairing.groups:
+        if parameter.after in group.jax.parameters:
+            start = next(i for i, call in enumerate(pair.truth.calls) if call.key == group.torch[0].call.key)
+    return next((_stretch(place) for place in code if len(pair.calls_to(place)) > start), None)
 
 
 def _sharing(pair: Any, parameters: Mapping[str, Array]) -> Iterator[str]:
@@ -269,7 +333,7 @@ def _sharing(pair: Any, parameters: Mapping[str, Array]) -> Iterator[str]:
                 yield weight.jax.rpartition(".")[0]
 
 
-def _stretch(place: Mismatch, modules: Iterable[str] = ()) -> tuple[str, str]:
+def _stretch(place: Mismatch, modules: Iterable[str] = ()) -> Stretch:
     """Returns the code that a place tests: between two modules, or one module."""
     if place.kind == "gradient of parameter":
         owner = place.after.rpartition(".")[0]

@@ -16,13 +16,13 @@ from jax.interpreters import batching, mlir
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
-from twincheck.causes.replace import Patch
 from twincheck.recording import (
     SOWN,
     Array,
     Call,
     Enough,
     Force,
+    Patch,
     Place,
     Recorder,
     Recording,
@@ -187,7 +187,8 @@ class JaxSide:
         except (UserError, Enough):
             raise
         except Exception as error:
-            in_float64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64 and self._stacks is not None  # the first pass is in float32
+            wide = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+            in_float64 = wide and self._stacks is not None  # the first pass is in float32
             raise model_failed(self.framework, error, only_in_float64=in_float64) from error
 
     def _unstack(self, recording: Recording) -> dict[str, int]:

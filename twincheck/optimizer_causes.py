@@ -240,8 +240,9 @@ def _rmsprop(s: Mapping[str, Any], memory: dict[str, Any], g: Array, t: int) -> 
         mean = memory["mean"] = a * memory.get("mean", 0.0) + (1 - a) * g
         v = v - mean**2
     d = g / np.sqrt(v + s["eps"]) if s.get("eps_inside") else g / (np.sqrt(v) + s["eps"])
-    buffer = memory["buffer"] = s["momentum"] * memory.get("buffer", 0.0) + d
-    return np.asarray(buffer)
+    rate = s["lr"] if s.get("rate_inside") else 1.0
+    buffer = memory["buffer"] = s["momentum"] * memory.get("buffer", 0.0) + rate * d
+    return np.asarray(buffer / rate)
 
 
 def _adagrad(s: Mapping[str, Any], memory: dict[str, Any], g: Array, t: int) -> Array:
@@ -298,6 +299,9 @@ _SWITCHES: dict[str, list[_Change]] = {
     "RMSprop": [
         _Change("epsilon-in-root", "eps_inside", True,
                 "optax adds RMSprop's epsilon inside the square root, torch outside.", "eps_in_sqrt=False."),
+        _Change("momentum-order", "rate_inside", True,
+                "optax.rmsprop applies the momentum to updates that the learning rate has scaled, torch before it.",
+                "optax.chain(optax.scale_by_rms(...), optax.trace(momentum), optax.scale_by_learning_rate(schedule))."),
         _Change("bias-correction", "rms_correction", True, "optax corrects RMSprop's mean for its start at 0.",
                 "bias_correction=False."),
     ],

@@ -11,13 +11,13 @@ import numpy as np
 from mlp_workload.errors import UserError
 from twincheck.calls import join
 from twincheck.carried import mark_carried
-from twincheck.causes.replace import Patch, calls_of
+from twincheck.causes.replace import calls_of
 from twincheck.check import Forcing, Mismatch, Passes, compare_places
 from twincheck.departure import Departure, find
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, nearest
 from twincheck.pairing import Pairing, pair_calls
-from twincheck.recording import Array, Enough, Force, Place, Recording
+from twincheck.recording import Array, Call, Enough, Force, Patch, Place, Recording
 from twincheck.report import Report
 from twincheck.unpaired import Unpaired, unpaired
 from twincheck.untied import untied
@@ -211,24 +211,26 @@ class Pair:
 
     def before(self, place: Mismatch) -> list[Array]:
         """Returns torch's arrays from before a place, in their order."""
-        end = self._torch_call(place)
-        around = set(self.truth.calls[end].parents) if end < len(self.truth.calls) else set()
+        *earlier, last = *self.calls_to(place), None
+        if place.place is not None and earlier:
+            last = earlier.pop()
+        around = set(last.parents) if last else set()
         found: list[Array] = []
-        for call in self.truth.calls[:end]:
+        for call in earlier:
             found += call.inputs if call.path in around else (*call.inputs, *call.outputs)
-        found += self.truth.calls[end].inputs if place.kind == "module" and end < len(self.truth.calls) else []
+        found += last.inputs if last and place.kind == "module" else []
         return [array for array in found if array.dtype.kind == "f"]
 
     def embedded(self, place: Mismatch) -> list[Array]:
         """Returns what torch's embeddings gave out up to a place."""
-        calls = self.truth.calls[: self._torch_call(place) + 1]
-        return [output for call in calls if "Embedding" in call.kind for output in call.outputs]
+        return [output for call in self.calls_to(place) if "Embedding" in call.kind for output in call.outputs]
 
-    def _torch_call(self, place: Mismatch) -> int:
-        """Returns the number of torch's call that a place belongs to, or of all calls."""
+    def calls_to(self, place: Mismatch) -> list[Call]:
+        """Returns torch's calls up to the one that a place belongs to, all for a place at the output."""
         linked = {link.jax.call.key: link.torch[0].call.key for link in self.pairing.links}
         last = None if place.place is None else linked.get((place.place.path, place.place.number))
-        return next((i for i, call in enumerate(self.truth.calls) if call.key == last), len(self.truth.calls))
+        end = next((i for i, call in enumerate(self.truth.calls) if call.key == last), len(self.truth.calls))
+        return self.truth.calls[: end + 1]
 
     def called(self, names: Iterable[str]) -> set[str]:
         """Returns those of the functions, given by qualified names, that the JAX model calls."""

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_workload.errors import UserError
-from twincheck.causes.replace import Patch
 
 Array = npt.NDArray[Any]
 
@@ -88,6 +87,31 @@ Force = Callable[[Place, Array], Array | None]
 
 class Enough(Exception):
     """Raised by what forces values, to break a pass off that has shown what it was run for."""
+
+
+@dataclass
+class Patched:
+    """Counts how often the replacements of a patch were called."""
+
+    used: int = 0
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Changes how the given module objects compute, and the libraries that they call, until the context ends.
+
+    A function that JAX has compiled before is not traced again: run the pass under `jax.disable_jit()`.
+
+    Attributes:
+        apply: returns the context for the modules.
+        names: the functions and methods that it replaces, by qualified name; None if these depend on the modules.
+    """
+
+    apply: Callable[[Sequence[object]], contextlib.AbstractContextManager[Patched]]
+    names: frozenset[str] | None = None
+
+    def __call__(self, modules: Sequence[object]) -> contextlib.AbstractContextManager[Patched]:
+        return self.apply(modules)
 
 
 class Recorder:

@@ -2,9 +2,10 @@
 
     PYTHONPATH=. python tests/ports/mutation_rates.py [--three DRAWS] [PAIR ...]
 
-A mutation is located if each of its paths has a place that is out, and no place is out elsewhere. It is named if its
-cause is named at each of its paths, and no cause that was not planted is named there. Only causes of the table count.
-Of three at once each counts by itself, but a place elsewhere counts against all three.
+A mutation is located if each of its paths has a place that is out, and nothing is found elsewhere: no place of the
+forward pass, and no finding whose first place, which the report shows, is elsewhere. It is named if its cause is named
+at each of its paths, and no cause that was not planted is named there. Only causes of the table count. Of three at once
+each counts by itself, but what is found elsewhere counts against all three.
 """
 
 import argparse
@@ -25,8 +26,8 @@ from twincheck.causes.table import BY_NAME
 from twincheck.check import Mismatch
 from twincheck.report import UNKNOWN, Report
 
-IN_ONE_PASS = [mutation for mutation in MUTATIONS if mutation.shows != "training"]
-"""The others show in training alone, and have tests of their own."""
+IN_ONE_PASS = [mutation for mutation in MUTATIONS if mutation.shows not in ("training", "mode")]
+"""The others show in training alone, where other tests plant them, or are undone by a check, which sets the mode."""
 
 
 def side(kind: str, jax: JaxSide) -> Any:
@@ -60,34 +61,58 @@ class Outcome:
 
 def judge(report: Report, mutations: Sequence[Mutation]) -> list[Outcome]:
     """Returns for each mutation whether the report locates and names it."""
-    units = {link.jax.call.path for link in report.pairing.links}
-    planted_causes = {mutation.cause for mutation in mutations}
+    units = compared(report)
+    expected = {UNKNOWN, *(cause for mutation in mutations for cause in (mutation.cause, mutation.also))}
     paths = {path for mutation in mutations for path in mutation.paths}
-    elsewhere = [place for place in report.out if not any(touches(place, path, units) for path in paths)]
+    shown = [finding.places[0] for finding in report.findings]
+    shown += [place for place in report.out if "gradient" not in place.kind]
+    elsewhere = [place for place in shown if not any(touches(place, path, units) for path in paths)]
     outcomes = []
     for mutation in mutations:
         names = {path: names_at(report, path, units) for path in mutation.paths}
         located = not elsewhere and all(names.values())
-        named = all(mutation.cause in found and found <= {*planted_causes, UNKNOWN} for found in names.values())
+        named = all(mutation.cause in found and found <= expected for found in names.values())
         outcomes.append(Outcome(mutation, located, named))
     return outcomes
 
 
-def names_at(report: Report, path: str, units: set[str]) -> set[str]:
+@dataclass(frozen=True)
+class Units:
+    """The modules that are compared as one, and those whose code is compared with that of the module around them."""
+
+    modules: set[str]
+    groups: list[list[str]]
+
+    def code(self, path: str) -> str:
+        """Returns the module in whose code a module's own is compared, the module itself for most."""
+        for members in self.groups:
+            if any(is_in(member, path) or is_in(path, member) for member in members):
+                names = [name.split(".") for name in members]
+                count = next(i for i in range(len(names[0]) + 1) if len({tuple(n[: i + 1]) for n in names}) > 1)
+                return ".".join(names[0][:count])
+        return path
+
+
+def compared(report: Report) -> Units:
+    groups = [sorted({name.rpartition(".")[0] for name in group.jax.parameters}) for group in report.pairing.groups]
+    return Units({link.jax.call.path for link in report.pairing.links}, groups)
+
+
+def names_at(report: Report, path: str, units: Units) -> set[str]:
     """Returns the causes, unknown ones included, of the places that test the code of the module at `path`."""
     return {f.name for f in report.findings if any(touches(place, path, units) for place in f.places)}
 
 
-def touches(place: Mismatch, path: str, units: set[str]) -> bool:
+def touches(place: Mismatch, path: str, units: Units) -> bool:
     """Tells whether a place tests the code of the module at `path`, not that of the modules that it calls.
 
     The code between the modules a and b is that of the innermost module around both, and of those further inside that
-    are left after a or entered before b. `units` are the modules that are compared as one.
+    are left after a or entered before b.
     """
     if place.kind == "gradient of parameter":
         owner = place.after.rpartition(".")[0]
-        around = [unit for unit in units if is_in(owner, unit)]
-        return is_in(path, max(around, key=len)) if around else path == owner
+        around = [module for module in units.modules if is_in(owner, module)]
+        return is_in(path, max(around, key=len)) if around else units.code(path) == units.code(owner)
     before, after = (name.partition(" (call")[0] for name in (place.before, place.after))
     if "module" in place.kind:
         return is_in(path, after)
@@ -95,7 +120,7 @@ def touches(place: Mismatch, path: str, units: set[str]) -> bool:
     common = 0
     while common < min(map(len, ends)) - 1 and ends[0][common] == ends[1][common]:
         common += 1
-    return path in {".".join(end[:count]) for end in ends for count in range(common, len(end))}
+    return units.code(path) in {".".join(end[:count]) for end in ends for count in range(common, len(end))}
 
 
 def is_in(path: str, module: str) -> bool:

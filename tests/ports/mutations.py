@@ -38,7 +38,7 @@ def make_pair(name: str, dtype: Dtype = "float32") -> Pair:
 
 
 Plant = Callable[[Any], Any]
-Shows = Literal["forward", "backward", "training", "float64"]
+Shows = Literal["forward", "backward", "training", "mode", "float64"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,12 @@ class Mutation:
     plant: Plant
     """Takes a fresh JAX model, which it may change; returns the mutated one."""
     shows: Shows = "forward"
-    """Which pass differs: the forward pass in evaluation, only gradients, only training, or only float64's values."""
+    """Which pass differs: the forward pass in evaluation, only gradients, only training, or only float64's values.
+
+    "mode" is the forward pass of a model that was left in training mode, in which no check runs it.
+    """
+    also: str = ""
+    """A second cause that it plants."""
 
 
 def at(model: Any, path: str) -> Any:
@@ -530,8 +535,10 @@ STRIDED = tuple(f"{BLOCK(i)}.conv1" for i in (2, 4, 6))  # of ResNet-18
 def nnx_mutations(pair: str) -> Callable[..., Mutation]:
     """Returns a function that makes a mutation of the pair's NNX side by attributes."""
 
-    def mutation(name: str, cause: str, *paths: str, shows: Shows = "forward", **attributes: Any) -> Mutation:
-        return Mutation(f"{pair}/{name}", pair, "nnx", cause, paths, setting(paths, **attributes), shows)
+    def mutation(
+        name: str, cause: str, *paths: str, shows: Shows = "forward", also: str = "", **attributes: Any
+    ) -> Mutation:
+        return Mutation(f"{pair}/{name}", pair, "nnx", cause, paths, setting(paths, **attributes), shows, also)
 
     return mutation
 
@@ -547,14 +554,14 @@ RESNET = (
     of_resnet("block-same", "conv-padding", BLOCK(2) + ".conv1", padding="SAME"),
     of_resnet("block-reflect", "conv-padding", BLOCK(1) + ".conv2", padding="REFLECT"),
     of_resnet("pool-same", "pool-padding", "", __class__=ResNetPoolSame),
-    of_resnet("average-pool", "pool-kind", "", __class__=ResNetAveragePool),
+    of_resnet("average-pool", "pool-max", "", __class__=ResNetAveragePool),
     of_resnet("global-max", "pooling", "", __class__=ResNetGlobalMax),
     of_resnet("norm-epsilon-keras", "norm-epsilon", "norm", epsilon=1e-3),
     of_resnet("block-norm-epsilon", "norm-epsilon", BLOCK(3) + ".norm2", epsilon=1e-6),
     of_resnet("momentum", "batch-norm-momentum", BLOCK(0) + ".norm1", momentum=0.1, shows="training"),
     of_resnet("momentum-flax", "batch-norm-momentum", "norm", momentum=0.99, shows="training"),
     of_resnet("biased-variance", "batch-norm-variance", "norm", __class__=nnx.BatchNorm, shows="training"),
-    of_resnet("batch-statistics", "batch-norm-mode", BLOCK(1) + ".norm1", use_running_average=False),
+    of_resnet("batch-statistics", "batch-norm-mode", BLOCK(1) + ".norm1", use_running_average=False, shows="mode"),
     of_resnet("stem-activation", "activation-left-out", "", activation=identity),
     of_resnet("block-activation", "activation-left-out", BLOCK(4), activation=identity),
     of_resnet("leaky", "activation-relu", BLOCK(1), activation=jax.nn.leaky_relu),
@@ -564,7 +571,7 @@ RESNET = (
     of_resnet("twice-activated", "activation-doubled", BLOCK(5), __class__=BasicBlockTwiceActivated),
     of_resnet("kernel-flip", "conv-kernel-flip", BLOCK(0) + ".conv2", conv_general_dilated=flipped_convolution),
     of_resnet("kernel-axes", "kernel-axes", "conv", conv_general_dilated=axes_swapped_convolution),
-    of_resnet("dilation", "conv-dilation", BLOCK(1) + ".conv1", kernel_dilation=2, padding=2),
+    of_resnet("dilation", "conv-dilation", BLOCK(1) + ".conv1", kernel_dilation=2, padding=2, also="conv-padding"),
     of_resnet("bfloat16", "layers-bfloat16", BLOCK(2) + ".conv2", dtype=jnp.bfloat16),
     of_resnet("head-bias", "bias-left-out", "head", use_bias=False, bias=None),
     equinox_mutation("stem-same", "conv-padding", "conv", padding=((2, 3), (2, 3))),
@@ -608,8 +615,8 @@ VIT = (
     of_vit("mean-of-tokens", "pooling", "", __class__=MeanOfTokens),
     of_vit("cls-token-last", "cls-token", "", __class__=ClsTokenLast),
     of_vit("patches-by-column", "patch-order", "", __class__=PatchesByColumn),
-    of_vit("no-positions", "position-embedding", "", __class__=NoPositions),
-    of_vit("dropout-on", "dropout-on", BLOCK(1) + ".mlp.dropout1", deterministic=False),
+    of_vit("no-positions", "positions-left-out", "", __class__=NoPositions),
+    of_vit("dropout-on", "dropout-on", BLOCK(1) + ".mlp.dropout1", deterministic=False, shows="mode"),
     of_vit("patch-kernel-flip", "conv-kernel-flip", "patches", conv_general_dilated=flipped_convolution),
     Mutation("vit/linen-norm-epsilon", "vit", "linen", "norm-epsilon", LINEN_NORMS, linen(norm=nn.LayerNorm)),
     Mutation("vit/linen-gelu-tanh", "vit", "linen", "gelu-tanh", LINEN_BLOCKS, linen(activation=nn.gelu)),
@@ -625,9 +632,9 @@ GRU_TAGGER = (
     of_tagger("update-gate-first", "gru-gate-order", "forward.cell", __class__=UpdateGateFirst),
     of_tagger("update-keeps-new", "gru-update", "backward.cell", __class__=UpdateKeepsNew),
     of_tagger("hard-sigmoid", "activation-sigmoid", "forward.cell", __class__=HardSigmoid),
-    of_tagger("starts-at-one", "rnn-initial-state", "backward.cell", __class__=StartsAtOne),
-    of_tagger("reversed-output", "rnn-direction", "backward", keep_order=False),
-    of_tagger("forward-twice", "rnn-direction", "backward", reverse=False),
+    of_tagger("starts-at-one", "recurrent-start", "backward.cell", __class__=StartsAtOne),
+    of_tagger("reversed-output", "recurrent-direction", "backward", keep_order=False),
+    of_tagger("forward-twice", "recurrent-direction", "backward", reverse=False),
     of_tagger("backward-first", "channels-permuted", "", __class__=BackwardFirst),
     of_tagger("trained-padding", "padding-index", "embedding", __class__=nnx.Embed, shows="backward"),
     of_tagger("scaled-embedding", "embedding-scale", "", __class__=ScaledTaggerEmbedding),
@@ -637,7 +644,7 @@ GRU_TAGGER = (
         "gru_tagger",
         "linen",
         "padding-index",
-        ("",),
+        ("embedding",),
         linen_class(LinenTrainedPadding),
         shows="backward",
     ),
@@ -657,7 +664,7 @@ GPT = (
     of_gpt("rope-missing", "rotary-left-out", "blocks.1.attention", __class__=NoRotary),
     of_gpt("rope-bfloat16", "low-precision", *GPT_ATTENTIONS, __class__=RotaryInBfloat16),
     of_gpt("tiled-heads", "heads-repeated", *GPT_ATTENTIONS, __class__=TiledHeads),
-    of_gpt("no-mask", "attention-causal", "blocks.0.attention", __class__=NoMask),
+    of_gpt("no-mask", "causal-mask", "blocks.0.attention", __class__=NoMask),
     of_gpt("sees-next", "causal-mask", "blocks.1.attention", __class__=SeesNext),
     of_gpt("inverted-mask", "causal-mask", "blocks.0.attention", __class__=InvertedMask),
     of_gpt("mask-minus-ten", "mask-fill", "blocks.1.attention", __class__=MaskedByMinusTen),
@@ -678,8 +685,10 @@ GPT = (
     of_gpt("scaled-logits", "constant-factor", "", __class__=ScaledLogits),
     of_gpt("no-final-norm", "norm-missing", "", __class__=NoFinalNorm),
     of_gpt("bfloat16", "layers-bfloat16", "blocks.0.mlp.down", dtype=jnp.bfloat16),
-    Mutation("gpt/untied", "gpt", "nnx", "tied-weights", ("",), untie),
-    Mutation("gpt/haiku-scaled-embedding", "gpt", "haiku", "embedding-scale", ("gpt",), haiku(HaikuScaledEmbedding)),
+    Mutation("gpt/untied", "gpt", "nnx", "tied-weights", ("", "embedding"), untie),
+    Mutation(
+        "gpt/haiku-scaled-embedding", "gpt", "haiku", "embedding-scale", ("gpt.embedding",), haiku(HaikuScaledEmbedding)
+    ),
     Mutation("gpt/haiku-scaled-logits", "gpt", "haiku", "constant-factor", ("gpt",), haiku(HaikuScaledLogits)),
 )
 TORCHVISION = (

@@ -14,9 +14,11 @@ from planted_nets import JaxNet, Pair, channels_last, load, modules, to_jax
 from planted_pairs import HYPOTHESIS_PAIRS, MOMENTUM_PAIR
 from tolerances import PATCHED
 
-from twincheck.causes.evidence import EVIDENCE
+from twincheck.causes import evidence, recurrent
+from twincheck.causes.replace import calls_of
 from twincheck.causes.settings import SETTINGS
 from twincheck.causes.table import BY_NAME, CAUSES, HYPOTHESES
+from twincheck.diagnosis import TIED
 
 TESTED_APART = {"batch-norm-running-variance", "matmul-precision"}
 """What is in the running statistics, not in the output, and what makes no difference on a CPU."""
@@ -220,6 +222,14 @@ def test_a_patch_that_touches_nothing_says_so(cause: Any) -> None:
     assert patched.used == 0
 
 
+def test_a_function_that_is_called_is_known_by_all_its_names() -> None:
+    names = {"flax.linen.max_pool", "flax.nnx.max_pool", "flax.nnx.avg_pool", "jax.Array.astype"}
+    called = set[str]()
+    with calls_of(names, called)(modules(HOLDS)):
+        nnx.max_pool(jnp.ones((1, 4, 4, 1)), (2, 2)).astype(jnp.float16)
+    assert called == {"flax.linen.max_pool", "flax.nnx.max_pool", "jax.Array.astype"}
+
+
 def test_a_patch_is_undone_after_an_error() -> None:
     original = jax.nn.gelu
     patch = BY_NAME["gelu-tanh"].patch
@@ -238,7 +248,7 @@ def test_a_patch_is_undone_after_an_error() -> None:
 
 
 def test_every_cause_can_be_found() -> None:
-    found = {evidence.cause for evidence in EVIDENCE} | {setting.cause for setting in SETTINGS}
+    found = {setting.cause for setting in SETTINGS} | evidence.CAUSES | recurrent.CAUSES | {TIED}
     assert set(BY_NAME) == found | {cause.name for cause in HYPOTHESES}
 
 

@@ -1,7 +1,7 @@
 """Two models trained side by side: those that train alike show no mismatch, and planted faults are named."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -110,6 +110,12 @@ SAME = {
     "rmsprop": (use(optim.RMSprop, lr=1e-3), torch_rmsprop()),
     "clip": (clipped(100.0), optax.chain(optax.clip_by_global_norm(100.0), optax.sgd(1e-2))),
     "schedule": (scheduled(CosineAnnealingLR, T_max=20), optax.adamw(cosine, weight_decay=1e-2)),
+    "rmsprop-schedule": (
+        scheduled(CosineAnnealingLR, partial(optim.RMSprop, momentum=0.9), T_max=20),
+        optax.chain(
+            optax.scale_by_rms(0.99, eps_in_sqrt=False), optax.trace(0.9), optax.scale_by_learning_rate(cosine)
+        ),
+    ),
     "groups": (grouped, optax.adamw(1e-2, weight_decay=0.1, mask=matrices_alone)),
 }  # fmt: skip
 
@@ -135,6 +141,10 @@ FAULTS = {
     "betas": (use(optim.Adam, lr=1e-3), optax.adam(1e-3, b1=0.85), {"betas"}),
     "rmsprop-defaults": (use(optim.RMSprop, lr=1e-3), optax.rmsprop(1e-3), {"epsilon-in-root", "rmsprop-decay"}),
     "rmsprop-start": (use(optim.RMSprop, lr=1e-3), torch_rmsprop(initial_scale=1.0), {"initial-accumulator"}),
+    "rmsprop-schedule": (
+        scheduled(CosineAnnealingLR, partial(optim.RMSprop, momentum=0.9), T_max=20),
+        optax.rmsprop(cosine, 0.99, eps_in_sqrt=False, momentum=0.9), {"momentum-order"},
+    ),
     "adagrad": (use(optim.Adagrad, lr=1e-2), optax.adagrad(1e-2, eps=1e-10), {"initial-accumulator"}),
     "dampening": (use(optim.SGD, lr=1e-2, momentum=0.9, dampening=0.5), optax.sgd(1e-2, 0.9), {"dampening"}),
     "nesterov": (use(optim.SGD, lr=1e-2, momentum=0.9), optax.sgd(1e-2, 0.9, nesterov=True), {"nesterov"}),

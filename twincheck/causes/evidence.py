@@ -21,6 +21,8 @@ Recognise = Callable[[Array, Array, Sequence[Array]], bool]
 
 MENDED = 30
 """An explanation must make the distance this many times smaller."""
+NEAR_ONE = 1e-2
+"""A factor of the size of an epsilon's effect may in truth be another one for each row."""
 SMALLEST = 8
 """Arrays with fewer values agree with anything."""
 
@@ -38,7 +40,12 @@ def _is(cause: str, recognise: Recognise) -> Evidence:
 
 
 def recognise(
-    ours: object, theirs: object, earlier: Sequence[object] = (), embedded: Sequence[object] = ()
+    ours: object,
+    theirs: object,
+    earlier: Sequence[object] = (),
+    embedded: Sequence[object] = (),
+    *,
+    specific: bool = False,
 ) -> str | None:
     """Returns the name of the first cause that turns `ours`, JAX's array, into `theirs`, torch's, or None.
 
@@ -47,6 +54,7 @@ def recognise(
         theirs: what torch computed, in the same layout.
         earlier: torch's arrays from before the place, such as its residual stream.
         embedded: torch's embeddings from before the place, or at it.
+        specific: whether to leave out what other causes may look like.
     """
     a, b = np.asarray(ours), np.asarray(theirs)
     if a.shape != b.shape or a.dtype.kind not in "fiu" or b.dtype.kind not in "fiu":
@@ -54,16 +62,19 @@ def recognise(
     a, b = a.astype(np.float64), b.astype(np.float64)
     before = [np.asarray(e, np.float64) for e in earlier]
     if a.size == 1:
-        return LOSS_REDUCTION if _is_sum_for_mean(a, b, before) else None
+        return LOSS_REDUCTION if _is_sum_for_mean(a, b, before) and not specific else None
     if a.size < SMALLEST or (
         np.isfinite(a).all() and np.isfinite(b).all() and (np.ptp(b) == 0 or _distance(a, b) == 0)
     ):
         return None
-    before += [np.moveaxis(e, 1, -1) for e in before if e.ndim == a.ndim > 2 and e.shape != a.shape]
+    if a.ndim > 2:  # channels last, beside each array as it is
+        before = [laid for e in before for laid in ((np.moveaxis(e, 1, -1), e) if e.ndim == a.ndim else (e,))]
     with np.errstate(all="ignore"):  # activations of large values, infinities on both sides
         if any(_is_scaled(a, b, np.asarray(e, np.float64)) for e in embedded):
             return EMBEDDING_SCALE
-        return next((cause for evidence in EVIDENCE if (cause := evidence.find(a, b, before))), None)
+        return next(
+            (cause for evidence in (SPECIFIC if specific else EVIDENCE) if (cause := evidence.find(a, b, before))), None
+        )
 
 
 LOSS_REDUCTION, EMBEDDING_SCALE = "loss-reduction", "embedding-scale"
@@ -130,6 +141,15 @@ def _scaled(accepts: Callable[[float, tuple[int, ...]], bool]) -> Recognise:
         return factor is not None and accepts(factor, ours.shape)
 
     return recognise
+
+
+def _is_one_factor(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
+    """One factor is between the arrays, and one for each row is not much nearer."""
+    factor = _factor(ours, theirs)
+    if factor is None:
+        return False
+    by_row = _distance(ours * _factors_of_rows(ours, theirs), theirs)
+    return ours.ndim < 2 or by_row * MENDED > _distance(ours * factor, theirs) or abs(factor - 1) > NEAR_ONE
 
 
 def _either(factor: float, expected: float) -> bool:
@@ -292,9 +312,13 @@ def _factor_per_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> boo
     """Each row has a factor of its own, near 1: another epsilon, or another place for it."""
     if ours.shape[-1] < 4:
         return False
-    square = (ours * ours).sum(-1, keepdims=True)
-    factor = (ours * theirs).sum(-1, keepdims=True) / np.where(square > 0, square, 1)
+    factor = _factors_of_rows(ours, theirs)
     return bool((np.abs(factor - 1) < 0.5).all()) and _mends(ours * factor, ours, theirs)
+
+
+def _factors_of_rows(ours: Array, theirs: Array) -> Array:
+    square = (ours * ours).sum(-1, keepdims=True)
+    return np.asarray((ours * theirs).sum(-1, keepdims=True) / np.where(square > 0, square, 1))
 
 
 def _offset(axes: Callable[[int], tuple[int, ...]]) -> Recognise:
@@ -354,11 +378,9 @@ def _other_residual(ours: Array, theirs: Array, earlier: Sequence[Array]) -> boo
 
 
 def _pooled(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """Both sides are drawn from one earlier sequence or image: a position, the mean, the sum or the largest value."""
-    for e in earlier:
-        if e.ndim <= ours.ndim or e.shape[0] != ours.shape[0] or not np.isfinite(e).all():
-            continue
-        for rows in _rows(e, ours.shape):
+    """Both sides are drawn from one sequence or image: a position, the mean, the sum or the largest value."""
+    for whole in _wholes([e for e in earlier if e.ndim > ours.ndim and len(e) == len(ours) and np.isfinite(e).all()]):
+        for rows in _rows(whole, ours.shape):
             choices = [rows[:, 0], rows[:, -1], rows.mean(1), rows.max(1), rows[:, 1:].mean(1), rows.sum(1)]
             ours_is, theirs_is = (
                 [i for i, choice in enumerate(choices) if _distance(choice, a) <= AGREES * np.abs(a).max()]
@@ -367,6 +389,17 @@ def _pooled(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
             if ours_is and theirs_is and not set(ours_is) & set(theirs_is):
                 return True
     return False
+
+
+def _wholes(earlier: Sequence[Array]) -> Iterator[Array]:
+    """Yields arrays that may be pooled: earlier ones, and sums of two recent ones, as they are and activated."""
+    yield from earlier
+    recent = earlier[-RECENT:]
+    sums = (a + b for a, b in itertools.combinations(recent, 2) if a.shape == b.shape)
+    for array in (*recent, *sums):
+        yield array
+        for name in ("relu", "gelu", "silu"):
+            yield FUNCTIONS[name](array)
 
 
 def _rows(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
@@ -385,15 +418,20 @@ def _zero_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     return int(differs.sum()) == 1 and bool((theirs[differs] == 0).all())
 
 
-EVIDENCE: Sequence[Evidence] = (
-    _is("masked-rows", _nan_rows),
-    _is("low-precision", _rounded(8)),
-    _is("padding-index", _zero_row),
+SPECIFIC: Sequence[Evidence] = (
     _is("pooling", _pooled),
     Evidence(TERM_CAUSES, recognise_terms),
     _is("token-types", _token_types),
     _is("residual-left-out", _residual(1.0)),
     _is("residual-doubled", _residual(-1.0)),
+)
+"""Evidence that no other cause shows: both sides are made of the same earlier arrays."""
+
+EVIDENCE: Sequence[Evidence] = (
+    _is("masked-rows", _nan_rows),
+    _is("low-precision", _rounded(8)),
+    _is("padding-index", _zero_row),
+    *SPECIFIC,
     _is("sign", _sign),
     _is(
         "std-ddof",
@@ -401,7 +439,7 @@ EVIDENCE: Sequence[Evidence] = (
             lambda f, shape: any(_either(f, (n / (n - 1)) ** 0.5) or _either(f, n / (n - 1)) for n in _counts(shape))
         ),
     ),
-    _is("constant-factor", _scaled(lambda factor, shape: True)),
+    _is("constant-factor", _is_one_factor),
     _is("activation-left-out", _left_out),
     _is("activation-doubled", _doubled),
     _is("residual-norm", _other_residual),

@@ -3,39 +3,15 @@
 import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
+
+from twincheck.recording import Patch, Patched
 
 Function = Callable[..., Any]
 Wrap = Callable[[Function], Function]
 """Returns the replacement of a function, given the function."""
-
-
-@dataclass
-class Patched:
-    """Counts how often the replacements of a patch were called."""
-
-    used: int = 0
-
-
-@dataclass(frozen=True)
-class Patch:
-    """Changes how the given module objects compute, and the libraries that they call, until the context ends.
-
-    A function that JAX has compiled before is not traced again: run the pass under `jax.disable_jit()`.
-
-    Attributes:
-        apply: returns the context for the modules.
-        names: the functions and methods that it replaces, by qualified name; None if these depend on the modules.
-    """
-
-    apply: Callable[[Sequence[object]], AbstractContextManager[Patched]]
-    names: frozenset[str] | None = None
-
-    def __call__(self, modules: Sequence[object]) -> AbstractContextManager[Patched]:
-        return self.apply(modules)
 
 
 LIBRARIES = ("jax", "flax", "equinox", "haiku", "optax")
@@ -301,11 +277,12 @@ def _own_functions(cls: type) -> Iterator[FunctionType]:
 
 def calls_of(names: Iterable[str], called: set[str]) -> Patch:
     """Returns a patch that changes nothing, and adds those of the functions and methods to `called` that are called."""
+    resolved = {name: id(resolve(name)) for name in names}
 
     def counting(name: str) -> Wrap:
         def wrap(original: Function) -> Function:
             def call(*args: Any, **kwargs: Any) -> Any:
-                called.add(name)
+                called.update(other for other, found in resolved.items() if found == resolved[name])
                 return original(*args, **kwargs)
 
             return call

@@ -245,7 +245,6 @@ def _modules() -> list[Setting]:
         Setting("embedding-max-norm", ("Embedding",), ("Embed", "Embedding"), "max_norm", "max_norm", missing=None),
         Setting("leaky-slope", ("LeakyReLU",), ("LeakyReLU",), "negative_slope", "negative_slope"),
         Setting("gru-two-biases", ("GRU", "GRUCell"), ("GRUCell",), "bias", "hidden_bias", missing=False),
-        Setting("tied-weights", ("Linear",), ("Linear", "Dense"), "tied", "tied", missing=False),
     ]
     for torch_kinds, jax_kinds in ((CONVS, ("Conv",)), (CONV_TRANSPOSES, ("ConvTranspose",))):
         table += [
@@ -264,6 +263,9 @@ def _modules() -> list[Setting]:
             _torch_transposed_padding,
             _jax_transposed_padding,
         ),
+    ]
+    table += [
+        Setting("conv-padding", (kind,), (kind,), "padding", "padding", _torch_padding, _jax_padding) for kind in CONVS
     ]
     same = (*CONVS, *CONV_TRANSPOSES)  # Equinox names its classes as torch does
     table += [
