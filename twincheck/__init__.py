@@ -80,12 +80,15 @@ def function(function: Callable[..., Any], params: Any, inputs: Any) -> Any:
     return function_side(function, params, inputs)
 
 
-def pair(torch: Any, jax: Any) -> Any:
-    """Pairs the calls and the weights of two sides, and loads torch's weights into the JAX side."""
+def pair(torch: Any, jax: Any, *, backward: bool = True) -> Any:
+    """Pairs the calls and the weights of two sides, and loads torch's weights into the JAX side.
+
+    Without `backward` the checks of the pair leave gradients out, which takes a third of the time and of the memory.
+    """
     with clear_import_errors():
         from twincheck.pairs import Pair
 
-    return Pair(torch, jax)
+    return Pair(torch, jax, backward=backward)
 
 
 def assert_same(torch: Any, jax: Any) -> Any:

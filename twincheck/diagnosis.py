@@ -113,7 +113,9 @@ class Probe:
         for call in self._pair.calls_to(place):
             if call.kind == "GRU" and call.outputs and call.outputs[0].size == np.size(place.ours):
                 first = bool(call.settings.get("batch_first"))
-                causes = recognise_gru(place.ours, place.theirs, call.inputs[0], call.parameters, batch_first=first)
+                arrays = self._pair.torch.parameters
+                weights = {name: arrays[join(call.path, name)] for name in call.parameters}
+                causes = recognise_gru(place.ours, place.theirs, call.inputs[0], weights, batch_first=first)
                 if causes:
                     return causes
         return ()

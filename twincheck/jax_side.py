@@ -20,12 +20,14 @@ from twincheck.recording import (
     SOWN,
     Array,
     Call,
+    Cotangents,
     Enough,
     Force,
     Patch,
     Place,
     Recorder,
     Recording,
+    Shape,
     is_float,
     leaves,
     map_leaves,
@@ -91,7 +93,7 @@ class JaxSide:
         self,
         dtype: str = "float32",
         force: Force | None = None,
-        cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None = None,
+        cotangents: Cotangents | None = None,
     ) -> Recording:
         """Runs the model in `dtype`, forward, and backward if `cotangents` gives the gradients of its outputs."""
         recording = self._run(dtype, force, cotangents)
@@ -121,9 +123,7 @@ class JaxSide:
                 return True
             return any(is_float(aval) and aval.dtype != np.float64 for aval in _avals(traced.jaxpr))
 
-    def _run(
-        self, dtype: str, force: Force | None, cotangents: Callable[[Sequence[Array]], Sequence[Array]] | None
-    ) -> Recording:
+    def _run(self, dtype: str, force: Force | None, cotangents: Cotangents | None) -> Recording:
         recorder = Recorder(force, self._stacks, self._settings, self._patches)
         recorder.backward = cotangents is not None
         with _running(dtype):
@@ -291,11 +291,9 @@ def call_of(
     if recorder.silent:
         yield lambda value, port: value
         return
-    shapes = {
-        name: array if isinstance(array, np.ndarray) else _Shape(array.shape) for name, array in parameters.items()
-    }
+    shapes = {name: Shape(array.shape) for name, array in parameters.items()}
     kind = module if isinstance(module, str) else type(module).__name__
-    key = recorder.begin(path, kind, shapes, settings)  # type: ignore[arg-type]
+    key = recorder.begin(path, kind, shapes, settings)
     handles = {"input": iter(range(10_000)), "output": iter(range(10_000))}
 
     def visit(value: Any, port: Any) -> Any:
@@ -348,17 +346,6 @@ def watch_classes(classes: Iterable[type], recorder: Recorder, describe: Describ
             undo.callback(setattr, owner, "__call__", original)
             setattr(owner, "__call__", wrapper(original))  # noqa: B010
         yield
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """The shape of a parameter, of which a pass sees only a tracer."""
-
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape))
 
 
 class _Key:

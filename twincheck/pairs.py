@@ -17,7 +17,7 @@ from twincheck.departure import Departure, find
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, nearest
 from twincheck.pairing import Pairing, pair_calls
-from twincheck.recording import Array, Call, Enough, Force, Patch, Place, Recording
+from twincheck.recording import Array, Call, Cotangents, Enough, Force, Patch, Place, Recording
 from twincheck.report import Report
 from twincheck.unpaired import Unpaired, unpaired
 from twincheck.untied import untied
@@ -39,8 +39,8 @@ class Side(Protocol):
     def parameters(self) -> dict[str, Array]:
         """Parameters and buffers by name."""
 
-    def run(self, dtype: str, force: Force | None = None, cotangents: Sequence[Array] | None = None) -> Recording:
-        """Runs the model in `dtype`, forward, and backward if the gradients of its outputs are given."""
+    def run(self, dtype: str, force: Force | None = None, cotangents: Cotangents | None = None) -> Recording:
+        """Runs the model in `dtype`, forward, and backward if `cotangents` gives the gradients of its outputs."""
 
 
 class Pair:
@@ -48,34 +48,41 @@ class Pair:
 
     `pairing` has the calls, `weights` how each JAX parameter is made of torch's, `missing` the JAX parameters that
     torch lacks: biases are zero, others keep their own values. `outputs` are the pairs of returned arrays, by index.
+    Without `backward` gradients are left out of the checks.
     """
 
-    def __init__(self, torch: Any, jax: Any) -> None:
+    def __init__(self, torch: Any, jax: Any, *, backward: bool = True) -> None:
         if getattr(torch, "framework", "") != "torch" or getattr(jax, "framework", "torch") == "torch":
             raise UserError(
                 "pair takes two sides, the torch one first: pair(torch(model, inputs), nnx(port, inputs)), "
                 "or linen, equinox, haiku or function in place of nnx"
             )
-        self.torch, self.jax = torch, jax
-        free, seen = torch.run("float64"), jax.run("float32")
-        self.pairing: Pairing = pair_calls(free, torch.parameters, seen, jax.parameters)
+        self.torch, self.jax, self.backward = torch, jax, backward
+        seen = jax.run("float32")
+        generator = np.random.default_rng(_SEED)
+        self._drawn: list[Array] = []
+
+        def draw(outputs: Sequence[Array]) -> Sequence[Array]:
+            fitting = {a for a, _ in _pair_outputs(outputs, seen.outputs)}
+            self._drawn = [
+                generator.standard_normal(array.shape) if i in fitting else np.zeros(array.shape)
+                for i, array in enumerate(outputs)
+            ]
+            return self._drawn
+
+        self.truth: Recording = torch.run("float64", None, draw if backward else None)
+        theirs, ours = torch.parameters, jax.parameters
+        self.pairing: Pairing = pair_calls(self.truth, theirs, seen, ours)
         if not self.pairing.links and not self.pairing.outside:
             raise UserError("nothing of the two models fits together: no two modules have parameters of one size")
-        self.weights, self.missing = pair_weights(
-            self.pairing, torch.parameters, jax.parameters, out_in=jax.framework == "equinox"
-        )
-        loaded = {weight.jax: weight(torch.parameters) for weight in self.weights}
-        jax.load(loaded | neutral(self.missing, jax.parameters))
-        self.outputs = _pair_outputs(free.outputs, seen.outputs)
+        self.weights, self.missing = pair_weights(self.pairing, theirs, ours, out_in=jax.framework == "equinox")
+        jax.load({weight.jax: weight(theirs) for weight in self.weights} | neutral(self.missing, ours))
+        self.outputs = _pair_outputs(self.truth.outputs, seen.outputs)
         if not self.outputs:
-            shapes = [[array.shape for array in outputs] for outputs in (free.outputs, seen.outputs)]
+            shapes = [[array.shape for array in outputs] for outputs in (self.truth.outputs, seen.outputs)]
             raise UserError(f"no output of the torch model, {shapes[0]}, fits one of the JAX model, {shapes[1]}")
-        generator = np.random.default_rng(_SEED)
-        drawn = {a: generator.standard_normal(free.outputs[a].shape) for a, _ in self.outputs}
-        self.truth: Recording = torch.run(
-            "float64", None, [drawn.get(i, np.zeros(array.shape)) for i, array in enumerate(free.outputs)]
-        )
-        self._drawn = drawn
+        for call in seen.calls:  # which the pairing holds
+            call.forget()
         self._layouts: dict[Place, Layout | None] = {}
         self._judged_in = "float32"
 
@@ -83,8 +90,8 @@ class Pair:
         """Returns the pair in another state: these sides, and these gradients of torch's outputs."""
         pair = copy.copy(self)
         pair.torch, pair.jax, pair._layouts = torch, jax, {}
-        pair._drawn = {a: cotangents[a] for a, _ in self.outputs}
-        pair.truth = torch.run("float64", None, cotangents)
+        pair._drawn = list(cotangents)
+        pair.truth = torch.run("float64", None, lambda _: cotangents)
         return pair
 
     def train(self, batches: Iterable[Any], steps: int, **options: Any) -> Any:
@@ -180,7 +187,7 @@ class Pair:
         exact, rounded = passes.jax, passes.jax32
         if rounded is None:  # float32 was enough
             lacking = set(self.jax.parameters) - {weight.jax for weight in self.weights}
-            exact, rounded = self.forced("float64") if lacking else passes.jax, passes.jax
+            exact, rounded = self.forced("float64") if lacking and self.backward else passes.jax, passes.jax
         theirs = self.truth.gradients, passes.torch32.gradients
         ours = exact[1].gradients, rounded[1].gradients
         return unpaired(self.weights, self.missing, (shapes[0], shapes[1]), (theirs, ours))
@@ -242,7 +249,7 @@ class Pair:
     def forced(self, dtype: str, free: frozenset[Place] = frozenset()) -> tuple[Forcing, Recording]:
         """Runs the JAX model on torch's tensors; at the places in `free` it goes on with its own."""
         forcing = Forcing(self.pairing, self.truth, self._layouts, free)
-        return forcing, self.jax.run(dtype, forcing, self._jax_cotangents)
+        return forcing, self.jax.run(dtype, forcing, self._jax_cotangents if self.backward else None)
 
     def _torch32(self) -> Recording:
         """Runs the torch model in float32 on its own float64 tensors."""
@@ -253,8 +260,7 @@ class Pair:
             call = calls.get((place.path, place.number))
             return call.at(place) if call is not None else None
 
-        cotangents = [self._drawn.get(i, np.zeros(array.shape)) for i, array in enumerate(self.truth.outputs)]
-        recording: Recording = self.torch.run("float32", force, cotangents)
+        recording: Recording = self.torch.run("float32", force, (lambda _: self._drawn) if self.backward else None)
         return recording
 
     def _jax_cotangents(self, outputs: Sequence[Array]) -> list[Array]:

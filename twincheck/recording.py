@@ -7,7 +7,7 @@ computes every module from the other's tensors.
 import contextlib
 import copy
 import dataclasses
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -38,18 +38,28 @@ class Place(NamedTuple):
         return f"{call}{self.path or 'the model'}, {self.port} {self.index}{' gradient' if self.gradient else ''}"
 
 
+class Shape(NamedTuple):
+    """The shape of a parameter, in place of its values."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+
 @dataclass
 class Call:
     """One call of a module.
 
-    `parameters` are the arrays that the module owns itself, by their names in it; `settings` its plain attributes, such
-    as an epsilon. `parents` are the paths of the modules whose calls this one is part of.
+    `parameters` are the shapes of those that the module owns itself, by their names in it; `settings` its plain
+    attributes, such as an epsilon. `parents` are the paths of the modules whose calls this one is part of.
     """
 
     path: str
     number: int
     kind: str
-    parameters: Mapping[str, Array]
+    parameters: Mapping[str, Shape]
     settings: Mapping[str, Any]
     parents: tuple[str, ...]
     inputs: list[Array] = field(default_factory=list)
@@ -68,6 +78,11 @@ class Call:
         values = self.inputs if place.port == "input" else self.outputs
         return values[place.index] if place.index < len(values) else None
 
+    def forget(self) -> None:
+        """Leaves the shapes of the values alone."""
+        for values in (self.inputs, self.outputs):
+            values[:] = [np.broadcast_to(np.zeros((), array.dtype), array.shape) for array in values]
+
     def __str__(self) -> str:
         return f"{self.path or 'the model'}{f' (call {self.number})' if self.number else ''}"
 
@@ -83,6 +98,10 @@ class Recording:
 
 Force = Callable[[Place, Array], Array | None]
 """Returns what a place is to hold in place of the value that it was given, or None to leave it."""
+
+
+Cotangents = Callable[[Sequence[Array]], Sequence[Array]]
+"""Returns the gradients of the model's outputs, given these."""
 
 
 class Enough(Exception):
@@ -145,10 +164,11 @@ class Recorder:
         self._entered: dict[tuple[str, int], tuple[Call, list[Call]]] = {}
         self._recorded: set[tuple[str, int]] = set()
         self._running: list[tuple[str, Call]] = []
+        self._recent = deque[Array](maxlen=4)  # what one module returns and the next is given is kept once
         self._begun, self._seen, self._numbers = Counter[str](), Counter[str](), Counter[str]()
 
     def begin(
-        self, path: str, kind: str, parameters: Mapping[str, Array], settings: Mapping[str, Any]
+        self, path: str, kind: str, parameters: Mapping[str, Shape], settings: Mapping[str, Any]
     ) -> tuple[str, int]:
         """Enters a call of the module at `path`; returns the path and number under which its values are to be shown.
 
@@ -198,6 +218,8 @@ class Recorder:
         """Records the value at a place; returns the value to go on with, or None for this one."""
         call = self._record((place.path, place.number))
         place = place._replace(path=call.path, number=call.number)
+        value = next((array for array in self._recent if _same(array, value)), value)
+        self._recent.append(value)
         if place.gradient:
             gradients = call.input_gradients if place.port == "input" else call.output_gradients
             gradients[place.index] = value
@@ -206,6 +228,10 @@ class Recorder:
             values.extend(np.empty(0) for _ in range(place.index + 1 - len(values)))
             values[place.index] = value  # again where the backward pass computes it anew
         return self._force(place, value) if self._force else None
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b)
 
 
 _sow: ContextVar[Callable[[str, Any], Any] | None] = ContextVar("twincheck_sow", default=None)

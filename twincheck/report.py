@@ -89,7 +89,8 @@ class Report:
         """The result in one line."""
         total = len(self.places)
         if self.same:
-            return f"the same in all {total} places, forward and backward"
+            backward = self.pair is None or self.pair.backward
+            return f"the same in all {total} places, forward{' and backward' if backward else ''}"
         parts = []
         if self.causes:
             explained = len({place for finding in self.causes for place in finding.places})

@@ -14,10 +14,12 @@ from mlp_workload.errors import UserError
 from twincheck.recording import (
     SOWN,
     Array,
+    Cotangents,
     Force,
     Place,
     Recorder,
     Recording,
+    Shape,
     invoke,
     leaves,
     map_leaves,
@@ -89,9 +91,9 @@ class TorchSide:
         return {name for name, parameter in self.original.named_parameters() if parameter.requires_grad}
 
     def run(
-        self, dtype: str = "float64", force: Force | None = None, cotangents: Sequence[Array] | None = None
+        self, dtype: str = "float64", force: Force | None = None, cotangents: Cotangents | None = None
     ) -> Recording:
-        """Runs the model in `dtype`, forward, and backward if the gradients of the outputs are given."""
+        """Runs the model in `dtype`, forward, and backward if `cotangents` gives the gradients of its outputs."""
         model = self._model.to(kind := getattr(pytorch, dtype))
         recorder = Recorder(force)
         inputs = self.cast(self.inputs, dtype)
@@ -114,7 +116,7 @@ class TorchSide:
             wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
             ends = [
                 (tensor, pytorch.tensor(cotangent, dtype=tensor.dtype))
-                for tensor, cotangent in zip(found, cotangents, strict=True)
+                for tensor, cotangent in zip(found, cotangents(outputs), strict=True)
                 if tensor.requires_grad
             ]
             gradients: Sequence[pytorch.Tensor | None] = [None] * len(wanted)
@@ -262,7 +264,7 @@ def _watching(model: nn.Module, recorder: Recorder) -> Iterator[None]:
 
     def begin(path: str, module: nn.Module) -> Callable[..., Any]:
         own = {
-            name: to_numpy(tensor)
+            name: Shape(tuple(tensor.shape))
             for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         }
         settings = plain_settings({k: v for k, v in vars(module).items() if not k.startswith("_")})

@@ -52,14 +52,16 @@ def unpaired(
     """Returns the parameters that no weight is made of, and those that no weight makes.
 
     `missing` are the JAX ones that belong to a pair of modules. `parameters` and `gradients` are torch's and the JAX
-    model's, gradients of a pass in float64 and of one in float32.
+    model's, gradients of a pass in float64 and of one in float32. Without gradients every parameter is taken to matter.
     """
     shapes_t, shapes_j = parameters
     sources = {source.name for weight in weights for source in weight.sources}
     made = {weight.jax for weight in weights}
     left_t = [name for name in shapes_t if name not in sources and name.rpartition(".")[2] not in NOT_LEARNED]
     left_j = [name for name in shapes_j if name not in made]
-    used_t, used_j = (set(_with_gradient(named)) for named in gradients)
+    used_t, used_j = (
+        set(_with_gradient(named) if named[0] else shapes) for named, shapes in zip(gradients, parameters, strict=True)
+    )
     result = [
         Unpaired("torch", name, shapes_t[name], _nearest(name, shapes_t[name], shapes_j, left_j), name in used_t)
         for name in left_t
