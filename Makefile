@@ -68,7 +68,7 @@ test-tensorflow: $(TENSORFLOW)  ## run the tests that need TensorFlow, in an env
 	$(VENV_TENSORFLOW)/bin/python -m pytest $(PYTEST_ARGS) tests/with_tensorflow
 
 test-ports: $(PORTS)  ## check PyTorch models against JAX ports of them, in an environment of its own (PYTEST_ARGS='-k bert')
-	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE $(VENV_PORTS)/bin/python -m pytest --timeout 900 $(PYTEST_ARGS) tests/ports
+	HF_HUB_OFFLINE=1 $(subst $(VENV)/,$(VENV_PORTS)/,$(PYTEST)) --timeout 900 $(PYTEST_ARGS) tests/ports
 
 package: $(FULL)  ## build the wheel and its source into dist/, install the wheel elsewhere and try it
 	rm -rf dist

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twincheck.recording import Array
+from twincheck.recording import Array, invoke
 
 _AGREES = 1e-9
 """Two sums over a tensor in float64 are of the same values if they differ by less than this part."""
@@ -137,10 +137,20 @@ def _slice(end: Operation) -> Iterator[Operation]:
             stack.append((parent, iter(parent.inputs)))
 
 
-def is_users(file: str) -> bool:
+def users_line(frames: Iterable[tuple[str, str, int]]) -> Line | None:
+    """Returns the line of the user's code in the frames of a call, the innermost first: file, function and line."""
+    for file, function, number in frames:
+        if (file, function) == (invoke.__code__.co_filename, invoke.__name__):  # behind it is who asked for the check
+            return None
+        if _is_users(file):
+            return Line(file, number)
+    return None
+
+
+def _is_users(file: str) -> bool:
     """Tells whether a file belongs to the user's program, and not to Python, a framework or twincheck."""
     path = Path(file)
     for folder in ("site-packages", "dist-packages"):
         if folder in path.parts:
             return path.parts[path.parts.index(folder) + 1] not in _FRAMEWORKS
-    return not (file.startswith(("<", sys.base_prefix)) or path.parent == Path(__file__).parent)
+    return not (file.startswith(("<frozen", sys.base_prefix)) or path.parent == Path(__file__).parent)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from twincheck.departure import Line, Operation, is_users, sums
+from twincheck.departure import Line, Operation, sums, users_line
 from twincheck.jax_side import VISIT, JaxSide, is_array
 from twincheck.recording import Array, Force, Place, is_float
 
@@ -75,7 +75,5 @@ class _Evaluation:
 
 def _line(equation: JaxprEqn) -> Line | None:
     traceback: Any = equation.source_info.traceback
-    for frame in traceback.frames if traceback else ():
-        if is_users(frame.file_name):
-            return Line(frame.file_name, frame.line_num)
-    return None
+    frames = traceback.frames if traceback else ()
+    return users_line((frame.file_name, frame.function_name, frame.line_num) for frame in frames)

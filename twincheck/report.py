@@ -128,8 +128,8 @@ class Report:
             yield [("unknown cause", "bold"), (" (sizes relative to the largest value of the tensor)", "dim")]
             for place in self.unexplained[:_LISTED]:
                 yield [(f"   {size_of(place)}  ", ""), (_where(place), "")]
-                if line := _line(place):
-                    yield [(f"      {line}", "")]
+                if code := _code(place):
+                    yield [(f"      {code}", "")]
             if (more := len(self.unexplained) - _LISTED) > 0:
                 yield [(f"   and {more} more: report.json(path) or report.html(path) has them all", "")]
         for title, entries in (("no counterpart", self.unpaired), ("notes", self.notes)):
@@ -185,12 +185,12 @@ def _extent(finding: Finding) -> dict[str, str]:
     worst = max(finding.places, key=lambda place: place.relative)
     return {
         "where": f"{_count(len(finding.places), 'place')}, the first: {_where(finding.places[0])}",
-        "line": _line(finding.places[0]),
+        "code": _code(finding.places[0]),
         "size": f"{'up to ' if len(finding.places) > 1 else ''}{size_of(worst)}",
     }
 
 
-def _line(place: Mismatch) -> str:
+def _code(place: Mismatch) -> str:
     """Returns the operation at which JAX leaves torch's values at a place, with the line of code; "" if unknown."""
     if (departure := place.departure) is None:
         return ""
@@ -239,7 +239,7 @@ def _as_dict(place: Mismatch) -> dict[str, Any]:
         "scale": place.scale,
         "relative": place.relative,
         "size": size_of(place),
-        "line": _line(place),
+        "code": _code(place),
     }
 
 

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch as pytorch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from twincheck.departure import Line, Operation, is_users, sums
+from twincheck.departure import Operation, sums, users_line
 from twincheck.recording import leaves
 from twincheck.torch_side import TorchSide, is_tensor, to_numpy
 
@@ -31,7 +32,9 @@ class _Recorded(TorchDispatchMode):
         result = function(*args, **kwargs or {})
         outputs = [sums(to_numpy(tensor)) for tensor in _floats(result)]
         if outputs:
-            self.operations.append(Operation(function.overloadpacket.__name__, _line(), outputs, (), given))
+            self.operations.append(
+                Operation(function.overloadpacket.__name__, users_line(_frames()), outputs, (), given)
+            )
         return result
 
 
@@ -39,8 +42,8 @@ def _floats(value: Any) -> Iterator[pytorch.Tensor]:
     return (tensor for tensor in leaves(value, is_tensor) if tensor.is_floating_point())
 
 
-def _line() -> Line | None:
-    frame = sys._getframe(2)
-    while frame is not None and not is_users(frame.f_code.co_filename):
-        frame = frame.f_back  # type: ignore[assignment]
-    return Line(frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
+def _frames() -> Iterator[tuple[str, str, int]]:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        yield frame.f_code.co_filename, frame.f_code.co_name, frame.f_lineno
+        frame = frame.f_back

@@ -14,7 +14,8 @@ from torch import nn
 import twincheck as tc
 from twincheck import jax_operations, torch_operations
 from twincheck.check import Forcing
-from twincheck.departure import agree, find, sums
+from twincheck.departure import Line, agree, find, sums, users_line
+from twincheck.recording import invoke
 
 
 class TorchAttention(nn.Module):
@@ -87,3 +88,12 @@ def test_tensors_of_one_size_are_told_apart():
     for other in (-x, x + 1e-6, x * (1 + 1e-6), np.where(np.arange(100) == 7, 0, x)):
         assert not agree(sums(x), sums(other))
     assert agree(sums(np.full(3, -np.inf)), sums(np.full(3, -np.inf)))
+
+
+def test_lines_are_of_the_users_own_code():
+    library = ("/lib/site-packages/flax/nnx/nn/linear.py", "__call__", 3)
+    asked = (invoke.__code__.co_filename, "invoke", 5), ("train.py", "<module>", 7)
+    assert users_line([library, ("/home/ada/port.py", "__call__", 12), *asked]) == Line("/home/ada/port.py", 12)
+    assert users_line([("/lib/site-packages/timm/models/vit.py", "forward", 4)]).number == 4
+    assert users_line([library, ("<string>", "__call__", 2)]) == Line("<string>", 2)
+    assert users_line([library, *asked]) is None  # not the line that asks for the check
