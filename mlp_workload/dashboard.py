@@ -21,7 +21,6 @@ from mlp_workload.visdom.server import Unreachable, VisdomServer, host_headers
 from mlp_workload.visdom.serving import http_server
 from mlp_workload.visdom.windows import Drawing, comparison_name, environment_name, trace_name
 
-PROGRAM = "python -m mlp_workload.dashboard"
 ASSETS_SECONDS = 60.0
 """Longest time for downloading the files of the page."""
 
@@ -57,7 +56,7 @@ class Dashboard:
 
 
 def main() -> None:
-    run_command(PROGRAM, Dashboard, run)
+    run_command("python -m mlp_workload.dashboard", Dashboard, run)
 
 
 def run(options: Dashboard) -> None:

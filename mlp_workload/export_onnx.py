@@ -9,8 +9,6 @@ from mlp_workload.files import clear_write_errors, new_file, write_atomically
 from mlp_workload.predict.trained import Trained
 from mlp_workload.sinks.console import Output
 
-PROGRAM = "python -m mlp_workload.export_onnx"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
@@ -26,7 +24,7 @@ class Export:
 
 
 def main() -> None:
-    run_command(PROGRAM, Export, run)
+    run_command("python -m mlp_workload.export_onnx", Export, run)
 
 
 def run(options: Export) -> None:

@@ -10,7 +10,6 @@ from mlp_workload.files import clear_write_errors, expand, new_file, write_atomi
 from mlp_workload.sinks.console import Output
 from mlp_workload.weights import layer_widths, load_layers, save_weights
 
-PROGRAM = "python -m reference_torch.convert"
 _TORCH = (".pt", ".pth")
 
 
@@ -37,7 +36,7 @@ class Conversion:
 
 
 def main() -> None:
-    run_command(PROGRAM, Conversion, run)
+    run_command("python -m reference_torch.convert", Conversion, run)
 
 
 def run(options: Conversion) -> None:

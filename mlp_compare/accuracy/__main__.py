@@ -10,7 +10,6 @@ from mlp_workload.errors import UserError
 from mlp_workload.files import clear_write_errors, new_file, write_atomically, write_json
 from mlp_workload.sinks.console import Output
 
-PROGRAM = "python -m mlp_compare.accuracy"
 LARGEST = 100_000
 """Largest number of seeds, and of epochs: years of training."""
 LAST_ACTIVATIONS: tuple[Literal["same"], Literal["none"]] = ("same", "none")
@@ -74,7 +73,7 @@ class Accuracy:
 
 
 def main() -> None:
-    run_command(PROGRAM, Accuracy, run)
+    run_command("python -m mlp_compare.accuracy", Accuracy, run)
 
 
 def run(options: Accuracy) -> bool:

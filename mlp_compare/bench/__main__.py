@@ -5,12 +5,11 @@ from mlp_workload.cli.parse import run_command
 from mlp_workload.files import clear_write_errors, new_file, write_atomically, write_json
 from mlp_workload.sinks.console import Output
 
-PROGRAM = "python -m mlp_compare.bench"
 ALIASES = {"--rungs": "--variants", "--many": "--seeds"}
 
 
 def main() -> None:
-    run_command(PROGRAM, Bench, run, aliases=ALIASES)
+    run_command("python -m mlp_compare.bench", Bench, run, aliases=ALIASES)
 
 
 def run(options: Bench) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mlp_workload.config import Config
 from mlp_workload.environment.description import quota_cores, usable_cores
@@ -57,14 +57,14 @@ def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | 
             raise ProcessFailed(f"{name}: not done within {_TIME_LIMIT} s") from None
         finally:
             _end(process)
-        output, error_output = (_content(file) for file in (out, errors))
-    if status < 0:
-        raise ProcessFailed(
-            f"{name}: ended by {signal.Signals(-status).name}; SIGKILL is also how the system frees memory"
-        )
-    if status:
-        raise ProcessFailed(f"{name}: {why_ended(status, error_output)}")
-    return output
+        for file in (out, errors):
+            file.seek(0)
+        if status < 0:
+            ended = signal.Signals(-status).name
+            raise ProcessFailed(f"{name}: ended by {ended}; SIGKILL is also how the system frees memory")
+        if status:
+            raise ProcessFailed(f"{name}: {why_ended(status, errors.read())}")
+        return out.read()
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -82,11 +82,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
-
-
-def _content(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read()
 
 
 def ask(variant: str, config: Config, **options: Any) -> dict[str, Any]:

@@ -12,17 +12,13 @@ from mlp_workload.weights import Parameters
 from twincheck.trace import Array, Trace
 
 
+@np.errstate(over="ignore")  # in a run that diverges
 def gradient_noise(trace: Trace, before: Parameters) -> dict[str, float]:
     """Returns absolute bounds of `logits.grad`, of gradients and slots, for a step from `before`.
 
     The bound of the logits' gradient is 4 eps max(1, |logits|) / batch. Further back, the error passes through the
     weights and is summed over the batch with the layer's inputs. Signs are random, so sums grow as the root of squares.
     """
-    with np.errstate(over="ignore"):  # in a run that diverges
-        return _gradient_noise(trace, before)
-
-
-def _gradient_noise(trace: Trace, before: Parameters) -> dict[str, float]:
     logits = trace.tensors["logits"]
     batch = len(logits)
     error = 4 * float(np.finfo(logits.dtype).eps) * max(1.0, _largest(logits)) / batch

@@ -11,8 +11,6 @@ from mlp_workload.files import clear_write_errors, expand, new_file, read_json, 
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.console import Output
 
-PROGRAM = "python -m mlp_compare.report"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -30,7 +28,7 @@ class Report:
 
 
 def main() -> None:
-    run_command(PROGRAM, Report, run)
+    run_command("python -m mlp_compare.report", Report, run)
 
 
 def run(options: Report) -> None:

@@ -16,7 +16,6 @@ from mlp_workload.files import new_file, write_json
 from mlp_workload.interface import package_of
 from mlp_workload.sinks.console import Output
 
-_PROGRAM = "python -m mlp_workload.doctor"
 _STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
 
@@ -55,7 +54,7 @@ class Examination:
 
 
 def main() -> None:
-    run_command(_PROGRAM, Doctor, run)
+    run_command("python -m mlp_workload.doctor", Doctor, run)
 
 
 def run(options: Doctor) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_compare.parity.faults.fault import Fault, replaced, wrapped
 from mlp_workload.data.shipped import PIXELS
 from mlp_workload.weights import Parameters
 
@@ -17,39 +17,36 @@ def _dead_unit(parameters: Parameters) -> Parameters:
 
 def _torch_linear(edit: Any) -> Any:
     """Returns a plant that passes the arguments of torch's `linear` through `edit`; the result has x's dtype."""
-    return replaced(
+    return wrapped(
         "torch.nn.functional:linear",
-        lambda original: lambda x, weight, bias=None: original(*edit(x, weight, bias)).to(x.dtype),
+        lambda right, x, weight, bias=None: right(*edit(x, weight, bias)).to(x.dtype),
     )
 
 
 def _jax_linear(edit: Any) -> Any:
     """Returns a plant that passes x and weight of each Flax layer through `edit`; the result has x's dtype."""
 
-    def make(original: Any) -> Any:
-        def call(self: Any, x: Any) -> Any:
-            product = (edit(x) @ edit(self.weight[...]).T).astype(x.dtype)
-            return product + self.bias[...]
+    def call(original: Any, layer: Any, x: Any) -> Any:
+        product = (edit(x) @ edit(layer.weight[...]).T).astype(x.dtype)
+        return product + layer.bias[...]
 
-        return call
-
-    return replaced("jax_mlp.model:Linear.__call__", make)
+    return wrapped("jax_mlp.model:Linear.__call__", call)
 
 
-def _jax_activation(negative_slope: float) -> Any:
+def _jax_activation(activation: Any) -> Any:
+    return replaced("jax_mlp.model:ACTIVATIONS", lambda original: original | {"leaky_relu": activation})
+
+
+def _slope_0_011(x: Any) -> Any:
     import jax.numpy as jnp
 
-    return lambda x: jnp.where(x > 0, x, negative_slope * x)
+    return jnp.where(x > 0, x, 0.011 * x)
 
 
-def _jax_activations(make: Any) -> Any:
-    return replaced("jax_mlp.model:ACTIVATIONS", lambda original: original | {"leaky_relu": make()})
-
-
-def _one_at_zero() -> Any:
+def _slope_1_at_0(x: Any) -> Any:
     import jax
 
-    return jax.nn.leaky_relu
+    return jax.nn.leaky_relu(x)
 
 
 def _round_like_tf32(x: Any) -> Any:
@@ -71,11 +68,11 @@ FAULTS = [
     Fault(name="activation left out on the logits", side="torch", step=1, tensor="logits",
           flags={"last_activation": "none"}),
     Fault(name="slope 0.011", side="jax", step=1, tensor="layers.0.activation", dtype="float32",
-          plant=_jax_activations(lambda: _jax_activation(0.011))),
+          plant=_jax_activation(_slope_0_011)),
     Fault(name="ReLU for LeakyReLU", side="torch", step=1, tensor="layers.0.activation",
           flags={"activation": "relu"}),
     Fault(name="slope 1 at exactly 0", side="jax", step=1, tensor="layers.0.weight.grad", start=_dead_unit,
-          plant=_jax_activations(_one_at_zero)),
+          plant=_jax_activation(_slope_1_at_0)),
     Fault(name="a bias left out", side="torch", step=1, tensor="layers.1.pre_activation",
           plant=_torch_linear(_scaled_bias(200, 200, 0.0))),
     Fault(name="a bias twice", side="torch", step=1, tensor="layers.0.pre_activation",

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_compare.parity.faults.fault import Fault, replaced, wrapped
 
 
-def _jax_sgd(make: Any) -> Any:
-    """Returns a plant that replaces `jax_mlp.optimizer.sgd` by `make`, which has the same arguments."""
-    return replaced("jax_mlp.optimizer:sgd", lambda original: make)
+def _jax(name: str, make: Any) -> Any:
+    """Returns a plant that replaces `name` of `jax_mlp.optimizer` by `make`, which has the same arguments."""
+    return replaced(f"jax_mlp.optimizer:{name}", lambda original: make)
 
 
 def _averaged_velocity(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
@@ -43,7 +43,7 @@ def _rounded_update(learning_rate: float, momentum: float, nesterov: bool, weigh
 
 def _torch_sgd(make: Any) -> Any:
     """Returns a plant that replaces `sgd` by `make`, which takes the original and its arguments."""
-    return replaced("reference_torch.optimizer:sgd", lambda original: lambda *arguments: make(original, *arguments))
+    return wrapped("reference_torch.optimizer:sgd", make)
 
 
 def _decay_of(dimensions: int) -> Any:
@@ -95,25 +95,20 @@ def _stale(original: Any, *arguments: Any) -> Any:
     return optimizer
 
 
-def _jax_adam(make: Any) -> Any:
-    """Returns a plant that replaces `jax_mlp.optimizer.scale_by_adam` by `make`, which takes the original too."""
-    return replaced("jax_mlp.optimizer:scale_by_adam", lambda original: lambda *rates: make(original, *rates))
-
-
-def _epsilon_in_root(original: Any, beta1: float, beta2: float, epsilon: float) -> Any:
+def _epsilon_in_root(beta1: float, beta2: float, epsilon: float) -> Any:
     import optax
 
     return optax.scale_by_adam(beta1, beta2, eps=0.0, eps_root=epsilon)
 
 
-def _amsgrad(original: Any, beta1: float, beta2: float, epsilon: float) -> Any:
+def _amsgrad(beta1: float, beta2: float, epsilon: float) -> Any:
     import optax
 
     return optax.scale_by_amsgrad(beta1, beta2, epsilon)
 
 
 def _corrected_for(more_steps: int) -> Any:
-    """Returns Adam whose bias correction is that of so many steps later; after many there is none."""
+    """Returns a plant for a bias correction that is that of so many steps later; after many there is none."""
 
     def make(original: Any, *rates: float) -> Any:
         import optax
@@ -126,7 +121,7 @@ def _corrected_for(more_steps: int) -> Any:
 
         return optax.GradientTransformation(right.init, update)
 
-    return make
+    return wrapped("jax_mlp.optimizer:scale_by_adam", make)
 
 
 def _rate_in_moments(rate: float, beta1: float, beta2: float, epsilon: float, decay: float, decoupled: bool) -> Any:
@@ -144,28 +139,25 @@ def _decay_without_rate(rate: float, beta1: float, beta2: float, epsilon: float,
     return optax.chain(adam, optax.add_decayed_weights(-decay))
 
 
-def _without_square(original: Any) -> Any:
-    return lambda gradients, moments, decay, order: original(gradients, moments, decay, 1)
+def _without_square(original: Any, gradients: Any, moments: Any, decay: float, order: int) -> Any:
+    return original(gradients, moments, decay, 1)
 
 
 def _torch_adam(edit: Any) -> Any:
     """Returns a plant that passes each parameter's state through `edit`, in place, before all steps but the first."""
 
-    def make(original: Any) -> Any:
-        def adam(*arguments: Any, **options: Any) -> Any:
-            optimizer = original(*arguments, **options)
+    def adam(original: Any, *arguments: Any, **options: Any) -> Any:
+        optimizer = original(*arguments, **options)
 
-            def edit_all(*rest: Any) -> None:
-                for state in optimizer.state.values():
-                    if "step" in state:
-                        edit(state)
+        def edit_all(*rest: Any) -> None:
+            for state in optimizer.state.values():
+                if "step" in state:
+                    edit(state)
 
-            optimizer.register_step_pre_hook(edit_all)
-            return optimizer
+        optimizer.register_step_pre_hook(edit_all)
+        return optimizer
 
-        return adam
-
-    return replaced("torch.optim:Adam", make)
+    return wrapped("torch.optim:Adam", adam)
 
 
 def _lose_step(state: Any) -> None:
@@ -191,15 +183,15 @@ FAULTS = [
     Fault(name="learning rate 0.01 % off", side="torch", step=1, tensor="layers.0.weight",
           flags={"learning_rate": 0.010001}),
     Fault(name="velocity is an average", side="jax", step=1, tensor="layers.0.weight.momentum", config=_MOMENTUM,
-          plant=_jax_sgd(_averaged_velocity)),
+          plant=_jax("sgd", _averaged_velocity)),
     Fault(name="learning rate inside the velocity", side="jax", step=1, tensor="layers.0.weight.momentum",
-          config=_MOMENTUM, plant=_jax_sgd(_rate_in_velocity)),
+          config=_MOMENTUM, plant=_jax("sgd", _rate_in_velocity)),
     Fault(name="momentum 0.90001", side="jax", step=2, tensor="layers.0.weight.momentum", config=_MOMENTUM,
           flags={"momentum": 0.90001}),
     Fault(name="Nesterov on one side", side="torch", step=1, tensor="layers.0.weight", config=_MOMENTUM,
           flags={"nesterov": True}),
     Fault(name="decay decoupled", side="jax", step=1, tensor="layers.0.weight.momentum", config=_DECAY,
-          plant=_jax_sgd(_decoupled_decay)),
+          plant=_jax("sgd", _decoupled_decay)),
     Fault(name="decay 1 % off", side="torch", step=1, tensor="layers.0.weight", config={"weight_decay": 1e-4},
           flags={"weight_decay": 1.01e-4}),
     Fault(name="decay of biases only", side="torch", step=1, tensor="layers.0.weight.momentum", config=_DECAY,
@@ -212,31 +204,31 @@ FAULTS = [
           config=_MOMENTUM, plant=_torch_sgd(_forgetful)),
     Fault(name="update before gradient", side="torch", step=1, tensor="layers.0.weight", plant=_torch_sgd(_stale)),
     Fault(name="update rounded to float32 in a float64 run", side="jax", step=1, tensor="layers.0.weight",
-          plant=_jax_sgd(_rounded_update)),
+          plant=_jax("sgd", _rounded_update)),
     Fault(name="Adam's epsilon inside the root", side="jax", step=1, tensor="layers.0.weight", config=_ADAM,
-          plant=_jax_adam(_epsilon_in_root)),
+          plant=_jax("scale_by_adam", _epsilon_in_root)),
     Fault(name="Adam's epsilon 1e-7", side="torch", step=1, tensor="layers.0.weight", config=_ADAM,
           dtype="float32", flags={"epsilon": 1e-7}),
     Fault(name="no bias correction", side="jax", step=1, tensor="layers.0.weight", config=_ADAM,
-          plant=_jax_adam(_corrected_for(10**6))),
+          plant=_corrected_for(10**6)),
     Fault(name="bias correction one step late", side="jax", step=1, tensor="layers.0.weight", config=_ADAMW,
-          dtype="float32", plant=_jax_adam(_corrected_for(1))),
+          dtype="float32", plant=_corrected_for(1)),
     Fault(name="decay coupled in AdamW", side="torch", step=1, tensor="layers.0.weight.first_moment", config=_ADAMW,
           flags={"optimizer": "adam"}),
     Fault(name="decay decoupled in Adam", side="jax", step=1, tensor="layers.0.weight.first_moment",
           config=_ADAM_DECAY, flags={"optimizer": "adamw"}),
     Fault(name="AdamW's decay without the learning rate", side="jax", step=1, tensor="layers.0.weight",
-          config=_ADAMW, plant=replaced("jax_mlp.optimizer:adam", lambda original: _decay_without_rate)),
+          config=_ADAMW, plant=_jax("adam", _decay_without_rate)),
     Fault(name="betas swapped", side="torch", step=1, tensor="layers.0.weight.first_moment", config=_ADAM,
           flags={"beta1": 0.999, "beta2": 0.9}),
     Fault(name="beta2 0.99901", side="torch", step=1, tensor="layers.0.weight.second_moment", config=_ADAM,
           flags={"beta2": 0.99901}),
     Fault(name="second moment without the square", side="jax", step=1, tensor="layers.0.weight.second_moment",
-          config=_ADAM, plant=replaced("optax.tree:update_moment_per_elem_norm", _without_square)),
+          config=_ADAM, plant=wrapped("optax.tree:update_moment_per_elem_norm", _without_square)),
     Fault(name="learning rate inside the moments", side="jax", step=1, tensor="layers.0.weight.first_moment",
-          config=_ADAM, plant=replaced("jax_mlp.optimizer:adam", lambda original: _rate_in_moments)),
+          config=_ADAM, plant=_jax("adam", _rate_in_moments)),
     Fault(name="AMSGrad's maximum", side="jax", step=2, tensor="layers.0.weight", config=_ADAM,
-          plant=_jax_adam(_amsgrad)),
+          plant=_jax("scale_by_adam", _amsgrad)),
     Fault(name="Adam's step lost", side="torch", step=2, tensor="optimizer.steps", config=_ADAM,
           plant=_torch_adam(_lose_step)),
     Fault(name="small second moments set to 0 after step 5", side="torch", step=6,
