@@ -10,7 +10,8 @@ import mlp_workload.run.seeds
 from jax_mlp.compile_cache import keep_compiled_programs
 from jax_mlp.distributed import ProcessGroup, ProcessOptions, ending_alone
 from jax_mlp.startup import started_jax
-from mlp_workload.cli.trainer import TrainingOptions, run_trainer
+from mlp_workload.cli.parse import run_command
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.interface import MakeSeedsTrainer, MakeTrainer
@@ -85,7 +86,8 @@ class Options(TrainingOptions):
 def main() -> None:
     keep_compiled_programs()
     with ending_alone():
-        run_trainer("python -m jax_mlp.train", "Trains the MLP in JAX, Flax and optax.", Options, start)
+        about = "Trains the MLP in JAX, Flax and optax."
+        run_command("python -m jax_mlp.train", Options, start, parse_config, description=about)
 
 
 def start(options: Options) -> None:

@@ -84,7 +84,13 @@ def serve(server: VisdomServer, allowed: set[str], env_path: Path | None, runs: 
     listener = http_server(server, folder, _hosts(server), allowed)
     from tornado.ioloop import IOLoop
 
-    _install_assets()
+    static = assets.static_folder()
+    try:
+        assets.install(static, ASSETS_SECONDS)
+    except OSError as error:
+        warn(f"cannot write what the page needs into {static}: {error.strerror}")
+    if lacks := assets.features(assets.missing(static)):
+        print(f"the page will lack: {', '.join(lacks)}", flush=True)
     try:
         listener.listen(server.port, address=server.host)
     except OSError as error:
@@ -100,8 +106,7 @@ def serve(server: VisdomServer, allowed: set[str], env_path: Path | None, runs: 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a finalizer could swallow its KeyboardInterrupt
         signal.signal(signal.SIGINT, stop)
     print(one_line(f"Visdom at {server.address}, curves kept in {folder}; Ctrl-C stops it"), flush=True)
-    if runs:
-        threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
+    threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
     loop.start()
     print("stopped")
 
@@ -182,16 +187,6 @@ def _listens(server: VisdomServer) -> bool:
     except timed_http.NoConnection:
         return False
     return True
-
-
-def _install_assets() -> None:
-    static = assets.static_folder()
-    try:
-        assets.install(static, ASSETS_SECONDS)
-    except OSError as error:
-        warn(f"cannot write what the page needs into {static}: {error.strerror}")
-    if lacks := assets.features(assets.missing(static)):
-        print(f"the page will lack: {', '.join(lacks)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import stat
-import string
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,8 +22,6 @@ from mlp_workload.environment.cgroup import ROOT, memory_limit
 from mlp_workload.errors import UserError, refusal
 
 Shapes = Mapping[str, tuple[int, ...]]
-_PLAIN = set(string.printable[:95]) - {"'", "\\"}
-"""Characters that need no escape within $'...'."""
 _KINDS: Mapping[int, str] = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -52,7 +49,7 @@ def shell_quoted(path: Path) -> str:
         text = os.path.abspath(text)
     if text.isprintable():
         return shlex.quote(text)
-    return "$'" + "".join(chr(b) if chr(b) in _PLAIN else f"\\x{b:02x}" for b in os.fsencode(text)) + "'"
+    return "$'" + re.sub(rb"[^ -&(-\[\]-~]", lambda m: b"\\x%02x" % m[0][0], os.fsencode(text)).decode() + "'"
 
 
 def open_regular(path: Path, mode: str = "rb", buffering: int = -1) -> io.BufferedRandom:

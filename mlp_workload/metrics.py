@@ -86,10 +86,8 @@ class Recall:
 
 def recalls(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> list[Recall]:
     """Returns the recall of each class, from a confusion matrix (classes, classes)."""
-    return [
-        Recall(name, int(row[label]), int(row.sum()))
-        for label, (name, row) in enumerate(zip(names, confusion, strict=True))
-    ]
+    columns = zip(names, confusion.diagonal().tolist(), confusion.sum(axis=1).tolist(), strict=True)
+    return [Recall(*column) for column in columns]
 
 
 def worst(recalls: Iterable[Recall]) -> Recall:

@@ -12,7 +12,6 @@ from mlp_workload.sinks.console import Output
 
 LARGEST = 100_000
 """Largest number of seeds, and of epochs: years of training."""
-LAST_ACTIVATIONS: tuple[Literal["same"], Literal["none"]] = ("same", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +55,12 @@ class Accuracy:
 
     @property
     def configs(self) -> list[Config]:
+        settings = {name: getattr(self, name) for name in ("epochs", "device", "gpu", "matmul_precision")}
         return [
-            replace(
-                PRESETS[preset],
-                last_activation=last_activation,
-                epochs=self.epochs,
-                device=self.device,
-                gpu=self.gpu,
-                matmul_precision=self.matmul_precision,
-            )
-            for preset in PRESETS
+            replace(config, **settings | {"last_activation": last_activation})
+            for preset, config in PRESETS.items()
             if self.preset in (preset, "both")
-            for last_activation in LAST_ACTIVATIONS
+            for last_activation in ("same", "none")
             if self.last_activation in (last_activation, "both")
         ]
 

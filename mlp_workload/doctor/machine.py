@@ -9,9 +9,6 @@ from mlp_workload.environment.cgroup import ROOT, cpu_quota, memory_limit
 from mlp_workload.environment.description import runnable_cores, under_quota
 from mlp_workload.environment.variables import set_variables
 
-_LITTLE = 10**9
-"""Free bytes of memory below which there is a note; a run takes about half of it."""
-
 
 def python() -> Finding:
     cores = f"{runnable_cores()} cores{under_quota(cpu_quota())}"
@@ -28,23 +25,15 @@ def variables() -> Finding:
 
 def memory(system: Path = ROOT) -> Finding:
     """Checks the free memory, within a container's limit if it has one."""
-    free, limit = _free(system), memory_limit(system)
-    if free is None:
+    try:
+        lines = (system / "proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
         return Finding("ok", "memory", "this system does not say how much is free")
-    fix = "close other programs"
-    if limit is None:
-        within = ""
-    else:
+    within, fix = "", "close other programs"
+    if (limit := memory_limit(system)) is not None:
         free, within = min(free, limit[1]), f" under a cgroup's limit of {limit[0] / 1e9:,.1f} GB"
         fix += ", or raise the limit"
     seen = f"{free / 1e9:,.1f} GB free{within}"
-    return Finding("note", "memory", seen, fix) if free < _LITTLE else Finding("ok", "memory", seen)
-
-
-def _free(system: Path) -> int | None:
-    """Returns the available bytes from Linux's file below `system`; None if it is missing."""
-    try:
-        lines = (system / "proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
+    is_little = free < 10**9  # a run takes about half of it
+    return Finding("note", "memory", seen, fix) if is_little else Finding("ok", "memory", seen)

@@ -80,7 +80,7 @@ class Checkpoints:
         tensors = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}  # keeps a scalar one
         tensors[_LOSSES] = checkpoint.losses
         text = json.dumps(about)
-        path = self._folder / _name(checkpoint.step)
+        path = self._folder / f"step-{checkpoint.step:08d}.safetensors"
         with clear_write_errors(path):
             if not self._folder.is_dir():
                 self._folder.mkdir()
@@ -115,12 +115,11 @@ class Checkpoints:
     def _newest_first(self) -> list[Path]:
         """Returns paths of checkpoints, newest first, without copies. Raises `UserError` if that can't be read."""
         try:
-            paths = list(self._folder.iterdir())
+            steps = {step: path for path in self._folder.iterdir() if (step := _step(path)) is not None}
         except FileNotFoundError:
-            paths = []
+            return []
         except OSError as error:
             raise UserError(f"{self._folder} cannot be read ({error.strerror})") from None
-        steps = {step: path for path in paths if (step := _step(path)) is not None}
         return [steps[step] for step in sorted(steps, reverse=True)]
 
     def set_aside_after(self, step: int) -> None:
@@ -130,10 +129,6 @@ class Checkpoints:
                 if (of := _step(path)) is not None and of > step:
                     path.replace(path.with_name(f"{path.name}.damaged"))
             remove_half_written(self._folder)
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}.safetensors"
 
 
 def _step(path: Path) -> int | None:
@@ -171,11 +166,9 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: not a checkpoint ({refusal(error)})") from error
     if not sound:
         raise UserError(f"{path}: not a checkpoint, what it says of itself makes no sense")
-    losses = tensors.pop(_LOSSES, np.empty(0))
-    if losses.dtype.kind != "f":
-        raise UserError(f"{path}: {_LOSSES} is {losses.dtype}, expected floating")
-    if losses.shape != (fields["offset"],):
-        raise UserError(f"{path}: {_LOSSES} has shape {losses.shape}, expected ({fields['offset']},)")
+    losses, shape = tensors.pop(_LOSSES, np.empty(0)), (fields["offset"],)
+    if losses.dtype.kind != "f" or losses.shape != shape:
+        raise UserError(f"{path}: {_LOSSES} is {losses.dtype} {losses.shape}, expected floating {shape}")
     return Checkpoint(**fields, losses=losses, state=tensors)
 
 

@@ -30,8 +30,6 @@ _BEFORE_CHECKPOINT = {"config.json", "events.jsonl", "checkpoints", "tensorboard
 """Everything that a run writes before its first checkpoint."""
 _CONFIG_START, _EVENTS_START = b'{\n  "preset": "', b'{"event": "run_started", '
 """First bytes of the two files."""
-_HEADER_BYTES = 2**16
-"""Upper bound of the size of a safetensors file's header."""
 
 
 class RunFolder:
@@ -131,7 +129,7 @@ class RunFolder:
         try:
             with clear_write_errors(self.weights), self._room.open("xb") as file:
                 if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, weights_bytes + _HEADER_BYTES)
+                    os.posix_fallocate(file.fileno(), 0, weights_bytes + 2**16)  # with the file's header
         except UserError:
             with contextlib.suppress(OSError):  # a folder that nobody may write to
                 self._room.unlink(missing_ok=True)
@@ -218,7 +216,9 @@ def _remove_beginning(folder: Path) -> None:
     """
     paths = (folder / "config.json", folder / "events.jsonl")
     config, events = (read_at_most(path, LARGEST_JSON) if os.path.lexists(path) else b"" for path in paths)
-    is_whole = _is_config(config)
+    is_whole = False
+    with contextlib.suppress(UserError, ValueError):
+        is_whole = bool(Config.from_json(config.decode()))
     understood = {
         "config.json": is_whole or (_is_beginning(config, _CONFIG_START) and b"\n}" not in config),
         "events.jsonl": _is_beginning(events, _EVENTS_START),
@@ -235,15 +235,6 @@ def _remove_beginning(folder: Path) -> None:
     names = (_ROOM, "events.jsonl", "config.json")  # the configuration last: what is left without it is not understood
     for path in (*(folder / "tensorboard").glob("events.out.tfevents.*"), *map(folder.joinpath, names)):
         path.unlink(missing_ok=True)
-
-
-def _is_config(content: bytes) -> bool:
-    """Returns whether `content` is the whole configuration of a run."""
-    try:
-        Config.from_json(content.decode())
-    except (UserError, ValueError):
-        return False
-    return True
 
 
 def _is_beginning(content: bytes, start: bytes) -> bool:
@@ -296,9 +287,9 @@ def new_default_folder(framework: str, config: Config, seeds: str) -> Path:
     """
     name = f"{datetime.now():%Y-%m-%dT%H-%M-%S}-{framework}-{config.preset}-{seeds}"
     path, again = Path("runs", name), 1
-    while True:
-        with clear_write_errors(path):
-            path.parent.mkdir(exist_ok=True)
+    with clear_write_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        while True:
             try:
                 path.mkdir()
                 return path

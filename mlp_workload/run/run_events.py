@@ -127,16 +127,9 @@ class RunEvents:
     def evaluated(self, evaluation: Evaluation, seconds: float) -> Evaluated:
         """Returns the event of an evaluation after the last epoch that was `trained`, or before the first."""
         self._evaluate_seconds += seconds
-        event = Evaluated(
-            self._epoch,
-            self._step,
-            evaluation.loss,
-            evaluation.article_loss(self._config.batch_size),
-            evaluation.correct,
-            evaluation.examples,
-            evaluation.mistakes,
-            seconds,
-        )
+        article_loss = evaluation.article_loss(self._config.batch_size)
+        counts = evaluation.correct, evaluation.examples, evaluation.mistakes
+        event = Evaluated(self._epoch, self._step, evaluation.loss, article_loss, *counts, seconds)
         self._last = evaluation, event
         return event
 
@@ -146,8 +139,15 @@ class RunEvents:
         evaluation, event = self._last
         finite = bool(np.isfinite(evaluation.loss))  # nan is not above 0 either, and no class is recognised by it
         dead_logits = evaluation.never_positive if finite and self._config.logits_activation == "relu" else []
-        if finite:
-            yield from self._warn_of_losses(evaluation, dead_logits)
+        if dead_logits:
+            yield Warned(
+                f"{len(dead_logits)} dead logits ({self._names(dead_logits)}): the last ReLU makes them 0 for every "
+                "test example, where no gradient passes; --last-activation none cures it"
+            )
+        lost = [label for label in evaluation.lost_classes if label in self._dataset.train.labels]
+        if finite and self._epoch > 0 and lost:
+            cure = "; --last-activation none cures it" if self._config.last_activation == "same" else ""
+            yield Warned(f"{len(lost)} lost classes ({self._names(lost)}): no test example of them is recognised{cure}")
         classes = recalls(evaluation.confusion, self._dataset.class_names)
         yield RunFinished(
             {
@@ -171,18 +171,5 @@ class RunEvents:
             }
         )
 
-    def _warn_of_losses(self, evaluation: Evaluation, dead_logits: Sequence[int]) -> Iterator[Warned]:
-        """Warns of classes that the network can't, or doesn't, tell any more."""
-
-        def name(labels: Sequence[int]) -> str:
-            return ", ".join(self._dataset.class_names[label] for label in labels)
-
-        if dead_logits:
-            yield Warned(
-                f"{len(dead_logits)} dead logits ({name(dead_logits)}): the last ReLU makes them 0 for every test "
-                "example, where no gradient passes; --last-activation none cures it"
-            )
-        lost = [label for label in evaluation.lost_classes if label in self._dataset.train.labels]
-        if self._epoch > 0 and lost:
-            cure = "; --last-activation none cures it" if self._config.last_activation == "same" else ""
-            yield Warned(f"{len(lost)} lost classes ({name(lost)}): no test example of them is recognised{cure}")
+    def _names(self, labels: Sequence[int]) -> str:
+        return ", ".join(self._dataset.class_names[label] for label in labels)

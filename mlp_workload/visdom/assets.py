@@ -40,7 +40,7 @@ class Asset:
 
 _LARGEST = 2**26
 """Most bytes of a file; the largest, plotly, has four million."""
-_LAYOUT, _GRAPHS = "the layout of the windows", "network graphs"
+_GRAPHS = "network graphs"
 
 
 def assets() -> list[Asset]:
@@ -62,9 +62,9 @@ def assets() -> list[Asset]:
         Asset("js/layout_bin_packer.js", "layout-bin-packer@1.4.0", "dist/layout-bin-packer.js", "everything"),
         Asset("js/plotly-plotly.min.js", "plotly.js-dist-min@2.11.1", "plotly.min.js", "curves"),
         Asset("js/bootstrap.min.js", "bootstrap@3.3.7", "dist/js/bootstrap.min.js", "menus"),
-        Asset("css/bootstrap.min.css", "bootstrap@3.3.7", "dist/css/bootstrap.min.css", _LAYOUT),
-        Asset("css/react-resizable-styles.css", resizable, "css/styles.css", _LAYOUT),
-        Asset("css/react-grid-layout-styles.css", grid, "css/styles.css", _LAYOUT),
+        Asset("css/bootstrap.min.css", "bootstrap@3.3.7", "dist/css/bootstrap.min.css", "the layout of the windows"),
+        Asset("css/react-resizable-styles.css", resizable, "css/styles.css", "the layout of the windows"),
+        Asset("css/react-grid-layout-styles.css", grid, "css/styles.css", "the layout of the windows"),
         Asset("js/sjcl.js", "sjcl@1.0.7", "sjcl.js", "login"),
         Asset("js/d3.v3.min.js", "d3@3.5.17", "d3.min.js", _GRAPHS),
         Asset("js/d3-selection-multi.v1.js", "d3-selection-multi@1.0.1", "build/d3-selection-multi.js", _GRAPHS),
@@ -94,8 +94,7 @@ def install(static: Path, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     _from_node_modules(static)
     _from_npm(static, deadline)
-    # Visdom's download also gets the formulas' files, which alone are not worth the wait.
-    if _packaged(static):
+    if _packaged(static):  # Visdom's download also gets the formulas' files, which alone are not worth the wait
         _from_visdom(static, deadline)
 
 
@@ -128,16 +127,12 @@ def _from_npm(static: Path, deadline: float) -> None:
         except (ValueError, KeyError, TypeError):
             return  # npm failed, or printed something else
         for asset in wanted:
-            content = _member(Path(folder, archives.get(asset.package, "")), f"package/{asset.source}")
+            path, content = Path(folder, archives.get(asset.package, "")), None
+            with contextlib.suppress(KeyError, OSError, tarfile.TarError), tarfile.open(path) as archive:
+                member = archive.extractfile(f"package/{asset.source}")
+                content = member and member.read()
             if content is not None:
                 _write(static, asset, content)
-
-
-def _member(archive: Path, name: str) -> bytes | None:
-    with contextlib.suppress(KeyError, OSError, tarfile.TarError), tarfile.open(archive) as opened:
-        member = opened.extractfile(name)
-        return None if member is None else member.read()
-    return None
 
 
 def _from_visdom(static: Path, deadline: float) -> None:
