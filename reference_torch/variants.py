@@ -40,11 +40,7 @@ class TutorialLoop(Trainer):
         sampler = part(order, size, first, last).tolist()
         for images, labels in DataLoader(self._each_image, size, sampler=sampler):
             x, y = images.flatten(start_dim=1).to(self._labels.device), labels.to(self._labels.device)
-            loss = F.cross_entropy(self._model(x), y, ignore_index=IGNORED)
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
-            losses.append(loss.item())
+            losses.append(self._update(F.cross_entropy(self._model(x), y, ignore_index=IGNORED)).item())
         return np.array(losses, self._config.dtype)
 
 
@@ -118,25 +114,18 @@ class ByHand(Trainer):
 
 
 def _activate(activation: str, x: torch.Tensor) -> torch.Tensor:
-    match activation:
-        case "relu":
-            return x.relu_()
-        case "leaky_relu":
-            return F.leaky_relu_(x, LEAKY_RELU_SLOPE)
-        case _:
-            return x
+    if activation == "none":
+        return x
+    return x.relu_() if activation == "relu" else F.leaky_relu_(x, LEAKY_RELU_SLOPE)
 
 
 def _activation_backward(activation: str, gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     """Returns the gradient of an activation's input, from that of its `output`, which has the input's sign or is 0."""
-    match activation:
-        case "relu":
-            result: torch.Tensor = torch.ops.aten.threshold_backward(gradient, output, 0)
-        case "leaky_relu":
-            result = torch.ops.aten.leaky_relu_backward(gradient, output, LEAKY_RELU_SLOPE, True)
-        case _:
-            result = gradient
-    return result
+    if activation == "relu":
+        gradient = torch.ops.aten.threshold_backward(gradient, output, 0)
+    elif activation == "leaky_relu":
+        gradient = torch.ops.aten.leaky_relu_backward(gradient, output, LEAKY_RELU_SLOPE, True)
+    return gradient
 
 
 class StepGraph(ByHand):

@@ -12,8 +12,6 @@ from mlp_workload.errors import UserError
 from mlp_workload.files import read_at_most
 
 TURNED = "EMNIST stores its images transposed: they are turned upright"
-_LONGEST_MAPPING = 2**16
-"""Most bytes of a mapping file."""
 _MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
 _NAMES: Mapping[str, Mapping[int, str]] = {
     "byclass": dict(enumerate(string.digits + string.ascii_uppercase + string.ascii_lowercase)),
@@ -46,7 +44,7 @@ def class_names(name: str, classes: int, mapping: Path | None = None) -> tuple[s
 def _read(path: Path) -> Mapping[int, str]:
     """Reads lines of a label and the code points of its characters, such as "1 65 97"."""
     try:
-        lines = read_at_most(path, _LONGEST_MAPPING).decode("utf-8-sig").splitlines()
+        lines = read_at_most(path, 2**16).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a mapping of labels to characters, as it is no text") from error
     names: dict[int, str] = {}

@@ -42,10 +42,6 @@ _KINDS = (
 """Kinds of files that are not IDX, by their first bytes."""
 _LARGEST_LABEL = 255
 """Largest label, that of files of unsigned bytes."""
-_SHOWN = 64
-"""Most bytes from which the kind of a file is recognised."""
-_DEFLATE_LARGEST_RATIO = 1032  # zlib's technical notes: no stream of n bytes holds more than about 1032 n
-_CHUNK = 1 << 20
 _LARGEST_UNPACKED = 2**31
 """Most unpacked bytes of a gzip file, four times EMNIST. 2 MB can unpack to this."""
 
@@ -63,11 +59,12 @@ def read_idx(path: Path, ndim: int, sha256: str | None = None, dtype: str = "u1"
             raw.seek(0)
             if compressed:
                 with gzip.GzipFile(fileobj=raw) as stream:
-                    most = min(path.stat().st_size * _DEFLATE_LARGEST_RATIO, _LARGEST_UNPACKED)
+                    # By zlib's technical notes no stream of n bytes holds more than about 1032 n.
+                    most = min(path.stat().st_size * 1032, _LARGEST_UNPACKED)
                     return _read(stream, path, ndim, most, sha256, dtype)
             return _read(raw, path, ndim, path.stat().st_size, sha256, dtype)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: damaged gzip file ({_first_line(error)})") from error
+        raise UserError(f"{path}: damaged gzip file ({str(error).splitlines()[0]})") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except MemoryError as error:
@@ -80,7 +77,7 @@ def _read(
     header = stream.read(4 + 4 * ndim)
     magic = struct.pack(">HBB", 0, _TYPES[dtype], ndim)
     if len(header) < 4 + 4 * ndim or not header.startswith(magic):
-        start = header + stream.read(_SHOWN)
+        start = header + stream.read(64)
         kind = next((f"{kind}; " for pattern, kind in _KINDS if re.match(pattern, start)), "")
         if len(header) < 4 + 4 * ndim:
             raise UserError(f"{path}: {kind}{len(header)} bytes, too short for an IDX header")
@@ -95,7 +92,7 @@ def _read(
         raise UserError(f"{path}: its header promises {_size(shape, dtype)} = {expected} bytes, more than {limit}")
     check_fits_memory(expected, str(path))
     content = bytearray()
-    while len(content) <= expected and (chunk := stream.read(min(_CHUNK, expected + 1 - len(content)))):
+    while len(content) <= expected and (chunk := stream.read(min(2**20, expected + 1 - len(content)))):
         content += chunk
     if len(content) != expected:
         held = f"holds only {len(content)}" if len(content) < expected else "holds more"
@@ -207,7 +204,3 @@ def _labels(path: Path, notes: list[str]) -> Labels:
 
 def _size(shape: Sequence[int], dtype: str) -> str:
     return " x ".join(map(str, shape)) + ("" if dtype == "u1" else f" x {np.dtype(dtype).itemsize} bytes")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -36,8 +36,6 @@ _HEADERS = {
 }
 _LARGEST_DRAWING = 2**20
 """Most bytes of a drawing."""
-_PATIENCE = 30.0
-"""Seconds to wait for the rest of a request."""
 
 
 class Predictor:
@@ -114,7 +112,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = _PATIENCE
+    timeout = 30.0
+    """Seconds to wait for the rest of a request."""
 
     def do_GET(self) -> None:
         if not self._is_ours():
@@ -131,14 +130,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Answers a PNG at /drawing. Other sites' pages may not send this type without permission."""
         if not self._is_ours():
             return
-        length = _length(self.headers.get("Content-Length", ""))
+        length = self.headers.get("Content-Length", "")
         if self.path != "/drawing" or self.headers.get_content_type() != "image/png":
             self._refuse(404, "only PNG to /drawing")
-        elif length is None or length > _LARGEST_DRAWING:
+        elif not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > _LARGEST_DRAWING:
             self._refuse(413, f"a drawing has at most {_LARGEST_DRAWING} bytes")
         else:
             try:
-                answer = self.server.predictor.answer(self.rfile.read(length))
+                answer = self.server.predictor.answer(self.rfile.read(int(length)))
             except UserError as error:
                 answer = self.server.predictor.about() | {"message": str(error).removeprefix("drawing: ")}
             self._respond(200, to_json(answer).encode())
@@ -166,8 +165,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Logs nothing."""
-
-
-def _length(text: str) -> int | None:
-    """Returns the bytes that a Content-Length header gives; None if it is not a number."""
-    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None

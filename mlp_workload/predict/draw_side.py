@@ -17,8 +17,6 @@ from mlp_workload.interface import TITLES, package_of
 
 ANSWER_SECONDS = 120.0
 """Time limit for a process to start or to answer; then it is killed."""
-_SECONDS = 2.0
-"""Time limit for a process to end after its input."""
 
 
 class Side:
@@ -65,6 +63,6 @@ class Side:
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            self._process.communicate(timeout=_SECONDS)
+            self._process.communicate(timeout=2)  # it ends with its input
         self._process.kill()
         self._process.wait()

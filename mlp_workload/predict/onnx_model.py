@@ -14,8 +14,6 @@ from mlp_workload.interface import activation as activation_name
 from mlp_workload.interface import pre_activation
 from mlp_workload.weights import Parameters, layer_widths
 
-_OPSET, _IR_VERSION = 13, 7
-"""Versions of ONNX 1.8, from 2020, so that older readers understand the model."""
 _LARGEST = 2**31 - 2**20
 """Most bytes of weights; the file is a protocol buffer of less than 2 GiB."""
 
@@ -45,8 +43,8 @@ def onnx_model(config: Config, parameters: Parameters) -> onnx.ModelProto:
     logits = helper.make_tensor_value_info("logits", graph.type, ["batch", widths[-1]])
     model = helper.make_model(
         helper.make_graph(graph.nodes, "mlp", [images], [logits], graph.constants),
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", 13)],  # of ONNX 1.8, from 2020, which older readers understand
+        ir_version=7,
         producer_name="jax-mlp",
     )
     checker.check_model(model, full_check=True)
