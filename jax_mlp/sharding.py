@@ -48,7 +48,6 @@ class DeviceMesh:
 
     @property
     def batch_shards(self) -> int:
-        """Number of shards of a batch."""
         return int(self.mesh.shape[_BATCH])
 
     def shard_batch(self, batch: jax.Array) -> jax.Array:

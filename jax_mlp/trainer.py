@@ -122,5 +122,4 @@ def examples(dataset: Dataset, shards: int = 1) -> tuple[tuple[Array, Array], tu
 
 
 def _canonical(params: Params) -> Parameters:
-    """Returns copies of the parameters under their canonical names."""
     return to_canonical(to_host(params))

@@ -43,7 +43,6 @@ def expand(path: Path) -> Path:
 
 
 def shell_quoted(path: Path) -> str:
-    """Returns `path` quoted for a shell command."""
     text = str(path)
     if text.startswith(("-", "~")):  # else it would be a flag, or a home folder
         text = os.path.abspath(text)

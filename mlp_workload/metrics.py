@@ -65,8 +65,6 @@ def confusion_matrix(
 
 @dataclass(frozen=True)
 class Recall:
-    """Recall of one class."""
-
     name: str
     correct: int
     examples: int

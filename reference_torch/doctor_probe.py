@@ -4,8 +4,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from mlp_workload.doctor import libraries
 from mlp_workload.doctor.probe import Facts, product, tell
 
@@ -29,12 +27,8 @@ def facts() -> Iterator[Facts]:
         yield {"no_gpu": str(warned[0].message) if warned else None}
     device = "cuda" if on_gpu else "cpu"
     yield {"doing": f"a product on the {'gpu' if on_gpu else 'cpu'}"}
-    yield {"product": product(lambda x, y: (_tensor(torch, x, device) @ _tensor(torch, y, device)).cpu().numpy())}
+    yield {"product": product(lambda *factors: torch.mm(*(torch.tensor(x, device=device) for x in factors)).cpu())}
     yield {"libraries": libraries.loaded()}
-
-
-def _tensor(torch: Any, array: Any, device: str) -> Any:
-    return torch.tensor(np.ascontiguousarray(array), device=device)
 
 
 def _described(torch: Any, index: int) -> Facts:

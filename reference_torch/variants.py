@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -254,16 +255,17 @@ class SeedsInProcesses:
 
     def compile(self) -> None:
         """Waits until every process is ready."""
-        for future in [process.submit(_parameters) for process in self._processes]:
+        for future in [process.submit(_call, "compile") for process in self._processes]:
             future.result()
 
     def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
         shares = zip(self._processes, np.split(orders, self._ends), strict=True)
-        futures = [process.submit(_train_steps, share) for process, share in shares]
+        futures = [process.submit(_call, "train_steps", share) for process, share in shares]
         return np.concatenate([future.result() for future in futures])
 
     def parameters(self) -> Parameters:
-        return self._processes[0].submit(_parameters).result()
+        parameters: Parameters = self._processes[0].submit(_call, "parameters").result()
+        return parameters
 
 
 _models: SeedsInTurn
@@ -276,9 +278,5 @@ def _create_models(config: Config, dataset: Dataset, initial: Parameters, models
     _models = SeedsInTurn(config, dataset, initial, models)
 
 
-def _train_steps(orders: npt.NDArray[np.int32]) -> Losses:
-    return _models.train_steps(orders)
-
-
-def _parameters() -> Parameters:
-    return _models.parameters()
+def _call(method: str, *arguments: Any) -> Any:
+    return getattr(_models, method)(*arguments)

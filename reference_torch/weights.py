@@ -7,7 +7,6 @@ from reference_torch.model import MLP, HandWritten
 
 
 def to_canonical(model: HandWritten | MLP) -> Parameters:
-    """Returns copies of the model's parameters."""
     return {
         name: tensor.detach().cpu().numpy().copy()
         for name, tensor in zip(canonical_names(model), model.parameters(), strict=True)

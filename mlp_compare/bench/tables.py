@@ -90,7 +90,6 @@ class Figures:
         return sorted(names, key=lambda name: (self.is_bound(name), self.medians[name]["epoch_seconds"]))
 
     def ratios(self) -> Iterator[tuple[str, Ratio]]:
-        """Yields the main ratios, each with its description."""
         first = self.title(self.first)
         for library, over in (("torch", "the fastest PyTorch"), ("products", "the fastest library's products alone")):
             if (name := self.fastest(library)) and name != self.first:

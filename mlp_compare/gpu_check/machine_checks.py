@@ -113,7 +113,6 @@ def devices(machine: Machine) -> tuple[str, Mapping[str, Any]]:
 
 
 def doctor(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """Checks the installation by the doctor."""
     machine.command("mlp_workload.doctor", "--json", "doctor.json", accepted=(0, 1))
     report = read_json(machine.folder / "doctor.json")
     wrong = [f"{result['name']}: {result['seen']}" for result in report["findings"] if result["state"] == "wrong"]

@@ -69,6 +69,7 @@ def table(dtype: str, terms: int, steps: float = 1, adaptive_rate: float = 0.0) 
         summed = "as the gradients, because it is a sum of them, or of their squares, whose error is doubled"
         slots = {slot: Bound(power * product, power * drifted, summed) for slot, power in SLOTS.items()}
         loss = Bound(product, product, log)
+    noisy = "as the logits, whose error softmax passes on; at least the gradient noise"
     table = {
         "batch": EXACT,
         "inputs": Bound(4 * eps, tiny, "4 eps: a division, a subtraction and a division on each side"),
@@ -76,9 +77,7 @@ def table(dtype: str, terms: int, steps: float = 1, adaptive_rate: float = 0.0) 
         "activations": Bound(product, tiny, "as the pre-activations: the slope is at most 1"),
         "logits": Bound(product, tiny, "as the pre-activations"),
         "loss": loss,
-        "logits.grad": Bound(
-            product, tiny, "as the logits, whose error softmax passes on; at least the gradient noise"
-        ),
+        "logits.grad": Bound(product, tiny, noisy),
         "gradients": Bound(product, drifted, f"{each}; at least the gradient noise"),
         **{kind(slot): bound for slot, bound in slots.items()},
         "optimizer": EXACT,

@@ -100,7 +100,6 @@ def _table(console: Output, report: Report, bounds_table: bound_table.Table) -> 
 
 
 def print_fault_result(console: Output, result: FaultResult) -> None:
-    """Prints the result of one planted fault on one line."""
     fault = result.fault
     outcome = "caught" if result.located else "caught elsewhere" if result.caught else "not caught"
     where = f"step {fault.step}, {fault.tensor}"
@@ -111,7 +110,6 @@ def print_fault_result(console: Output, result: FaultResult) -> None:
 
 
 def as_json(config: Config, steps: int, report: Report, facts: Facts, table: bound_table.Table) -> dict[str, Any]:
-    """Returns all figures as JSON can hold them."""
     mismatch = report.mismatch
     return {
         "config": {

@@ -117,7 +117,6 @@ def _keys(builder: Any) -> tuple[str, str]:
 
 
 def _read(builder: Any, split: str, image: str, label: str) -> Examples:
-    """Returns all examples of one split."""
     count = builder.info.splits[split].num_examples
     images = np.empty((count, *builder.info.features[image].shape), np.uint8)
     labels = np.empty(count, np.int32)

@@ -28,7 +28,6 @@ def _nearest(folder: Path) -> Path:
 
 
 def runs() -> Finding:
-    """Checks the folder in which run folders are created."""
     folder = Path("runs")
     if reason := refusal(folder):
         return Finding("wrong", "run folders", f"nothing can be written to {folder.absolute()} ({reason})",

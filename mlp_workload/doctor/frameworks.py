@@ -30,7 +30,6 @@ TORCH = Framework(TITLES["torch"], ("torch",), optional=True)
 
 
 def findings(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Finding]:
-    """Yields the findings about one framework."""
     name, facts = framework.name, answer.facts
     if "cache" in facts:
         yield _cache(**facts["cache"])
@@ -77,7 +76,6 @@ def _failed(framework: Framework, answer: Answer) -> Finding:
 
 
 def _reinstall(*packages: str) -> str:
-    """Returns the command that reinstalls the installed versions."""
     return " ".join(["pip install --force-reinstall", *map(_release, packages)])
 
 

@@ -52,7 +52,6 @@ class Gpus:
 
     @property
     def major(self) -> int:
-        """The driver's first number."""
         return int((self.driver or "0").partition(".")[0])
 
     def findings(self) -> Iterator[Finding]:

@@ -52,7 +52,6 @@ class Trained:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Widths of all layers, input and output included."""
         return layer_widths(self.parameters)
 
     @property

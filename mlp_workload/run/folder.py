@@ -88,7 +88,6 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Releases the lock."""
         if self._lock is not None:
             os.close(self._lock)
 
@@ -104,7 +103,6 @@ class RunFolder:
         return steps // steps_per_epoch(examples, config.batch_size)
 
     def summary(self) -> dict[str, Any]:
-        """Reads the summary of a finished run."""
         content: dict[str, Any] = read_json(self.path / "summary.json")
         return content
 

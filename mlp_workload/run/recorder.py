@@ -46,7 +46,6 @@ class Recorder:
             self.folder.save_summary(self.summary)
 
     def save_weights(self) -> None:
-        """Saves the current weights in the reserved room."""
         self.folder.save_weights(self._parameters())
 
     def sync(self) -> None:

@@ -17,7 +17,6 @@ from mlp_workload.metrics import Evaluation, recalls, worst
 
 
 def describe_trainer_environment(trainer: Implementation) -> dict[str, Any]:
-    """Returns `describe_environment` for the packages of `trainer`."""
     return describe_environment(("numpy", *trainer.packages), trainer.gpu_versions, trainer.threads)
 
 

@@ -191,6 +191,5 @@ T = TypeVar("T")
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """Returns what `work` returns, and how many seconds it took."""
     start = time.perf_counter()
     return work(), time.perf_counter() - start

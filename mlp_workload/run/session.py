@@ -209,7 +209,6 @@ class Run:
         self._checkpoint()
 
     def finish(self) -> None:
-        """Writes the weights and the summary."""
         if not self._events.is_evaluated:
             start = time.perf_counter()
             event = self._events.evaluated(self._trainer.evaluate(), time.perf_counter() - start)

@@ -57,7 +57,6 @@ class Output(RichConsole):
             warn(f"cannot print ({error.strerror}); the run goes on")
 
     def tell_of(self, dataset: Dataset) -> None:
-        """Prints the data set's notes and warnings."""
         for note in dataset.notes:
             self.say(f"{dataset.source}: {note}")
         for message in dataset.warnings:
@@ -119,7 +118,6 @@ class Console:
             self._live.stop()
 
     def _show(self, event: Evaluated) -> None:
-        """Prints a line about an epoch, or adds a row to the live table."""
         trained = self._trained
         self._seconds += event.seconds + (trained.seconds if trained else 0.0)
         self._seen += 1

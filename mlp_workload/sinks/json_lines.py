@@ -135,7 +135,6 @@ def _read(path: Path, only: re.Pattern[bytes] | None = None) -> Iterator[tuple[E
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yields the complete lines."""
     try:
         with open_regular(path) as file:
             while (line := file.readline(_LARGEST_LINE)).endswith(b"\n"):

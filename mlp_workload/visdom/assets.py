@@ -75,14 +75,12 @@ def assets() -> list[Asset]:
 
 
 def static_folder() -> Path:
-    """Returns the static folder of the installed Visdom."""
     from visdom.utils.shared_utils import get_visdom_path
 
     return Path(get_visdom_path("static"))
 
 
 def missing(static: Path) -> list[Asset]:
-    """Returns the files that are not in `static`."""
     return [asset for asset in assets() if not (static / asset.target).is_file()]
 
 
@@ -157,5 +155,4 @@ def _write(static: Path, asset: Asset, content: bytes) -> None:
 
 
 def features(absent: Iterable[Asset]) -> list[str]:
-    """Returns the features that a page lacks, each once."""
     return list(dict.fromkeys(asset.feature for asset in absent))

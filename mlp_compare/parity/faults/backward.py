@@ -14,10 +14,6 @@ def _jax_mean(mean: Callable[[Any], Any]) -> Any:
     return replaced("jax_mlp.loss:Loss.mean", lambda original: property(mean))
 
 
-def _in_float32(loss: Any) -> Any:
-    return loss.per_example.astype("float32").mean().astype(loss.per_example.dtype)
-
-
 def _torch_loss(edit: Callable[[Any], Any]) -> Any:
     """Returns a plant that makes the loss of a torch step `edit(losses of the examples)`."""
 
@@ -27,11 +23,6 @@ def _torch_loss(edit: Callable[[Any], Any]) -> Any:
         return edit(original(*arguments, reduction="none", **options))
 
     return wrapped("torch.nn.functional:cross_entropy", cross_entropy)
-
-
-def _mean_with_epsilon(losses: Any) -> Any:
-    """Returns the mean of -log(p + 1e-9), as in many hand-written losses."""
-    return -((-losses).exp() + 1e-9).log().mean()
 
 
 def _scaled_backward(original: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
@@ -106,9 +97,9 @@ FAULTS = [
     Fault(name="mean over the full batch size in a smaller batch", side="torch", step=9, tensor="loss",
           config=LARGE_BATCHES, plant=_torch_loss(lambda losses: losses.sum() / 7000)),
     Fault(name="mean in float32 in a float64 run", side="jax", step=1, tensor="loss",
-          plant=_jax_mean(_in_float32)),
+          plant=_jax_mean(lambda loss: loss.per_example.astype("float32").mean().astype("float64"))),
     Fault(name="epsilon added in the logarithm", side="torch", step=1, tensor="loss",
-          plant=_torch_loss(_mean_with_epsilon)),
+          plant=_torch_loss(lambda losses: -((-losses).exp() + 1e-9).log().mean())),
     Fault(name="label smoothing 1e-4", side="jax", step=1, tensor="loss", flags={"label_smoothing": 1e-4}),
     Fault(name="gradient of the loss 1.0001 of itself", side="jax", step=1, tensor="logits.grad",
           plant=wrapped("jax_mlp.step:cross_entropy", _scaled_backward)),

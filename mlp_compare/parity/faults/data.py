@@ -35,6 +35,11 @@ def _edited(edit: Any) -> Any:
     return wrapped("mlp_compare.parity.worker:load", loaded)
 
 
+def _images(change: Any) -> Any:
+    """Returns a plant that passes the training images through `change`."""
+    return _edited(lambda images, labels: np.copyto(images, change(images.copy())))
+
+
 def _swap_examples(original: Any, seed: int, epoch: int, examples: int) -> Any:
     indices = original(seed, epoch, examples)
     if epoch == 1:
@@ -50,22 +55,16 @@ def _flip_bit(images: Any, labels: Any) -> None:
     images[_FIRST_EPOCH[411], 14, 14] ^= 1
 
 
-def _transpose(images: Any, labels: Any) -> None:
-    images[:] = images.transpose(0, 2, 1).copy()
-
-
-def _invert(images: Any, labels: Any) -> None:
-    np.subtract(255, images, out=images)
-
-
 FAULTS = [
     Fault(name="two examples swapped between batches", side="torch", step=4, tensor="batch.images",
           plant=_order(_swap_examples)),
     Fault(name="one label off by one", side="jax", step=2, tensor="batch.labels", plant=_edited(_off_by_one)),
     Fault(name="lowest bit of one pixel flipped", side="torch", step=3, tensor="batch.images",
           plant=_edited(_flip_bit)),
-    Fault(name="images transposed", side="jax", step=1, tensor="batch.images", plant=_edited(_transpose)),
-    Fault(name="black and white inverted", side="torch", step=1, tensor="batch.images", plant=_edited(_invert)),
+    Fault(name="images transposed", side="jax", step=1, tensor="batch.images",
+          plant=_images(lambda images: images.transpose(0, 2, 1))),
+    Fault(name="black and white inverted", side="torch", step=1, tensor="batch.images",
+          plant=_images(lambda images: 255 - images)),
     Fault(name="mean of the pixels off in the 5th digit", side="torch", step=1, tensor="inputs",
           preset="relu", flags={"pixel_mean": 0.13071}),
     Fault(name="deviation of the pixels off in the 5th digit", side="jax", step=1, tensor="inputs",

@@ -23,16 +23,8 @@ def _drop_last(original: Any, trainer: Any) -> Any:
     return dataclasses.replace(evaluation, **parts)
 
 
-def _last_largest(original: Any, logits: Any, dim: int) -> Any:
-    return logits.shape[dim] - 1 - original(logits.flip(dim), dim=dim)
-
-
 def _mean_of_means(evaluation: Any) -> float:
     return float(np.mean([part.mean() for part in np.array_split(evaluation.losses, [7000])]))
-
-
-def _smoothed(original: Any, logits: Any, labels: Any, smoothing: float = 0.01) -> Any:
-    return original(logits, labels, smoothing)
 
 
 def _one_wrong(original: Any, trainer: Any) -> Any:
@@ -50,9 +42,11 @@ FAULTS = [
     Fault(name="last test examples dropped", side="jax", step=0, tensor="evaluation.labels", evaluates=True,
           plant=wrapped("jax_mlp.trainer:Trainer.evaluate", _drop_last)),
     Fault(name="ties to the last class", side="torch", step=0, tensor="evaluation.predictions", evaluates=True,
-          preset="relu", start=_dead_logits, plant=wrapped("torch:Tensor.argmax", _last_largest)),
+          preset="relu", start=_dead_logits,
+          plant=wrapped("torch:Tensor.argmax",
+                        lambda right, x, dim: x.shape[dim] - 1 - right(x.flip(dim), dim=dim))),
     Fault(name="test loss a mean of means", side="jax", step=0, tensor="evaluation.loss", evaluates=True,
           plant=replaced("mlp_workload.metrics:Evaluation.loss", lambda original: property(_mean_of_means))),
     Fault(name="test loss with label smoothing", side="torch", step=0, tensor="evaluation.losses", evaluates=True,
-          plant=wrapped("reference_torch.trainer:cross_entropy", _smoothed)),
+          plant=wrapped("reference_torch.trainer:cross_entropy", lambda right, *parts: right(*parts, 0.01))),
 ]  # fmt: skip

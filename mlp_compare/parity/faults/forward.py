@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from mlp_compare.parity.faults.fault import Fault, replaced, wrapped
+from mlp_workload.config import LEAKY_RELU_SLOPE
 from mlp_workload.data.shipped import PIXELS
 from mlp_workload.weights import Parameters
 
@@ -37,18 +38,6 @@ def _jax_activation(activation: Any) -> Any:
     return replaced("jax_mlp.model:ACTIVATIONS", lambda original: original | {"leaky_relu": activation})
 
 
-def _slope_0_011(x: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.where(x > 0, x, 0.011 * x)
-
-
-def _slope_1_at_0(x: Any) -> Any:
-    import jax
-
-    return jax.nn.leaky_relu(x)
-
-
 def _round_like_tf32(x: Any) -> Any:
     """Rounds float32 to the nearest number with 10 bits of fraction."""
     import jax
@@ -68,11 +57,11 @@ FAULTS = [
     Fault(name="activation left out on the logits", side="torch", step=1, tensor="logits",
           flags={"last_activation": "none"}),
     Fault(name="slope 0.011", side="jax", step=1, tensor="layers.0.activation", dtype="float32",
-          plant=_jax_activation(_slope_0_011)),
+          plant=_jax_activation(lambda x: x * ((x > 0) + 0.011 * (x <= 0)))),
     Fault(name="ReLU for LeakyReLU", side="torch", step=1, tensor="layers.0.activation",
           flags={"activation": "relu"}),
     Fault(name="slope 1 at exactly 0", side="jax", step=1, tensor="layers.0.weight.grad", start=_dead_unit,
-          plant=_jax_activation(_slope_1_at_0)),
+          plant=_jax_activation(lambda x: x * ((x >= 0) + LEAKY_RELU_SLOPE * (x < 0)))),
     Fault(name="a bias left out", side="torch", step=1, tensor="layers.1.pre_activation",
           plant=_torch_linear(_scaled_bias(200, 200, 0.0))),
     Fault(name="a bias twice", side="torch", step=1, tensor="layers.0.pre_activation",

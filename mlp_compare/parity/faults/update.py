@@ -2,43 +2,40 @@
 
 from typing import Any
 
-from mlp_compare.parity.faults.fault import Fault, replaced, wrapped
+from mlp_compare.parity.faults.fault import Fault, wrapped
 
 
 def _jax(name: str, make: Any) -> Any:
-    """Returns a plant that replaces `name` of `jax_mlp.optimizer` by `make`, which has the same arguments."""
-    return replaced(f"jax_mlp.optimizer:{name}", lambda original: make)
+    """Returns a plant that replaces `name` of `jax_mlp.optimizer` by `make`, which takes optax and the arguments."""
+
+    def replacement(original: Any, *arguments: Any, **options: Any) -> Any:
+        import optax
+
+        return make(optax, *arguments, **options)
+
+    return wrapped(f"jax_mlp.optimizer:{name}", replacement)
 
 
-def _averaged_velocity(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
+def _averaged_velocity(optax: Any, rate: float, momentum: float, *rest: Any) -> Any:
     """Returns SGD with v = m v + (1 - m) g, the convention of Adam's first moment."""
-    import optax
-
-    return optax.chain(optax.scale(1 - momentum), optax.trace(momentum), optax.scale(-learning_rate))
+    return optax.chain(optax.scale(1 - momentum), optax.trace(momentum), optax.scale(-rate))
 
 
-def _rate_in_velocity(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
+def _rate_in_velocity(optax: Any, rate: float, momentum: float, *rest: Any) -> Any:
     """Returns SGD with v = m v + lr g and p -= v, the convention of Sutskever et al. 2013."""
-    import optax
-
-    return optax.chain(optax.scale(learning_rate), optax.trace(momentum), optax.scale(-1))
+    return optax.chain(optax.scale(rate), optax.trace(momentum), optax.scale(-1))
 
 
-def _decoupled_decay(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
+def _decoupled_decay(optax: Any, rate: float, momentum: float, nesterov: bool, decay: float) -> Any:
     """Returns SGD with weight decay after the momentum, as in AdamW or in a chain of the wrong order."""
-    import optax
-
-    return optax.chain(optax.trace(momentum), optax.add_decayed_weights(weight_decay), optax.scale(-learning_rate))
+    return optax.chain(optax.trace(momentum), optax.add_decayed_weights(decay), optax.scale(-rate))
 
 
-def _rounded_update(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
-    import jax
-    import optax
-
+def _rounded_update(optax: Any, rate: float, *rest: Any) -> Any:
     def to_float32_and_back(updates: Any, params: Any) -> Any:
-        return jax.tree.map(lambda update: update.astype("float32").astype(update.dtype), updates)
+        return optax.tree.cast(optax.tree.cast(updates, "float32"), "float64")
 
-    return optax.chain(optax.scale(-learning_rate), optax.stateless(to_float32_and_back))
+    return optax.chain(optax.scale(-rate), optax.stateless(to_float32_and_back))
 
 
 def _torch_sgd(make: Any) -> Any:
@@ -95,52 +92,30 @@ def _stale(original: Any, *arguments: Any) -> Any:
     return optimizer
 
 
-def _epsilon_in_root(beta1: float, beta2: float, epsilon: float) -> Any:
-    import optax
-
-    return optax.scale_by_adam(beta1, beta2, eps=0.0, eps_root=epsilon)
-
-
-def _amsgrad(beta1: float, beta2: float, epsilon: float) -> Any:
-    import optax
-
-    return optax.scale_by_amsgrad(beta1, beta2, epsilon)
-
-
 def _corrected_for(more_steps: int) -> Any:
     """Returns a plant for a bias correction that is that of so many steps later; after many there is none."""
 
     def make(original: Any, *rates: float) -> Any:
-        import optax
-
         right = original(*rates)
 
         def update(updates: Any, state: Any, params: Any = None) -> Any:
             updates, after = right.update(updates, state._replace(count=state.count + more_steps), params)
             return updates, after._replace(count=state.count + 1)
 
-        return optax.GradientTransformation(right.init, update)
+        return right._replace(update=update)
 
     return wrapped("jax_mlp.optimizer:scale_by_adam", make)
 
 
-def _rate_in_moments(rate: float, beta1: float, beta2: float, epsilon: float, decay: float, decoupled: bool) -> Any:
+def _rate_in_moments(optax: Any, rate: float, *betas: float, **rest: Any) -> Any:
     """Returns Adam with the learning rate before the moments, which divide it away."""
-    import optax
-
-    return optax.chain(optax.scale(rate), optax.scale_by_adam(beta1, beta2, epsilon), optax.scale(-rate))
+    return optax.chain(optax.scale(rate), optax.scale_by_adam(*betas[:3]), optax.scale(-rate))
 
 
-def _decay_without_rate(rate: float, beta1: float, beta2: float, epsilon: float, decay: float, decoupled: bool) -> Any:
+def _decay_without_rate(optax: Any, rate: float, *betas: float, **rest: Any) -> Any:
     """Returns AdamW whose weight decay is not times the learning rate, as in the paper's own notation."""
-    import optax
-
-    adam = optax.chain(optax.scale_by_adam(beta1, beta2, epsilon), optax.scale(-rate))
-    return optax.chain(adam, optax.add_decayed_weights(-decay))
-
-
-def _without_square(original: Any, gradients: Any, moments: Any, decay: float, order: int) -> Any:
-    return original(gradients, moments, decay, 1)
+    *betas_and_epsilon, decay = betas
+    return optax.chain(optax.scale_by_adam(*betas_and_epsilon), optax.scale(-rate), optax.add_decayed_weights(-decay))
 
 
 def _torch_adam(edit: Any) -> Any:
@@ -158,10 +133,6 @@ def _torch_adam(edit: Any) -> Any:
         return optimizer
 
     return wrapped("torch.optim:Adam", adam)
-
-
-def _lose_step(state: Any) -> None:
-    state["step"].zero_()
 
 
 def _flush_small(state: Any) -> None:
@@ -206,7 +177,7 @@ FAULTS = [
     Fault(name="update rounded to float32 in a float64 run", side="jax", step=1, tensor="layers.0.weight",
           plant=_jax("sgd", _rounded_update)),
     Fault(name="Adam's epsilon inside the root", side="jax", step=1, tensor="layers.0.weight", config=_ADAM,
-          plant=_jax("scale_by_adam", _epsilon_in_root)),
+          plant=_jax("scale_by_adam", lambda optax, b1, b2, eps: optax.scale_by_adam(b1, b2, 0.0, eps))),
     Fault(name="Adam's epsilon 1e-7", side="torch", step=1, tensor="layers.0.weight", config=_ADAM,
           dtype="float32", flags={"epsilon": 1e-7}),
     Fault(name="no bias correction", side="jax", step=1, tensor="layers.0.weight", config=_ADAM,
@@ -224,13 +195,14 @@ FAULTS = [
     Fault(name="beta2 0.99901", side="torch", step=1, tensor="layers.0.weight.second_moment", config=_ADAM,
           flags={"beta2": 0.99901}),
     Fault(name="second moment without the square", side="jax", step=1, tensor="layers.0.weight.second_moment",
-          config=_ADAM, plant=wrapped("optax.tree:update_moment_per_elem_norm", _without_square)),
+          config=_ADAM,
+          plant=wrapped("optax.tree:update_moment_per_elem_norm", lambda right, *parts: right(*parts[:3], 1))),
     Fault(name="learning rate inside the moments", side="jax", step=1, tensor="layers.0.weight.first_moment",
           config=_ADAM, plant=_jax("adam", _rate_in_moments)),
     Fault(name="AMSGrad's maximum", side="jax", step=2, tensor="layers.0.weight", config=_ADAM,
-          plant=_jax("scale_by_adam", _amsgrad)),
+          plant=_jax("scale_by_adam", lambda optax, *rates: optax.scale_by_amsgrad(*rates))),
     Fault(name="Adam's step lost", side="torch", step=2, tensor="optimizer.steps", config=_ADAM,
-          plant=_torch_adam(_lose_step)),
+          plant=_torch_adam(lambda state: state["step"].zero_())),
     Fault(name="small second moments set to 0 after step 5", side="torch", step=6,
           tensor="layers.0.weight.second_moment", config=_ADAM, plant=_torch_adam(_flush_small)),
 ]  # fmt: skip
