@@ -92,7 +92,8 @@ def main() -> None:
 
 def start(options: Options) -> None:
     if options.seeds is None:
-        train(options.config, options.output, options.checkpoint_every, options.resume, options.process_options)
+        every = options.checkpoints.checkpoint_every
+        train(options.config, options.output, every, options.resume, options.process_options)
     else:
         train_seeds(options.config, options.seeds, options.output)
 

@@ -194,8 +194,7 @@ def _finite(value: Any) -> Any:
             return {key: _finite(item) for key, item in value.items()}
         case list() | tuple():
             return [_finite(item) for item in value]
-        case _:
-            return value
+    return value
 
 
 @contextlib.contextmanager
@@ -208,13 +207,11 @@ def new_file(flag: str, path: Path | None) -> Iterator[Path | None]:
         yield None
         return
     path = expand(path)
-    try:
-        with clear_write_errors(path):
+    with clear_write_errors(path):
+        try:
             path.open("x").close()
-    except UserError as error:
-        if isinstance(error.__cause__, FileExistsError):
+        except FileExistsError:
             raise UserError(f"{flag} {path} exists; name a new file") from None
-        raise
     try:
         yield path
     except BaseException:

@@ -74,7 +74,7 @@ def main() -> None:
 
 def start(options: TrainingOptions) -> None:
     if options.seeds is None:
-        train(options.config, options.output, options.checkpoint_every, options.resume)
+        train(options.config, options.output, options.checkpoints.checkpoint_every, options.resume)
     else:
         train_seeds(options.config, options.seeds, options.output)
 

@@ -25,7 +25,7 @@ def start(options: TrainingOptions) -> None:
     if options.seeds is not None:
         raise UserError("--seeds: in NumPy one run after the other")
     config = options.config
-    with Run(config, options.output, options.checkpoint_every, options.resume) as run:
+    with Run(config, options.output, options.checkpoints.checkpoint_every, options.resume) as run:
         trainer = run.prepare(framework(config))
         for part in run.parts():
             run.trained(trainer.train_steps(part.order, part.first, part.last))

@@ -29,8 +29,6 @@ LARGEST_STEPS = 10_000_000
 WITHOUT = ("epochs", "run_dir")
 """Fields of `Config` that have no flag here."""
 ALIASES = {"--teeth": "--self-test"}
-_WIDTH = 140
-"""Columns of the table if the output is not a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ def run(options: Parity) -> bool:
     """Returns whether the check passed."""
     console = Output()
     if not console.file.isatty():
-        console.width = _WIDTH
+        console.width = 140  # columns of the table
     traces = empty_folder("--traces", options.traces)
     with new_file("--json", options.json) as json, ExitStack() as stack:
         sides = [stack.enter_context(WorkerProcess(side, Worker)) for side in options.sides]

@@ -14,10 +14,10 @@ from mlp_compare.parity.sign_flips import slope_changes
 from mlp_workload import batches, data, initial
 from mlp_workload.cli.parse import INSTALL
 from mlp_workload.config import Config
+from mlp_workload.environment.description import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.interface import Trainer, framework_of, pre_activation
 from mlp_workload.run.inputs import check_batch_size, initial_weights
-from mlp_workload.run.run_events import describe_trainer_environment
 from mlp_workload.weights import Parameters
 from twincheck.trace import Array, Trace
 
@@ -51,7 +51,7 @@ class FreeRun(NamedTuple):
 
 def facts(trainer: Trainer, config: Config) -> dict[str, Any]:
     """Returns the framework, device, precision and environment of a trainer."""
-    environment = describe_trainer_environment(trainer)
+    environment = describe_environment(("numpy", *trainer.packages), trainer.gpu_versions, trainer.threads)
     package = trainer.packages[0]
     return {
         "framework": f"{package} {environment['versions'][package]}",

@@ -109,10 +109,8 @@ def _settings(run: RecordedRun) -> dict[str, str]:
 def _environment(run: RecordedRun) -> dict[str, str]:
     flat: dict[str, str] = {"device": run.fact("device")}
     for name, value in run.fact("environment", dict).items():
-        if isinstance(value, Mapping):
-            flat |= {key: _text(entry) for key, entry in value.items()}
-        else:
-            flat[name.replace("_", " ")] = _text(value)
+        entries = value if isinstance(value, Mapping) else {name.replace("_", " "): value}
+        flat |= {key: _text(entry) for key, entry in entries.items()}
     return flat
 
 
@@ -129,12 +127,11 @@ def _text(value: object) -> str:
 
 def _rows(columns: Sequence[Mapping[str, str]]) -> dict[str, list[tuple[str, list[str]]]]:
     """Returns rows (name, values by run), separated into different and same ones."""
-    names = dict.fromkeys(name for column in columns for name in column)
-    rows = [(name, [column.get(name, "") for column in columns]) for name in names]
-    return {
-        "different": [row for row in rows if len({*row[1]} - {NOT_RECORDED}) > 1],
-        "same": [row for row in rows if len({*row[1]} - {NOT_RECORDED}) <= 1],
-    }
+    rows: dict[str, list[tuple[str, list[str]]]] = {"different": [], "same": []}
+    for name in dict.fromkeys(name for column in columns for name in column):
+        values = [column.get(name, "") for column in columns]
+        rows["different" if len({*values} - {NOT_RECORDED}) > 1 else "same"].append((name, values))
+    return rows
 
 
 def _batches(runs: Sequence[RecordedRun]) -> str:

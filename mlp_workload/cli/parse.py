@@ -193,6 +193,11 @@ def one_line_errors(program: str) -> Iterator[None]:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, until the process ends
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what the terminal's encoding lacks must not end the work
+
+    def fail(message: str) -> NoReturn:
+        print(f"{program}: error: {message}\n", end="", file=sys.stderr)  # at one go
+        sys.exit(2)
+
     try:
         with clear_import_errors():
             yield
@@ -200,18 +205,15 @@ def one_line_errors(program: str) -> Iterator[None]:
     except RuntimeError as error:
         if "can't start new thread" not in str(error):
             raise
-        print(f"{program}: error: {NO_THREADS}", file=sys.stderr)
-        sys.exit(2)
+        fail(NO_THREADS)
     except UserError as error:
-        print(f"{program}: error: {' '.join(str(error).split())}\n", end="", file=sys.stderr)  # at one go
-        sys.exit(2)
+        fail(" ".join(str(error).split()))
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the buffer's rest would fail again at the end
         if isinstance(error, BrokenPipeError):  # nobody reads any more, as behind `| head`
             sys.exit(1)
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{program}: error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
-        sys.exit(2)
+        fail(one_line(f"{where}{error.strerror or error}"))
     except KeyboardInterrupt as interrupt:
         with contextlib.suppress(OSError):  # nobody may read it any more
             print(f"{program}: {one_line(str(interrupt)) or 'interrupted'}", file=sys.stderr)

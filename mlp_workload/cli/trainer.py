@@ -46,10 +46,6 @@ class TrainingOptions:
     Visdom."""
 
     @property
-    def checkpoint_every(self) -> int:
-        return self.checkpoints.checkpoint_every
-
-    @property
     def resume(self) -> Resume:
         return "or_start" if self.checkpoints.resume_or_start is not None else self.checkpoints.resume is not None
 

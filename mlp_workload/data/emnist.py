@@ -24,7 +24,11 @@ _NAMES: Mapping[str, Mapping[int, str]] = {
 
 def is_emnist(name: str) -> bool:
     """Returns whether a file prefix ("emnist-letters") or TFDS name ("emnist/letters:3.1.0") is EMNIST's."""
-    return name.lower().replace("/", "-").partition(":")[0].partition("-")[0] == "emnist"
+    return _parts(name)[0] == "emnist"
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    return name.lower().replace("/", "-").partition(":")[0].partition("-")
 
 
 def class_names(name: str, classes: int, mapping: Path | None = None) -> tuple[str, ...]:
@@ -35,7 +39,7 @@ def class_names(name: str, classes: int, mapping: Path | None = None) -> tuple[s
     if mapping is not None and mapping.is_file():
         names = _read(mapping)
     elif is_emnist(name):  # its configuration, byclass if TFDS is given none
-        names = _NAMES.get(name.lower().replace("/", "-").partition(":")[0].partition("-")[2] or "byclass", {})
+        names = _NAMES.get(_parts(name)[2] or "byclass", {})
     else:
         names = {}
     return tuple(names.get(label, str(label)) for label in range(classes))

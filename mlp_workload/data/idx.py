@@ -40,8 +40,6 @@ _KINDS = (
     (rb"[\t\n\r -~]+$", "text"),
 )
 """Kinds of files that are not IDX, by their first bytes."""
-_LARGEST_LABEL = 255
-"""Largest label, that of files of unsigned bytes."""
 _LARGEST_UNPACKED = 2**31
 """Most unpacked bytes of a gzip file, four times EMNIST. 2 MB can unpack to this."""
 
@@ -81,28 +79,29 @@ def _read(
         kind = next((f"{kind}; " for pattern, kind in _KINDS if re.match(pattern, start)), "")
         if len(header) < 4 + 4 * ndim:
             raise UserError(f"{path}: {kind}{len(header)} bytes, too short for an IDX header")
-        raise UserError(
-            f"{path}: {kind}starts with {header[:4].hex(' ')}, expected {magic.hex(' ')} (IDX, "
-            f"{'unsigned bytes' if dtype == 'u1' else '32-bit integers'}, {ndim}-d)"
-        )
-    shape = struct.unpack(f">{ndim}I", header[4:])
-    expected = math.prod(shape) * np.dtype(dtype).itemsize
-    if expected > most:
+        numbers = "unsigned bytes" if dtype == "u1" else "32-bit integers"
+        expected = f"expected {magic.hex(' ')} (IDX, {numbers}, {ndim}-d)"
+        raise UserError(f"{path}: {kind}starts with {header[:4].hex(' ')}, {expected}")
+    shape, itemsize = struct.unpack(f">{ndim}I", header[4:]), np.dtype(dtype).itemsize
+    size = math.prod(shape) * itemsize
+    sizes = " x ".join(map(str, shape)) + ("" if itemsize == 1 else f" x {itemsize} bytes")
+    promise = f"{path}: its header promises {sizes}"
+    if size > most:
         limit = f"{most}: unpack it first" if most == _LARGEST_UNPACKED else "the file can hold"
-        raise UserError(f"{path}: its header promises {_size(shape, dtype)} = {expected} bytes, more than {limit}")
-    check_fits_memory(expected, str(path))
+        raise UserError(f"{promise} = {size} bytes, more than {limit}")
+    check_fits_memory(size, str(path))
     content = bytearray()
-    while len(content) <= expected and (chunk := stream.read(min(2**20, expected + 1 - len(content)))):
+    while len(content) <= size and (chunk := stream.read(min(2**20, size + 1 - len(content)))):
         content += chunk
-    if len(content) != expected:
-        held = f"holds only {len(content)}" if len(content) < expected else "holds more"
-        raise UserError(f"{path}: its header promises {_size(shape, dtype)} = {expected} bytes, the file {held}")
+    if len(content) != size:
+        held = f"holds only {len(content)}" if len(content) < size else "holds more"
+        raise UserError(f"{promise} = {size} bytes, the file {held}")
     if sha256 is not None and (found := hashlib.sha256(header + content).hexdigest()) != sha256:
         raise UserError(f"{path}: damaged, its content has SHA-256 {found}, expected {sha256}")
     try:
         return np.frombuffer(content, dtype).reshape(shape)
     except ValueError as error:  # no values, but dimensions near 2**32
-        raise UserError(f"{path}: its header promises {_size(shape, dtype)}, more than an array can have") from error
+        raise UserError(f"{promise}, more than an array can have") from error
 
 
 def load_idx(directory: str) -> Dataset:
@@ -195,12 +194,7 @@ def _labels(path: Path, notes: list[str]) -> Labels:
     rows = read_idx(path, 2, dtype=">i4")
     if rows.shape[1] == 0:
         raise UserError(f"{path}: its rows of labels are empty")
-    outside = np.flatnonzero((rows[:, 0] < 0) | (rows[:, 0] > _LARGEST_LABEL))
-    if outside.size:
-        raise UserError(f"{path}: label {outside[0]} is {rows[outside[0], 0]}, expected 0 to {_LARGEST_LABEL}")
+    for outside in np.flatnonzero((rows[:, 0] < 0) | (rows[:, 0] > 255)):  # as in files of unsigned bytes
+        raise UserError(f"{path}: label {outside} is {rows[outside, 0]}, expected 0 to 255")
     notes.append(f"the labels are column 0 of idx2-int files of {rows.shape[1]} columns")
     return rows[:, 0].astype(np.int32)
-
-
-def _size(shape: Sequence[int], dtype: str) -> str:
-    return " x ".join(map(str, shape)) + ("" if dtype == "u1" else f" x {np.dtype(dtype).itemsize} bytes")

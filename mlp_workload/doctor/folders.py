@@ -6,6 +6,9 @@ from pathlib import Path
 
 from mlp_workload.doctor.finding import Finding
 
+LITTLE = 10**8
+"""Free bytes of a disk below which there is a note; about ten run folders take them."""
+
 
 def refusal(folder: Path) -> str | None:
     """Returns why `folder` can't be written to; None if it can. Leaves no file and creates no folder."""
@@ -34,6 +37,6 @@ def runs() -> Finding:
                        "start in one of your own folders, or name one with --run-dir")  # fmt: skip
     free = shutil.disk_usage(_nearest(folder)).free
     seen = f"{folder.absolute()} can be written to, {free / 1e9:,.1f} GB free"
-    if free < 10**8:  # about ten run folders take them
+    if free < LITTLE:
         return Finding("note", "run folders", seen, "free some space there")
     return Finding("ok", "run folders", seen)

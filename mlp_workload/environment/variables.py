@@ -61,25 +61,19 @@ _EFFECTS: dict[str, Effect] = {
     ),
 }  # fmt: skip
 """Effects by name. A name that ends in "_" is a prefix; the longest matching prefix applies."""
-
-
-_LOGGING = re.compile(r"_(VERBOSE|LOG\w*|DEBUG|DBG|SETTINGS|HOME)$")
-"""Endings of variables that set what a library logs, or where its files are."""
 THREAD_COUNTS = frozenset({"MKL_NUM_THREADS", "NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PJRT_NPROC"})
 """Variables that change numbers only through the number of CPU threads."""
 
 
 def effect(name: str) -> Effect | None:
     """Returns what the environment variable `name` may change; None if none of the libraries reads it."""
-    exact = _EFFECTS.get(name)
-    if exact is None and _LOGGING.search(name) and _family(name):
-        return "none"
-    return exact or _family(name)
-
-
-def _family(name: str) -> Effect | None:
+    if name in _EFFECTS:
+        return _EFFECTS[name]
     families = (known for known in _EFFECTS if known.endswith("_") and name.startswith(known))
-    return _EFFECTS.get(max(families, key=len, default=""))
+    effect = _EFFECTS.get(max(families, key=len, default=""))
+    # Endings of variables that set what a library logs, or where its files are.
+    is_logging = re.search(r"_(VERBOSE|LOG\w*|DEBUG|DBG|SETTINGS|HOME)$", name)
+    return "none" if effect and is_logging else effect
 
 
 def set_variables(*effects: Effect) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -21,15 +21,10 @@ from mlp_workload.files import (
     remove_half_written,
     sync_folder,
     write_atomically,
-    write_json,
 )
 from mlp_workload.weights import Parameters, save_weights
 
 _ROOM, _LOCK = ".room-for-weights", ".lock"
-_BEFORE_CHECKPOINT = {"config.json", "events.jsonl", "checkpoints", "tensorboard", _ROOM, _LOCK}
-"""Everything that a run writes before its first checkpoint."""
-_CONFIG_START, _EVENTS_START = b'{\n  "preset": "', b'{"event": "run_started", '
-"""First bytes of the two files."""
 
 
 class RunFolder:
@@ -55,9 +50,9 @@ class RunFolder:
             lock = _lock_to_restart(path) if restart else None
             if lock is not None:
                 unlock.callback(os.close, lock)
+            elif not restart:
+                make_empty_folder(path)
             with clear_write_errors(path):
-                if not restart:
-                    make_empty_folder(path)
                 try:
                     claim = (path / "config.json").open("x", encoding="utf-8")
                 except FileExistsError:
@@ -145,26 +140,20 @@ class RunFolder:
         with clear_write_errors(self.weights):
             save_weights(self.weights, parameters)
 
-    def save_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes the summary, last of all: a run with a summary is complete."""
-        write_json(self.path / "summary.json", summary)
-
 
 def read_config(folder: Path) -> Config:
     """Reads the configuration of the run in `folder`. Raises `UserError` if there is none or it can't be read."""
-    path = folder / "config.json"
     try:
-        text = read_at_most(path, LARGEST_JSON).decode()
+        content = read_at_most(folder / "config.json", LARGEST_JSON)
     except UserError as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             raise UserError(f"{folder}: {'no run there' if folder.is_dir() else 'no such run folder'}") from error
         raise
-    except ValueError as error:
-        raise UserError(f"{folder}: config.json is damaged ({refusal(error)})") from error
     try:
-        return Config.from_json(text)
-    except UserError as error:
-        raise UserError(f"{folder}: config.json is damaged ({error})") from error
+        return Config.from_json(content.decode())
+    except (UserError, ValueError) as error:
+        why = error if isinstance(error, UserError) else refusal(error)
+        raise UserError(f"{folder}: config.json is damaged ({why})") from error
 
 
 def has_begun(folder: Path) -> bool:
@@ -191,8 +180,8 @@ def _lock_to_restart(folder: Path) -> int | None:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--resume-or-start {folder} is not a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        others = [path.name for path in folder.iterdir() if path.name not in _BEFORE_CHECKPOINT]
-        others = sorted(name for name in others if not is_half_written(folder / name))
+        begins_with = {"config.json", "events.jsonl", "checkpoints", "tensorboard", _ROOM, _LOCK}
+        others = sorted({path.name for path in folder.iterdir() if not is_half_written(path)} - begins_with)
         if others and not has_begun(folder):
             raise UserError(f"--resume-or-start {folder} holds no run, but {', '.join(others[:3])}")
         lock = _lock(folder)
@@ -218,8 +207,8 @@ def _remove_beginning(folder: Path) -> None:
     with contextlib.suppress(UserError, ValueError):
         is_whole = bool(Config.from_json(config.decode()))
     understood = {
-        "config.json": is_whole or (_is_beginning(config, _CONFIG_START) and b"\n}" not in config),
-        "events.jsonl": _is_beginning(events, _EVENTS_START),
+        "config.json": is_whole or (_is_beginning(config, b'{\n  "preset": "') and b"\n}" not in config),
+        "events.jsonl": _is_beginning(events, b'{"event": "run_started", '),
         "tensorboard": is_whole or not any((folder / "tensorboard").glob("*")),
     }
     if others := [name for name, is_ours in understood.items() if not is_ours]:

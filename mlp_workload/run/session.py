@@ -77,7 +77,12 @@ class Run:
         self._epoch, self._offset, self._seconds, self._losses = 1, 0, 0.0, list[Losses]()
 
     def __enter__(self) -> Self:
-        begun = self._begun_folder()
+        begun: Path | None = None
+        if self._resume:
+            if self._config.run_dir is None:
+                raise UserError("a run that is resumed has a folder: run_dir")
+            folder = expand(self._config.run_dir)
+            begun = None if self._resume == "or_start" and not has_begun(folder) else folder
         if self._is_first:
             self._output = self._output.as_before(begun) if begun else self._output
             self._output.check()
@@ -92,15 +97,6 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         return bool(self._stack.__exit__(kind, error, trace))
-
-    def _begun_folder(self) -> Path | None:
-        """Returns the folder of the run that goes on; None if a run begins. Raises `UserError`."""
-        if not self._resume:
-            return None
-        if self._config.run_dir is None:
-            raise UserError("a run that is resumed has a folder: run_dir")
-        folder = expand(self._config.run_dir)
-        return None if self._resume == "or_start" and not has_begun(folder) else folder
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -209,7 +205,7 @@ class Run:
         self._checkpoint()
 
     def finish(self) -> None:
-        if not self._events.is_evaluated:
+        if self._events.last is None:  # as if a run is resumed after its last epoch
             start = time.perf_counter()
             event = self._events.evaluated(self._trainer.evaluate(), time.perf_counter() - start)
             if self._config.epochs == 0:

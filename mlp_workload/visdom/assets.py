@@ -125,11 +125,11 @@ def _from_npm(static: Path, deadline: float) -> None:
         except (ValueError, KeyError, TypeError):
             return  # npm failed, or printed something else
         for asset in wanted:
-            path, content = Path(folder, archives.get(asset.package, "")), None
+            path, content = Path(folder, archives.get(asset.package, "")), b""
             with contextlib.suppress(KeyError, OSError, tarfile.TarError), tarfile.open(path) as archive:
-                member = archive.extractfile(f"package/{asset.source}")
-                content = member and member.read()
-            if content is not None:
+                if member := archive.extractfile(f"package/{asset.source}"):
+                    content = member.read()
+            if content:
                 _write(static, asset, content)
 
 

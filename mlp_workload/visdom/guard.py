@@ -98,7 +98,7 @@ class GuardedApplication(Application):
             advice = "open its page in a tab of its own, not in a frame"
             return {"status": 403, "reason": f"this server does not answer pages of other sites; {advice}"}
         cookie = request.cookies.get(COOKIE)
-        secret = self.settings.get("cookie_secret")
+        secret = self.settings.get("cookie_secret", "")
         if self.login_enabled and not (cookie and decode_signed_value(secret, COOKIE, cookie.value)):
             request.connection.set_max_body_size(LARGEST_LOGIN)  # type: ignore[union-attr]
             for_login = self.base_url, f"{self.base_url}/"
