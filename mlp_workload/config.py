@@ -12,6 +12,7 @@ from mlp_workload.data import check_source
 from mlp_workload.errors import UserError, refusal
 from mlp_workload.initial import Initialization
 
+Activation = Literal["relu", "leaky_relu", "none"]
 LARGEST_SEED = 2**32 - 1
 """Both frameworks' generators take it."""
 LARGEST_WIDTH = 1_000_000
@@ -152,8 +153,12 @@ class Config:
         return (pixels, *self.hidden, classes)
 
     @property
-    def logits_activation(self) -> Literal["relu", "leaky_relu", "none"]:
+    def logits_activation(self) -> Activation:
         return self.activation if self.last_activation == "same" else "none"
+
+    def activations(self, layers: int) -> list[Activation]:
+        """Returns the activation after each of so many layers."""
+        return [self.activation] * (layers - 1) + [self.logits_activation]
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), default=str, indent=2) + "\n"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mlp_workload.config import Config
 from mlp_workload.errors import UserError, warn
 from mlp_workload.files import check_fits_memory, open_regular, reason
 from mlp_workload.weights import Array, Parameters, find_layers, layer_widths
@@ -55,7 +56,7 @@ def read(path: Path) -> Parameters:
 def content(parameters: Parameters) -> bytes:
     """Returns a file with the `state_dict` of an `MLP` that has `parameters`, in their dtypes."""
     with torch.device("meta"):
-        model = MLP(layer_widths(parameters), "none", "none", "torch_linear", torch.float32)
+        model = MLP(Config(), layer_widths(parameters))
     file = io.BytesIO()
     torch.save(to_state_dict(model, parameters), file)
     return file.getvalue()

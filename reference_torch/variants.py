@@ -3,7 +3,6 @@
 `Trainer` itself is eager. Each form takes the same steps as `Trainer`; the benchmark checks this before it times them.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -91,7 +90,7 @@ class ByHand(Trainer):
         super().__init__(config, dataset, initial)
         parameters = [parameter.detach() for parameter in self._model.parameters()]
         self._weights, self._biases = parameters[::2], parameters[1::2]
-        self._activations: Sequence[str] = [config.activation] * (len(self._weights) - 1) + [config.logits_activation]
+        self._activations = config.activations(len(self._weights))
 
     @torch.no_grad()
     def _step(self, batch: torch.Tensor) -> torch.Tensor:

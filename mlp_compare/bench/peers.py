@@ -44,9 +44,8 @@ class Keras(_Peer):
         self.packages = ("keras", self.backend)
         keras.config.set_floatx(config.dtype)
         widths = config.widths(dataset.pixels, dataset.classes)
-        activations = [config.activation] * (len(widths) - 2) + [config.logits_activation]
         layers: list[Any] = [keras.Input((widths[0],))]
-        for width, activation in zip(widths[1:], activations, strict=True):
+        for width, activation in zip(widths[1:], config.activations(len(widths) - 1), strict=True):
             layers.append(keras.layers.Dense(width))
             if activation == "relu":
                 layers.append(keras.layers.ReLU())

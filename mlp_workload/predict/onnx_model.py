@@ -33,12 +33,11 @@ def onnx_model(config: Config, parameters: Parameters) -> onnx.ModelProto:
     widths = layer_widths(parameters)
     layers = len(widths) - 1
     x = "inputs"
-    for index in range(layers):
+    for index, activation in enumerate(config.activations(layers)):
         weight, bias = f"layers.{index}.weight", f"layers.{index}.bias"
         graph.node("Gemm", [x, weight, bias], pre_activation(index), transB=1)
         x = activation_name(index, layers)
-        kind = config.activation if index < layers - 1 else config.logits_activation
-        _activate(graph, kind, pre_activation(index), x)
+        _activate(graph, activation, pre_activation(index), x)
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", widths[0]])
     logits = helper.make_tensor_value_info("logits", graph.type, ["batch", widths[-1]])
     model = helper.make_model(
