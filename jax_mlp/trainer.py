@@ -49,7 +49,7 @@ class Trainer:
             self._start = lambda: drawn.result()(seed)
         else:
             self._start = lambda: self._begin(initial)
-        train, (images, labels) = examples(dataset, mesh.batch_shards)
+        train, (images, labels) = examples(dataset, mesh.mesh.size // config.split_hidden)
         self._train = device_put(train, mesh.replicated)
         self._test = device_put(images, mesh.chunked), device_put(labels, mesh.replicated)
         on_devices = setup, mesh.shard_batch

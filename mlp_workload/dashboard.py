@@ -83,7 +83,11 @@ def run(options: Dashboard) -> None:
 def serve(server: VisdomServer, allowed: set[str], env_path: Path | None, runs: list[RecordedRun]) -> None:
     """Runs a Visdom server until Ctrl-C. Raises `UserError` if its port or folder can't be used."""
     folder = _folder(env_path)
-    listener = http_server(server, folder, _hosts(server), allowed)
+    names = {"localhost", "127.0.0.1", "::1", server.host}
+    if not _is_local(server.host):
+        names.add(socket.gethostname())
+    hosts = set().union(*(host_headers(name, server.port) for name in names))
+    listener = http_server(server, folder, hosts, allowed)
     from tornado.ioloop import IOLoop
 
     static = assets.static_folder()
@@ -151,14 +155,6 @@ def _folder(env_path: Path | None) -> Path:
         warn(f"cannot write ~/.visdom ({error}): curves go to a temporary folder; --env-path names another one")
         folder = Path(tempfile.mkdtemp(prefix="visdom-"))
     return folder
-
-
-def _hosts(server: VisdomServer) -> set[str]:
-    """Returns the server's own names and ports, as in Host headers."""
-    names = {"localhost", "127.0.0.1", "::1", server.host}
-    if not _is_local(server.host):
-        names.add(socket.gethostname())
-    return set().union(*(host_headers(name, server.port) for name in names))
 
 
 def _allowed(server: VisdomServer, names: tuple[str, ...]) -> set[str]:

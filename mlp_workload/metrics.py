@@ -111,15 +111,6 @@ class Evaluation:
     positive: npt.NDArray[np.bool_]
     margins: npt.NDArray[np.floating[Any]]
 
-    @classmethod
-    def of_parts(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
-        """Joins evaluations of consecutive parts of a test set."""
-        losses, predictions, labels, margins = (
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("losses", "predictions", "labels", "margins")
-        )
-        return cls(losses, predictions, labels, np.any([part.positive for part in parts], axis=0), margins)
-
     @property
     def examples(self) -> int:
         return len(self.labels)

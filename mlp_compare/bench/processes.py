@@ -56,7 +56,12 @@ def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | 
         except subprocess.TimeoutExpired:
             raise ProcessFailed(f"{name}: not done within {_TIME_LIMIT} s") from None
         finally:
-            _end(process)
+            if hasattr(os, "killpg"):  # with all that it started
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            process.wait()
         for file in (out, errors):
             file.seek(0)
         if status < 0:
@@ -65,16 +70,6 @@ def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | 
         if status:
             raise ProcessFailed(f"{name}: {why_ended(status, errors.read())}")
         return out.read()
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ends the process and, except on Windows, all processes that it started."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
 
 
 def free_port() -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from mlp_compare.parity.bound_table import DRIFT_FLOAT64
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Variant:
     """A class to time. `target` is its "package.module:name"; it is made with (config, dataset, initial weights).
 
@@ -35,22 +35,21 @@ class Variant:
 
 
 def _torch(name: str, target: str, **options: Any) -> Variant:
-    return Variant(name=f"PyTorch, {name}", kind="torch", target=f"reference_torch.{target}", **options)
+    return Variant(f"PyTorch, {name}", "torch", f"reference_torch.{target}", **options)
 
 
 def _peer(name: str, target: str, needs: str, **options: Any) -> Variant:
     target = f"mlp_compare.bench.peers:{target}"
-    return Variant(name=name, kind="peer", target=target, needs=needs, device="cpu", optional=True, **options)
+    return Variant(name, "peer", target, needs, device="cpu", optional=True, **options)
 
 
 def _products(name: str, target: str, **options: Any) -> Variant:
-    target = f"mlp_compare.bench.lower_bound:{target}"
-    return Variant(name=f"products alone, {name}", kind="lower_bound", target=target, **options)
+    return Variant(f"products alone, {name}", "lower_bound", f"mlp_compare.bench.lower_bound:{target}", **options)
 
 
 VARIANTS = {
-    "jax": Variant(name="JAX, an epoch a program", kind="jax", target="jax_mlp.trainer:Trainer"),
-    "jax-step": Variant(name="JAX, a step a program", kind="jax", target="jax_mlp.variants:PerStep"),
+    "jax": Variant("JAX, an epoch a program", "jax", "jax_mlp.trainer:Trainer"),
+    "jax-step": Variant("JAX, a step a program", "jax", "jax_mlp.variants:PerStep"),
     "torch": _torch("eager", "trainer:Trainer"),
     "torch-fused": _torch("eager, fused SGD", "variants:Fused"),
     "torch-compile": _torch("torch.compile", "variants:Compiled", optional=True),
@@ -70,22 +69,15 @@ VARIANTS = {
 MODELS = 8
 """Number of models in each of `SEEDS_VARIANTS`."""
 SEEDS_VARIANTS = {
-    "jax-in-turn": Variant(name="JAX, one after another", kind="seeds", target="jax_mlp.variants:SeedsInTurn"),
-    "jax-seeds": Variant(name="JAX, --seeds", kind="seeds", target="jax_mlp.variants:Seeds"),
-    "jax-vmap": Variant(
-        name="JAX, one vmapped program", kind="seeds", target="jax_mlp.variants:SeedsVmapped", device="cpu"
-    ),
-    "torch-in-turn": Variant(
-        name="PyTorch by hand, one after another", kind="seeds", target="reference_torch.variants:SeedsInTurn"
-    ),
+    "jax-in-turn": Variant("JAX, one after another", "seeds", "jax_mlp.variants:SeedsInTurn"),
+    "jax-seeds": Variant("JAX, --seeds", "seeds", "jax_mlp.variants:Seeds"),
+    "jax-vmap": Variant("JAX, one vmapped program", "seeds", "jax_mlp.variants:SeedsVmapped", device="cpu"),
+    "torch-in-turn": Variant("PyTorch by hand, one after another", "seeds", "reference_torch.variants:SeedsInTurn"),
     "torch-processes": Variant(
-        name="PyTorch by hand, a process a core", kind="seeds", target="reference_torch.variants:SeedsInProcesses",
-        device="cpu",
+        "PyTorch by hand, a process a core", "seeds", "reference_torch.variants:SeedsInProcesses", device="cpu"
     ),
-    "torch-vmap": Variant(
-        name="PyTorch, torch.func.vmap", kind="seeds", target="reference_torch.variants:SeedsVmapped"
-    ),
-}  # fmt: skip
+    "torch-vmap": Variant("PyTorch, torch.func.vmap", "seeds", "reference_torch.variants:SeedsVmapped"),
+}
 """Ways of training `MODELS` models; the others are compared with the first."""
 CONTROL = "again"
 """The first variant a second time, which must be as fast as itself."""

@@ -58,20 +58,17 @@ def decode(content: bytes, source: str) -> Grey:
         raise UserError(f"{source}: neither PNG nor JPEG") from None
     except Exception as error:  # damaged files make decoders raise anything
         raise UserError(f"{source}: a damaged image ({error or type(error).__name__})") from error
-    return _on_paper(pixels[..., 0], pixels[..., 1] / 255)
-
-
-def bounds(picture: npt.NDArray[Any]) -> tuple[slice, slice]:
-    """Returns the rows and columns of the non-zero part of `picture`."""
-    rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _on_paper(grey: Grey, alpha: Grey) -> Grey:
+    grey, alpha = pixels[..., 0], pixels[..., 1] / 255
     if not alpha.any():
         return np.full_like(grey, 255)
     inside = bounds(alpha)
     if alpha[inside].all():
         grey, alpha = grey[inside], alpha[inside]
     paper = 255 if np.average(grey, weights=alpha) < 128 else 0
-    return alpha * grey + (1 - alpha) * paper
+    return np.asarray(alpha * grey + (1 - alpha) * paper)
+
+
+def bounds(picture: npt.NDArray[Any]) -> tuple[slice, slice]:
+    """Returns the rows and columns of the non-zero part of `picture`."""
+    rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)

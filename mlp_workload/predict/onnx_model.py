@@ -29,7 +29,12 @@ def onnx_model(config: Config, parameters: Parameters) -> onnx.ModelProto:
     graph = _Graph(np.dtype(config.dtype))
     for name, array in parameters.items():
         graph.constant(name, array)
-    _normalize(graph, config)
+    standardised = (config.pixel_mean, config.pixel_std) != (0, 1)
+    graph.node("Cast", ["images"], "images.cast", to=graph.type)
+    graph.node("Div", ["images.cast", graph.constant("white", 255)], "images.scaled" if standardised else "inputs")
+    if standardised:
+        graph.node("Sub", ["images.scaled", graph.constant("pixel_mean", config.pixel_mean)], "images.centred")
+        graph.node("Div", ["images.centred", graph.constant("pixel_std", config.pixel_std)], "inputs")
     widths = layer_widths(parameters)
     layers = len(widths) - 1
     x = "inputs"
@@ -65,16 +70,6 @@ class _Graph:
     def constant(self, name: str, value: npt.ArrayLike) -> str:
         self.constants.append(numpy_helper.from_array(np.array(value, self._dtype), name))
         return name
-
-
-def _normalize(graph: _Graph, config: Config) -> None:
-    """Adds the nodes from `images` to `inputs`: scaled to 0..1, then standardised if the run does."""
-    standardised = (config.pixel_mean, config.pixel_std) != (0, 1)
-    graph.node("Cast", ["images"], "images.cast", to=graph.type)
-    graph.node("Div", ["images.cast", graph.constant("white", 255)], "images.scaled" if standardised else "inputs")
-    if standardised:
-        graph.node("Sub", ["images.scaled", graph.constant("pixel_mean", config.pixel_mean)], "images.centred")
-        graph.node("Div", ["images.centred", graph.constant("pixel_std", config.pixel_std)], "inputs")
 
 
 def _activate(graph: _Graph, kind: str, x: str, output: str) -> None:

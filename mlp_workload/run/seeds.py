@@ -25,7 +25,6 @@ from mlp_workload.run.recorder import Recorder
 from mlp_workload.run.run_events import RunEvents
 from mlp_workload.run.signals import Stopped, StopSignals
 from mlp_workload.sinks.console import Output
-from mlp_workload.weights import Parameters
 
 SeedsFramework = Callable[[Config, int], AbstractContextManager[MakeSeedsTrainer]]
 """`train.seeds_framework` of a side, for so many models in all; all that its trainer does happens in the context."""
@@ -124,17 +123,13 @@ def _train_together(
     with contextlib.ExitStack() as stack:
         trainer.start([config.seed for config in configs])
         weights = cache(trainer.parameters)
-
-        def weights_of(model: int) -> Callable[[], Parameters]:
-            return lambda: weights()[model]
-
         recorders: list[Recorder] = []
         for model, config in enumerate(configs):
             assert config.run_dir is not None
             folder = stack.enter_context(RunFolder.claim(config.run_dir, config))
             sinks = list(output.files(folder.path))
             stack.enter_context(folder.reserve(weights_bytes(config, dataset)))
-            recorders.append(Recorder(stack, folder, weights_of(model), sinks))
+            recorders.append(Recorder(stack, folder, lambda model=model: weights()[model], sinks))  # type: ignore[misc]
 
         def emit(events_of_each: Iterable[Iterable[Event]]) -> None:
             for config, recorder, own in zip(configs, recorders, events_of_each, strict=True):

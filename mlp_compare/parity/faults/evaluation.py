@@ -37,16 +37,15 @@ def _one_wrong(original: Any, trainer: Any) -> Any:
 
 
 FAULTS = [
-    Fault(name="one sure prediction wrong", side="torch", step=0, tensor="evaluation.predictions", evaluates=True,
-          dtype="float32", plant=wrapped("reference_torch.trainer:Trainer.evaluate", _one_wrong)),
-    Fault(name="last test examples dropped", side="jax", step=0, tensor="evaluation.labels", evaluates=True,
+    Fault("one sure prediction wrong", "torch", 0, "evaluation.predictions", evaluates=True, dtype="float32",
+          plant=wrapped("reference_torch.trainer:Trainer.evaluate", _one_wrong)),
+    Fault("last test examples dropped", "jax", 0, "evaluation.labels", evaluates=True,
           plant=wrapped("jax_mlp.trainer:Trainer.evaluate", _drop_last)),
-    Fault(name="ties to the last class", side="torch", step=0, tensor="evaluation.predictions", evaluates=True,
-          preset="relu", start=_dead_logits,
-          plant=wrapped("torch:Tensor.argmax",
-                        lambda right, x, dim: x.shape[dim] - 1 - right(x.flip(dim), dim=dim))),
-    Fault(name="test loss a mean of means", side="jax", step=0, tensor="evaluation.loss", evaluates=True,
+    Fault("ties to the last class", "torch", 0, "evaluation.predictions", evaluates=True, preset="relu",
+          start=_dead_logits,
+          plant=wrapped("torch:Tensor.argmax", lambda right, x, dim: x.shape[dim] - 1 - right(x.flip(dim), dim=dim))),
+    Fault("test loss a mean of means", "jax", 0, "evaluation.loss", evaluates=True,
           plant=replaced("mlp_workload.metrics:Evaluation.loss", lambda original: property(_mean_of_means))),
-    Fault(name="test loss with label smoothing", side="torch", step=0, tensor="evaluation.losses", evaluates=True,
+    Fault("test loss with label smoothing", "torch", 0, "evaluation.losses", evaluates=True,
           plant=wrapped("reference_torch.trainer:cross_entropy", lambda right, *parts: right(*parts, 0.01))),
 ]  # fmt: skip

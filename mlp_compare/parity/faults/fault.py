@@ -13,7 +13,7 @@ LARGE_BATCHES = {"batch_size": 7000, "hidden": (8, 8)}
 """Settings of a run on MNIST with nine steps per epoch, the last one of 4,000 examples."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Fault:
     """A small change on one side, which the check must find at `step` in `tensor`. Step 0 is before the first step.
 

@@ -57,17 +57,14 @@ def near_zero(parameters: Parameters) -> Parameters:
 
 
 FAULTS = [
-    Fault(name="variance by fan-out", side="torch", step=0, tensor="layers.0.weight", preset="relu",
-          plant=_each(_by_fan_out)),
-    Fault(name="normal weights cut off at 2 deviations", side="jax", step=0, tensor="layers.0.weight", preset="relu",
-          plant=_each(_cut_off)),
-    Fault(name="initial biases zero", side="jax", step=0, tensor="layers.0.bias",
+    Fault("variance by fan-out", "torch", 0, "layers.0.weight", preset="relu", plant=_each(_by_fan_out)),
+    Fault("normal weights cut off at 2 deviations", "jax", 0, "layers.0.weight", preset="relu", plant=_each(_cut_off)),
+    Fault("initial biases zero", "jax", 0, "layers.0.bias",
           plant=_each(lambda name, array: array * 0 if name.endswith("bias") else array)),
-    Fault(name="another seed", side="torch", step=0, tensor="layers.0.weight",
+    Fault("another seed", "torch", 0, "layers.0.weight",
           plant=wrapped("mlp_workload.initial:initial_parameters",
                         lambda right, scheme, widths, seed: right(scheme, widths, seed + 1))),
-    Fault(name="square weight transposed when it is loaded", side="torch", step=0, tensor="layers.1.weight",
+    Fault("square weight transposed when it is loaded", "torch", 0, "layers.1.weight",
           plant=wrapped("reference_torch.trainer:load_canonical", _read_transposed)),
-    Fault(name="square weight transposed, in and out", side="jax", step=1, tensor="layers.1.pre_activation",
-          plant=_forgotten_transpose),
+    Fault("square weight transposed, in and out", "jax", 1, "layers.1.pre_activation", plant=_forgotten_transpose),
 ]  # fmt: skip
