@@ -8,7 +8,8 @@ from typing import Any
 
 from jax_mlp.compile_cache import is_ours, own_folder
 from jax_mlp.startup import check_jit, import_jax
-from mlp_workload.doctor import folders, libraries
+from mlp_workload.doctor import libraries
+from mlp_workload.doctor.machine import refusal as folder_refusal
 from mlp_workload.doctor.probe import Facts, product, tell
 
 _NAMED = "JAX_COMPILATION_CACHE_DIR"
@@ -59,7 +60,7 @@ def _cache() -> Facts:
         folder = Path(named) if named else own_folder()
     except RuntimeError as error:
         return {"folder": None, "refusal": str(error), "named": False}
-    refusal = folders.refusal(folder)
+    refusal = folder_refusal(folder)
     if refusal is None and not named and folder.exists() and not is_ours(folder):
         refusal = "others can write to it, and programs in it are run"
     return {"folder": str(folder), "refusal": refusal, "named": bool(named)}

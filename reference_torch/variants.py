@@ -25,7 +25,7 @@ from reference_torch.optimizer import sgd
 from reference_torch.step import normalize
 from reference_torch.trainer import Trainer, gather
 from reference_torch.tutorial_loop import Images
-from reference_torch.weights import canonical_names
+from reference_torch.weights import named_parameters
 
 
 class TutorialLoop(Trainer):
@@ -232,8 +232,8 @@ class SeedsVmapped(Trainer):
         return result
 
     def parameters(self) -> Parameters:
-        names = canonical_names(self._model)
-        return {name: stacked[0].cpu().numpy() for name, stacked in zip(names, self._stacked.values(), strict=True)}
+        stacked = zip(named_parameters(self._model), self._stacked.values(), strict=True)
+        return {name: array[0].cpu().numpy() for name, array in stacked}
 
 
 class SeedsInProcesses:

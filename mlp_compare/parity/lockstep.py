@@ -8,7 +8,6 @@ import numpy as np
 
 from mlp_compare.comparable import require_comparable
 from mlp_compare.parity import bound_table
-from mlp_compare.parity.gradient_noise import gradient_noise
 from mlp_compare.parity.result import Mismatch, MismatchFound, Report
 from mlp_compare.parity.sign_flips import SignFlip, find_sign_flips, sign_flip_effect
 from mlp_compare.parity.worker import Evaluated
@@ -158,7 +157,7 @@ class Lockstep:
 
         A flip has no effect before the gradients. Flips are therefore not searched after an earlier mismatch.
         """
-        noise = gradient_noise(traces[0], before[0])
+        noise = bound_table.gradient_noise(traces[0], before[0])
 
         def bound(name: str) -> Bound:
             row = self._bound(table, name, traces[0].tensors[name], before[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from mlp_workload.cli.parse import run_command
-from mlp_workload.doctor import folders, frameworks, machine, mnist_files, packages, visdom_server
+from mlp_workload.doctor import frameworks, machine, packages, visdom_server
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.gpus import Gpus
@@ -35,8 +35,8 @@ def examine(facts: dict[str, Facts]) -> Iterator[Finding]:
     yield machine.python()
     yield machine.variables()
     yield machine.memory()
-    yield folders.runs()
-    yield from mnist_files.findings()
+    yield machine.runs()
+    yield from machine.mnist()
     yield from packages.ranges()
     gpus = Gpus.find()
     yield from gpus.findings()

@@ -38,11 +38,11 @@ def _torch_gradient(name: str, edit: Callable[[Any], Any], in_step: Callable[[An
     hooks: list[Any] = []
 
     def loss_fn(original: Any, config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:
-        from reference_torch.weights import canonical_names
+        from reference_torch.weights import named_parameters
 
         while hooks:
             hooks.pop().remove()
-        parameter = dict(zip(canonical_names(model), model.parameters(), strict=True))[name]
+        parameter = named_parameters(model)[name]
         if in_step(labels):
             hooks.append(parameter.register_hook(edit))
         return original(config, model, x, labels, *rest)
