@@ -26,7 +26,7 @@ class UserError(Exception):
     """
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return one_line(str(self.args[0]))
 
 
 class BadVariable(UserError):

@@ -215,17 +215,15 @@ def _sweep(names: Sequence[str], config: Config, progress: Progress) -> list[dic
         examples = min(TRAIN_EXAMPLES, max(affordable, 2) * point.batch_size)
         for name in names:
             progress.update(task, advance=1, description=f"sweep: {name}, {point.batch_size}, {point.hidden}")
-            answer = ask(name, point, epochs=3, examples=examples)
-            results.append(
-                {
-                    "varied": varied,
-                    "variant": name,
-                    "batch_size": point.batch_size,
-                    "hidden": point.hidden,
-                    "examples": examples,
-                    "operations_per_example": operations,
-                    "epoch_seconds": answer["epoch_seconds"],
-                }
-            )
+            answer = {
+                "varied": varied,
+                "variant": name,
+                "batch_size": point.batch_size,
+                "hidden": point.hidden,
+                "examples": examples,
+                "operations_per_example": operations,
+                "epoch_seconds": ask(name, point, epochs=3, examples=examples)["epoch_seconds"],
+            }
+            results.append(answer)
     progress.remove_task(task)
     return results

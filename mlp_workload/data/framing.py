@@ -19,15 +19,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Framing:
-    """How ink is drawn on even paper.
+    """How ink is drawn on even paper: their grey levels, 0 to 255, and the most pixels of the ink's longer side, `box`.
 
-    Attributes:
-        paper: grey level of the paper, 0 to 255.
-        ink: grey level of the ink, 0 to 255.
-        box: most pixels of the ink's longer side.
-        centred_by: whether the centre of mass or the centre of the bounding box is at `centre`.
-        centre: (row, column), counted from 0.
-        off_centre: largest distance from `centre` along an axis, in pixels.
+    The centre of mass, or of the bounding box, is at `centre` (row, column), counted from 0, or up to `off_centre`
+    pixels from it along an axis.
     """
 
     paper: float

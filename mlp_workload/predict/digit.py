@@ -69,10 +69,7 @@ def _centre(coverage: Grey, framing: Framing) -> Vector:
 
 
 def _ink(grey: Grey) -> Grey:
-    """Returns the ink of each pixel, 0 to 1, cropped to the strokes.
-
-    Raises `UserError` if there is none.
-    """
+    """Returns the ink of each pixel, 0 to 1, cropped to the strokes. Raises `UserError` if there is none."""
     deviation = grey - _paper(grey)
     step = np.diff(deviation.ravel(), prepend=deviation[0, 0])
     noise = min(_deviation(deviation), _deviation(step) / 2**0.5)  # the first is too large if ink fills the picture

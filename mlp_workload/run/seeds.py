@@ -73,7 +73,13 @@ def train_seeds(config: Config, seeds: int, framework: SeedsFramework, output: O
             advance = partial(progress.advance, task, len(configs))
             group = _train_together(configs, dataset, trainer, output, events, signals, advance)
             for summary in group:
-                console.say(_line(summary))
+                lost, line = summary["lost_classes"], f"seed {summary['seed']:3d}  test loss {summary['test_loss']:.4f}"
+                line += f"  accuracy {summary['test_accuracy']:.2%}"
+                if not np.isfinite(summary["test_loss"]):
+                    line += "  diverged: try a lower --learning-rate"
+                elif lost:
+                    line += f"  lost classes {', '.join(map(str, lost))}"
+                console.say(line)
             summaries += group
             result = _result(summaries, trainer.at_once, config.epochs, compile_seconds)
             write_json(folder / "seeds.json", result)
@@ -172,14 +178,6 @@ def _claim(config: Config, seeds: int, framework: str) -> Path:
     except FileExistsError:
         raise UserError(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
     return path
-
-
-def _line(summary: Mapping[str, Any]) -> str:
-    loss, lost = summary["test_loss"], summary["lost_classes"]
-    result = f"seed {summary['seed']:3d}  test loss {loss:.4f}  accuracy {summary['test_accuracy']:.2%}"
-    if not np.isfinite(loss):
-        return f"{result}  diverged: try a lower --learning-rate"
-    return f"{result}  lost classes {', '.join(map(str, lost))}" if lost else result
 
 
 T = TypeVar("T")

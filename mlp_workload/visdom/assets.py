@@ -23,13 +23,9 @@ from mlp_workload.files import read_at_most, write_atomically
 
 @dataclass(frozen=True)
 class Asset:
-    """A file of Visdom's page.
+    """A file of Visdom's page, by its path below Visdom's static/, without which the page lacks `feature`.
 
-    Attributes:
-        target: path below Visdom's static/.
-        package: npm package with version; empty if only Visdom's own download has the file.
-        source: path in the package.
-        feature: what the page lacks without the file.
+    `source` is its path in the npm `package`, which is empty if only Visdom's own download has the file.
     """
 
     target: str
