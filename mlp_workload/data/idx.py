@@ -179,11 +179,10 @@ def _first_readable(paths: Sequence[Path], read: Callable[[Path], T], passed_ove
     for path in paths:
         try:
             content = read(path)
+            passed_over += [f"{error}; {path.name} is read instead" for error in errors]
+            return content
         except UserError as error:
             errors.append(error)
-            continue
-        passed_over += [f"{error}; {path.name} is read instead" for error in errors]
-        return content
     raise errors[0]
 
 

@@ -57,9 +57,8 @@ class Gpus:
     def findings(self) -> Iterator[Finding]:
         if self.complaint:
             # A mismatch means that the driver was updated while the system was running.
-            fix = (
-                "restart the machine" if "mismatch" in self.complaint else "update NVIDIA's driver, restart the machine"
-            )
+            fix = "" if "mismatch" in self.complaint else "update NVIDIA's driver, "
+            fix += "restart the machine"
             yield Finding("wrong", "NVIDIA", f"driver {self.driver or 'unknown'}, {self.complaint}", fix)
         elif self.driver and not self.gpus:
             yield Finding("note", "NVIDIA", f"driver {self.driver} is loaded, but no GPU is seen here",

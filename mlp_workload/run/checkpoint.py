@@ -99,6 +99,9 @@ class Checkpoints:
         for path in self._newest_first():
             try:
                 found = load(path)
+                for said in damaged:
+                    warn(f"{said}; going on from step {found.step}")
+                return found
             except NewerFormat:
                 raise
             except UserError as error:
@@ -106,10 +109,6 @@ class Checkpoints:
                     cure = "Make it readable, or move it away to go on from the one before"
                     raise UserError(f"{error}; this checkpoint is neither skipped nor removed. {cure}") from error
                 damaged.append(str(error))
-                continue
-            for said in damaged:
-                warn(f"{said}; going on from step {found.step}")
-            return found
         raise NoCheckpoint("; ".join(damaged) or "it has no checkpoint")
 
     def _newest_first(self) -> list[Path]:
