@@ -17,7 +17,7 @@ from mlp_workload.files import expand
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.visdom import assets, timed_http
 from mlp_workload.visdom.picture import Picture
-from mlp_workload.visdom.server import NothingThere, Unreachable, VisdomServer, host_headers
+from mlp_workload.visdom.server import Unreachable, VisdomServer, host_headers
 from mlp_workload.visdom.serving import http_server
 from mlp_workload.visdom.windows import Drawing, comparison_name, environment_name, trace_name
 
@@ -67,14 +67,12 @@ def run(options: Dashboard) -> None:
             raise UserError(reason)
         warn(f"{reason}; it is ignored")
     runs = RecordedRun.load_all(options.replay)
-    if runs:
+    if runs and _listens(server):
         try:
             _replay(runs, server)
-            return
-        except NothingThere:
-            pass  # it starts one
         except Unreachable as reason:
             raise UserError(str(reason)) from None
+        return
     if not server.username and not _is_local(options.host):
         raise UserError(f"--host {options.host} lets others in: it needs --username and --password")
     serve(server, _allowed(server, options.allow_host), options.env_path, runs)
@@ -112,7 +110,8 @@ def serve(server: VisdomServer, allowed: set[str], env_path: Path | None, runs: 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a finalizer could swallow its KeyboardInterrupt
         signal.signal(signal.SIGINT, stop)
     print(one_line(f"Visdom at {server.address}, curves kept in {folder}; Ctrl-C stops it"), flush=True)
-    threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
+    if runs:
+        threading.Thread(target=_replay_here, args=(runs, server), daemon=True).start()
     loop.start()
     print("stopped")
 
@@ -177,6 +176,14 @@ def _is_local(host: str) -> bool:
     except OSError as error:
         raise UserError(f"--host {host}: {error.strerror or error}") from None
     return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in addresses)
+
+
+def _listens(server: VisdomServer) -> bool:
+    try:
+        timed_http.connect(server.host, server.port).close()
+    except timed_http.NoConnection:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -40,8 +40,7 @@ def weighted_means(
     A mean whose sum overflows is infinite or nan.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        means: npt.NDArray[np.float64] = np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts)
-    return means
+        return np.asarray(np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts))
 
 
 def group_means(values: npt.NDArray[np.float64], weights: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:

@@ -228,8 +228,7 @@ class SeedsVmapped(Trainer):
         gradients, losses = self._gradients_and_losses(self._stacked, x, labels.view(batch.shape))
         for name, parameters in self._stacked.items():
             parameters.sub_(gradients[name], alpha=self._config.learning_rate)
-        result: torch.Tensor = losses
-        return result
+        return torch.as_tensor(losses)
 
     def parameters(self) -> Parameters:
         stacked = zip(named_parameters(self._model), self._stacked.values(), strict=True)
@@ -263,8 +262,7 @@ class SeedsInProcesses:
         return np.concatenate([future.result() for future in futures])
 
     def parameters(self) -> Parameters:
-        parameters: Parameters = self._processes[0].submit(_call, "parameters").result()
-        return parameters
+        return dict(self._processes[0].submit(_call, "parameters").result())
 
 
 _models: SeedsInTurn

@@ -52,9 +52,9 @@ def measure(configs: Sequence[Config], count: int, console: Output) -> Measureme
             progress.update(
                 task, description=f"{framework} {config.preset} {config.last_activation} {pairing} {config.seed}"
             )
-            result: int = sides[framework].do("final_correct", config, pairing)
+            result = sides[framework].do("final_correct", config, pairing)
             progress.advance(task)
-            return result
+            return int(result)
 
         cells = []
         for config in configs:

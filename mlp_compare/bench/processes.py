@@ -74,8 +74,7 @@ def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | 
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+        return int(listener.getsockname()[1])
 
 
 def ask(variant: str, config: Config, **options: Any) -> dict[str, Any]:
@@ -87,7 +86,5 @@ def ask(variant: str, config: Config, **options: Any) -> dict[str, Any]:
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
     } | ({"CUDA_VISIBLE_DEVICES": ""} if config.device == "cpu" else {})
     request = {"variant": variant, "config": json.loads(config.to_json()), "spawned_at": time.monotonic()} | options
-    answer: dict[str, Any] = json.loads(
-        run(variant, "mlp_compare.bench.timing_worker", variables=variables, text=json.dumps(request))
-    )
-    return answer
+    text = json.dumps(request)
+    return dict(json.loads(run(variant, "mlp_compare.bench.timing_worker", variables=variables, text=text)))

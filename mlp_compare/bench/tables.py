@@ -75,8 +75,7 @@ class Figures:
         return min(names, key=lambda name: self.medians[name]["epoch_seconds"], default="")
 
     def title(self, name: str) -> str:
-        title: str = self.variants[name]["name"]
-        return title
+        return str(self.variants[name]["name"])
 
     def ratio(self, of: str, to: str) -> Ratio:
         return ratio(self.seconds, of, to)

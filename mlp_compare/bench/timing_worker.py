@@ -126,8 +126,7 @@ class SeveralModels:
         """Returns the parameters of the first of equal models. Raises `UserError` if their losses differ."""
         if len(self._losses) != MODELS or not np.ptp(self._losses, axis=0).max() <= DRIFT_FLOAT64:
             raise UserError(f"{MODELS} equal models have losses, of shape {self._losses.shape}, that differ")
-        parameters: Parameters = self._models.parameters()
-        return parameters
+        return dict(self._models.parameters())
 
 
 class Clock:

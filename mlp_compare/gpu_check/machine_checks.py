@@ -88,8 +88,7 @@ class Machine:
         own = [] if "--device" in arguments else self.flags
         flags = ["--visdom", "off", "--quiet", "--run-dir", name, *own, *arguments]
         self.command(TRAINERS[framework], *flags, variables=variables)
-        summary: dict[str, Any] = read_json(self.folder / name / "summary.json")
-        return summary
+        return dict(read_json(self.folder / name / "summary.json"))
 
     def report(self, results: Sequence[CheckResult]) -> str:
         """Returns Markdown: a line for each check, then the tables of the benchmark."""

@@ -106,8 +106,7 @@ class ImageFormat:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields with lists instead of tuples, as JSON has them."""
-        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return content
+        return dict(json.loads(json.dumps(asdict(self))))
 
     @classmethod
     def from_json(cls, value: Any) -> "ImageFormat":

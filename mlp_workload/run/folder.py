@@ -98,8 +98,7 @@ class RunFolder:
         return steps // steps_per_epoch(examples, config.batch_size)
 
     def summary(self) -> dict[str, Any]:
-        content: dict[str, Any] = read_json(self.path / "summary.json")
-        return content
+        return dict(read_json(self.path / "summary.json"))
 
     def go_on(self, config: Config) -> None:
         """`config` is what the run goes on by; it is not finished, or not any more."""
