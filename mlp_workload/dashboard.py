@@ -91,8 +91,8 @@ def serve(server: VisdomServer, allowed: set[str], env_path: Path | None, runs: 
     static = assets.static_folder()
     try:
         assets.install(static, ASSETS_SECONDS)
-    except OSError as error:
-        warn(f"cannot write what the page needs into {static}: {error.strerror}")
+    except UserError as error:
+        warn(f"{error}, and the page needs it")
     if lacks := assets.features(assets.missing(static)):
         print(f"the page will lack: {', '.join(lacks)}", flush=True)
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mlp_workload.cli.parse import Positional, run_command
-from mlp_workload.files import clear_write_errors, new_file, write_atomically
+from mlp_workload.files import new_file, write_atomically
 from mlp_workload.predict.trained import Trained
 from mlp_workload.sinks.console import Output
 
@@ -35,8 +35,7 @@ def run(options: Export) -> None:
     model = onnx_model(trained.config, trained.parameters)
     with new_file("OUT", options.output) as output:
         assert output is not None
-        with clear_write_errors(output):
-            write_atomically(output, model.SerializeToString())
+        write_atomically(output, model.SerializeToString())
     pixels, *_, classes = trained.widths
     layout = f" ({trained.layout})" if trained.layout else ""
     shapes = f"images (batch, {pixels}) uint8{layout} to logits (batch, {classes}) {trained.config.dtype}"

@@ -144,24 +144,27 @@ def lock_file(descriptor: int) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to a temporary file, syncs it and renames it to `path`. An `OSError` leaves `path` untouched."""
+    """Writes `content` to a temporary file, syncs it and renames it to `path`.
+
+    Raises `UserError` if it can't; `path` is untouched then.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # not through a pipe or link that somebody put there
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with clear_write_errors(path):
+        try:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # not through a pipe or link that somebody put there
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON, atomically. Raises `UserError` if it can't."""
-    with clear_write_errors(path):
-        write_atomically(path, (to_json(content, indent=2) + "\n").encode())
+    write_atomically(path, (to_json(content, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

@@ -60,7 +60,7 @@ def check_shapes(found: Shapes, expected: Shapes, source: str) -> None:
 
 
 def save_weights(path: Path, parameters: Parameters) -> None:
-    """Writes a safetensors file atomically."""
+    """Writes a safetensors file atomically. Raises `UserError` if it can't."""
     write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in parameters.items()}))
 
 

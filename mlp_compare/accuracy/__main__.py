@@ -7,7 +7,7 @@ from typing import Literal
 from mlp_workload.cli.parse import run_command
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
-from mlp_workload.files import clear_write_errors, new_file, write_atomically, write_json
+from mlp_workload.files import new_file, write_atomically, write_json
 from mlp_workload.sinks.console import Output
 
 LARGEST = 100_000
@@ -80,8 +80,7 @@ def run(options: Accuracy) -> bool:
             write_json(json, measurement.as_json(measured))
         measurement.print_measurement(console, measured)
         if plot is not None:
-            with clear_write_errors(plot):
-                write_atomically(plot, distributions.draw(measured.cells))
+            write_atomically(plot, distributions.draw(measured.cells))
     return all(cell.equivalence.result != "different" for cell in measured.cells)
 
 

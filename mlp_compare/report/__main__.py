@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from mlp_compare.old_names import with_current_names
 from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.errors import UserError, refusal
-from mlp_workload.files import clear_write_errors, expand, new_file, read_json, write_atomically
+from mlp_workload.files import expand, new_file, read_json, write_atomically
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.console import Output
 
@@ -46,8 +46,7 @@ def run(options: Report) -> None:
             if not results:
                 raise
             raise UserError(f"--results: not what the commands write by --json ({refusal(error)})") from error
-        with clear_write_errors(output):
-            write_atomically(output, content)
+        write_atomically(output, content)
     Output().print(f"{output}: {len(content) / 2**10:.0f} KiB")
 
 

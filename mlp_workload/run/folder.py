@@ -136,8 +136,7 @@ class RunFolder:
 
     def save_weights(self, parameters: Parameters) -> None:
         self._room.unlink(missing_ok=True)
-        with clear_write_errors(self.weights):
-            save_weights(self.weights, parameters)
+        save_weights(self.weights, parameters)
 
 
 def read_config(folder: Path) -> Config:

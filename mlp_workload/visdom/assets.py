@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mlp_workload.errors import UserError
-from mlp_workload.files import read_at_most, write_atomically
+from mlp_workload.files import clear_write_errors, read_at_most, write_atomically
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def missing(static: Path) -> list[Asset]:
 def install(static: Path, seconds: float) -> None:
     """Puts missing files into `static`: from a node_modules/ here or above, through npm, or by Visdom's own download.
 
-    Takes at most `seconds`. Raises `OSError` if `static` can't be written; `missing` then tells what failed.
+    Takes at most `seconds`. Raises `UserError` if `static` can't be written; `missing` then tells what failed.
     """
     deadline = time.monotonic() + seconds
     _from_node_modules(static)
@@ -146,7 +146,8 @@ def _run(command: Sequence[str], deadline: float) -> str:
 
 def _write(static: Path, asset: Asset, content: bytes) -> None:
     target = static / asset.target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with clear_write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, content)
 
 
