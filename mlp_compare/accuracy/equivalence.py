@@ -93,19 +93,11 @@ def equivalence(a: Sequence[int], b: Sequence[int], *, paired: bool, two_humps: 
             result = "equivalent"
         elif all(low > MARGIN for low, _ in intervals) or all(high < -MARGIN for _, high in intervals):
             result = "different"
-    return Equivalence(
-        n=n,
-        means=(float(counts_a.mean()), float(counts_b.mean())),
-        deviations=(float(counts_a.std(ddof=1)), float(counts_b.std(ddof=1))),
-        difference=difference,
-        standard_error=standard_error,
-        degrees_of_freedom=degrees,
-        t_interval=t_interval,
-        bootstrap_interval=bootstrap_interval,
-        tost_p=tost_p,
-        seeds_needed=max(needed, TWO_HUMP_SEEDS) if two_humps else needed,
-        result=result,
-    )
+    needed = max(needed, TWO_HUMP_SEEDS) if two_humps else needed
+    means = float(counts_a.mean()), float(counts_b.mean())
+    deviations = float(counts_a.std(ddof=1)), float(counts_b.std(ddof=1))
+    test = difference, standard_error, degrees, *intervals, tost_p
+    return Equivalence(n, means, deviations, *test, needed, result)
 
 
 def _variance(counts: Counts, smallest: float) -> float:

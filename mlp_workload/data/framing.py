@@ -126,17 +126,9 @@ class ImageFormat:
 def _framing(shape: tuple[int, int], value: Mapping[str, Any]) -> Framing:
     paper, ink, off_centre = (float(value[name]) for name in ("paper", "ink", "off_centre"))
     row, column = map(float, value["centre"])
-    sound = (
-        0 <= paper <= 255
-        and 0 <= ink <= 255
-        and abs(ink - paper) >= 1
-        and type(value["box"]) is int
-        and 1 <= value["box"] <= max(shape)
-        and value["centred_by"] in ("mass", "box")
-        and 0 <= row <= shape[0]
-        and 0 <= column <= shape[1]
-        and 0 <= off_centre <= max(shape)
-    )
-    if not sound:
+    box, centred_by = value["box"], value["centred_by"]
+    ranges = ((paper, 255), (ink, 255), (row, shape[0]), (column, shape[1]), (off_centre, max(shape)))
+    sound = all(0 <= number <= most for number, most in ranges) and abs(ink - paper) >= 1
+    if not sound or type(box) is not int or not 1 <= box <= max(shape) or centred_by not in ("mass", "box"):
         raise ValueError("a number is out of its range")
-    return Framing(paper, ink, value["box"], value["centred_by"], (row, column), off_centre)
+    return Framing(paper, ink, box, centred_by, (row, column), off_centre)

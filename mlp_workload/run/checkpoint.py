@@ -138,11 +138,8 @@ def _step(path: Path) -> int | None:
 
 _ABOUT: Mapping[str, tuple[type, ...]] = {
     "config": (dict,),
-    "dataset_digest": (str,),
-    "framework": (str,),
-    "step": (int,),
-    "epoch": (int,),
-    "offset": (int,),
+    **dict.fromkeys(("dataset_digest", "framework"), (str,)),
+    **dict.fromkeys(("step", "epoch", "offset"), (int,)),
     "seconds": (int, float),
 }
 
