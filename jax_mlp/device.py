@@ -14,8 +14,6 @@ from mlp_workload.environment.description import quota_cores, usable_cores
 from mlp_workload.environment.variables import set_variables
 from mlp_workload.errors import UserError
 
-_THREADS = ("PJRT_NPROC", "NPROC")
-"""Environment variables that set the number of threads of JAX's CPU backend; the first one wins."""
 _DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
 
@@ -83,7 +81,7 @@ def cpu_threads() -> int:
 
 def _wanted_threads() -> int | None:
     """Returns the number of threads that the user has set, parsed as XLA does; None if none is set."""
-    for name in _THREADS:
+    for name in ("PJRT_NPROC", "NPROC"):  # the first one wins
         with contextlib.suppress(ValueError):
             return max(1, int(os.environ.get(name, "")))
     return None

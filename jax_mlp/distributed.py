@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -10,10 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from mlp_workload.config import Config, check_divisible
-from mlp_workload.errors import PeerLost, UserError
-from mlp_workload.run.checkpointing import Finished
-from mlp_workload.run.process_group import JOIN_SECONDS, join_others
-from mlp_workload.run.signals import Stopped
+from mlp_workload.errors import UserError
+from mlp_workload.run.process_group import JOIN_SECONDS, joined
 
 _LAUNCHERS = (
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
@@ -22,8 +19,6 @@ _LAUNCHERS = (
 """Variables of SLURM and of Open MPI: number of processes, number of this process, its number on its machine.
 
 SLURM_NTASKS is not one of them: it is also set in the shell of a job, which is one process."""
-_HEARTBEAT_SECONDS = 20
-"""Time after which a process that does not answer counts as lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,22 +96,11 @@ class ProcessGroup:
             local_device_ids=own_gpus(own_devices),
             cluster_detection_method="deactivate" if self.coordinator else None,
             initialization_timeout=2 * JOIN_SECONDS,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            heartbeat_timeout_seconds=20,
         )
-        try:
-            join_others(self.processes, join)
-        except ValueError as error:
-            raise UserError(f"several processes need --coordinator HOST:PORT ({error})") from error
-        try:
+        lost = r"gloo|nccl|connection|peer|timed? ?out|heartbeat|coordination"
+        with joined(self.processes, join, jax.distributed.shutdown, "--coordinator HOST:PORT", lost):
             yield
-            jax.distributed.shutdown()
-        except (Stopped, Finished):
-            jax.distributed.shutdown()
-            raise
-        except (RuntimeError, ValueError) as error:  # ValueError: it failed while a result was read
-            if re.search(_LOST, str(error), re.I):
-                raise PeerLost(error) from error
-            raise
 
 
 def _launched() -> tuple[int, int, int] | None:
@@ -127,8 +111,7 @@ def _launched() -> tuple[int, int, int] | None:
     for names in _LAUNCHERS:
         numbers = [os.environ.get(name, "") for name in names]
         if all(number.isdecimal() for number in numbers) and int(numbers[0]) > 1:
-            processes, process, local = map(int, numbers)
-            return processes, process, local
+            return int(numbers[0]), int(numbers[1]), int(numbers[2])
     return None
 
 
@@ -146,10 +129,6 @@ def own_gpus(count: int) -> list[int] | None:
     if visible is not None and (seen := len(visible.split(","))) <= count:
         return list(range(seen))
     return list(range(first, first + count))
-
-
-_LOST = r"gloo|nccl|connection|peer|timed? ?out|heartbeat|coordination"
-"""Words in JAX's errors about a lost process."""
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jax_mlp.startup import check_jit, import_jax
-from mlp_workload.doctor import folders, libraries
+from mlp_workload.doctor import libraries
+from mlp_workload.doctor.machine import refusal as folder_refusal
 from mlp_workload.doctor.probe import Facts, product, tell
 from mlp_workload.environment.compile_cache import is_ours, own_folder
 
@@ -25,14 +26,16 @@ def facts() -> Iterator[Facts]:
     import jax
     import jaxlib.version
 
-    from jax_mlp.device import cpu_threads, starting_within_quota
+    from jax_mlp.device import cpu_threads, device_name, starting_within_quota
 
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.version.__version__}
     yield {"file": jax.__file__, "versions": versions, "threads": cpu_threads()}
     yield {"doing": "looking for devices"}
     with starting_within_quota():
         devices = jax.devices()
-    yield {"devices": [_described(device) for device in devices], "cuda": _built_for()}
+    memory = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]  # what JAX would take of a GPU
+    described = [{"name": device_name(device), "memory": size} for device, size in zip(devices, memory, strict=True)]
+    yield {"devices": described, "cuda": _built_for()}
     if devices[0].platform == "cpu":
         yield {"no_gpu": _refusal(jax)}
     check_jit()
@@ -59,17 +62,10 @@ def _cache() -> Facts:
         folder = Path(named) if named else own_folder()
     except RuntimeError as error:
         return {"folder": None, "refusal": str(error), "named": False}
-    refusal = folders.refusal(folder)
+    refusal = folder_refusal(folder)
     if refusal is None and not named and folder.exists() and not is_ours(folder):
         refusal = "others can write to it, and programs in it are run"
     return {"folder": str(folder), "refusal": refusal, "named": bool(named)}
-
-
-def _described(device: Any) -> Facts:
-    """Returns the device's name as in a run's summary, and the bytes of GPU memory that JAX would take."""
-    from jax_mlp.device import device_name
-
-    return {"name": device_name(device), "memory": (device.memory_stats() or {}).get("bytes_limit")}
 
 
 def _built_for() -> Facts | None:

@@ -16,13 +16,12 @@ from jax import lax
 from jax_mlp.loss import cross_entropy
 from jax_mlp.model import Params
 from jax_mlp.step import Setup, TrainState, eval_step, train_step
+from mlp_workload.batches import EVALUATED_AT_ONCE
 from mlp_workload.metrics import Evaluation
 
 Shard = Callable[[jax.Array], jax.Array]
 Carry = tuple[TrainState, jax.Array]
 
-_EVALUATED_AT_ONCE = 2000
-"""Test examples whose activations are in a device's memory together; fits a processor's cache."""
 _WORD = np.dtype(np.uint32)
 FOR_ONE_CALL: Any = {"xla_backend_optimization_level": 1}
 """Compiler options for the random numbers of the initial weights: the same bits after half the time."""
@@ -95,7 +94,7 @@ def evaluation(values: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int
 
 def in_chunks(images: npt.NDArray[np.uint8], shares: int) -> npt.NDArray[np.uint8]:
     """Rows (n, pixels) as (chunks, rows, pixels), of which `shares` devices have as many each; zeros fill the last."""
-    chunks = -(-len(images) // (_EVALUATED_AT_ONCE * shares))
+    chunks = -(-len(images) // (EVALUATED_AT_ONCE * shares))
     rows = -(-len(images) // (chunks * shares)) * shares
     filled = np.pad(images, ((0, chunks * rows - len(images)), (0, 0)))
     return filled.reshape(chunks, rows, -1)

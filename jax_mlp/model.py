@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,11 @@ from flax import nnx
 from jax.nn.initializers import Initializer, lecun_normal, variance_scaling, zeros
 
 from jax_mlp.device import product_precision
-from mlp_workload.config import LEAKY_RELU_SLOPE, Config
+from mlp_workload.config import LEAKY_RELU_SLOPE, Activation, Config
 from mlp_workload.initial import Initialization
 from mlp_workload.interface import activation as activation_name
 from mlp_workload.interface import pre_activation
 
-Activation = Literal["relu", "leaky_relu", "none"]
 Params = nnx.State[Any, Any]
 """The module's parameters, as `nnx.split` returns them beside its graph."""
 
@@ -42,38 +41,23 @@ class Linear(nnx.Module):
     are read and written without a transpose. The initial numbers are those of `nnx.Linear`.
     """
 
-    def __init__(
-        self, fan_in: int, fan_out: int, initialization: Initialization, dtype: Any, precision: Any, rngs: nnx.Rngs
-    ) -> None:
-        weight = kernel_init(initialization)(rngs.params(), (fan_in, fan_out), dtype)
+    def __init__(self, config: Config, fan_in: int, fan_out: int, rngs: nnx.Rngs) -> None:
+        dtype = jnp.dtype(config.dtype)
+        weight = kernel_init(config.initialization)(rngs.params(), (fan_in, fan_out), dtype)
         self.weight = nnx.Param(weight.T)
-        self.bias = nnx.Param(bias_init(initialization, fan_in)(rngs.params(), (fan_out,), dtype))
-        self.precision = precision
+        self.bias = nnx.Param(bias_init(config.initialization, fan_in)(rngs.params(), (fan_out,), dtype))
+        self.precision = product_precision(config)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.matmul(x, self.weight.get_value().T, precision=self.precision) + self.bias.get_value()[None]
 
 
 class MLP(nnx.Module):
-    """Linear layers, each followed by an activation; maps (batch, widths[0]) to logits (batch, widths[-1]).
+    """Linear layers, each followed by an activation; maps (batch, widths[0]) to logits (batch, widths[-1])."""
 
-    Matrix products have `precision`, by default IEEE. Flax's own default initialization is `flax_linear`.
-    """
-
-    def __init__(
-        self,
-        widths: Sequence[int],
-        activation: Activation,
-        logits_activation: Activation,
-        initialization: Initialization,
-        dtype: Any,
-        rngs: nnx.Rngs,
-        precision: Any = jax.lax.Precision.HIGHEST,
-    ) -> None:
-        self.layers = nnx.List(
-            Linear(fan_in, fan_out, initialization, dtype, precision, rngs) for fan_in, fan_out in pairwise(widths)
-        )
-        self.activations = [activation] * (len(widths) - 2) + [logits_activation]
+    def __init__(self, config: Config, widths: Sequence[int], rngs: nnx.Rngs) -> None:
+        self.layers = nnx.List(Linear(config, fan_in, fan_out, rngs) for fan_in, fan_out in pairwise(widths))
+        self.activations = config.activations(len(self.layers))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         *_, (_, logits) = self.intermediates(x)
@@ -90,15 +74,7 @@ class MLP(nnx.Module):
 
 def build_model(config: Config, widths: Sequence[int], seed: int | jax.Array | None = None) -> MLP:
     """Returns the model of a run, with initial weights drawn from `seed`, by default the run's."""
-    return MLP(
-        widths,
-        config.activation,
-        config.logits_activation,
-        config.initialization,
-        jnp.dtype(config.dtype),
-        nnx.Rngs(jax.random.key(config.seed if seed is None else seed)),
-        product_precision(config),
-    )
+    return MLP(config, widths, nnx.Rngs(jax.random.key(config.seed if seed is None else seed)))
 
 
 def kernel_init(initialization: Initialization) -> Initializer:

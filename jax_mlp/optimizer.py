@@ -18,7 +18,6 @@ _FIELDS = {"momentum": "trace", "first_moment": "mu", "second_moment": "nu"}
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Returns the run's optimizer."""
     match config.optimizer:
         case "sgd":
             return sgd(config.learning_rate, config.momentum, config.nesterov, config.weight_decay)

@@ -29,8 +29,6 @@ from mlp_workload.interface import Losses
 from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
 
-_MOST_AT_ONCE = 256
-"""Most models at once on a GPU. Each keeps files open, and systems allow about a thousand."""
 _PER_MODEL, _SHARED = PartitionSpec("models"), PartitionSpec()
 
 
@@ -43,7 +41,8 @@ def make_seeds_trainer(config: Config, dataset: Dataset, initial: Parameters | N
     ask_for_cpu_devices(min(models, usable_cores()))
     device = find_device(config)
     devices = jax.devices("cpu") if device.platform == "cpu" else [device]
-    most = len(devices) if device.platform == "cpu" else _MOST_AT_ONCE
+    # On a GPU each keeps files open, and systems allow about a thousand.
+    most = len(devices) if device.platform == "cpu" else 256
     groups = -(-models // most)
     at_once = -(-models // groups)  # groups of equal size, not a small last one
     return SeedsTrainer(config, dataset, initial, devices[:at_once], at_once)

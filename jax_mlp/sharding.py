@@ -46,11 +46,6 @@ class DeviceMesh:
     def _sharding(self, *axes: str | tuple[str, ...] | None) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
-    @property
-    def batch_shards(self) -> int:
-        """Number of shards of a batch."""
-        return int(self.mesh.shape[_BATCH])
-
     def shard_batch(self, batch: jax.Array) -> jax.Array:
         """Returns `batch` (b, ...) sharded along its first axis.
 

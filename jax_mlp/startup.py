@@ -12,11 +12,8 @@ from pathlib import Path
 
 from mlp_workload.errors import NO_THREADS, BadVariable, UserError
 
-_PARSE_FLAGS = "from jaxlib.xla_client import CompileOptions as c; c().executable_build_options.debug_options"
-"""Program in which XLA parses XLA_FLAGS; XLA aborts it if they are wrong."""
 _THREADS = 18
 """Threads that XLA starts on one core; on two it starts 31."""
-_PROBE_SECONDS = 60.0
 
 
 @contextlib.contextmanager
@@ -53,9 +50,11 @@ def import_jax() -> None:
     try:
         import jax  # noqa: F401
     except ValueError as error:
-        if (variable := _named_in(str(error))) is None:
+        match = re.search(r"jax[._]\w+", str(error), re.I)
+        name = match[0].upper().replace(".", "_") if match else ""
+        if name not in os.environ:
             raise
-        raise BadVariable(variable, str(error)) from error
+        raise BadVariable(name, str(error)) from error
 
 
 def backend_has_begun() -> bool:
@@ -89,13 +88,6 @@ def check_jit() -> None:
             raise BadVariable(name.upper(), "the training programs have to be compiled and run; unset it")
 
 
-def _named_in(message: str) -> str | None:
-    """Returns the environment variable that JAX's `message` names; None if it is not set."""
-    match = re.search(r"jax[._]\w+", message, re.I)
-    name = match[0].upper().replace(".", "_") if match else ""
-    return name if name in os.environ else None
-
-
 def check_xla_flags() -> None:
     """Raises `BadVariable` if XLA would abort because of XLA_FLAGS, or ignore a part of it.
 
@@ -109,8 +101,9 @@ def check_xla_flags() -> None:
             nor_a_file = ", and no file either" if word is words[0] else ""
             raise BadVariable("XLA_FLAGS", f"{word!r} is no flag, as --NAME=VALUE with two hyphens is{nor_a_file}")
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        command = [sys.executable, "-c", _PARSE_FLAGS]
-        probe = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PROBE_SECONDS)
+        parse = "from jaxlib.xla_client import CompileOptions as c; c().executable_build_options.debug_options"
+        command = [sys.executable, "-c", parse]
+        probe = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
         if probe.returncode and (reason := _refusal(probe.stderr)):
             raise BadVariable("XLA_FLAGS", reason)
 

@@ -9,7 +9,8 @@ from typing import Any
 import mlp_workload.run.seeds
 from jax_mlp.distributed import ProcessGroup, ProcessOptions, ending_alone
 from jax_mlp.startup import started_jax
-from mlp_workload.cli.trainer import TrainingOptions, run_trainer
+from mlp_workload.cli.parse import run_command
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import Config
 from mlp_workload.environment.compile_cache import keep_compiled_programs
 from mlp_workload.errors import UserError
@@ -85,12 +86,14 @@ class Options(TrainingOptions):
 def main() -> None:
     keep_compiled_programs()
     with ending_alone():
-        run_trainer("python -m jax_mlp.train", "Trains the MLP in JAX, Flax and optax.", Options, start)
+        about = "Trains the MLP in JAX, Flax and optax."
+        run_command("python -m jax_mlp.train", Options, start, parse_config, description=about)
 
 
 def start(options: Options) -> None:
     if options.seeds is None:
-        train(options.config, options.output, options.checkpoint_every, options.resume, options.process_options)
+        every = options.checkpoints.checkpoint_every
+        train(options.config, options.output, every, options.resume, options.process_options)
     else:
         train_seeds(options.config, options.seeds, options.output)
 

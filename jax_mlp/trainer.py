@@ -49,7 +49,7 @@ class Trainer:
             self._start = lambda: drawn.result()(seed)
         else:
             self._start = lambda: self._begin(initial)
-        train, (images, labels) = examples(dataset, mesh.batch_shards)
+        train, (images, labels) = examples(dataset, mesh.mesh.size // config.split_hidden)
         self._train = device_put(train, mesh.replicated)
         self._test = device_put(images, mesh.chunked), device_put(labels, mesh.replicated)
         on_devices = setup, mesh.shard_batch
@@ -111,7 +111,8 @@ class Trainer:
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
         self._state, tensors, gradients = self._trace_step(self._state, *self._train, batch)
-        return step_tensors(jax.device_get(tensors) | _suffixed(_canonical(gradients), "grad") | self.state())
+        arrays = jax.device_get(tensors) | {f"{name}.grad": array for name, array in _canonical(gradients).items()}
+        return step_tensors(arrays | self.state())
 
 
 def examples(dataset: Dataset, shards: int = 1) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -121,9 +122,4 @@ def examples(dataset: Dataset, shards: int = 1) -> tuple[tuple[Array, Array], tu
 
 
 def _canonical(params: Params) -> Parameters:
-    """Returns copies of the parameters under their canonical names."""
     return to_canonical(to_host(params))
-
-
-def _suffixed(parameters: Parameters, suffix: str) -> Parameters:
-    return {f"{name}.{suffix}": array for name, array in parameters.items()}

@@ -22,7 +22,7 @@ import numpy as np
 
 from lessons.helpers import COLOURS, INK, figure, say
 from mlp_compare.parity import bound_table
-from mlp_compare.parity.gradient_noise import gradient_noise
+from mlp_compare.parity.bound_table import gradient_noise
 from mlp_compare.parity.sign_flips import find_sign_flips, sign_flip_effect
 from mlp_compare.parity.worker import Worker
 from mlp_workload.config import PRESETS

@@ -24,7 +24,6 @@ _STYLE: dict[Any, Any] = {
 
 
 def style() -> Any:
-    """Returns the context in which figures are made and saved."""
     return rc_context(_STYLE)
 
 

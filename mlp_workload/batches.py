@@ -3,6 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+EVALUATED_AT_ONCE = 2000
+"""Test examples whose activations are in memory together; fits a processor's cache."""
+
 
 def epoch_order(seed: int, epoch: int, examples: int) -> npt.NDArray[np.int32]:
     """Returns the order of the training set in `epoch`, counted from 1: a permutation of 0 .. examples-1.

@@ -12,6 +12,7 @@ from mlp_workload.data import check_source
 from mlp_workload.errors import UserError, refusal
 from mlp_workload.initial import Initialization
 
+Activation = Literal["relu", "leaky_relu", "none"]
 LARGEST_SEED = 2**32 - 1
 """Both frameworks' generators take it."""
 LARGEST_WIDTH = 1_000_000
@@ -108,10 +109,8 @@ class Config:
             raise UserError(f"--dataset: {error}") from None
         turned = self.transpose_images
         self._require("transpose_images", turned is None or isinstance(turned, bool), "true, false or none")
-        self._require("epochs", self.epochs >= 0, "at least 0")
-        self._require("batch_size", self.batch_size >= 1, "at least 1")
-        self._require("devices", self.devices >= 1, "at least 1")
-        self._require("split_hidden", self.split_hidden >= 1, "at least 1")
+        for field, least in {"epochs": 0, "batch_size": 1, "devices": 1, "split_hidden": 1}.items():
+            self._require(field, getattr(self, field) >= least, f"at least {least}")
         smallest, largest = float(np.finfo(self.dtype).tiny), float(np.finfo(self.dtype).max)
         from_zero = f"from 0 to {largest:.3g}, the largest {self.dtype}"
         self._require("learning_rate", 0 <= self.learning_rate <= largest, from_zero)
@@ -127,11 +126,8 @@ class Config:
         self._require("weight_decay", 0 <= self.weight_decay <= largest, from_zero)
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "from 0 to 1")
         self._require("seed", 0 <= self.seed <= LARGEST_SEED, f"from 0 to {LARGEST_SEED}")
-        self._require(
-            "hidden",
-            all(_is(width, int) and 1 <= width <= LARGEST_WIDTH for width in self.hidden),
-            f"widths from 1 to {LARGEST_WIDTH}",
-        )
+        fits = all(_is(width, int) and 1 <= width <= LARGEST_WIDTH for width in self.hidden)
+        self._require("hidden", fits, f"widths from 1 to {LARGEST_WIDTH}")
         self._require("gpu", self.gpu is None or (_is(self.gpu, int) and self.gpu >= 0), "a number from 0 on")
         self._require("gpu", self.gpu is None or self.device != "cpu", "left out with --device cpu")
         self._require("gpu", self.gpu is None or self.devices == 1, "left out with several --devices")
@@ -157,8 +153,12 @@ class Config:
         return (pixels, *self.hidden, classes)
 
     @property
-    def logits_activation(self) -> Literal["relu", "leaky_relu", "none"]:
+    def logits_activation(self) -> Activation:
         return self.activation if self.last_activation == "same" else "none"
+
+    def activations(self, layers: int) -> list[Activation]:
+        """Returns the activation after each of so many layers."""
+        return [self.activation] * (layers - 1) + [self.logits_activation]
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), default=str, indent=2) + "\n"

@@ -21,7 +21,6 @@ from mlp_workload.visdom.server import Unreachable, VisdomServer, host_headers
 from mlp_workload.visdom.serving import http_server
 from mlp_workload.visdom.windows import Drawing, comparison_name, environment_name, trace_name
 
-PROGRAM = "python -m mlp_workload.dashboard"
 ASSETS_SECONDS = 60.0
 """Longest time for downloading the files of the page."""
 
@@ -57,7 +56,7 @@ class Dashboard:
 
 
 def main() -> None:
-    run_command(PROGRAM, Dashboard, run)
+    run_command("python -m mlp_workload.dashboard", Dashboard, run)
 
 
 def run(options: Dashboard) -> None:
@@ -82,10 +81,20 @@ def run(options: Dashboard) -> None:
 def serve(server: VisdomServer, allowed: set[str], env_path: Path | None, runs: list[RecordedRun]) -> None:
     """Runs a Visdom server until Ctrl-C. Raises `UserError` if its port or folder can't be used."""
     folder = _folder(env_path)
-    listener = http_server(server, folder, _hosts(server), allowed)
+    names = {"localhost", "127.0.0.1", "::1", server.host}
+    if not _is_local(server.host):
+        names.add(socket.gethostname())
+    hosts = set().union(*(host_headers(name, server.port) for name in names))
+    listener = http_server(server, folder, hosts, allowed)
     from tornado.ioloop import IOLoop
 
-    _install_assets()
+    static = assets.static_folder()
+    try:
+        assets.install(static, ASSETS_SECONDS)
+    except UserError as error:
+        warn(f"{error}, and the page needs it")
+    if lacks := assets.features(assets.missing(static)):
+        print(f"the page will lack: {', '.join(lacks)}", flush=True)
     try:
         listener.listen(server.port, address=server.host)
     except OSError as error:
@@ -147,14 +156,6 @@ def _folder(env_path: Path | None) -> Path:
     return folder
 
 
-def _hosts(server: VisdomServer) -> set[str]:
-    """Returns the server's own names and ports, as in Host headers."""
-    names = {"localhost", "127.0.0.1", "::1", server.host}
-    if not _is_local(server.host):
-        names.add(socket.gethostname())
-    return set().union(*(host_headers(name, server.port) for name in names))
-
-
 def _allowed(server: VisdomServer, names: tuple[str, ...]) -> set[str]:
     """Returns the `names` of --allow-host as in Host headers: without a port, at the default ports and the server's."""
     hosts: set[str] = set()
@@ -183,16 +184,6 @@ def _listens(server: VisdomServer) -> bool:
     except timed_http.NoConnection:
         return False
     return True
-
-
-def _install_assets() -> None:
-    static = assets.static_folder()
-    try:
-        assets.install(static, ASSETS_SECONDS)
-    except OSError as error:
-        warn(f"cannot write what the page needs into {static}: {error.strerror}")
-    if lacks := assets.features(assets.missing(static)):
-        print(f"the page will lack: {', '.join(lacks)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -51,25 +51,20 @@ def _xlogy(x: Array, y: Array) -> Array:
 
 
 def check_distributions(**distributions: Array) -> None:
-    """Raises `ValueError` as `check_distribution` does, and if the numbers of classes differ."""
-    for name, p in distributions.items():
-        check_distribution(name, p)
-    classes = {name: p.shape[-1] for name, p in distributions.items()}
-    if len(set(classes.values())) > 1:  # NumPy would broadcast one class
-        raise ValueError(f"expected the same number of classes, got {classes}")
-
-
-def check_distribution(name: str, p: Array) -> None:
-    """Raises `ValueError` if a value of p (..., classes) is negative or nan, or a sum is not 1.
+    """Raises `ValueError` if a value of (..., classes) is negative or nan, a sum is not 1, or classes differ in number.
 
     Sums may be off by float32 rounding: machine epsilon times the number of classes.
     """
-    if not (p >= 0).all():
-        raise ValueError(f"{name} holds {p[~(p >= 0)][0]}, expected probabilities of at least 0")
-    sums = np.atleast_1d(p.sum(axis=-1))
-    wrong = sums[~(np.abs(sums - 1) <= np.finfo(np.float32).eps * p.shape[-1])]
-    if wrong.size:
-        raise ValueError(f"{name} sums to {wrong[0]:.12g}, expected 1")
+    for name, p in distributions.items():
+        if not (p >= 0).all():
+            raise ValueError(f"{name} holds {p[~(p >= 0)][0]}, expected probabilities of at least 0")
+        sums = np.atleast_1d(p.sum(axis=-1))
+        wrong = sums[~(np.abs(sums - 1) <= np.finfo(np.float32).eps * p.shape[-1])]
+        if wrong.size:
+            raise ValueError(f"{name} sums to {wrong[0]:.12g}, expected 1")
+    classes = {name: p.shape[-1] for name, p in distributions.items()}
+    if len(set(classes.values())) > 1:  # NumPy would broadcast one class
+        raise ValueError(f"expected the same number of classes, got {classes}")
 
 
 def check_labels(labels: npt.NDArray[np.integer[Any]], classes: int) -> None:

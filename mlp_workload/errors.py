@@ -26,7 +26,7 @@ class UserError(Exception):
     """
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return one_line(str(self.args[0]))
 
 
 class BadVariable(UserError):
@@ -63,13 +63,14 @@ def escaped(text: str) -> str:
 
     All text from servers and other people's files passes through here before it is shown.
     """
-    return re.sub(r"[^\n -~]", lambda match: _visible(match[0]), text)
 
+    def visible(match: re.Match[str]) -> str:
+        character = match[0]
+        is_joiner = character in "\u200c\u200d"  # of letters and emoji
+        is_visible = character.isprintable() or is_joiner or unicodedata.category(character) == "Zs"
+        return character if is_visible else character.encode("unicode_escape").decode()
 
-def _visible(character: str) -> str:
-    is_joiner = character in "\u200c\u200d"  # of letters and emoji
-    visible = character.isprintable() or is_joiner or unicodedata.category(character) == "Zs"
-    return character if visible else character.encode("unicode_escape").decode()
+    return re.sub(r"[^\n -~]", visible, text)
 
 
 def refusal(error: Exception) -> str:
@@ -86,10 +87,6 @@ def refusal(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-_EXCEPTION = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)", re.M)
-"""A traceback, and the line of its exception after the indented lines of the calls."""
-
-
 def why_ended(status: int, stderr: str) -> str:
     """Returns the line of `stderr` that explains why a process ended with `status`.
 
@@ -97,7 +94,8 @@ def why_ended(status: int, stderr: str) -> str:
     advice after it. Without an exception it is the last line.
     """
     lines = [line for line in stderr.splitlines() if line.strip()]
-    if status != 1 or not (exceptions := list(_EXCEPTION.finditer(stderr))):
+    exception = r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)*(\S.*)"  # after the indented lines of the calls
+    if status != 1 or not (exceptions := list(re.finditer(exception, stderr, re.M))):
         return lines[-1] if lines else f"ended with status {status}"
     last = exceptions[-1]
     compiler = re.search(r"^.* error: .*$", stderr[last.end() :], re.M)

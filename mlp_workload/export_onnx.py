@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 from mlp_workload.cli.parse import Positional, run_command
-from mlp_workload.files import clear_write_errors, new_file, write_atomically
+from mlp_workload.files import new_file, write_atomically
 from mlp_workload.predict.trained import Trained
 from mlp_workload.sinks.console import Output
-
-PROGRAM = "python -m mlp_workload.export_onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,7 @@ class Export:
 
 
 def main() -> None:
-    run_command(PROGRAM, Export, run)
+    run_command("python -m mlp_workload.export_onnx", Export, run)
 
 
 def run(options: Export) -> None:
@@ -37,8 +35,7 @@ def run(options: Export) -> None:
     model = onnx_model(trained.config, trained.parameters)
     with new_file("OUT", options.output) as output:
         assert output is not None
-        with clear_write_errors(output):
-            write_atomically(output, model.SerializeToString())
+        write_atomically(output, model.SerializeToString())
     pixels, *_, classes = trained.widths
     layout = f" ({trained.layout})" if trained.layout else ""
     shapes = f"images (batch, {pixels}) uint8{layout} to logits (batch, {classes}) {trained.config.dtype}"

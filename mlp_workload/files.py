@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import stat
-import string
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,8 +22,6 @@ from mlp_workload.environment.cgroup import ROOT, memory_limit
 from mlp_workload.errors import UserError, refusal
 
 Shapes = Mapping[str, tuple[int, ...]]
-_PLAIN = set(string.printable[:95]) - {"'", "\\"}
-"""Characters that need no escape within $'...'."""
 _KINDS: Mapping[int, str] = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -46,13 +43,12 @@ def expand(path: Path) -> Path:
 
 
 def shell_quoted(path: Path) -> str:
-    """Returns `path` quoted for a shell command."""
     text = str(path)
     if text.startswith(("-", "~")):  # else it would be a flag, or a home folder
         text = os.path.abspath(text)
     if text.isprintable():
         return shlex.quote(text)
-    return "$'" + "".join(chr(b) if chr(b) in _PLAIN else f"\\x{b:02x}" for b in os.fsencode(text)) + "'"
+    return "$'" + re.sub(rb"[^ -&(-\[\]-~]", lambda m: b"\\x%02x" % m[0][0], os.fsencode(text)).decode() + "'"
 
 
 def open_regular(path: Path, mode: str = "rb", buffering: int = -1) -> io.BufferedRandom:
@@ -148,24 +144,27 @@ def lock_file(descriptor: int) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to a temporary file, syncs it and renames it to `path`. An `OSError` leaves `path` untouched."""
+    """Writes `content` to a temporary file, syncs it and renames it to `path`.
+
+    Raises `UserError` if it can't; `path` is untouched then.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # not through a pipe or link that somebody put there
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with clear_write_errors(path):
+        try:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # not through a pipe or link that somebody put there
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON, atomically. Raises `UserError` if it can't."""
-    with clear_write_errors(path):
-        write_atomically(path, (to_json(content, indent=2) + "\n").encode())
+    write_atomically(path, (to_json(content, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -198,8 +197,7 @@ def _finite(value: Any) -> Any:
             return {key: _finite(item) for key, item in value.items()}
         case list() | tuple():
             return [_finite(item) for item in value]
-        case _:
-            return value
+    return value
 
 
 @contextlib.contextmanager
@@ -212,13 +210,11 @@ def new_file(flag: str, path: Path | None) -> Iterator[Path | None]:
         yield None
         return
     path = expand(path)
-    try:
-        with clear_write_errors(path):
+    with clear_write_errors(path):
+        try:
             path.open("x").close()
-    except UserError as error:
-        if isinstance(error.__cause__, FileExistsError):
+        except FileExistsError:
             raise UserError(f"{flag} {path} exists; name a new file") from None
-        raise
     try:
         yield path
     except BaseException:

@@ -18,9 +18,7 @@ TRUNCATED_STD = 0.87962566103423978
 
 def initial_parameters(initialization: Initialization, widths: Sequence[int], seed: int) -> Parameters:
     """Returns float64 weights of an MLP of these widths, under canonical names, equal on every machine."""
-    np.empty(
-        sum(fan_in * fan_out for fan_in, fan_out in pairwise(widths))
-    )  # fails at once if it does not fit in memory
+    np.empty(sum(fan_in * fan_out for fan_in, fan_out in pairwise(widths)))  # fails at once if memory is too small
     rng = np.random.default_rng(seed)
     parameters: Parameters = {}
     for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):

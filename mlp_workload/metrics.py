@@ -40,8 +40,7 @@ def weighted_means(
     A mean whose sum overflows is infinite or nan.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        means: npt.NDArray[np.float64] = np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts)
-    return means
+        return np.asarray(np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts))
 
 
 def group_means(values: npt.NDArray[np.float64], weights: npt.NDArray[Any], size: int) -> npt.NDArray[np.float64]:
@@ -65,8 +64,6 @@ def confusion_matrix(
 
 @dataclass(frozen=True)
 class Recall:
-    """Recall of one class."""
-
     name: str
     correct: int
     examples: int
@@ -86,10 +83,8 @@ class Recall:
 
 def recalls(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> list[Recall]:
     """Returns the recall of each class, from a confusion matrix (classes, classes)."""
-    return [
-        Recall(name, int(row[label]), int(row.sum()))
-        for label, (name, row) in enumerate(zip(names, confusion, strict=True))
-    ]
+    columns = zip(names, confusion.diagonal().tolist(), confusion.sum(axis=1).tolist(), strict=True)
+    return [Recall(*column) for column in columns]
 
 
 def worst(recalls: Iterable[Recall]) -> Recall:
@@ -114,15 +109,6 @@ class Evaluation:
     labels: npt.NDArray[np.integer[Any]]
     positive: npt.NDArray[np.bool_]
     margins: npt.NDArray[np.floating[Any]]
-
-    @classmethod
-    def of_parts(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
-        """Joins evaluations of consecutive parts of a test set."""
-        losses, predictions, labels, margins = (
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("losses", "predictions", "labels", "margins")
-        )
-        return cls(losses, predictions, labels, np.any([part.positive for part in parts], axis=0), margins)
 
     @property
     def examples(self) -> int:

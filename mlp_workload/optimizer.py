@@ -96,5 +96,4 @@ def adam_change(config: Config, state: State, name: str) -> npt.NDArray[np.float
     first, second = (state[f"{name}.{slot}"].astype(np.float64) for slot in ("first_moment", "second_moment"))
     correction1, correction2 = (1 - np.float64(beta) ** state[STEPS] for beta in (config.beta1, config.beta2))
     root = np.sqrt(second) / correction2**0.5
-    change: npt.NDArray[np.float64] = config.learning_rate / correction1 * first / (root + config.epsilon)
-    return change
+    return np.asarray(config.learning_rate / correction1 * first / (root + config.epsilon))

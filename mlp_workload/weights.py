@@ -6,7 +6,7 @@ convention.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,13 @@ def is_parameter(name: str) -> bool:
 def check(parameters: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
     """Raises `UserError`, naming the tensor, if one is missing, extra, misshapen, not floating or not finite."""
     check_shapes({name: array.shape for name, array in parameters.items()}, shapes, source)
-    for problem in _problems(parameters, shapes):
-        raise UserError(f"{source}: {problem}")
+    for name in shapes:
+        array = parameters[name]
+        if array.dtype not in (np.float32, np.float64):
+            raise UserError(f"{source}: {name} is {array.dtype}, expected float32 or float64")
+        if not (finite := np.isfinite(array)).all():
+            index = tuple(int(i) for i in np.argwhere(~finite)[0])
+            raise UserError(f"{source}: {name} holds {array[index]} at {index}")
 
 
 def check_shapes(found: Shapes, expected: Shapes, source: str) -> None:
@@ -54,18 +59,8 @@ def check_shapes(found: Shapes, expected: Shapes, source: str) -> None:
             raise UserError(f"{source}: {name} has shape {found[name]}, expected {shape}")
 
 
-def _problems(parameters: Mapping[str, Array], shapes: Shapes) -> Iterator[str]:
-    for name in shapes:
-        array = parameters[name]
-        if array.dtype not in (np.float32, np.float64):
-            yield f"{name} is {array.dtype}, expected float32 or float64"
-        if not (finite := np.isfinite(array)).all():
-            index = tuple(int(i) for i in np.argwhere(~finite)[0])
-            yield f"{name} holds {array[index]} at {index}"
-
-
 def save_weights(path: Path, parameters: Parameters) -> None:
-    """Writes a safetensors file atomically."""
+    """Writes a safetensors file atomically. Raises `UserError` if it can't."""
     write_atomically(path, save({name: np.ascontiguousarray(array) for name, array in parameters.items()}))
 
 

@@ -6,11 +6,10 @@ from typing import Annotated
 
 from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.errors import UserError
-from mlp_workload.files import clear_write_errors, expand, new_file, write_atomically
+from mlp_workload.files import expand, new_file, write_atomically
 from mlp_workload.sinks.console import Output
 from mlp_workload.weights import layer_widths, load_layers, save_weights
 
-PROGRAM = "python -m reference_torch.convert"
 _TORCH = (".pt", ".pth")
 
 
@@ -37,7 +36,7 @@ class Conversion:
 
 
 def main() -> None:
-    run_command(PROGRAM, Conversion, run)
+    run_command("python -m reference_torch.convert", Conversion, run)
 
 
 def run(options: Conversion) -> None:
@@ -49,11 +48,10 @@ def run(options: Conversion) -> None:
     parameters = state_dict.read(source) if from_torch else load_layers(source)
     with new_file("OUT", options.target) as target:
         assert target is not None
-        with clear_write_errors(target):
-            if from_torch:
-                save_weights(target, parameters)
-            else:
-                write_atomically(target, state_dict.content(parameters))
+        if from_torch:
+            save_weights(target, parameters)
+        else:
+            write_atomically(target, state_dict.content(parameters))
     widths = "-".join(map(str, layer_widths(parameters)))
     Output().print(f"{target}: the weights of {widths}")
 

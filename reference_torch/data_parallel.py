@@ -65,7 +65,9 @@ class DataParallelTrainer(Trainer):
     def evaluate(self) -> Evaluation:
         parts: list[Any] = [None] * self._group.processes
         distributed.all_gather_object(parts, self._evaluation(*map(self._slice, self._test)))
-        return Evaluation.of_parts(parts)
+        joined = ("losses", "predictions", "labels", "margins")
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in joined}
+        return Evaluation(**arrays, positive=np.any([part.positive for part in parts], axis=0))
 
     def max_over_processes(self, number: int) -> int:
         numbers = torch.tensor(number)

@@ -8,12 +8,8 @@ from mlp_workload.config import FIRST_WITH_TF32, Config, check_precision
 from mlp_workload.environment.description import quota_cores
 from mlp_workload.errors import UserError
 
-_TORCH_PRECISION = {"highest": "highest", "tf32": "high", "bf16": "high"}
-"""For bf16 `Bf16Product` rounds the operands, which TF32 then multiplies without rounding them."""
 _WORKSPACES = (":4096:8", ":16:8")
 """Settings with which cuBLAS is deterministic."""
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Environment variables that set the number of torch's threads."""
 
 
 def find_device(config: Config) -> torch.device:
@@ -35,7 +31,8 @@ def find_device(config: Config) -> torch.device:
         major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
         check_precision(config, device_name(device), major + minor / 10 >= FIRST_WITH_TF32)
     keep_within_quota()
-    torch.set_float32_matmul_precision(_TORCH_PRECISION[config.matmul_precision])
+    # For bf16 `Bf16Product` rounds the operands, which TF32 then multiplies without rounding them.
+    torch.set_float32_matmul_precision("highest" if config.matmul_precision == "highest" else "high")
     if config.deterministic:
         workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _WORKSPACES[0])  # read when cuBLAS starts
         if workspace not in _WORKSPACES:
@@ -50,7 +47,7 @@ def keep_within_quota() -> None:
     By default torch starts a thread per core. If the threads use up the quota, the kernel pauses all of them.
     """
     cores = quota_cores()
-    if cores is not None and not any(os.environ.get(name) for name in _THREADS):
+    if cores is not None and not any(map(os.environ.get, ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))):
         torch.set_num_threads(min(cores, torch.get_num_threads()))
 
 

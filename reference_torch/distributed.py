@@ -2,23 +2,16 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
 from mlp_workload.config import Config
-from mlp_workload.errors import PeerLost, UserError
-from mlp_workload.run.checkpointing import Finished
-from mlp_workload.run.process_group import join_others
-from mlp_workload.run.signals import Stopped
+from mlp_workload.errors import UserError
+from mlp_workload.run.process_group import joined
 
 _ALONE = "unset WORLD_SIZE to train in one process"
-_SECONDS = 45
-"""Time after which a process that does not answer counts as lost."""
-_LOST = r"gloo|nccl|connection|peer|timed? ?out|store"
-"""Words in torch's errors about a lost process."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +41,10 @@ class ProcessGroup:
         if config.split_hidden > 1:
             raise UserError(f"--split-hidden must be 1 in torch, got {config.split_hidden}; jax_mlp.train splits")
         if config.devices != processes:
-            command = f"torchrun --nproc-per-node {config.devices} -m reference_torch.train"
-            started = (
-                f"torchrun started {processes} processes, as WORLD_SIZE says: give --devices {processes}, or {_ALONE}"
-            )
-            how = f"start it as {command}" if processes == 1 else started
+            how = f"start it as torchrun --nproc-per-node {config.devices} -m reference_torch.train"
+            if processes > 1:
+                started = f"torchrun started {processes} processes, as WORLD_SIZE says"
+                how = f"{started}: give --devices {processes}, or {_ALONE}"
             raise UserError(f"--devices {config.devices}: torch needs a process for each; {how}")
         return cls.from_environment()
 
@@ -80,22 +72,11 @@ class ProcessGroup:
             backend,
             rank=self.process,
             world_size=self.processes,
-            timeout=timedelta(seconds=_SECONDS),
+            timeout=timedelta(seconds=45),
         )
-        try:
-            join_others(self.processes, join)
-        except ValueError as error:
-            raise UserError(f"several processes need torchrun ({error})") from error
-        try:
+        lost = r"gloo|nccl|connection|peer|timed? ?out|store"
+        with joined(self.processes, join, distributed.destroy_process_group, "torchrun", lost):
             yield
-        except (Stopped, Finished):
-            distributed.destroy_process_group()
-            raise
-        except RuntimeError as error:
-            if re.search(_LOST, str(error), re.I):
-                raise PeerLost(error) from error
-            raise
-        distributed.destroy_process_group()
 
 
 def _world_size() -> int:

@@ -4,8 +4,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from mlp_workload.doctor import libraries
 from mlp_workload.doctor.probe import Facts, product, tell
 
@@ -23,24 +21,17 @@ def facts() -> Iterator[Facts]:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         on_gpu = torch.cuda.is_available()
-    gpus = [_described(torch, index) for index in range(torch.cuda.device_count() if on_gpu else 0)]
+    gpus = [
+        {"name": f"gpu ({torch.cuda.get_device_name(index)})", "memory": torch.cuda.mem_get_info(index)[0]}
+        for index in range(torch.cuda.device_count() if on_gpu else 0)
+    ]
     yield {"devices": gpus or [{"name": "cpu", "memory": None}], "cuda": _built_for(torch)}
     if not on_gpu:
         yield {"no_gpu": str(warned[0].message) if warned else None}
     device = "cuda" if on_gpu else "cpu"
     yield {"doing": f"a product on the {'gpu' if on_gpu else 'cpu'}"}
-    yield {"product": product(lambda x, y: (_tensor(torch, x, device) @ _tensor(torch, y, device)).cpu().numpy())}
+    yield {"product": product(lambda *factors: torch.mm(*(torch.tensor(x, device=device) for x in factors)).cpu())}
     yield {"libraries": libraries.loaded()}
-
-
-def _tensor(torch: Any, array: Any, device: str) -> Any:
-    return torch.tensor(np.ascontiguousarray(array), device=device)
-
-
-def _described(torch: Any, index: int) -> Facts:
-    """Returns the GPU's name as in a run's summary, and the bytes of its memory that are free."""
-    free, _ = torch.cuda.mem_get_info(index)
-    return {"name": f"gpu ({torch.cuda.get_device_name(index)})", "memory": free}
 
 
 def _built_for(torch: Any) -> Facts | None:

@@ -3,18 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mlp_workload.config import LEAKY_RELU_SLOPE, Config
+from mlp_workload.config import LEAKY_RELU_SLOPE, Activation, Config
 from mlp_workload.initial import TRUNCATED_STD, Initialization
 from mlp_workload.interface import activation as activation_name
 from mlp_workload.interface import pre_activation
 
-Activation = Literal["relu", "leaky_relu", "none"]
 ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": F.relu,
     "leaky_relu": partial(F.leaky_relu, negative_slope=LEAKY_RELU_SLOPE),
@@ -28,21 +27,14 @@ class HandWritten:
     A layer computes x @ w.t() + b with w (fan_out, fan_in) and b (fan_out,).
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        activation: Activation,
-        logits_activation: Activation,
-        initialization: Initialization,
-        dtype: torch.dtype,
-        bf16: bool = False,
-    ) -> None:
-        self._product = Bf16Product.apply if bf16 else _ieee
+    def __init__(self, config: Config, widths: Sequence[int]) -> None:
+        dtype = getattr(torch, config.dtype)
+        self._product = Bf16Product.apply if config.matmul_precision == "bf16" else _ieee
         self.weights = [torch.empty(fan_out, fan_in, dtype=dtype) for fan_in, fan_out in pairwise(widths)]
         self.biases = [torch.empty(fan_out, dtype=dtype) for fan_out in widths[1:]]
-        self.activations = [activation] * (len(widths) - 2) + [logits_activation]
+        self.activations = config.activations(len(self.weights))
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            initialize(initialization, weight, bias)
+            initialize(config.initialization, weight, bias)
         self.to(torch.device("cpu"))
 
     def to(self, device: torch.device) -> "HandWritten":
@@ -107,28 +99,19 @@ class Bf16Linear(nn.Linear):
 class MLP(nn.Module):
     """`nn.Linear` layers, each followed by an activation; maps (batch, widths[0]) to logits (batch, widths[-1])."""
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        activation: Activation,
-        logits_activation: Activation,
-        initialization: Initialization,
-        dtype: torch.dtype,
-        bf16: bool = False,
-    ) -> None:
+    def __init__(self, config: Config, widths: Sequence[int]) -> None:
         super().__init__()
-        linear_type = Bf16Linear if bf16 else nn.Linear
+        linear_type = Bf16Linear if config.matmul_precision == "bf16" else nn.Linear
         modules: dict[Activation, Callable[[], nn.Module]] = {
             "relu": nn.ReLU,
             "leaky_relu": partial(nn.LeakyReLU, LEAKY_RELU_SLOPE),
             "none": nn.Identity,
         }
         layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise(widths):
-            linear = linear_type(fan_in, fan_out, dtype=dtype)
-            initialize(initialization, linear.weight, linear.bias)
+        for (fan_in, fan_out), activation in zip(pairwise(widths), config.activations(len(widths) - 1), strict=True):
+            linear = linear_type(fan_in, fan_out, dtype=getattr(torch, config.dtype))
+            initialize(config.initialization, linear.weight, linear.bias)
             layers += [linear, modules[activation]()]
-        layers[-1] = modules[logits_activation]()
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -146,10 +129,7 @@ class MLP(nn.Module):
 
 def build_model(config: Config, widths: Sequence[int]) -> HandWritten | MLP:
     """Returns the model of a run: by hand for preset `relu`, as a module for `leaky`. Draws from torch's generator."""
-    form = HandWritten if config.preset == "relu" else MLP
-    dtype = {"float32": torch.float32, "float64": torch.float64}[config.dtype]
-    bf16 = config.matmul_precision == "bf16"
-    return form(widths, config.activation, config.logits_activation, config.initialization, dtype, bf16)
+    return HandWritten(config, widths) if config.preset == "relu" else MLP(config, widths)
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ _FIELDS = {"momentum": "momentum_buffer", "first_moment": "exp_avg", "second_mom
 
 
 def make_optimizer(config: Config, parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
-    """Returns the run's optimizer of these parameters."""
     rate, decay = config.learning_rate, config.weight_decay
     match config.optimizer:
         case "sgd":

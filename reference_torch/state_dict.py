@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
+from mlp_workload.config import Config
 from mlp_workload.errors import UserError, warn
 from mlp_workload.files import check_fits_memory, open_regular, reason
 from mlp_workload.weights import Array, Parameters, find_layers, layer_widths
 from reference_torch.model import MLP
 from reference_torch.weights import to_state_dict
+
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 def read(path: Path) -> Parameters:
@@ -24,10 +27,7 @@ def read(path: Path) -> Parameters:
     key, if `mlp_workload.weights.find_layers` refuses the tensors.
     """
     try:
-        with (
-            open_regular(path) as file,
-            warnings.catch_warnings(action="ignore"),
-        ):  # about TorchScript, which is refused
+        with open_regular(path) as file, warnings.catch_warnings(action="ignore"):  # about TorchScript, to be refused
             check_fits_memory(size := path.stat().st_size, str(path))
             records = zipfile.ZipFile(file).infolist() if zipfile.is_zipfile(file) else []
             if any(record.compress_type for record in records if "/data" in record.filename):
@@ -42,14 +42,13 @@ def read(path: Path) -> Parameters:
         raise UserError(f"{path}: {_reason(error)}") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds a {type(state).__name__}, expected a state_dict")
-    halves = {_dtype(value) for value in state.values() if _is_half(value)}
     arrays: Parameters = {}
     total = 0
     for key, value in state.items():
         arrays[str(key)] = array = _array(value, f"{path}: {key}", size)
         check_fits_memory(total := total + array.nbytes, str(path))
     parameters = find_layers(arrays, str(path))
-    if halves:
+    if halves := {_dtype(value) for value in state.values() if value.dtype in _HALVES}:
         warn(f"{path}: {' and '.join(sorted(halves))} widened to float32")
     return parameters
 
@@ -57,7 +56,7 @@ def read(path: Path) -> Parameters:
 def content(parameters: Parameters) -> bytes:
     """Returns a file with the `state_dict` of an `MLP` that has `parameters`, in their dtypes."""
     with torch.device("meta"):
-        model = MLP(layer_widths(parameters), "none", "none", "torch_linear", torch.float32)
+        model = MLP(Config(), layer_widths(parameters))
     file = io.BytesIO()
     torch.save(to_state_dict(model, parameters), file)
     return file.getvalue()
@@ -71,19 +70,15 @@ def _array(value: Any, source: str, max_bytes: int) -> Array:
     """
     if not isinstance(value, torch.Tensor):
         raise UserError(f"{source} is of type {type(value).__name__}, not a tensor; save model.state_dict() alone")
-    if value.dtype not in (torch.float32, torch.float64) and not _is_half(value):
+    if value.dtype not in (torch.float32, torch.float64, *_HALVES):
         raise UserError(f"{source} is {_dtype(value)}, expected float32 or float64")
     try:
         if (size := math.prod(value.shape) * value.element_size()) > max_bytes:
             raise UserError(f"{source} takes {size} bytes, more than the whole file: save a copy of it, by .clone()")
-        array: Array = (value.float() if _is_half(value) else value).detach().numpy().copy()
+        array: Array = (value.float() if value.dtype in _HALVES else value).detach().numpy().copy()
     except (RuntimeError, TypeError) as error:  # sparse, or on the meta device
         raise UserError(f"{source} has no plain numbers ({error})") from error
     return array
-
-
-def _is_half(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dtype in (torch.float16, torch.bfloat16)
 
 
 def _dtype(tensor: torch.Tensor) -> str:

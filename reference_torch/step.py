@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mlp_workload.config import Config
 from reference_torch.loss import IGNORED
 from reference_torch.model import MLP, HandWritten
-from reference_torch.weights import canonical_names
+from reference_torch.weights import named_parameters
 
 Model = HandWritten | MLP
 
@@ -51,8 +51,7 @@ def train_step(
     tensors["loss"] = loss.detach()
     if traced:  # before the update, which may be computed in the gradients' memory
         tensors |= {"batch.images": images, "batch.labels": labels, "inputs": x}
-        named = {"logits": tensors["logits"], **dict(zip(canonical_names(model), model.parameters(), strict=True))}
-        for name, tensor in named.items():
+        for name, tensor in {"logits": tensors["logits"], **named_parameters(model)}.items():
             assert tensor.grad is not None
             tensors[f"{name}.grad"] = tensor.grad.clone()
     optimizer.step()

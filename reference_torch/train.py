@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 import mlp_workload.run.seeds
-from mlp_workload.cli.trainer import TrainingOptions, run_trainer
+from mlp_workload.cli.parse import run_command
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import Config
 from mlp_workload.interface import MakeSeedsTrainer, MakeTrainer
 from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
@@ -67,12 +68,13 @@ def seeds_framework(config: Config, models: int) -> Iterator[MakeSeedsTrainer]:
 
 
 def main() -> None:
-    run_trainer("python -m reference_torch.train", "Trains the MLP in PyTorch.", TrainingOptions, start)
+    about = "Trains the MLP in PyTorch."
+    run_command("python -m reference_torch.train", TrainingOptions, start, parse_config, description=about)
 
 
 def start(options: TrainingOptions) -> None:
     if options.seeds is None:
-        train(options.config, options.output, options.checkpoint_every, options.resume)
+        train(options.config, options.output, options.checkpoints.checkpoint_every, options.resume)
     else:
         train_seeds(options.config, options.seeds, options.output)
 

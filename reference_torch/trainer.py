@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mlp_workload.batches import EVALUATED_AT_ONCE
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.interface import Array, Losses, step_tensors
@@ -14,10 +15,7 @@ from reference_torch.loss import cross_entropy
 from reference_torch.model import build_model
 from reference_torch.optimizer import make_optimizer, slots_from_canonical, slots_to_canonical
 from reference_torch.step import eval_step, train_step
-from reference_torch.weights import canonical_names, load_canonical, to_canonical
-
-_EVALUATED_AT_ONCE = 2000
-"""Test examples whose activations are in memory together; fits a processor's cache."""
+from reference_torch.weights import load_canonical, named_parameters, to_canonical
 
 
 class Trainer:
@@ -78,7 +76,7 @@ class Trainer:
 
     def _evaluation(self, images: torch.Tensor, labels: torch.Tensor) -> Evaluation:
         """Evaluates images (n, pixels), uint8, with their labels (n,)."""
-        parts = images.split(_EVALUATED_AT_ONCE)
+        parts = images.split(EVALUATED_AT_ONCE)
         logits = torch.cat([eval_step(self._config, self._model, part) for part in parts])
         losses, predictions = cross_entropy(logits, labels).per_example, logits.argmax(dim=-1)
         positive = (logits > 0).any(dim=0)
@@ -90,11 +88,11 @@ class Trainer:
         return to_canonical(self._model)
 
     def state(self) -> Parameters:
-        return self.parameters() | slots_to_canonical(self._config, self._optimizer, self._named_parameters())
+        return self.parameters() | slots_to_canonical(self._config, self._optimizer, named_parameters(self._model))
 
     def load_state(self, state: Parameters) -> None:
         load_canonical(self._model, state)
-        slots_from_canonical(self._config, self._optimizer, self._named_parameters(), state)
+        slots_from_canonical(self._config, self._optimizer, named_parameters(self._model), state)
 
     def max_over_processes(self, number: int) -> int:
         return number
@@ -105,9 +103,6 @@ class Trainer:
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         arrays["batch.labels"] = arrays["batch.labels"].astype(np.int32)
         return step_tensors(arrays | self.state())
-
-    def _named_parameters(self) -> dict[str, torch.Tensor]:
-        return dict(zip(canonical_names(self._model), self._model.parameters(), strict=True))
 
 
 def gather(examples: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:

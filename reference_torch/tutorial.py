@@ -32,10 +32,7 @@ class Program:
 
     def config(self) -> Config:
         preset = PRESETS["relu" if self.form == "hand-written" else "leaky"]
-        return dataclasses.replace(
-            preset, epochs=self.epochs, seed=self.seed, device=self.device, gpu=self.gpu,
-            matmul_precision=self.matmul_precision,
-        )  # fmt: skip
+        return dataclasses.replace(preset, **{name: value for name, value in vars(self).items() if name != "form"})
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 `Trainer` itself is eager. Each form takes the same steps as `Trainer`; the benchmark checks this before it times them.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from reference_torch.optimizer import sgd
 from reference_torch.step import normalize
 from reference_torch.trainer import Trainer, gather
 from reference_torch.tutorial_loop import Images
-from reference_torch.weights import canonical_names
+from reference_torch.weights import named_parameters
 
 
 class TutorialLoop(Trainer):
@@ -40,11 +40,7 @@ class TutorialLoop(Trainer):
         sampler = part(order, size, first, last).tolist()
         for images, labels in DataLoader(self._each_image, size, sampler=sampler):
             x, y = images.flatten(start_dim=1).to(self._labels.device), labels.to(self._labels.device)
-            loss = F.cross_entropy(self._model(x), y, ignore_index=IGNORED)
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
-            losses.append(loss.item())
+            losses.append(self._update(F.cross_entropy(self._model(x), y, ignore_index=IGNORED)).item())
         return np.array(losses, self._config.dtype)
 
 
@@ -94,7 +90,7 @@ class ByHand(Trainer):
         super().__init__(config, dataset, initial)
         parameters = [parameter.detach() for parameter in self._model.parameters()]
         self._weights, self._biases = parameters[::2], parameters[1::2]
-        self._activations: Sequence[str] = [config.activation] * (len(self._weights) - 1) + [config.logits_activation]
+        self._activations = config.activations(len(self._weights))
 
     @torch.no_grad()
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
@@ -118,25 +114,18 @@ class ByHand(Trainer):
 
 
 def _activate(activation: str, x: torch.Tensor) -> torch.Tensor:
-    match activation:
-        case "relu":
-            return x.relu_()
-        case "leaky_relu":
-            return F.leaky_relu_(x, LEAKY_RELU_SLOPE)
-        case _:
-            return x
+    if activation == "none":
+        return x
+    return x.relu_() if activation == "relu" else F.leaky_relu_(x, LEAKY_RELU_SLOPE)
 
 
 def _activation_backward(activation: str, gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     """Returns the gradient of an activation's input, from that of its `output`, which has the input's sign or is 0."""
-    match activation:
-        case "relu":
-            result: torch.Tensor = torch.ops.aten.threshold_backward(gradient, output, 0)
-        case "leaky_relu":
-            result = torch.ops.aten.leaky_relu_backward(gradient, output, LEAKY_RELU_SLOPE, True)
-        case _:
-            result = gradient
-    return result
+    if activation == "relu":
+        gradient = torch.ops.aten.threshold_backward(gradient, output, 0)
+    elif activation == "leaky_relu":
+        gradient = torch.ops.aten.leaky_relu_backward(gradient, output, LEAKY_RELU_SLOPE, True)
+    return gradient
 
 
 class StepGraph(ByHand):
@@ -239,12 +228,11 @@ class SeedsVmapped(Trainer):
         gradients, losses = self._gradients_and_losses(self._stacked, x, labels.view(batch.shape))
         for name, parameters in self._stacked.items():
             parameters.sub_(gradients[name], alpha=self._config.learning_rate)
-        result: torch.Tensor = losses
-        return result
+        return torch.as_tensor(losses)
 
     def parameters(self) -> Parameters:
-        names = canonical_names(self._model)
-        return {name: stacked[0].cpu().numpy() for name, stacked in zip(names, self._stacked.values(), strict=True)}
+        stacked = zip(named_parameters(self._model), self._stacked.values(), strict=True)
+        return {name: array[0].cpu().numpy() for name, array in stacked}
 
 
 class SeedsInProcesses:
@@ -265,16 +253,16 @@ class SeedsInProcesses:
 
     def compile(self) -> None:
         """Waits until every process is ready."""
-        for future in [process.submit(_parameters) for process in self._processes]:
+        for future in [process.submit(_call, "compile") for process in self._processes]:
             future.result()
 
     def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
         shares = zip(self._processes, np.split(orders, self._ends), strict=True)
-        futures = [process.submit(_train_steps, share) for process, share in shares]
+        futures = [process.submit(_call, "train_steps", share) for process, share in shares]
         return np.concatenate([future.result() for future in futures])
 
     def parameters(self) -> Parameters:
-        return self._processes[0].submit(_parameters).result()
+        return dict(self._processes[0].submit(_call, "parameters").result())
 
 
 _models: SeedsInTurn
@@ -287,9 +275,5 @@ def _create_models(config: Config, dataset: Dataset, initial: Parameters, models
     _models = SeedsInTurn(config, dataset, initial, models)
 
 
-def _train_steps(orders: npt.NDArray[np.int32]) -> Losses:
-    return _models.train_steps(orders)
-
-
-def _parameters() -> Parameters:
-    return _models.parameters()
+def _call(method: str, *arguments: Any) -> Any:
+    return getattr(_models, method)(*arguments)

@@ -6,12 +6,15 @@ from mlp_workload.weights import Parameters
 from reference_torch.model import MLP, HandWritten
 
 
+def named_parameters(model: HandWritten | MLP) -> dict[str, torch.Tensor]:
+    """Returns the model's parameters by their canonical names."""
+    tensors = list(model.parameters())
+    names = [f"layers.{layer}.{kind}" for layer in range(len(tensors) // 2) for kind in ("weight", "bias")]
+    return dict(zip(names, tensors, strict=True))
+
+
 def to_canonical(model: HandWritten | MLP) -> Parameters:
-    """Returns copies of the model's parameters."""
-    return {
-        name: tensor.detach().cpu().numpy().copy()
-        for name, tensor in zip(canonical_names(model), model.parameters(), strict=True)
-    }
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named_parameters(model).items()}
 
 
 @torch.no_grad()
@@ -20,19 +23,11 @@ def load_canonical(model: HandWritten | MLP, parameters: Parameters) -> None:
 
     They are copied because torch updates in place, and `from_numpy` could share memory with a JAX array.
     """
-    for name, tensor in zip(canonical_names(model), model.parameters(), strict=True):
+    for name, tensor in named_parameters(model).items():
         tensor.copy_(torch.tensor(parameters[name]))
 
 
 def to_state_dict(model: MLP, parameters: Parameters) -> dict[str, torch.Tensor]:
     """Returns a `state_dict` for `model` with copies of `parameters`, in their own dtype."""
-    return {
-        key: torch.tensor(parameters[name])
-        for key, name in zip(model.state_dict(), canonical_names(model), strict=True)
-    }
-
-
-def canonical_names(model: HandWritten | MLP) -> list[str]:
-    """Returns the names of `model.parameters()`, in their order."""
-    layers = sum(1 for _ in model.parameters()) // 2
-    return [f"layers.{layer}.{kind}" for layer in range(layers) for kind in ("weight", "bias")]
+    keys = zip(model.state_dict(), named_parameters(model), strict=True)
+    return {key: torch.tensor(parameters[name]) for key, name in keys}

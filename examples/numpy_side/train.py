@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from examples.numpy_side.trainer import Trainer
-from mlp_workload.cli.trainer import TrainingOptions, run_trainer
+from mlp_workload.cli.parse import run_command
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.interface import MakeTrainer
@@ -24,7 +25,7 @@ def start(options: TrainingOptions) -> None:
     if options.seeds is not None:
         raise UserError("--seeds: in NumPy one run after the other")
     config = options.config
-    with Run(config, options.output, options.checkpoint_every, options.resume) as run:
+    with Run(config, options.output, options.checkpoints.checkpoint_every, options.resume) as run:
         trainer = run.prepare(framework(config))
         for part in run.parts():
             run.trained(trainer.train_steps(part.order, part.first, part.last))
@@ -34,7 +35,8 @@ def start(options: TrainingOptions) -> None:
 
 
 def main() -> None:
-    run_trainer("python -m examples.numpy_side.train", "Trains the MLP in NumPy, in float64.", TrainingOptions, start)
+    about = "Trains the MLP in NumPy, in float64."
+    run_command("python -m examples.numpy_side.train", TrainingOptions, start, parse_config, description=about)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from examples.numpy_side.mlp import cross_entropy, forward, forward_backward, one_hot
+from mlp_workload.batches import EVALUATED_AT_ONCE
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.errors import UserError
@@ -15,9 +16,6 @@ from mlp_workload.interface import Array, Losses, step_tensors
 from mlp_workload.metrics import Evaluation
 from mlp_workload.optimizer import initial_state, update
 from mlp_workload.weights import Parameters, is_parameter
-
-_EVALUATED_AT_ONCE = 2000
-"""Test examples whose activations are in memory together."""
 
 
 class Trainer:
@@ -54,7 +52,7 @@ class Trainer:
 
     def evaluate(self) -> Evaluation:
         test = self._dataset.test
-        parts = [test.images[i : i + _EVALUATED_AT_ONCE] for i in range(0, len(test), _EVALUATED_AT_ONCE)]
+        parts = [test.images[i : i + EVALUATED_AT_ONCE] for i in range(0, len(test), EVALUATED_AT_ONCE)]
         logits = np.concatenate([self._logits(images) for images in parts])
         losses, _ = cross_entropy(logits, one_hot(test.labels, self._dataset.classes))
         predictions = logits.argmax(axis=1)

@@ -7,13 +7,11 @@ from typing import Literal
 from mlp_workload.cli.parse import run_command
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
-from mlp_workload.files import clear_write_errors, new_file, write_atomically, write_json
+from mlp_workload.files import new_file, write_atomically, write_json
 from mlp_workload.sinks.console import Output
 
-PROGRAM = "python -m mlp_compare.accuracy"
 LARGEST = 100_000
 """Largest number of seeds, and of epochs: years of training."""
-LAST_ACTIVATIONS: tuple[Literal["same"], Literal["none"]] = ("same", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,24 +55,18 @@ class Accuracy:
 
     @property
     def configs(self) -> list[Config]:
+        settings = {name: getattr(self, name) for name in ("epochs", "device", "gpu", "matmul_precision")}
         return [
-            replace(
-                PRESETS[preset],
-                last_activation=last_activation,
-                epochs=self.epochs,
-                device=self.device,
-                gpu=self.gpu,
-                matmul_precision=self.matmul_precision,
-            )
-            for preset in PRESETS
+            replace(config, **settings | {"last_activation": last_activation})
+            for preset, config in PRESETS.items()
             if self.preset in (preset, "both")
-            for last_activation in LAST_ACTIVATIONS
+            for last_activation in ("same", "none")
             if self.last_activation in (last_activation, "both")
         ]
 
 
 def main() -> None:
-    run_command(PROGRAM, Accuracy, run)
+    run_command("python -m mlp_compare.accuracy", Accuracy, run)
 
 
 def run(options: Accuracy) -> bool:
@@ -88,8 +80,7 @@ def run(options: Accuracy) -> bool:
             write_json(json, measurement.as_json(measured))
         measurement.print_measurement(console, measured)
         if plot is not None:
-            with clear_write_errors(plot):
-                write_atomically(plot, distributions.draw(measured.cells))
+            write_atomically(plot, distributions.draw(measured.cells))
     return all(cell.equivalence.result != "different" for cell in measured.cells)
 
 

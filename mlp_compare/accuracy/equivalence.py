@@ -30,9 +30,6 @@ runs look like the measured ones.
 
 _ROUNDING = 1 / 12
 """Variance of rounding to whole numbers, the least that a framework is taken to have: equal counts prove little."""
-_RESAMPLES = 9999
-_MOST_SEEDS = 2**32
-"""More seeds than any deviation of counts up to 10,000 needs."""
 
 Counts = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -80,8 +77,10 @@ def equivalence(a: Sequence[int], b: Sequence[int], *, paired: bool, two_humps: 
     n, difference = len(counts_a), float(counts_a.mean() - counts_b.mean())
     if paired:
         standard_error, degrees = math.sqrt(_variance(counts_a - counts_b, 2 * _ROUNDING) / n), n - 1.0
-    else:
-        standard_error, degrees = _welch(_variance(counts_a, _ROUNDING), _variance(counts_b, _ROUNDING), n)
+    else:  # Welch 1947
+        var_a, var_b = _variance(counts_a, _ROUNDING), _variance(counts_b, _ROUNDING)
+        standard_error = math.sqrt((var_a + var_b) / n)
+        degrees = (n - 1) * (var_a + var_b) ** 2 / (var_a**2 + var_b**2)
     reach = float(stats.t.ppf(1 - LEVEL, degrees)) * standard_error
     t_interval = (difference - reach, difference + reach)
     bootstrap_interval = _bootstrap(counts_a, counts_b, paired)
@@ -94,28 +93,15 @@ def equivalence(a: Sequence[int], b: Sequence[int], *, paired: bool, two_humps: 
             result = "equivalent"
         elif all(low > MARGIN for low, _ in intervals) or all(high < -MARGIN for _, high in intervals):
             result = "different"
-    return Equivalence(
-        n=n,
-        means=(float(counts_a.mean()), float(counts_b.mean())),
-        deviations=(float(counts_a.std(ddof=1)), float(counts_b.std(ddof=1))),
-        difference=difference,
-        standard_error=standard_error,
-        degrees_of_freedom=degrees,
-        t_interval=t_interval,
-        bootstrap_interval=bootstrap_interval,
-        tost_p=tost_p,
-        seeds_needed=max(needed, TWO_HUMP_SEEDS) if two_humps else needed,
-        result=result,
-    )
+    needed = max(needed, TWO_HUMP_SEEDS) if two_humps else needed
+    means = float(counts_a.mean()), float(counts_b.mean())
+    deviations = float(counts_a.std(ddof=1)), float(counts_b.std(ddof=1))
+    test = difference, standard_error, degrees, *intervals, tost_p
+    return Equivalence(n, means, deviations, *test, needed, result)
 
 
 def _variance(counts: Counts, smallest: float) -> float:
     return max(float(counts.var(ddof=1)), smallest)
-
-
-def _welch(a: float, b: float, n: int) -> tuple[float, float]:
-    """Returns standard error and degrees of freedom of a difference of means of n each, from variances (Welch 1947)."""
-    return math.sqrt((a + b) / n), (n - 1) * (a + b) ** 2 / (a**2 + b**2)
 
 
 def _bootstrap(a: Counts, b: Counts, paired: bool) -> Interval:
@@ -128,7 +114,7 @@ def _bootstrap(a: Counts, b: Counts, paired: bool) -> Interval:
         (a, b),
         difference,
         paired=paired,
-        n_resamples=_RESAMPLES,
+        n_resamples=9999,
         confidence_level=1 - 2 * LEVEL,
         method="percentile",
         random_state=np.random.default_rng(0),
@@ -138,7 +124,7 @@ def _bootstrap(a: Counts, b: Counts, paired: bool) -> Interval:
 
 def seeds_needed(deviation: float, degrees: float) -> int:
     """Returns the fewest seeds with a `tost_power` of at least POWER."""
-    counts = range(2, _MOST_SEEDS)
+    counts = range(2, 2**32)  # more than any deviation of counts up to 10,000 needs
     return counts[bisect_left(counts, POWER, key=lambda n: tost_power(deviation, degrees, n))]
 
 

@@ -18,9 +18,6 @@ from mlp_workload.interface import TITLES
 from mlp_workload.sinks.console import Output
 from twincheck.pipe import WorkerProcess
 
-_WIDTH = 200
-"""Columns of the table if the output is not a terminal."""
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -55,9 +52,9 @@ def measure(configs: Sequence[Config], count: int, console: Output) -> Measureme
             progress.update(
                 task, description=f"{framework} {config.preset} {config.last_activation} {pairing} {config.seed}"
             )
-            result: int = sides[framework].do("final_correct", config, pairing)
+            result = sides[framework].do("final_correct", config, pairing)
             progress.advance(task)
-            return result
+            return int(result)
 
         cells = []
         for config in configs:
@@ -66,14 +63,10 @@ def measure(configs: Sequence[Config], count: int, console: Output) -> Measureme
                 facts = {framework: side.do("compiled", runs[0]) for framework, side in sides.items()}
                 require_comparable(facts)
                 counts = {framework: [correct(framework, run, pairing) for run in runs] for framework in TITLES}
-                cells.append(Cell(config, pairing, counts, _compare(config, pairing, counts)))
+                humps = config.last_activation == "same"
+                test = equivalence.equivalence(*counts.values(), paired=pairing == "paired", two_humps=humps)
+                cells.append(Cell(config, pairing, counts, test))
     return Measurement(cells, facts)
-
-
-def _compare(config: Config, pairing: Pairing, correct: Mapping[str, Sequence[int]]) -> Equivalence:
-    return equivalence.equivalence(
-        *correct.values(), paired=pairing == "paired", two_humps=config.last_activation == "same"
-    )
 
 
 def print_measurement(console: Output, measurement: Measurement) -> None:
@@ -86,7 +79,7 @@ def print_measurement(console: Output, measurement: Measurement) -> None:
         f"{' and '.join(versions)}, {config.dataset}, {config.dtype}, {config.epochs} epochs, seeds 0 to {n - 1}"
     )
     if not console.file.isatty():
-        console.width = _WIDTH
+        console.width = 200  # columns of the table
     console.print(_table(measurement))
     first, second = TITLES
     console.print(
@@ -101,13 +94,9 @@ def print_measurement(console: Output, measurement: Measurement) -> None:
 
 
 def _table(measurement: Measurement) -> Table:
-    table = Table(box=box.MARKDOWN)
-    table.add_column("preset")
-    table.add_column("last activation")
-    table.add_column("runs")
-    for name in ("N", *TITLES, "difference", "TOST p"):
-        table.add_column(name, justify="right")
-    table.add_column("result")
+    table = Table("preset", "last activation", "runs", "N", *TITLES, "difference", "TOST p", "result", box=box.MARKDOWN)
+    for column in table.columns[3:-1]:
+        column.justify = "right"
     for cell in measurement.cells:
         test = cell.equivalence
         sides = [f"{mean:.1f} ± {sd:.1f}" for mean, sd in zip(test.means, test.deviations, strict=True)]

@@ -30,7 +30,7 @@ class Runs:
 
     def final_correct(self, config: Config, pairing: Pairing) -> int:
         """Trains the run that `config` describes, and returns how many test examples are correct."""
-        self._compile(replace(config, seed=0))
+        self._compile(config)
         examples = len(self._dataset.train)
         orders: Iterable[npt.NDArray[np.int32]]
         if pairing == "paired":
@@ -47,11 +47,11 @@ class Runs:
 
     def compiled(self, config: Config) -> dict[str, Any]:
         """Makes the trainer ready and returns its facts."""
-        self._compile(replace(config, seed=0))
-        assert self._compiled is not None
-        return facts(self._trainer, self._compiled)
+        self._compile(config)
+        return facts(self._trainer, config)
 
     def _compile(self, config: Config) -> None:
+        config = replace(config, seed=0)
         if config != self._compiled:
             self._compiled, self._dataset = config, load(config.dataset, config.transpose_images)
             self._around.close()

@@ -2,15 +2,14 @@
 
 from mlp_compare.bench.options import Bench
 from mlp_workload.cli.parse import run_command
-from mlp_workload.files import clear_write_errors, new_file, write_atomically, write_json
+from mlp_workload.files import new_file, write_atomically, write_json
 from mlp_workload.sinks.console import Output
 
-PROGRAM = "python -m mlp_compare.bench"
 ALIASES = {"--rungs": "--variants", "--many": "--seeds"}
 
 
 def main() -> None:
-    run_command(PROGRAM, Bench, run, aliases=ALIASES)
+    run_command("python -m mlp_compare.bench", Bench, run, aliases=ALIASES)
 
 
 def run(options: Bench) -> None:
@@ -23,8 +22,7 @@ def run(options: Bench) -> None:
                 write_json(file, result)
         tables.show(console, result)
         if plot is not None:
-            with clear_write_errors(plot):
-                write_atomically(plot, picture.draw(result))
+            write_atomically(plot, picture.draw(result))
 
 
 if __name__ == "__main__":

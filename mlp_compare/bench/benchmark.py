@@ -15,7 +15,7 @@ from rich.progress import Progress
 from mlp_compare.bench import lower_bound, processes, whole_commands
 from mlp_compare.bench.options import Bench
 from mlp_compare.bench.processes import ProcessFailed, ask
-from mlp_compare.bench.timings import ratio
+from mlp_compare.bench.timings import FEWEST, ratio
 from mlp_compare.bench.variants import CONTROL, MODELS, QUICK, SEEDS_VARIANTS, VARIANTS
 from mlp_compare.comparable import require_comparable
 from mlp_compare.old_names import current_name
@@ -29,12 +29,8 @@ from mlp_workload.weights import Parameters, load_weights, parameter_shapes
 FORMAT = 3
 CHECKED_EXAMPLES = 12_000
 """Examples that each variant trains on in float64 before it is timed."""
-NARROW = 0.02
-"""Relative half width of a ratio's interval at which no more rounds are needed."""
-FEWEST_ROUNDS, QUICK_ROUNDS, QUICK_EPOCHS = 6, 4, 3
 BATCH_SIZES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 20_000)
 WIDTHS = (50, 100, 200, 500, 1000, 2000, 4000)
-SWEPT = ("jax", "torch", "torch-hand")
 _SWEPT_OPERATIONS = 2e11
 """Most operations of an epoch in the sweep: wide networks see a part of the training set."""
 
@@ -51,7 +47,8 @@ def measure(options: Bench, console: Output) -> Iterator[dict[str, Any]]:
     differently from the first, or if devices differ.
     """
     with console.progress() as progress:
-        gpu = options.device != "cpu" and find_spec("torch") is not None and _torch_sees_a_gpu()
+        gpu = options.device != "cpu" and find_spec("torch") is not None
+        gpu = gpu and str(ask("products-torch", Config(hidden=(1,)), epochs=1)["device"]) != "cpu"
         wanted = options.variants or (QUICK if options.quick else VARIANTS)
         chosen, left_out = _possible(wanted, gpu, options.batch_size)
         with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +56,7 @@ def measure(options: Bench, console: Output) -> Iterator[dict[str, Any]]:
         names = [name for name in chosen if name not in left_out]
         if not names:
             raise UserError(f"nothing to time: {'; '.join(left_out.values())}")
-        most, epochs = (QUICK_ROUNDS, QUICK_EPOCHS) if options.quick else (options.rounds, options.epochs)
+        most, epochs = (4, 3) if options.quick else (options.rounds, options.epochs)
         samples = _rounds(names, left_out, options.config, most, epochs, progress)
         result = {
             "format": FORMAT,
@@ -84,7 +81,7 @@ def measure(options: Bench, console: Output) -> Iterator[dict[str, Any]]:
         if options.whole and not options.quick:
             yield (result := result | {"whole": whole_commands.measure(options.device_flags, progress)})
         if options.sweep and not options.quick:
-            swept = [name for name in SWEPT if name in names]
+            swept = [name for name in ("jax", "torch", "torch-hand") if name in names]
             yield result | {"sweep": _sweep(swept, options.config, progress)}
 
 
@@ -104,10 +101,6 @@ def _possible(names: Iterable[str], gpu: bool, batch_size: int) -> tuple[list[st
     return chosen, left_out
 
 
-def _torch_sees_a_gpu() -> bool:
-    return str(ask("products-torch", Config(hidden=(1,)), epochs=1)["device"]) != "cpu"
-
-
 def _check(names: Sequence[str], left_out: dict[str, str], config: Config, folder: Path, progress: Progress) -> None:
     """Trains each variant a little in float64 from the same weights on the same batches, and compares the results.
 
@@ -120,12 +113,7 @@ def _check(names: Sequence[str], left_out: dict[str, str], config: Config, folde
     task = progress.add_task("", total=len(trained))
     for name in trained:
         progress.update(task, advance=1, description=f"float64 check: {name}")
-        try:
-            ask(name, config, epochs=1, examples=examples, state=str(folder / name))
-        except ProcessFailed as error:
-            if not ALL[name].optional:
-                raise
-            left_out[name] = str(error)
+        if not _ask(name, left_out, config, epochs=1, examples=examples, state=str(folder / name)):
             continue
         ends[name] = load_weights(folder / name, parameter_shapes(config.widths(PIXELS, CLASSES)))
         first = next(iter(ends))
@@ -137,6 +125,17 @@ def _check(names: Sequence[str], left_out: dict[str, str], config: Config, folde
                 f"{apart:.2g} apart, allowed {allowed:.0e}"
             )
     progress.remove_task(task)
+
+
+def _ask(name: str, left_out: dict[str, str], config: Config, **options: Any) -> dict[str, Any]:
+    """Returns the answer about a variant; if it is optional and fails, adds it to `left_out` and returns nothing."""
+    try:
+        return ask(name, config, **options)
+    except ProcessFailed as error:
+        if not ALL[name].optional:
+            raise
+        left_out[name] = str(error)
+        return {}
 
 
 def _rounds(
@@ -155,30 +154,24 @@ def _rounds(
         for name in rotated if number % 2 == 0 else rotated[::-1]:
             variant = names[0] if name == CONTROL else name
             progress.update(task, advance=1, description=f"round {number + 1}: {variant}")
-            if variant in left_out:
-                continue
-            try:
-                samples[name].append(ask(variant, config, epochs=epochs))
-            except ProcessFailed as error:
-                if not ALL[variant].optional:
-                    raise
-                left_out[variant] = str(error)
+            if variant not in left_out and (sample := _ask(variant, left_out, config, epochs=epochs)):
+                samples[name].append(sample)
         samples = {name: runs for name, runs in samples.items() if name not in left_out}
         order = list(samples)
         require_comparable({name: runs[0] for name, runs in samples.items()})
-        if number % 2 == 1 and number + 1 >= FEWEST_ROUNDS and _are_narrow(samples, names[0]):
+        if number % 2 == 1 and number + 1 >= FEWEST and _are_narrow(samples, names[0]):
             break
     progress.remove_task(task)
     return samples
 
 
 def _are_narrow(samples: Samples, first: str) -> bool:
-    """Returns whether the intervals of the first variant's ratios to the fastest of each kind are narrow enough."""
+    """Returns whether the intervals of the first variant's ratios to the fastest of each kind are within 2 %."""
     seconds = epoch_medians(samples)
     fastest: dict[str, str] = {}
     for name in sorted(seconds, key=lambda name: float(np.median(seconds[name]))):
         fastest.setdefault("control" if name == CONTROL else ALL[name].kind, name)
-    return all(ratio(seconds, first, other).half_width <= NARROW for other in fastest.values() if other != first)
+    return all(ratio(seconds, first, other).half_width <= 0.02 for other in fastest.values() if other != first)
 
 
 def epoch_medians(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
@@ -222,17 +215,15 @@ def _sweep(names: Sequence[str], config: Config, progress: Progress) -> list[dic
         examples = min(TRAIN_EXAMPLES, max(affordable, 2) * point.batch_size)
         for name in names:
             progress.update(task, advance=1, description=f"sweep: {name}, {point.batch_size}, {point.hidden}")
-            answer = ask(name, point, epochs=3, examples=examples)
-            results.append(
-                {
-                    "varied": varied,
-                    "variant": name,
-                    "batch_size": point.batch_size,
-                    "hidden": point.hidden,
-                    "examples": examples,
-                    "operations_per_example": operations,
-                    "epoch_seconds": answer["epoch_seconds"],
-                }
-            )
+            answer = {
+                "varied": varied,
+                "variant": name,
+                "batch_size": point.batch_size,
+                "hidden": point.hidden,
+                "examples": examples,
+                "operations_per_example": operations,
+                "epoch_seconds": ask(name, point, epochs=3, examples=examples)["epoch_seconds"],
+            }
+            results.append(answer)
     progress.remove_task(task)
     return results

@@ -6,7 +6,6 @@ multiplication and an addition count as two. The operands are made once and may 
 have that, so the bound is not a target.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -35,31 +34,30 @@ def operations(widths: Sequence[int], examples: int) -> int:
     return examples * (3 * sum(products) - products[0])
 
 
-class Products(ABC):
+class NumPy:
     """Products of a step, with the part of a trainer that the benchmark needs; batches must divide the set."""
 
-    packages: Sequence[str]
-    _layers: Any
-    _out: Any
-    _product: Any
+    packages: Sequence[str] = ("numpy",)
+    _product: Any = staticmethod(np.matmul)
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         rng = np.random.default_rng(0)
-        self._batch_size = config.batch_size
+        n = self._batch_size = config.batch_size
 
         def draw(*shape: int) -> Array:
             return rng.standard_normal(shape).astype(config.dtype)
 
-        n = config.batch_size
         widths = config.widths(dataset.pixels, dataset.classes)
-        self.device = self._load([Layer(draw(n, a), draw(b, a), draw(n, b)) for a, b in pairwise(widths)], config)
+        self._layers: Any = [Layer(draw(n, a), draw(b, a), draw(n, b)) for a, b in pairwise(widths)]
+        self._out: Any = [(layer.gradients.copy(), layer.weights.copy(), layer.inputs.copy()) for layer in self._layers]
+        self.device = self._load(config)
 
-    @abstractmethod
-    def _load(self, layers: Sequence[Layer], config: Config) -> str:
-        """Keeps the operands on the device and returns its name."""
+    def _load(self, config: Config) -> str:
+        """Moves the operands to the device and returns its name."""
+        return "cpu"
 
-    def compile(self) -> None:  # noqa: B027  (only JAX compiles)
-        """Makes everything ready, so that the first epoch takes as long as the others."""
+    def compile(self) -> None:
+        """Does nothing: only JAX compiles."""
 
     def train_steps(self, order: npt.NDArray[np.int32]) -> None:
         for _ in range(len(order) // self._batch_size):
@@ -70,28 +68,19 @@ class Products(ABC):
                     self._product(d, w, out=dx)
 
 
-class NumPy(Products):
-    packages = ("numpy",)
-
-    def _load(self, layers: Sequence[Layer], config: Config) -> str:
-        self._layers = layers
-        self._out = [(layer.gradients.copy(), layer.weights.copy(), layer.inputs.copy()) for layer in layers]
-        self._product = np.matmul
-        return "cpu"
-
-
-class Torch(Products):
+class Torch(NumPy):
     packages = ("torch",)
 
-    def _load(self, layers: Sequence[Layer], config: Config) -> str:
+    def _load(self, config: Config) -> str:
         import torch
 
         from reference_torch.device import device_name, find_device
 
-        device = find_device(config)
-        self._layers = [[torch.tensor(array, device=device) for array in layer] for layer in layers]
-        self._out = [[torch.empty_like(array) for array in (d, w, x)] for x, w, d in self._layers]
-        self._product = torch.mm
+        device, self._product = find_device(config), torch.mm
+        self._layers, self._out = (
+            [[torch.tensor(array, device=device) for array in arrays] for arrays in layers]
+            for layers in (self._layers, self._out)
+        )
         return device_name(device)
 
     def train_steps(self, order: npt.NDArray[np.int32]) -> None:
@@ -102,7 +91,7 @@ class Torch(Products):
             torch.cuda.synchronize()
 
 
-class Jax(Products):
+class Jax(NumPy):
     """Products in one compiled loop.
 
     Each turn adds 0 times the results of the previous one to an operand; otherwise XLA would remove the loop.
@@ -110,13 +99,13 @@ class Jax(Products):
 
     packages = ("jax", "jaxlib")
 
-    def _load(self, layers: Sequence[Layer], config: Config) -> str:
+    def _load(self, config: Config) -> str:
         import jax
 
         from jax_mlp.device import device_name, find_device, product_precision
 
         device, self._precision = find_device(config), product_precision(config)
-        self._layers = jax.device_put(tuple(layers), device)
+        self._layers = jax.device_put(tuple(self._layers), device)
         assert self._layers[0].inputs.dtype == config.dtype, "JAX_ENABLE_X64 is for float64"
         return device_name(device)
 

@@ -73,17 +73,9 @@ class Bench:
 
     @property
     def config(self) -> Config:
-        return replace(
-            PRESETS["leaky"],
-            activation="relu",
-            last_activation="none",
-            batch_size=self.batch_size,
-            hidden=self.hidden,
-            dtype=self.dtype,
-            device=self.device,
-            gpu=self.gpu,
-            matmul_precision=self.matmul_precision,
-        )
+        names = ("batch_size", "hidden", "dtype", "device", "gpu", "matmul_precision")
+        settings = {name: getattr(self, name) for name in names}
+        return replace(PRESETS["leaky"], **settings | {"activation": "relu", "last_activation": "none"})
 
     @property
     def device_flags(self) -> list[str]:

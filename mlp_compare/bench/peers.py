@@ -15,30 +15,37 @@ from mlp_workload.data import Dataset
 from mlp_workload.weights import Parameters
 
 
-def _inputs(config: Config, dataset: Dataset) -> npt.NDArray[np.floating[Any]]:
-    x = dataset.train.images.reshape(len(dataset.train), -1).astype(config.dtype) / 255
-    x -= config.pixel_mean
-    x /= config.pixel_std
-    return x
+class _Peer:
+    device = "cpu"
+
+    def __init__(self, config: Config, dataset: Dataset, initial: Parameters) -> None:
+        self._config, self._dataset, self._initial = config, dataset, initial
+
+    def prepare(self, order: npt.NDArray[Any]) -> Any:
+        return self._x[order], self._y[order]
+
+    def compile(self) -> None:
+        train, config = self._dataset.train, self._config
+        self._x, self._y = train.images.reshape(len(train), -1).astype(config.dtype) / 255, train.labels
+        self._x -= config.pixel_mean
+        self._x /= config.pixel_std
 
 
-class Keras:
+class Keras(_Peer):
     """`model.fit` of Keras 3. The backend is set before Keras is imported, once per process."""
 
     backend = "jax"
-    device = "cpu"
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters) -> None:
         os.environ["KERAS_BACKEND"] = self.backend
         import keras
 
-        self._config, self._dataset, self._initial = config, dataset, initial
+        super().__init__(config, dataset, initial)
         self.packages = ("keras", self.backend)
         keras.config.set_floatx(config.dtype)
         widths = config.widths(dataset.pixels, dataset.classes)
-        activations = [config.activation] * (len(widths) - 2) + [config.logits_activation]
         layers: list[Any] = [keras.Input((widths[0],))]
-        for width, activation in zip(widths[1:], activations, strict=True):
+        for width, activation in zip(widths[1:], config.activations(len(widths) - 1), strict=True):
             layers.append(keras.layers.Dense(width))
             if activation == "relu":
                 layers.append(keras.layers.ReLU())
@@ -52,15 +59,12 @@ class Keras:
 
     def compile(self) -> None:
         """Makes Keras compile, which it does in the first step, by a step with a learning rate of 0."""
-        self._x, self._y = _inputs(self._config, self._dataset), self._dataset.train.labels
+        super().compile()
         rate = self._model.optimizer.learning_rate
         value = float(rate)
         rate.assign(0.0)
         self.train_steps(self.prepare(np.arange(self._config.batch_size)))
         rate.assign(value)
-
-    def prepare(self, order: npt.NDArray[Any]) -> Any:
-        return self._x[order], self._y[order]
 
     def train_steps(self, ordered: Any) -> None:
         self._model.fit(*ordered, batch_size=self._config.batch_size, shuffle=False, verbose=0)
@@ -74,16 +78,15 @@ class KerasTorch(Keras):
     backend = "torch"
 
 
-class ScikitLearn:
+class ScikitLearn(_Peer):
     """`MLPClassifier` of scikit-learn, with ReLU and no activation on the logits."""
 
-    device = "cpu"
     packages = ("scikit-learn",)
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters) -> None:
         from sklearn.neural_network import MLPClassifier
 
-        self._config, self._dataset, self._initial = config, dataset, initial
+        super().__init__(config, dataset, initial)
         self._model = MLPClassifier(
             config.hidden,
             activation="relu",
@@ -98,15 +101,11 @@ class ScikitLearn:
 
     def compile(self) -> None:
         """Sets the weights after a first batch, because the model has none before it."""
-        self._x, self._y = _inputs(self._config, self._dataset), self._dataset.train.labels
-        classes = np.arange(self._dataset.classes)
-        size = self._config.batch_size
-        self._model.partial_fit(self._x[:size], self._y[:size], classes=classes)
+        super().compile()
+        first = self.prepare(np.arange(self._config.batch_size))
+        self._model.partial_fit(*first, classes=np.arange(self._dataset.classes))
         for array, initial in zip(self._arrays(), self._initial.values(), strict=True):
             array[:] = initial
-
-    def prepare(self, order: npt.NDArray[np.int32]) -> Any:
-        return self._x[order], self._y[order]
 
     def train_steps(self, ordered: Any) -> None:
         self._model.partial_fit(*ordered)

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mlp_workload.config import Config
 from mlp_workload.environment.description import quota_cores, usable_cores
@@ -56,37 +56,25 @@ def run(name: str, module: str, *arguments: str, variables: Mapping[str, str] | 
         except subprocess.TimeoutExpired:
             raise ProcessFailed(f"{name}: not done within {_TIME_LIMIT} s") from None
         finally:
-            _end(process)
-        output, error_output = (_content(file) for file in (out, errors))
-    if status < 0:
-        raise ProcessFailed(
-            f"{name}: ended by {signal.Signals(-status).name}; SIGKILL is also how the system frees memory"
-        )
-    if status:
-        raise ProcessFailed(f"{name}: {why_ended(status, error_output)}")
-    return output
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ends the process and, except on Windows, all processes that it started."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
+            if hasattr(os, "killpg"):  # with all that it started
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            process.wait()
+        for file in (out, errors):
+            file.seek(0)
+        if status < 0:
+            ended = signal.Signals(-status).name
+            raise ProcessFailed(f"{name}: ended by {ended}; SIGKILL is also how the system frees memory")
+        if status:
+            raise ProcessFailed(f"{name}: {why_ended(status, errors.read())}")
+        return out.read()
 
 
 def free_port() -> int:
-    """Returns a free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _content(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read()
+        return int(listener.getsockname()[1])
 
 
 def ask(variant: str, config: Config, **options: Any) -> dict[str, Any]:
@@ -98,7 +86,5 @@ def ask(variant: str, config: Config, **options: Any) -> dict[str, Any]:
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
     } | ({"CUDA_VISIBLE_DEVICES": ""} if config.device == "cpu" else {})
     request = {"variant": variant, "config": json.loads(config.to_json()), "spawned_at": time.monotonic()} | options
-    answer: dict[str, Any] = json.loads(
-        run(variant, "mlp_compare.bench.timing_worker", variables=variables, text=json.dumps(request))
-    )
-    return answer
+    text = json.dumps(request)
+    return dict(json.loads(run(variant, "mlp_compare.bench.timing_worker", variables=variables, text=text)))

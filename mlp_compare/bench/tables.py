@@ -9,22 +9,10 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from mlp_compare.bench import whole_commands as whole
 from mlp_compare.bench.benchmark import FORMAT, epoch_medians
 from mlp_compare.bench.timings import Ratio, break_even, medians, ratio
 from mlp_compare.bench.variants import CONTROL
-from mlp_compare.bench.whole_commands import (
-    JAX_FIRST,
-    JAX_GIVEN,
-    JAX_LATER,
-    JAX_UNKEPT,
-    JAX_WATCHED,
-    TARGET_ACCURACY,
-    TORCH,
-    TORCH_GIVEN,
-    TORCH_UNKEPT,
-    TORCH_WATCHED,
-    TUTORIAL,
-)
 from mlp_compare.old_names import with_current_names
 from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.data.shipped import CLASSES, PIXELS
@@ -33,8 +21,9 @@ from mlp_workload.errors import UserError, escaped, refusal
 from mlp_workload.files import expand, read_json
 from mlp_workload.sinks.console import Output
 
-PROGRAM = "python -m mlp_compare.bench.tables"
 Result = Mapping[str, Any]
+_SEEDS = "jax-seeds"
+_TARGET = f"{whole.TARGET_ACCURACY:.0%}".replace("%", " %")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +35,8 @@ class Shown:
 
 
 def main() -> None:
-    run_command(PROGRAM, Shown, lambda options: print(escaped(markdown(read(options.file)))))
+    program = "python -m mlp_compare.bench.tables"
+    run_command(program, Shown, lambda options: print(escaped(markdown(read(options.file)))))
 
 
 def read(path: Path) -> Result:
@@ -79,69 +69,69 @@ class Figures:
         self.seconds = epoch_medians({name: variant["samples"] for name, variant in self.variants.items()})
         self.medians = {name: medians(variant["samples"]) for name, variant in self.variants.items()}
 
-    def fastest(self, kind: str) -> str | None:
-        names = [name for name in self.variants if self.variants[name]["kind"] == kind]
-        return min(names, key=lambda name: self.medians[name]["epoch_seconds"], default=None)
-
-    def fastest_of(self, framework: str) -> str:
-        """Returns the fastest of the variants whose keys begin with `framework`, or an empty string."""
-        names = [name for name in self.variants if name.startswith(framework)]
+    def fastest(self, library: str) -> str:
+        """Returns the fastest of the variants whose keys begin with `library`, or an empty string."""
+        names = [name for name in self.variants if name.startswith(library)]
         return min(names, key=lambda name: self.medians[name]["epoch_seconds"], default="")
+
+    def title(self, name: str) -> str:
+        return str(self.variants[name]["name"])
 
     def ratio(self, of: str, to: str) -> Ratio:
         return ratio(self.seconds, of, to)
 
+    def is_bound(self, name: str) -> bool:
+        return bool(self.variants[name]["kind"] == "lower_bound")
+
     def ordered(self) -> list[str]:
         """Returns the variants that train, fastest first, then the lower bounds, without the control."""
         names = [name for name in self.variants if name != CONTROL]
-        is_bound = {name: self.variants[name]["kind"] == "lower_bound" for name in names}
-        return sorted(names, key=lambda name: (is_bound[name], self.medians[name]["epoch_seconds"]))
+        return sorted(names, key=lambda name: (self.is_bound(name), self.medians[name]["epoch_seconds"]))
 
     def ratios(self) -> Iterator[tuple[str, Ratio]]:
-        """Yields the main ratios, each with its description."""
-        first = self.variants[self.first]["name"]
-        for kind, over in (("torch", "the fastest PyTorch"), ("lower_bound", "the fastest library's products alone")):
-            if (name := self.fastest(kind)) is not None and name != self.first:
-                yield f"{first}, over {over} ({self.variants[name]['name']})", self.ratio(self.first, name)
-        if (
-            self.variants[self.first]["kind"] == "jax"
-            and "products-jax" in self.variants
-            and self.fastest("lower_bound") != "products-jax"
-        ):
-            yield f"{first}, over JAX's own products alone", self.ratio(self.first, "products-jax")
+        first = self.title(self.first)
+        for library, over in (("torch", "the fastest PyTorch"), ("products", "the fastest library's products alone")):
+            if (name := self.fastest(library)) and name != self.first:
+                yield f"{first}, over {over} ({self.title(name)})", self.ratio(self.first, name)
+        products = "products-jax"
+        if self.jax_is_first and products in self.variants and self.fastest("products") != products:
+            yield f"{first}, over JAX's own products alone", self.ratio(self.first, products)
         yield "control: the first variant over itself", self.ratio(CONTROL, self.first)
+
+    @property
+    def jax_is_first(self) -> bool:
+        return bool(self.variants[self.first]["kind"] == "jax")
 
     def whole_ratio(self, of: str, to: str, quantity: str) -> Ratio:
         samples = self.result["whole"]
         return ratio({name: [sample[quantity] for sample in samples[name]] for name in (of, to)}, of, to)
 
-    def torch_wins(self) -> list[str]:
-        """Returns a line for each quantity in which any form of PyTorch was ahead of JAX in this measurement."""
-        torch = [name for name, variant in self.variants.items() if variant["kind"] == "torch"]
-        if self.variants[self.first]["kind"] != "jax" or not torch:
-            return []
-        lines = []
-        jax = self.medians[self.first]
+    def torch_wins(self) -> Iterator[str]:
+        """Yields a line for each quantity in which any form of PyTorch was ahead of JAX in this measurement."""
+        torch = [name for name in self.variants if name.startswith("torch")]
+        if not self.jax_is_first or not torch:
+            return
         for name in torch:
             if (over := self.ratio(self.first, name)).low > 1:
-                lines.append(f"{self.variants[name]['name']} trains an epoch faster: ratio {over}")
+                yield f"{self.title(name)} trains an epoch faster: ratio {over}"
         for quantity, title, unit in (
             ("ready_seconds", "ready for the first step, nothing kept from earlier runs", "s"),
             ("peak_megabytes", "peak memory", "MB"),
         ):
-            name = min(torch, key=lambda name: self.medians[name][quantity])
-            if (value := self.medians[name][quantity]) < jax[quantity]:
-                lines.append(
-                    f"{title}: {value:.3g} {unit} ({self.variants[name]['name']}) against {jax[quantity]:.3g} {unit}"
+            values = {name: self.medians[name][quantity] for name in (self.first, *torch)}
+            if (name := min(values, key=values.__getitem__)) != self.first:
+                yield (
+                    f"{title}: {values[name]:.3g} {unit} ({self.title(name)}) against {values[self.first]:.3g} {unit}"
                 )
         products = "products-jax", "products-torch"
         if {*products} <= self.variants.keys() and (over := self.ratio(*products)).low > 1:
-            lines.append(f"the products alone: JAX's take {over} times as long as PyTorch's")
+            yield f"the products alone: JAX's take {over} times as long as PyTorch's"
         for quantity, goal in (("ready_seconds", "its first step"), ("total_seconds", "ten epochs")):
-            for name in (JAX_FIRST, JAX_LATER) if self.result["whole"] else ():
-                if (over := self.whole_ratio(name, TORCH, quantity)).low > 1:
-                    lines.append(f"`{name}` reaches {goal} after {over} times as long as PyTorch's")
-        return [*lines, *_seeds_wins(self.result["seeds"]), *self._sweep_wins()]
+            for name in (whole.JAX_FIRST, whole.JAX_LATER) if self.result["whole"] else ():
+                if (over := self.whole_ratio(name, whole.TORCH, quantity)).low > 1:
+                    yield f"`{name}` reaches {goal} after {over} times as long as PyTorch's"
+        yield from _seeds_wins(self.result["seeds"])
+        yield from self._sweep_wins()
 
     def _sweep_wins(self) -> Iterator[str]:
         points: dict[tuple[int, tuple[int, ...]], dict[str, float]] = {}
@@ -150,13 +140,12 @@ class Figures:
             points.setdefault(key, {}).setdefault(point["variant"], float(np.median(point["epoch_seconds"])))
         for (batch_size, hidden), seconds in points.items():
             jax = seconds.pop(self.first, 0.0)
-            for name in sorted(seconds, key=lambda name: seconds[name])[:1]:
-                if jax > _CLEARLY * seconds[name]:
-                    layers = "-".join(map(str, hidden))
-                    yield (
-                        f"batches of {batch_size}, hidden layers of {layers}: {self.variants[name]['name']}, ratio "
-                        f"{jax / seconds[name]:.2f}, of one process each"
-                    )
+            name = min(seconds, key=seconds.__getitem__, default="")
+            if name and jax > 1.15 * seconds[name]:  # clearly slower, for a single process of each
+                yield (
+                    f"batches of {batch_size}, hidden layers of {'-'.join(map(str, hidden))}: {self.title(name)}, "
+                    f"ratio {jax / seconds[name]:.2f}, of one process each"
+                )
 
 
 def _seeds_wins(seeds: Result) -> Iterator[str]:
@@ -164,11 +153,10 @@ def _seeds_wins(seeds: Result) -> Iterator[str]:
     if not seeds:
         return
     figures = Figures(seeds)
-    pairs = [("jax-in-turn", "torch-in-turn"), ("jax-vmap", "torch-vmap"), (_SEEDS, figures.fastest_of("torch"))]
+    pairs = ("jax-in-turn", "torch-in-turn"), ("jax-vmap", "torch-vmap"), (_SEEDS, figures.fastest("torch"))
     for jax, torch in pairs:
         if {jax, torch} <= figures.variants.keys() and (over := figures.ratio(jax, torch)).low > 1:
-            names = (figures.variants[name]["name"] for name in (torch, jax))
-            yield f"{seeds['models']} models, {' against '.join(names)}: ratio {over}"
+            yield f"{seeds['models']} models, {figures.title(torch)} against {figures.title(jax)}: ratio {over}"
 
 
 def _setting(result: Result) -> str:
@@ -187,52 +175,28 @@ def _setting(result: Result) -> str:
     )
 
 
-_HEADINGS = ("", "an epoch", "× bound", "ready", "compile", "memory")
-
-
-def _rows(figures: Figures) -> Iterator[tuple[str, ...]]:
-    fastest = figures.fastest("lower_bound")
-    for name in figures.ordered():
-        values = figures.medians[name]
-        is_bound = figures.variants[name]["kind"] == "lower_bound"
-        yield (
-            figures.variants[name]["name"],
-            f"{values['epoch_seconds']:.3f} s",
-            f"{values['epoch_seconds'] / figures.medians[fastest]['epoch_seconds']:.2f}" if fastest else "",
-            "" if is_bound else f"{values['ready_seconds']:.1f} s",
-            "" if is_bound else f"{values['compile_seconds']:.1f} s",
-            "" if is_bound else f"{values['peak_megabytes']:.0f} MB",
-        )
-
-
 def _remarks(figures: Figures) -> Iterator[str]:
     yield from _quota_remarks(figures.result)
     for description, over in figures.ratios():
         yield f"{description}: {over}" + (f", {over.rounds} rounds" if over.is_interval else "")
-    torch = figures.fastest("torch")
-    if torch is not None and figures.variants[figures.first]["kind"] == "jax":
-        medians = figures.medians
-        ready, epoch = (
-            (medians[figures.first][key], medians[torch][key]) for key in ("ready_seconds", "epoch_seconds")
-        )
-        yield (
-            f"from cold starts {figures.variants[figures.first]['name']} is ahead of {figures.variants[torch]['name']} "
-            f"{break_even(ready, epoch)}, by the medians"
-        )
-    if figures.result["whole"]:
-        for of, to, quantity, description in (
-            (JAX_FIRST, TORCH, "total_seconds", "whole command, JAX the first time over PyTorch"),
-            (JAX_LATER, TORCH, "total_seconds", "whole command, JAX later over PyTorch"),
-            (JAX_LATER, TUTORIAL, "total_seconds", "whole command, JAX later over the tutorial's program"),
-            (JAX_LATER, JAX_FIRST, "ready_seconds", "until the first step, JAX later over the first time"),
-            (JAX_GIVEN, TORCH_GIVEN, "to_target_seconds", f"until {_TARGET} are right, JAX over PyTorch"),
-            (JAX_WATCHED, JAX_LATER, "run_seconds", "JAX, all steps, drawn on a dashboard over undrawn"),
-            (TORCH_WATCHED, TORCH, "run_seconds", "PyTorch, all steps, drawn on a dashboard over undrawn"),
-            (JAX_LATER, JAX_UNKEPT, "run_seconds", "JAX, all steps, with checkpoints over without"),
-            (TORCH, TORCH_UNKEPT, "run_seconds", "PyTorch, all steps, with checkpoints over without"),
-        ):
-            if of in figures.result["whole"]:
-                yield f"{description}: {figures.whole_ratio(of, to, quantity)}"
+    if (torch := figures.fastest("torch")) and figures.jax_is_first:
+        both = figures.medians[figures.first], figures.medians[torch]
+        ready, epoch = ([values[key] for values in both] for key in ("ready_seconds", "epoch_seconds"))
+        ahead = f"{figures.title(figures.first)} is ahead of {figures.title(torch)} {break_even(ready, epoch)}"
+        yield f"from cold starts {ahead}, by the medians"
+    for of, to, quantity, description in (
+        (whole.JAX_FIRST, whole.TORCH, "total_seconds", "whole command, JAX the first time over PyTorch"),
+        (whole.JAX_LATER, whole.TORCH, "total_seconds", "whole command, JAX later over PyTorch"),
+        (whole.JAX_LATER, whole.TUTORIAL, "total_seconds", "whole command, JAX later over the tutorial's program"),
+        (whole.JAX_LATER, whole.JAX_FIRST, "ready_seconds", "until the first step, JAX later over the first time"),
+        (whole.JAX_GIVEN, whole.TORCH_GIVEN, "to_target_seconds", f"until {_TARGET} are right, JAX over PyTorch"),
+        (whole.JAX_WATCHED, whole.JAX_LATER, "run_seconds", "JAX, all steps, drawn on a dashboard over undrawn"),
+        (whole.TORCH_WATCHED, whole.TORCH, "run_seconds", "PyTorch, all steps, drawn on a dashboard over undrawn"),
+        (whole.JAX_LATER, whole.JAX_UNKEPT, "run_seconds", "JAX, all steps, with checkpoints over without"),
+        (whole.TORCH, whole.TORCH_UNKEPT, "run_seconds", "PyTorch, all steps, with checkpoints over without"),
+    ):
+        if of in figures.result["whole"]:
+            yield f"{description}: {figures.whole_ratio(of, to, quantity)}"
     yield from _seeds_remarks(figures.result["seeds"])
 
 
@@ -252,49 +216,38 @@ def _seeds_remarks(seeds: Result) -> Iterator[str]:
     if not seeds:
         return
     figures, n = Figures(seeds), seeds["models"]
-    others = ["jax-in-turn"] if "jax-in-turn" in figures.variants else []
-    if torch := figures.fastest_of("torch"):
-        others.append(torch)
-    for name in others if _SEEDS in figures.variants else ():
-        names = f"{figures.variants[_SEEDS]['name']} over {figures.variants[name]['name']}"
-        yield f"an epoch of {n} models, {names}: {figures.ratio(_SEEDS, name)}"
+    for name in ("jax-in-turn", figures.fastest("torch")):
+        if {_SEEDS, name} <= figures.variants.keys():
+            names = f"{figures.title(_SEEDS)} over {figures.title(name)}"
+            yield f"an epoch of {n} models, {names}: {figures.ratio(_SEEDS, name)}"
     yield f"an epoch of {n} models, control: {figures.ratio(CONTROL, figures.first)}"
 
 
-_TARGET = f"{TARGET_ACCURACY:.0%}".replace("%", " %")
-_WHOLE_HEADINGS = (
-    "10 epochs of the default preset, start to end",
-    "first step",
-    "epoch 1",
-    f"{_TARGET} right",
-    "all done",
-)
-_SEEDS_HEADINGS = ("several models", "how many", "epochs of a model", "ready", "compile")
-_SEEDS = "jax-seeds"
-_CLEARLY = 1.15
-"""Ratio above which a single process of each is clearly slower."""
-
-
-def _whole_rows(figures: Figures) -> Iterator[tuple[str, ...]]:
-    for name, samples in figures.result["whole"].items():
-        values = medians(samples)
-        keys = ("ready_seconds", "first_epoch_done_seconds", "to_target_seconds", "total_seconds")
-        yield (name, *(f"{values[key]:.2f} s" if key in values else "" for key in keys))
+def _rows(figures: Figures) -> Iterator[tuple[str, ...]]:
+    bound = figures.fastest("products")
+    for name in figures.ordered():
+        values = figures.medians[name]
+        seconds = values["epoch_seconds"]
+        times = f"{seconds / figures.medians[bound]['epoch_seconds']:.2f}" if bound else ""
+        others = (
+            f"{values['ready_seconds']:.1f} s", f"{values['compile_seconds']:.1f} s",
+            f"{values['peak_megabytes']:.0f} MB",
+        )  # fmt: skip
+        yield figures.title(name), f"{seconds:.3f} s", times, *(("", "", "") if figures.is_bound(name) else others)
 
 
 def _seeds_rows(seeds: Result) -> Iterator[tuple[str, ...]]:
-    if not seeds:
-        return
     figures, n = Figures(seeds), seeds["models"]
     for name in figures.ordered():
-        values = figures.medians[name]
-        yield (
-            figures.variants[name]["name"],
-            str(n),
-            f"{n / values['epoch_seconds']:.2f} /s",
-            f"{values['ready_seconds']:.1f} s",
-            f"{values['compile_seconds']:.1f} s",
-        )
+        epoch, *others = (figures.medians[name][f"{part}_seconds"] for part in ("epoch", "ready", "compile"))
+        yield figures.title(name), str(n), f"{n / epoch:.2f} /s", *(f"{seconds:.1f} s" for seconds in others)
+
+
+def _whole_rows(commands: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for name, samples in commands.items():
+        values = medians(samples)
+        keys = ("ready_seconds", "first_epoch_done_seconds", "to_target_seconds", "total_seconds")
+        yield name, *(f"{values[key]:.2f} s" if key in values else "" for key in keys)
 
 
 @dataclass(frozen=True)
@@ -309,19 +262,18 @@ class View:
 
     @classmethod
     def of(cls, result: Result) -> "View":
-        figures = Figures(result)
-        tables = [
-            (_HEADINGS, list(_rows(figures))),
-            (_SEEDS_HEADINGS, list(_seeds_rows(result["seeds"]))),
-            (_WHOLE_HEADINGS, list(_whole_rows(figures))),
-        ]
-        return cls(
-            _setting(result),
-            [(headings, rows) for headings, rows in tables if rows],
-            list(_remarks(figures)),
-            [*result["left_out"].values(), *result["seeds"].get("left_out", {}).values()],
-            figures.torch_wins(),
-        )
+        figures, seeds = Figures(result), result["seeds"]
+        tables: list[tuple[Sequence[str], Sequence[tuple[str, ...]]]]
+        tables = [(("", "an epoch", "× bound", "ready", "compile", "memory"), list(_rows(figures)))]
+        if seeds:
+            headings = "several models", "how many", "epochs of a model", "ready", "compile"
+            tables.append((headings, list(_seeds_rows(seeds))))
+        if result["whole"]:
+            run = "10 epochs of the default preset, start to end"
+            headings = run, "first step", "epoch 1", f"{_TARGET} right", "all done"
+            tables.append((headings, list(_whole_rows(result["whole"]))))
+        left_out = [*result["left_out"].values(), *seeds.get("left_out", {}).values()]
+        return cls(_setting(result), tables, list(_remarks(figures)), left_out, list(figures.torch_wins()))
 
 
 def show(console: Output, result: Result) -> None:
@@ -335,20 +287,17 @@ def show(console: Output, result: Result) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for line in view.remarks:
+    wins = "where PyTorch wins:" if view.torch_wins else "where PyTorch wins: nowhere in this run"
+    left_out = (f"left out: {line}" for line in view.left_out)
+    for line in (*view.remarks, *left_out, wins, *(f"  {line}" for line in view.torch_wins)):
         console.print(line)
-    for line in view.left_out:
-        console.print(f"left out: {line}")
-    console.print("where PyTorch wins:" if view.torch_wins else "where PyTorch wins: nowhere in this run")
-    for line in view.torch_wins:
-        console.print(f"  {line}")
 
 
 def markdown(result: Result) -> str:
     view = View.of(result)
-    epochs, *whole = [_markdown_table(*table) for table in view.tables]
+    epochs, *others = [_markdown_table(*table) for table in view.tables]
     parts = [view.setting, epochs, _markdown_list([*view.remarks, *(f"left out: {line}" for line in view.left_out)])]
-    parts += whole
+    parts += others
     if view.torch_wins:
         parts += ["Where PyTorch wins:", _markdown_list(view.torch_wins)]
     return "\n\n".join(parts)

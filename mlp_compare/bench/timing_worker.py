@@ -22,6 +22,7 @@ from mlp_workload.data import Dataset, Examples, load
 from mlp_workload.environment.description import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
+from mlp_workload.interface import Losses
 from mlp_workload.weights import Parameters, save_weights
 
 
@@ -51,39 +52,32 @@ def measure(
     `time.monotonic`. An epoch has the first `examples` or all, and ends when its result has arrived.
     """
     settings = Config.from_json(json.dumps(config))
-    started = time.monotonic() - spawned_at
+    answer: dict[str, Any] = {"start_seconds": time.monotonic() - spawned_at}
     clock = Clock()
     if variant in VARIANTS:
         make = VARIANTS[variant].load()
     else:
         make = partial(SeveralModels, SEEDS_VARIANTS[variant].load(), state is not None)
-    imported = clock.lap()
+    answer["import_seconds"] = clock.lap()
     dataset = load(settings.dataset, settings.transpose_images)
-    if examples is not None:
-        part = Examples(dataset.train.images[:examples], dataset.train.labels[:examples])
-        dataset = replace(dataset, train=part)
+    part = Examples(dataset.train.images[:examples], dataset.train.labels[:examples])
+    dataset = replace(dataset, train=part)
     widths = settings.widths(dataset.pixels, dataset.classes)
     initial = initial_parameters(settings.initialization, widths, settings.seed)
-    data = clock.lap()
+    answer["data_seconds"] = clock.lap()
     trainer = make(settings, dataset, initial)
-    built = clock.lap()
+    answer["build_seconds"] = clock.lap()
     trainer.compile()
-    compiled = clock.lap()
+    answer["compile_seconds"] = clock.lap()
     if state is not None:
         epoch_seconds(trainer, settings, dataset, 1)
         save_weights(Path(state), trainer.state())
         return {"device": trainer.device}
-    ready = time.monotonic() - spawned_at
-    seconds = epoch_seconds(trainer, settings, dataset, epochs + 1)
-    return {
-        "start_seconds": started,
-        "import_seconds": imported,
-        "data_seconds": data,
-        "build_seconds": built,
-        "compile_seconds": compiled,
-        "ready_seconds": ready,
-        "first_epoch_seconds": seconds[0],
-        "epoch_seconds": seconds[1:],
+    answer["ready_seconds"] = time.monotonic() - spawned_at
+    first, *others = epoch_seconds(trainer, settings, dataset, epochs + 1)
+    return answer | {
+        "first_epoch_seconds": first,
+        "epoch_seconds": others,
         "peak_megabytes": _peak_megabytes(),
         "device": trainer.device,
         "precision": settings.precision,
@@ -123,8 +117,8 @@ class SeveralModels:
     def prepare(self, order: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         return np.stack([np.roll(order, -model * self._shift) for model in range(MODELS)])
 
-    def train_steps(self, orders: npt.NDArray[np.int32]) -> npt.NDArray[np.floating[Any]]:
-        losses: npt.NDArray[np.floating[Any]] = self._models.train_steps(orders)
+    def train_steps(self, orders: npt.NDArray[np.int32]) -> Losses:
+        losses: Losses = self._models.train_steps(orders)
         self._losses = losses
         return losses
 
@@ -132,8 +126,7 @@ class SeveralModels:
         """Returns the parameters of the first of equal models. Raises `UserError` if their losses differ."""
         if len(self._losses) != MODELS or not np.ptp(self._losses, axis=0).max() <= DRIFT_FLOAT64:
             raise UserError(f"{MODELS} equal models have losses, of shape {self._losses.shape}, that differ")
-        parameters: Parameters = self._models.parameters()
-        return parameters
+        return dict(self._models.parameters())
 
 
 class Clock:

@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
 FEWEST = 6
 """Fewest rounds for an interval of a median; with fewer, only the range is given."""
-_RESAMPLES = 4999
 
 
 @dataclass(frozen=True)
 class Ratio:
     """Median over rounds of the seconds of one variant over those of another, below 1 if the first is faster.
 
-    `low` and `high` are its bootstrap interval or, with fewer than FEWEST rounds, the range of all rounds.
+    `low` and `high` are its 95 % bootstrap interval or, with fewer than FEWEST rounds, the range of all rounds.
     """
 
     ratio: float
@@ -50,12 +48,12 @@ def ratio(seconds: Mapping[str, Sequence[float]], of: str, to: str) -> Ratio:
     if len(pairs) < FEWEST or np.ptp(pairs) == 0:
         return Ratio(middle, float(pairs.min()), float(pairs.max()), len(pairs))
     interval = stats.bootstrap(
-        (pairs,), np.median, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES, method="percentile", rng=0
+        (pairs,), np.median, confidence_level=0.95, n_resamples=4999, method="percentile", rng=0
     ).confidence_interval
     return Ratio(middle, float(interval.low), float(interval.high), len(pairs))
 
 
-def break_even(ready: tuple[float, float], epoch: tuple[float, float]) -> str:
+def break_even(ready: Sequence[float], epoch: Sequence[float]) -> str:
     """Returns in words when the first of two is ahead, from the seconds until each is ready and per epoch."""
     later, gain = ready[0] - ready[1], epoch[1] - epoch[0]
     if later <= 0 <= gain:

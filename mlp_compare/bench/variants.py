@@ -8,18 +8,18 @@ from typing import Any, Literal
 from mlp_compare.parity.bound_table import DRIFT_FLOAT64
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Variant:
     """A class to time. `target` is its "package.module:name"; it is made with (config, dataset, initial weights).
 
-    `kind` is the group in which it is compared, `needs` the packages it imports, `device` where it runs. If an
+    `kind` is the group in which it is compared, `needs` a package that it imports, `device` where it runs. If an
     `optional` variant fails, it is left out with the reason. `apart` bounds its parameters in the float64 check.
     """
 
     name: str
     kind: Literal["jax", "torch", "peer", "lower_bound", "seeds"]
     target: str
-    needs: tuple[str, ...] = ()
+    needs: str = ""
     device: Literal["any", "cpu", "gpu"] = "any"
     optional: bool = False
     apart: float = DRIFT_FLOAT64
@@ -30,73 +30,54 @@ class Variant:
 
     @property
     def missing(self) -> str:
-        """The first of `needs` that is not installed, or an empty string."""
-        return next((package for package in self.needs if find_spec(package) is None), "")
+        """The package that is needed and not installed, or an empty string."""
+        return self.needs if self.needs and find_spec(self.needs) is None else ""
+
+
+def _torch(name: str, target: str, **options: Any) -> Variant:
+    return Variant(f"PyTorch, {name}", "torch", f"reference_torch.{target}", **options)
+
+
+def _peer(name: str, target: str, needs: str, **options: Any) -> Variant:
+    target = f"mlp_compare.bench.peers:{target}"
+    return Variant(name, "peer", target, needs, device="cpu", optional=True, **options)
+
+
+def _products(name: str, target: str, **options: Any) -> Variant:
+    return Variant(f"products alone, {name}", "lower_bound", f"mlp_compare.bench.lower_bound:{target}", **options)
 
 
 VARIANTS = {
-    "jax": Variant(name="JAX, an epoch a program", kind="jax", target="jax_mlp.trainer:Trainer"),
-    "jax-step": Variant(name="JAX, a step a program", kind="jax", target="jax_mlp.variants:PerStep"),
-    "torch": Variant(name="PyTorch, eager", kind="torch", target="reference_torch.trainer:Trainer"),
-    "torch-fused": Variant(name="PyTorch, eager, fused SGD", kind="torch", target="reference_torch.variants:Fused"),
-    "torch-compile": Variant(
-        name="PyTorch, torch.compile", kind="torch", target="reference_torch.variants:Compiled", optional=True
-    ),
-    "torch-autotune": Variant(
-        name="PyTorch, torch.compile, max-autotune", kind="torch", target="reference_torch.variants:CompiledAutotuned",
-        optional=True,
-    ),
-    "torch-hand": Variant(name="PyTorch, backward by hand", kind="torch", target="reference_torch.variants:ByHand"),
-    "torch-tutorial": Variant(
-        name="PyTorch, the tutorial's loop", kind="torch", target="reference_torch.variants:TutorialLoop"
-    ),
-    "torch-step-graph": Variant(
-        name="PyTorch, CUDA graph of a step", kind="torch", target="reference_torch.variants:StepGraph", device="gpu"
-    ),
-    "torch-epoch-graph": Variant(
-        name="PyTorch, CUDA graph of an epoch", kind="torch", target="reference_torch.variants:EpochGraph", device="gpu"
-    ),
-    "keras-jax": Variant(
-        name="Keras 3 on JAX", kind="peer", target="mlp_compare.bench.peers:Keras", needs=("keras",), device="cpu",
-        optional=True,
-    ),
-    "keras-torch": Variant(
-        name="Keras 3 on PyTorch", kind="peer", target="mlp_compare.bench.peers:KerasTorch", needs=("keras",),
-        device="cpu", optional=True, apart=1e-7,  # its cross-entropy is 4e-9 off in float64 too (Keras 3.15)
-    ),
-    "sklearn": Variant(
-        name="scikit-learn MLPClassifier", kind="peer", target="mlp_compare.bench.peers:ScikitLearn",
-        needs=("sklearn",), device="cpu", optional=True,
-    ),
-    "products-torch": Variant(
-        name="products alone, PyTorch", kind="lower_bound", target="mlp_compare.bench.lower_bound:Torch"
-    ),
-    "products-numpy": Variant(
-        name="products alone, NumPy", kind="lower_bound", target="mlp_compare.bench.lower_bound:NumPy", device="cpu"
-    ),
-    "products-jax": Variant(name="products alone, JAX", kind="lower_bound", target="mlp_compare.bench.lower_bound:Jax"),
-}  # fmt: skip
+    "jax": Variant("JAX, an epoch a program", "jax", "jax_mlp.trainer:Trainer"),
+    "jax-step": Variant("JAX, a step a program", "jax", "jax_mlp.variants:PerStep"),
+    "torch": _torch("eager", "trainer:Trainer"),
+    "torch-fused": _torch("eager, fused SGD", "variants:Fused"),
+    "torch-compile": _torch("torch.compile", "variants:Compiled", optional=True),
+    "torch-autotune": _torch("torch.compile, max-autotune", "variants:CompiledAutotuned", optional=True),
+    "torch-hand": _torch("backward by hand", "variants:ByHand"),
+    "torch-tutorial": _torch("the tutorial's loop", "variants:TutorialLoop"),
+    "torch-step-graph": _torch("CUDA graph of a step", "variants:StepGraph", device="gpu"),
+    "torch-epoch-graph": _torch("CUDA graph of an epoch", "variants:EpochGraph", device="gpu"),
+    "keras-jax": _peer("Keras 3 on JAX", "Keras", "keras"),
+    # Its cross-entropy is 4e-9 off in float64 too (Keras 3.15).
+    "keras-torch": _peer("Keras 3 on PyTorch", "KerasTorch", "keras", apart=1e-7),
+    "sklearn": _peer("scikit-learn MLPClassifier", "ScikitLearn", "sklearn"),
+    "products-torch": _products("PyTorch", "Torch"),
+    "products-numpy": _products("NumPy", "NumPy", device="cpu"),
+    "products-jax": _products("JAX", "Jax"),
+}
 MODELS = 8
 """Number of models in each of `SEEDS_VARIANTS`."""
 SEEDS_VARIANTS = {
-    "jax-in-turn": Variant(
-        name="JAX, one after another", kind="seeds", target="jax_mlp.variants:SeedsInTurn"
-    ),
-    "jax-seeds": Variant(name="JAX, --seeds", kind="seeds", target="jax_mlp.variants:Seeds"),
-    "jax-vmap": Variant(
-        name="JAX, one vmapped program", kind="seeds", target="jax_mlp.variants:SeedsVmapped", device="cpu"
-    ),
-    "torch-in-turn": Variant(
-        name="PyTorch by hand, one after another", kind="seeds", target="reference_torch.variants:SeedsInTurn"
-    ),
+    "jax-in-turn": Variant("JAX, one after another", "seeds", "jax_mlp.variants:SeedsInTurn"),
+    "jax-seeds": Variant("JAX, --seeds", "seeds", "jax_mlp.variants:Seeds"),
+    "jax-vmap": Variant("JAX, one vmapped program", "seeds", "jax_mlp.variants:SeedsVmapped", device="cpu"),
+    "torch-in-turn": Variant("PyTorch by hand, one after another", "seeds", "reference_torch.variants:SeedsInTurn"),
     "torch-processes": Variant(
-        name="PyTorch by hand, a process a core", kind="seeds", target="reference_torch.variants:SeedsInProcesses",
-        device="cpu",
+        "PyTorch by hand, a process a core", "seeds", "reference_torch.variants:SeedsInProcesses", device="cpu"
     ),
-    "torch-vmap": Variant(
-        name="PyTorch, torch.func.vmap", kind="seeds", target="reference_torch.variants:SeedsVmapped"
-    ),
-}  # fmt: skip
+    "torch-vmap": Variant("PyTorch, torch.func.vmap", "seeds", "reference_torch.variants:SeedsVmapped"),
+}
 """Ways of training `MODELS` models; the others are compared with the first."""
 CONTROL = "again"
 """The first variant a second time, which must be as fast as itself."""

@@ -44,8 +44,6 @@ COMMANDS = {
     TORCH_WATCHED: ("reference_torch.train", "watched"),
 }
 """Module of each command, and how it is run."""
-_DASHBOARD_SECONDS = 120
-"""Time limit for the dashboard to start, which may include downloads for its page."""
 
 
 def measure(device_flags: Sequence[str], progress: Progress) -> dict[str, Any]:
@@ -63,20 +61,18 @@ def measure(device_flags: Sequence[str], progress: Progress) -> dict[str, Any]:
             "unkept": ["--checkpoint-every", str(10**9)],
             "watched": watching,
         }
-        commands = {
-            name: (module, flags[how]) for name, (module, how) in COMMANDS.items() if how != "watched" or watching
-        }
-        samples: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
-        task = progress.add_task("", total=ROUNDS * len(commands))
+        names = [name for name, (_, how) in COMMANDS.items() if how != "watched" or watching]
+        samples: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        task = progress.add_task("", total=ROUNDS * len(names))
         for number in range(-1, ROUNDS):  # round -1 fills the cache
-            for name in list(commands) if number % 2 == 0 else reversed(commands):
-                if number < 0 and "jax_mlp" not in commands[name][0]:
+            for name in names if number % 2 == 0 else reversed(names):
+                module, how = COMMANDS[name]
+                if number < 0 and module != "jax_mlp.train":
                     continue
                 progress.update(task, advance=number >= 0, description=f"whole commands, round {number + 1}: {name}")
                 cache = Path(folder, f"cache-{number}" if name == JAX_FIRST else "cache")
-                module, own = commands[name]
-                run_folder = Path(folder, f"run-{number}-{len(list(Path(folder).iterdir()))}")
-                sample = _time_command(name, module, [*own, *device_flags], run_folder, cache)
+                run_folder = Path(folder, f"run-{number}-{names.index(name)}")
+                sample = _time_command(name, module, [*flags[how], *device_flags], run_folder, cache)
                 if number >= 0:
                     samples[name].append(sample)
         progress.remove_task(task)
@@ -102,13 +98,9 @@ def _time_command(name: str, module: str, flags: Sequence[str], folder: Path, ca
         "run_seconds": events[-1]["time"] - events[0]["time"],
         "total_seconds": total,
     }
-    good = [
-        event["time"] - started
-        for event in events
-        if event["event"] == "evaluated" and event["test_correct"] >= TARGET_ACCURACY * event["test_examples"]
-    ]
-    if good and "--initial-weights" in flags:
-        sample["to_target_seconds"] = good[0]
+    for event in events if "--initial-weights" in flags else ():
+        if event["event"] == "evaluated" and event["test_correct"] >= TARGET_ACCURACY * event["test_examples"]:
+            return sample | {"to_target_seconds": event["time"] - started}
     return sample
 
 
@@ -124,7 +116,7 @@ def _dashboard(folder: Path) -> Iterator[list[str]]:
         command, env=processes.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
         assert server.stdout is not None
-        deadline = threading.Timer(_DASHBOARD_SECONDS, server.kill)
+        deadline = threading.Timer(120, server.kill)  # starting may include downloads for its page
         deadline.start()
         output = list(itertools.takewhile(lambda line: not line.startswith("Visdom at"), server.stdout))
         deadline.cancel()

@@ -11,8 +11,6 @@ from mlp_workload.environment.description import describe_environment
 from mlp_workload.files import clear_write_errors, empty_folder, write_atomically, write_json
 from mlp_workload.sinks.console import Output
 
-PROGRAM = "python -m mlp_compare.gpu_check"
-
 
 @dataclass(frozen=True, kw_only=True)
 class GpuCheck:
@@ -36,7 +34,7 @@ class GpuCheck:
 
 
 def main() -> None:
-    run_command(PROGRAM, GpuCheck, run)
+    run_command("python -m mlp_compare.gpu_check", GpuCheck, run)
 
 
 def run(options: GpuCheck) -> bool:
@@ -51,7 +49,14 @@ def run(options: GpuCheck) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     gpu = [] if options.gpu is None else ["--gpu", str(options.gpu)]
     machine = Machine(folder, ["--device", options.device, *gpu], options.quick)
-    environment, results = describe_environment(("numpy", "jax", "torch")), list[CheckResult]()
+    facts = {
+        "kind": "gpu_check",
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": machine.device,
+        "quick": options.quick,
+        "environment": describe_environment(("numpy", "jax", "torch")),
+    }
+    results: list[CheckResult] = []
     with console.progress() as progress:
         task = progress.add_task("", total=len(CHECKS))
         for name, check in CHECKS.items():
@@ -59,16 +64,9 @@ def run(options: GpuCheck) -> bool:
             results.append(machine.run(name, check))
             progress.advance(task)
             console.print(f"{results[-1].outcome:10} {name}: {results[-1].message}")
-            facts = {
-                "kind": "gpu_check",
-                "date": datetime.now(UTC).date().isoformat(),
-                "device": machine.device,
-                "quick": options.quick,
-                "environment": environment,
-            }
-            write_json(folder / "gpu-check.json", facts | {"checks": [asdict(result) for result in results]})
-            with clear_write_errors(folder / "report.md"):
-                write_atomically(folder / "report.md", machine.report(results).encode())
+            facts |= {"device": machine.device, "checks": [asdict(result) for result in results]}
+            write_json(folder / "gpu-check.json", facts)
+            write_atomically(folder / "report.md", machine.report(results).encode())
     console.print(f"gpu-check.json and report.md are in {folder}")
     return all(result.outcome != "failed" for result in results)
 

@@ -23,9 +23,6 @@ from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
 TRAINERS = {"jax": "jax_mlp.train", "torch": "reference_torch.train"}
 WIDTHS = (PIXELS, 200, 200, CLASSES)
-SEEDS, TURNS = 8, 4
-CAPTURED = "--xla_gpu_enable_command_buffer=+WHILE"
-"""XLA flag that also makes CUDA graphs of whole loops."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +39,8 @@ class LeftOut(Exception):
     """Ends a check that cannot be made here, with the reason."""
 
 
-class Failed(Exception):
-    """Ends a check that failed, with the reason."""
-
-
 Check = Callable[["Machine"], tuple[str, Mapping[str, Any]]]
-"""Returns a message and the figures; raises `Failed` or `LeftOut`."""
+"""Returns a message and the figures; raises `UserError` or `LeftOut`."""
 
 
 class Machine:
@@ -62,7 +55,7 @@ class Machine:
             message, figures = check(self)
         except LeftOut as reason:
             return CheckResult(name, "left out", str(reason))
-        except (Failed, UserError) as reason:
+        except UserError as reason:
             return CheckResult(name, "failed", str(reason))
         except Exception as error:  # one broken check must not end an hour of others
             return CheckResult(name, "failed", f"{type(error).__name__}: {error}")
@@ -70,17 +63,14 @@ class Machine:
 
     def needs_gpu(self) -> None:
         if self.device == "unknown":
-            raise Failed("the trainers did not run")
+            raise UserError("the trainers did not run")
         if not self.device.startswith("gpu"):
             raise LeftOut(f"needs a GPU, and the trainers are on {self.device}")
 
     def command(
         self, module: str, *arguments: str, accepted: Sequence[int] = (0,), variables: Mapping[str, str] | None = None
     ) -> str:
-        """Runs `python -m module arguments` and returns its output.
-
-        Raises `Failed`, with the reason, if the exit status is not one of `accepted`.
-        """
+        """Returns the output of `python -m module arguments`. Raises `UserError` if its status is not `accepted`."""
         paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         process = subprocess.run(
             [sys.executable, "-m", module, *arguments], cwd=self.folder, capture_output=True, text=True,
@@ -88,7 +78,7 @@ class Machine:
         )  # fmt: skip
         if process.returncode not in accepted:
             reason = why_ended(process.returncode, process.stderr.strip() or process.stdout or "nothing was said")
-            raise Failed(f"{module} {' '.join(arguments)} ended with status {process.returncode}: {reason}")
+            raise UserError(f"{module} {' '.join(arguments)} ended with status {process.returncode}: {reason}")
         return process.stdout
 
     def train(
@@ -98,11 +88,7 @@ class Machine:
         own = [] if "--device" in arguments else self.flags
         flags = ["--visdom", "off", "--quiet", "--run-dir", name, *own, *arguments]
         self.command(TRAINERS[framework], *flags, variables=variables)
-        summary: dict[str, Any] = read_json(self.folder / name / "summary.json")
-        return summary
-
-    def weights(self, name: str) -> dict[str, Any]:
-        return dict(load_weights(self.folder / name / "weights.safetensors", parameter_shapes(WIDTHS)))
+        return dict(read_json(self.folder / name / "summary.json"))
 
     def report(self, results: Sequence[CheckResult]) -> str:
         """Returns Markdown: a line for each check, then the tables of the benchmark."""
@@ -120,18 +106,17 @@ def devices(machine: Machine) -> tuple[str, Mapping[str, Any]]:
     require_comparable(summaries)
     machine.device = summaries["jax"]["device"]
     if machine.device == "cpu" and "cpu" not in machine.flags and (driver := nvidia_driver()):
-        raise Failed(f"NVIDIA's driver {driver} is here, but the trainers are on the CPU; the doctor says why")
+        raise UserError(f"NVIDIA's driver {driver} is here, but the trainers are on the CPU; the doctor says why")
     versions = [f"{name} {summary['framework_version']}" for name, summary in summaries.items()]
     return f"{' and '.join(versions)} on {machine.device}, {summaries['jax']['precision']}", summaries
 
 
 def doctor(machine: Machine) -> tuple[str, Mapping[str, Any]]:
-    """Checks the installation by the doctor."""
     machine.command("mlp_workload.doctor", "--json", "doctor.json", accepted=(0, 1))
     report = read_json(machine.folder / "doctor.json")
     wrong = [f"{result['name']}: {result['seen']}" for result in report["findings"] if result["state"] == "wrong"]
     if wrong:
-        raise Failed("; ".join(wrong))
+        raise UserError("; ".join(wrong))
     return f"{len(report['findings'])} results, nothing wrong", report
 
 
@@ -147,7 +132,7 @@ def parity(machine: Machine) -> tuple[str, Mapping[str, Any]]:
             )
             result = figures[file] = read_json(machine.folder / file)
             if not result["within_bounds"]:
-                raise Failed(f"{preset}, {dtype}: {output.splitlines()[-3].strip()}")
+                raise UserError(f"{preset}, {dtype}: {output.splitlines()[-3].strip()}")
             difference = result["quantities"]["parameters"]["absolute"]
             flips = f", {len(result['sign_flips'])} sign flips explained" if result["sign_flips"] else ""
             parts.append(f"{preset} {dtype} {difference:.1e}{flips}")
@@ -164,14 +149,16 @@ def gpu_against_cpu(machine: Machine) -> tuple[str, Mapping[str, Any]]:
         save_weights(start, initial_parameters(PRESETS[preset].initialization, WIDTHS, 0))
         flags = ["--preset", preset, "--dtype", "float64", "--epochs", "1", "--initial-weights", str(start)]
         for framework in TRAINERS:
-            names = {device: f"{framework}-{preset}-float64-{device}" for device in ("cpu", "gpu")}
-            machine.train(framework, names["gpu"], *flags)
-            machine.train(framework, names["cpu"], *flags, "--device", "cpu")
-            cpu, gpu = (machine.weights(name) for name in names.values())
+            ends = []
+            for device, own in (("cpu", ["--device", "cpu"]), ("gpu", [])):
+                name = f"{framework}-{preset}-float64-{device}"
+                machine.train(framework, name, *flags, *own)
+                ends.append(load_weights(machine.folder / name / "weights.safetensors", parameter_shapes(WIDTHS)))
+            cpu, gpu = ends
             figures[f"{framework} {preset}"] = max(float(np.abs(cpu[key] - gpu[key]).max()) for key in cpu)
     listed = ", ".join(f"{name} {difference:.1e}" for name, difference in figures.items())
     if not max(figures.values()) <= bound_table.DRIFT_FLOAT64:
-        raise Failed(f"parameters after an epoch in float64, allowed {bound_table.DRIFT_FLOAT64:.0e}: {listed}")
+        raise UserError(f"parameters after an epoch in float64, allowed {bound_table.DRIFT_FLOAT64:.0e}: {listed}")
     return f"parameters after an epoch in float64 apart by at most: {listed}", figures
 
 
@@ -188,7 +175,7 @@ def same_bytes(machine: Machine) -> tuple[str, Mapping[str, Any]]:
             figures[f"{framework}{' --deterministic' if flags else ''}"] = first == second
     differ = [name for name, same in figures.items() if not same]
     if any("--deterministic" in name for name in differ):
-        raise Failed(f"two runs differ: {', '.join(differ)}")
+        raise UserError(f"two runs differ: {', '.join(differ)}")
     others = f", but not of {', '.join(differ)}" if differ else ""
     return f"two runs of each framework have the same bytes{others}", figures
 
@@ -207,33 +194,29 @@ def captured_loops(machine: Machine) -> tuple[str, Mapping[str, Any]]:
     """Compares JAX's epochs with loops captured as CUDA graphs and without, in turns."""
     machine.needs_gpu()
     seconds: dict[str, list[float]] = {"captured": [], "not": []}
-    flags = os.environ.get("XLA_FLAGS", "")
-    for turn in range(TURNS):
+    not_captured = os.environ.get("XLA_FLAGS", "")
+    captured = f"{not_captured} --xla_gpu_enable_command_buffer=+WHILE".strip()
+    for turn in range(4):
         for name in seconds if turn % 2 == 0 else reversed(seconds):
-            own = f"{flags} {CAPTURED}" if name == "captured" else flags
-            summary = machine.train(
-                "jax", f"loops-{name}-{turn}", "--epochs", "5", variables={"XLA_FLAGS": own.strip()}
-            )
+            variables = {"XLA_FLAGS": captured if name == "captured" else not_captured}
+            summary = machine.train("jax", f"loops-{name}-{turn}", "--epochs", "5", variables=variables)
             seconds[name].append(summary["train_seconds"] / 5)
     ratios = np.array(seconds["captured"]) / np.array(seconds["not"])
-    message = f"captured over not {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f}, {TURNS} turns)"
+    message = f"captured over not {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f}, 4 turns)"
     return message, seconds
 
 
 def many_seeds(machine: Machine) -> tuple[str, Mapping[str, Any]]:
     """Reports epochs of a model per second, for several models by --seeds."""
-    figures = {}
+    figures, rates = {}, []
     for framework, module in TRAINERS.items():
         name = f"{framework}-seeds"
-        flags = ["--seeds", str(SEEDS), "--epochs", "2", "--visdom", "off", "--quiet", "--run-dir", name]
+        flags = ["--seeds", "8", "--epochs", "2", "--visdom", "off", "--quiet", "--run-dir", name]
         machine.command(module, *flags, *machine.flags)
         seeds = read_json(machine.folder / name / "seeds.json")
         figures[framework] = {key: seeds[key] for key in ("at_once", "model_epochs_per_second")}
-    rates = [
-        f"{name} {values['model_epochs_per_second']:.2f} /s, {values['at_once']} at once"
-        for name, values in figures.items()
-    ]
-    return f"{SEEDS} models: {'; '.join(rates)}", figures
+        rates.append(f"{framework} {seeds['model_epochs_per_second']:.2f} /s, {seeds['at_once']} at once")
+    return f"8 models: {'; '.join(rates)}", figures
 
 
 def speed(machine: Machine) -> tuple[str, Mapping[str, Any]]:

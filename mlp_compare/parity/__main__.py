@@ -29,8 +29,6 @@ LARGEST_STEPS = 10_000_000
 WITHOUT = ("epochs", "run_dir")
 """Fields of `Config` that have no flag here."""
 ALIASES = {"--teeth": "--self-test"}
-_WIDTH = 140
-"""Columns of the table if the output is not a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ def run(options: Parity) -> bool:
     """Returns whether the check passed."""
     console = Output()
     if not console.file.isatty():
-        console.width = _WIDTH
+        console.width = 140  # columns of the table
     traces = empty_folder("--traces", options.traces)
     with new_file("--json", options.json) as json, ExitStack() as stack:
         sides = [stack.enter_context(WorkerProcess(side, Worker)) for side in options.sides]
@@ -95,38 +93,36 @@ def run(options: Parity) -> bool:
         with console.progress() as progress:
             for _ in progress.track(steps, options.steps, description="compared"):
                 pass
-        report = check.report
+        report, table = check.report, check.table()
         if report.mismatch_traces:
             _save(traces, report.mismatch_traces)
         facts = dict(zip(options.sides, ask_all(sides, "facts"), strict=True))
         if json is not None:
-            write_json(json, as_json(config, options.steps, report, facts, check.table()))
-        print_report(console, config, options.steps, report, facts, check.table())
+            write_json(json, as_json(config, options.steps, report, facts, table))
+        print_report(console, config, options.steps, report, facts, table)
         return report.mismatch is None
 
 
 def _self_test(options: Parity, sides: Sequence[WorkerProcess], json: Path | None, console: Output) -> bool:
     chosen = [fault for name, fault in FAULTS.items() if not options.self_test or name in options.self_test]
-    results = []
+    rows = []
     for result in self_test(chosen, sides):
         print_fault_result(console, result)
-        results.append(result)
-    caught, located = sum(result.caught for result in results), sum(result.located for result in results)
-    console.print(f"{len(results)} faults planted, {caught} caught, {located} located where they were planted")
-    rows = [
-        {
-            "fault": result.fault.name,
-            "side": result.fault.side,
-            "planted": {"step": result.fault.step, "tensor": result.fault.tensor},
-            "caught": result.caught,
-            "located": result.located,
-            "mismatch": result.mismatch and str(result.mismatch),
-        }
-        for result in results
-    ]
+        rows.append(
+            {
+                "fault": result.fault.name,
+                "side": result.fault.side,
+                "planted": {"step": result.fault.step, "tensor": result.fault.tensor},
+                "caught": result.caught,
+                "located": result.located,
+                "mismatch": result.mismatch and str(result.mismatch),
+            }
+        )
+    caught, located = (sum(bool(row[outcome]) for row in rows) for outcome in ("caught", "located"))
+    console.print(f"{len(rows)} faults planted, {caught} caught, {located} located where they were planted")
     if json is not None:
         write_json(json, {"faults": rows})
-    return located == len(results)
+    return located == len(rows)
 
 
 def _save(folder: Path | None, pair: tuple[Trace, Trace]) -> None:

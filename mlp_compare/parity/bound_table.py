@@ -1,11 +1,19 @@
-"""Bounds of the parity check: the largest difference allowed for each kind of tensor, and the reason."""
+"""Bounds of the parity check: the largest difference allowed for each kind of tensor, and the reason.
+
+The bounds of gradients are at least those of `gradient_noise`: softmax(z) - t is a difference of numbers of size 1. Its
+error is therefore about eps even if the difference itself is tiny, as on examples learned by heart. A bound relative to
+the gradient would shrink with the gradient.
+"""
 
 from collections.abc import Mapping
 
 import numpy as np
 
+from mlp_compare.parity.sign_flips import layer_count, layer_inputs
 from mlp_workload.optimizer import SLOTS
+from mlp_workload.weights import Parameters
 from twincheck.bounds import Bound
+from twincheck.trace import Array, Trace
 
 Table = Mapping[str, Bound]
 """Bounds by `kind`."""
@@ -69,6 +77,7 @@ def table(dtype: str, terms: int, steps: float = 1, adaptive_rate: float = 0.0) 
         summed = "as the gradients, because it is a sum of them, or of their squares, whose error is doubled"
         slots = {slot: Bound(power * product, power * drifted, summed) for slot, power in SLOTS.items()}
         loss = Bound(product, product, log)
+    noisy = "as the logits, whose error softmax passes on; at least the gradient noise"
     table = {
         "batch": EXACT,
         "inputs": Bound(4 * eps, tiny, "4 eps: a division, a subtraction and a division on each side"),
@@ -76,9 +85,7 @@ def table(dtype: str, terms: int, steps: float = 1, adaptive_rate: float = 0.0) 
         "activations": Bound(product, tiny, "as the pre-activations: the slope is at most 1"),
         "logits": Bound(product, tiny, "as the pre-activations"),
         "loss": loss,
-        "logits.grad": Bound(
-            product, tiny, "as the logits, whose error softmax passes on; at least the gradient noise"
-        ),
+        "logits.grad": Bound(product, tiny, noisy),
         "gradients": Bound(product, drifted, f"{each}; at least the gradient noise"),
         **{kind(slot): bound for slot, bound in slots.items()},
         "optimizer": EXACT,
@@ -90,3 +97,32 @@ def table(dtype: str, terms: int, steps: float = 1, adaptive_rate: float = 0.0) 
         "evaluation.loss": Bound(product, product, log),
     }
     return table | {f"epochs.{row}": table[row] for row in ("loss", *map(kind, SLOTS), "optimizer", "parameters")}
+
+
+@np.errstate(over="ignore")  # in a run that diverges
+def gradient_noise(trace: Trace, before: Parameters) -> dict[str, float]:
+    """Returns absolute bounds of `logits.grad`, of gradients and slots, for a step from `before`.
+
+    The bound of the logits' gradient is 4 eps max(1, |logits|) / batch. Further back, the error passes through the
+    weights and is summed over the batch with the layer's inputs. Signs are random, so sums grow as the root of squares.
+    """
+    logits = trace.tensors["logits"]
+    batch = len(logits)
+    error = 4 * float(np.finfo(logits.dtype).eps) * max(1.0, _largest(logits)) / batch
+    noise = {"logits.grad": error}
+    layers = layer_count(trace)
+    for layer in reversed(range(layers)):
+        inputs = layer_inputs(trace, layer, layers)
+        noise[f"layers.{layer}.bias.grad"] = error * batch**0.5
+        noise[f"layers.{layer}.weight.grad"] = error * batch**0.5 * _largest(inputs)
+        error *= float(np.sqrt(np.square(before[f"layers.{layer}.weight"].astype(np.float64)).sum(axis=0)).max())
+    slots: dict[str, float] = {}
+    for name, value in noise.items():
+        size = _largest(trace.tensors[name]) + value
+        for slot, power in SLOTS.items():  # of a difference of powers, by the mean value theorem
+            slots[name.replace(".grad", f".{slot}")] = power * size ** (power - 1) * value
+    return slots | noise
+
+
+def _largest(array: Array) -> float:
+    return float(np.abs(array).max())

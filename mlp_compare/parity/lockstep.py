@@ -8,10 +8,9 @@ import numpy as np
 
 from mlp_compare.comparable import require_comparable
 from mlp_compare.parity import bound_table
-from mlp_compare.parity.gradient_noise import gradient_noise
 from mlp_compare.parity.result import Mismatch, MismatchFound, Report
 from mlp_compare.parity.sign_flips import SignFlip, find_sign_flips, sign_flip_effect
-from mlp_compare.parity.worker import Evaluated, Step
+from mlp_compare.parity.worker import Evaluated
 from mlp_workload.batches import steps_per_epoch
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
@@ -60,7 +59,9 @@ class Lockstep:
             states = tuple(side.answer() for side in self._sides)
             facts = ask_all(self._sides, "facts")
             require_comparable({side.name: fact for side, fact in zip(self._sides, facts, strict=True)})
-            self._check_start(states)
+            a, b = (Trace(state, {"framework": side.name}) for state, side in zip(states, self._sides, strict=True))
+            if (first := compare(a, b, lambda name: bound_table.EXACT).first) is not None:
+                raise MismatchFound(Mismatch(0, first))
             states = states[0], states[0]
             if evaluate:
                 self._evaluate(0)
@@ -92,11 +93,6 @@ class Lockstep:
         """Returns the number of steps since both sides had the same parameters."""
         return step if self._rebased_at is None or step <= self._rebased_at else 1
 
-    def _check_start(self, states: Sequence[Parameters]) -> None:
-        a, b = (Trace(state, {"framework": side.name}) for state, side in zip(states, self._sides, strict=True))
-        if (first := compare(a, b, lambda name: bound_table.EXACT).first) is not None:
-            raise MismatchFound(Mismatch(0, first))
-
     def _ask(self, step: int) -> None:
         for side in self._sides:
             side.ask("step", step)
@@ -108,13 +104,17 @@ class Lockstep:
         """
         a, b = (side.answer() for side in self._sides)
         table = self._table(self._steps_apart(step))
-        if (a.digest == b.digest).all() and (a.signs != b.signs).any():
-            self._explain(step, before, table)
+        streamed: list[tuple[str, Array, Array]] = []
+        explained: Mapping[str, Array] = {}
+        if (a.digest == b.digest).all() and (a.signs != b.signs).any():  # compared without the effect of the flips
+            traces = ask_all(self._sides, "trace", step)
+            comparison, sign_flips = self._compare(traces, before, step, table)
+            self._take(step, comparison.differences, traces)
+            self.report.sign_flips += sign_flips
             self._rebased_at = self._rebased_at or step
-            streamed: Iterable[tuple[str, Array, Array]] = ()
-            explained: Mapping[str, Array] = {}
         else:
-            streamed = _streamed(a, b)
+            streamed = [("batch.digest", a.digest, b.digest), ("loss", a.loss, b.loss)]
+            streamed += [(name, a.state[name], b.state[name]) for name in sorted(a.state, key=is_parameter)]
             explained = self._amplified(before, a.state, b.state)
         if self._rebased_at is not None:
             self._sides[1].do("load_state", a.state)
@@ -150,13 +150,6 @@ class Lockstep:
             update = float(np.abs(after - before[name]).max())
         return replace(bound, absolute=max(bound.absolute, table["gradients"].relative * update))
 
-    def _explain(self, step: int, before: Sequence[Parameters], table: bound_table.Table) -> None:
-        """Compares a step with sign flips tensor by tensor, without the effect of the flips."""
-        traces = ask_all(self._sides, "trace", step)
-        comparison, sign_flips = self._compare(traces, before, step, table)
-        self._take(step, comparison, traces)
-        self.report.sign_flips += sign_flips
-
     def _compare(
         self, traces: tuple[Trace, Trace], before: Sequence[Parameters], step: int, table: bound_table.Table
     ) -> tuple[Comparison, list[SignFlip]]:
@@ -164,7 +157,7 @@ class Lockstep:
 
         A flip has no effect before the gradients. Flips are therefore not searched after an earlier mismatch.
         """
-        noise = gradient_noise(traces[0], before[0])
+        noise = bound_table.gradient_noise(traces[0], before[0])
 
         def bound(name: str) -> Bound:
             row = self._bound(table, name, traces[0].tensors[name], before[0])
@@ -194,11 +187,13 @@ class Lockstep:
         with np.errstate(all="ignore"):
             return {name: adam_change(self._config, a, name) - adam_change(self._config, b, name) for name in names}
 
-    def _take(self, step: int, comparison: Comparison, traces: tuple[Trace, Trace]) -> None:
-        for result in comparison.differences:
+    def _take(self, step: int, results: Iterable[Difference], traces: tuple[Trace, Trace] | None = None) -> None:
+        """Reports differences. Raises `MismatchFound` at the first that exceeds its bound."""
+        for result in results:
             if not result.within:
                 raise MismatchFound(Mismatch(step, result), traces)
-            self.report.take(bound_table.kind(result.name), step, result)
+            if result.bound != np.inf:
+                self.report.take(bound_table.kind(result.name), step, result)
 
     def _from_common(self, step: int, before: Parameters) -> tuple[Trace, Trace]:
         ask_all(self._sides, "load_state", before)
@@ -209,7 +204,7 @@ class Lockstep:
         """Compares the step from the first side's parameters, then restores each side's own."""
         traces = self._from_common(step, states[0])
         comparison, _ = self._compare(traces, (states[0], states[0]), step, self._table(1))
-        self._take(step, comparison, traces)
+        self._take(step, comparison.differences, traces)
         for side, state in zip(self._sides, states, strict=True):
             side.do("load_state", state)
         return traces
@@ -227,7 +222,8 @@ class Lockstep:
         original = ask_all(self._sides, "trace", step)
         attempts: list[tuple[tuple[Trace, Trace], Sequence[Parameters], bound_table.Table]]
         attempts = [(self._from_common(step, before[0]), (before[0], before[0]), self._table(1))]
-        if not self._drifted(before):
+        close = Bound(relative=8 * float(np.finfo(self._config.dtype).eps))
+        if all(difference(name, array, before[1][name], close).within for name, array in before[0].items()):
             attempts.append((original, before, self._table(self._steps_apart(step))))
         for traces, begin, table in attempts:
             comparison, _ = self._compare(traces, begin, step, table)
@@ -242,10 +238,6 @@ class Lockstep:
         )
         raise MismatchFound(Mismatch(step, result, note), original)
 
-    def _drifted(self, states: Sequence[Parameters]) -> bool:
-        bound = Bound(relative=8 * float(np.finfo(self._config.dtype).eps))
-        return any(not difference(name, states[0][name], states[1][name], bound).within for name in states[0])
-
     def _evaluate(self, step: int) -> None:
         a, b = ask_all(self._sides, "evaluate")
         self._compare_evaluations(step, a, b, self._table(self._steps_apart(max(step, 1))))
@@ -259,11 +251,7 @@ class Lockstep:
             settled["evaluation.predictions"][ties] = a.tensors["evaluation.predictions"][ties]
             right = settled["evaluation.predictions"] == b.tensors["evaluation.labels"]
             settled["evaluation.correct"] = np.array(int(right.sum()))
-        for name, array in a.tensors.items():
-            result = difference(name, array, settled[name], table[name])
-            if not result.within:
-                raise MismatchFound(Mismatch(step, result))
-            self.report.take(name, step, result)
+        self._take(step, (difference(name, array, settled[name], table[name]) for name, array in a.tensors.items()))
 
     def _run_freely(self, state: Parameters) -> None:
         """Compares the trainers' own epochs with the steps.
@@ -288,31 +276,18 @@ class Lockstep:
             else:
                 is_count = bound_table.kind(name) == "optimizer"
                 pairs.append((name, a.state[name], b.state[name], bound_table.EXACT if is_count else anything))
-        for name, array_a, array_b, bound in pairs:
-            result = difference(f"epochs.{name}", array_a, array_b, bound)
-            if not result.within:
-                raise MismatchFound(Mismatch(self._steps, result))
-            if bound is not anything:
-                self.report.take(f"epochs.{bound_table.kind(name)}", self._steps, result)
+        self._take(self._steps, (difference(f"epochs.{name}", x, y, bound) for name, x, y, bound in pairs))
         if exact:
             self._compare_evaluations(self._steps, a.evaluated, b.evaluated, table)
         else:
-            ends = [run.evaluated.tensors["evaluation.losses"] for run in (a, b)]
-            result = difference("evaluation.losses", ends[0], ends[1], anything)
-            if not result.within:
-                raise MismatchFound(Mismatch(self._steps, result))
+            name = "evaluation.losses"
+            tensors_a, tensors_b = a.evaluated.tensors, b.evaluated.tensors
+            self._take(self._steps, [difference(name, tensors_a[name], tensors_b[name], anything)])
 
 
 def rebases_always(config: Config) -> bool:
     """Returns whether each step begins from common parameters, and not only after a sign flip."""
     return is_adaptive(config) and config.dtype == "float32"
-
-
-def _streamed(a: Step, b: Step) -> Sequence[tuple[str, Array, Array]]:
-    """Returns the tensors that are compared at every step, in causal order."""
-    names = sorted(a.state, key=is_parameter)
-    states = [(name, a.state[name], b.state[name]) for name in names]
-    return [("batch.digest", a.digest, b.digest), ("loss", a.loss, b.loss), *states]
 
 
 def _unexplained(flip: SignFlip) -> Difference:

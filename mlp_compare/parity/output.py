@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -15,14 +15,10 @@ from mlp_compare.parity.self_test import FaultResult
 from mlp_workload.config import Config
 from mlp_workload.errors import one_line
 from mlp_workload.sinks.console import Output
-from twincheck.bounds import Bound
 from twincheck.comparison import Difference
 
 _LISTED = 10
 """Largest number of sign flips, and of drifts, on the terminal; the JSON file has all of them."""
-
-_WIDE = 110
-"""Columns of a terminal that hold the whole table."""
 
 Facts = Mapping[str, Mapping[str, Any]]
 """Framework, device and environment by side."""
@@ -39,7 +35,15 @@ def print_report(
     console.print(_table(console, report, table))
     if rebases_always(config):
         console.print(f"{config.optimizer} in float32 amplifies rounding: each step began from common parameters")
-    _print_sign_flips(console, report)
+    if report.sign_flips:
+        console.print(
+            f"ReLU sign flips: {len(report.sign_flips)}, all within rounding of 0 and their effect accounted for; "
+            f"after step {report.sign_flips[0].step} each step began from common parameters"
+        )
+        for flip in report.sign_flips[:_LISTED]:
+            console.print(f"  {flip}")
+        if (more := len(report.sign_flips) - _LISTED) > 0:
+            console.print(f"  and {more} more (--json has them all)")
     for drift in report.drifts[:_LISTED]:
         console.print(f"drift: {drift}; from common parameters the step agrees, and both went on from there")
     for near_tie in report.near_ties:
@@ -55,51 +59,33 @@ def print_report(
         console.print(Text.assemble(("parity holds", "bold green"), f": {report.steps_compared} steps within bounds"))
         return
     mismatch, difference = report.mismatch, report.mismatch.difference
-    index = f"[{', '.join(map(str, difference.index))}]" if difference.index else ""
-    console.print(
-        Text.assemble(
-            ("first mismatch", "bold red"),
-            one_line(f": step {mismatch.step}, {mismatch.phase}, {difference.name}{index}"),
-        )
-    )
+    where = one_line(f": step {mismatch.step}, {mismatch.phase}, {_place(difference)}")
+    console.print(Text.assemble(("first mismatch", "bold red"), where))
     if difference.note:
         console.print(f"  {difference.note}")
     else:
         width = max(map(len, facts))
         console.print(f"  {name_a:{width}s}  {difference.a!r}")
         console.print(f"  {name_b:{width}s}  {difference.b!r}")
-        console.print(f"  {difference.summary} ({_bound(table, difference).reason})")
+        console.print(f"  {difference.summary} ({table[bound_table.kind(difference.name)].reason})")
     if mismatch.note:
         console.print(f"  {mismatch.note}")
 
 
-def _print_sign_flips(console: Output, report: Report) -> None:
-    if not report.sign_flips:
-        return
-    first = report.sign_flips[0].step
-    console.print(
-        f"ReLU sign flips: {len(report.sign_flips)}, all within rounding of 0 and their effect accounted for; after "
-        f"step {first} each step began from common parameters"
-    )
-    for flip in report.sign_flips[:_LISTED]:
-        console.print(f"  {flip}")
-    if (more := len(report.sign_flips) - _LISTED) > 0:
-        console.print(f"  and {more} more (--json has them all)")
+def _place(difference: Difference) -> str:
+    return difference.name + (f"[{', '.join(map(str, difference.index))}]" if difference.index else "")
 
 
 def _table(console: Output, report: Report, bounds_table: bound_table.Table) -> Table:
-    wide = console.width >= _WIDE
+    wide = console.width >= 110  # columns that hold the whole table
     title = "difference with the least headroom of each quantity"
     if not wide:
         title += " (relative and ulps: --json, or a wider terminal)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("quantity", no_wrap=True)
-    for name in ("difference", "relative", "ulps") if wide else ("difference",):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("at step", no_wrap=True)
-    table.add_column("where", overflow="fold")
-    for name in ("bound", "headroom"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("quantity", "difference", *(("relative", "ulps") if wide else ()), "at step", "where", "bound",
+                 "headroom"):  # fmt: skip
+        justify: Literal["left", "right"] = "left" if name in ("quantity", "at step", "where") else "right"
+        table.add_column(name, justify=justify, no_wrap=name != "where", overflow="fold")
     for kind in (kind for kind in bounds_table if kind in report.worst):
         worst = report.worst[kind]
         largest = worst.difference
@@ -108,14 +94,12 @@ def _table(console: Output, report: Report, bounds_table: bound_table.Table) -> 
             blank = [""] * (4 if wide else 2)
             table.add_row(kind, "equal", *blank, bound if largest.bound else "equal", "")
             continue
-        where = f"{largest.name}[{', '.join(map(str, largest.index))}]" if largest.index else largest.name
         figures = [f"{largest.absolute:.1e}", *([f"{largest.relative:.1e}", f"{largest.ulps:.0f}"] if wide else [])]
-        table.add_row(kind, *figures, str(worst.step), where, bound, f"{largest.headroom:.0f}x")
+        table.add_row(kind, *figures, str(worst.step), _place(largest), bound, f"{largest.headroom:.0f}x")
     return table
 
 
 def print_fault_result(console: Output, result: FaultResult) -> None:
-    """Prints the result of one planted fault on one line."""
     fault = result.fault
     outcome = "caught" if result.located else "caught elsewhere" if result.caught else "not caught"
     where = f"step {fault.step}, {fault.tensor}"
@@ -126,7 +110,6 @@ def print_fault_result(console: Output, result: FaultResult) -> None:
 
 
 def as_json(config: Config, steps: int, report: Report, facts: Facts, table: bound_table.Table) -> dict[str, Any]:
-    """Returns all figures as JSON can hold them."""
     mismatch = report.mismatch
     return {
         "config": {
@@ -162,17 +145,11 @@ def as_json(config: Config, steps: int, report: Report, facts: Facts, table: bou
 
 
 def _difference(difference: Difference, table: bound_table.Table) -> dict[str, Any]:
+    names = ("absolute", "relative", "ulps", "bound")
     return {
         "tensor": difference.name,
         "index": difference.index,
         "values": [difference.a, difference.b],
-        "absolute": difference.absolute,
-        "relative": difference.relative,
-        "ulps": difference.ulps,
-        "bound": difference.bound,
-        "reason": _bound(table, difference).reason,
+        **{name: getattr(difference, name) for name in names},
+        "reason": table[bound_table.kind(difference.name)].reason,
     }
-
-
-def _bound(table: bound_table.Table, difference: Difference) -> Bound:
-    return table[bound_table.kind(difference.name)]

@@ -10,14 +10,10 @@ from twincheck.comparison import Difference
 from twincheck.trace import Trace
 
 _PHASES = {
-    "batch": "batch",
-    "inputs": "batch",
+    **dict.fromkeys(("batch", "inputs"), "batch"),
     "loss": "loss",
-    "logits.grad": "backward",
-    "gradients": "backward",
-    **{bound_table.kind(slot): "update" for slot in SLOTS},
-    "optimizer": "update",
-    "parameters": "update",
+    **dict.fromkeys(("logits.grad", "gradients"), "backward"),
+    **dict.fromkeys((*map(bound_table.kind, SLOTS), "optimizer", "parameters"), "update"),
 }
 """Phase of a step by kind of quantity; all other kinds belong to the forward pass."""
 

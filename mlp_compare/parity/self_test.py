@@ -1,6 +1,5 @@
 """Self-test of the parity check: plants faults and reports whether each is caught where it was planted."""
 
-import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 from mlp_compare.parity.faults import Fault
 from mlp_compare.parity.lockstep import Lockstep
 from mlp_compare.parity.result import Mismatch
-from mlp_workload.config import PRESETS, Config
-from mlp_workload.data import Dataset, load
+from mlp_workload.config import PRESETS
+from mlp_workload.data import load
 from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import save_weights
 from twincheck.pipe import WorkerProcess
@@ -40,27 +39,15 @@ def self_test(faults: Iterable[Fault], sides: Sequence[WorkerProcess]) -> Iterat
     """Plants each fault in a run of its own, which ends one step after the fault's."""
     dataset = load("mnist")
     with tempfile.TemporaryDirectory() as folder:
+        start = Path(folder, "start.safetensors")
         for fault in faults:
-            yield FaultResult(fault, _mismatch(fault, sides, dataset, Path(folder)))
-
-
-def _mismatch(fault: Fault, sides: Sequence[WorkerProcess], dataset: Dataset, folder: Path) -> Mismatch | None:
-    config = dataclasses.replace(PRESETS[fault.preset], dtype=fault.dtype, device="cpu", **fault.config)
-    if fault.start is not None:
-        config = dataclasses.replace(config, initial_weights=_start(fault, config, dataset, folder))
-    planted = [fault.name if side.name == fault.side else None for side in sides]
-    steps = fault.step + (0 if fault.runs_freely else 1)
-    check = Lockstep(config, dataset, sides, steps)
-    for _ in check.run((1, 2), planted, evaluate=fault.evaluates, free_runs=fault.runs_freely):
-        pass
-    return check.report.mismatch
-
-
-def _start(fault: Fault, config: Config, dataset: Dataset, folder: Path) -> Path:
-    assert fault.start is not None
-    widths = config.widths(dataset.pixels, dataset.classes)
-    path = folder / "start.safetensors"
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    save_weights(path, fault.start(initial_parameters(config.initialization, widths, config.seed)))
-    return path
+            config = dataclasses.replace(PRESETS[fault.preset], dtype=fault.dtype, device="cpu", **fault.config)
+            if fault.start is not None:
+                widths = config.widths(dataset.pixels, dataset.classes)
+                save_weights(start, fault.start(initial_parameters(config.initialization, widths, config.seed)))
+                config = dataclasses.replace(config, initial_weights=start)
+            planted = [fault.name if side.name == fault.side else None for side in sides]
+            check = Lockstep(config, dataset, sides, fault.step + (0 if fault.runs_freely else 1))
+            for _ in check.run((1, 2), planted, evaluate=fault.evaluates, free_runs=fault.runs_freely):
+                pass
+            yield FaultResult(fault, check.report.mismatch)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlp_workload.config import LEAKY_RELU_SLOPE, Config
-from mlp_workload.interface import activation, pre_activation
+from mlp_workload.interface import activation as activation_name
+from mlp_workload.interface import pre_activation
 from mlp_workload.optimizer import update
 from mlp_workload.weights import Array, Parameters
 from twincheck.trace import Trace
@@ -45,18 +46,13 @@ class SignFlip:
         )
 
 
-def slope_changes(config: Config, layer: int, layers: int) -> bool:
-    """Returns whether the activation after that layer has another slope above 0 than below."""
-    return layer < layers - 1 or config.logits_activation != "none"
-
-
 def find_sign_flips(
     config: Config, a: Trace, b: Trace, before_a: Parameters, before_b: Parameters, step: int
 ) -> Iterator[SignFlip]:
     """Yields the sign flips of a step that began from the parameters `before_a` and `before_b`."""
     layers = layer_count(a)
-    for layer in range(layers):
-        if not slope_changes(config, layer, layers):
+    for layer, activation in enumerate(config.activations(layers)):
+        if activation == "none":
             continue
         z_a, z_b = a.tensors[pre_activation(layer)], b.tensors[pre_activation(layer)]
         if z_a.shape != z_b.shape:
@@ -87,8 +83,8 @@ def sign_flip_effect(config: Config, a: Trace, b: Trace, before: Parameters) -> 
     rows = np.flatnonzero(np.any([(signs_a != signs_b).any(axis=1) for signs_a, signs_b in signs], axis=0))
     effects: dict[str, Array] = {}
     backward = [a.tensors["logits.grad"][rows].astype(np.float64)] * 2  # with a's signs, with b's
-    for layer in reversed(range(layers)):
-        slope = SLOPES[config.logits_activation if layer == layers - 1 else config.activation]
+    for layer, activation in reversed(list(enumerate(config.activations(layers)))):
+        slope = SLOPES[activation]
         backward = [
             gradient * np.where(above[rows], 1.0, slope) for gradient, above in zip(backward, signs[layer], strict=True)
         ]
@@ -108,4 +104,4 @@ def layer_count(trace: Trace) -> int:
 
 
 def layer_inputs(trace: Trace, layer: int, layers: int) -> Array:
-    return trace.tensors["inputs" if layer == 0 else activation(layer - 1, layers)]
+    return trace.tensors["inputs" if layer == 0 else activation_name(layer - 1, layers)]

@@ -10,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_compare.parity.faults import FAULTS
-from mlp_compare.parity.sign_flips import slope_changes
 from mlp_workload import batches, data, initial
 from mlp_workload.cli.parse import INSTALL
 from mlp_workload.config import Config
+from mlp_workload.environment.description import describe_environment
 from mlp_workload.errors import UserError
 from mlp_workload.interface import Trainer, framework_of, pre_activation
 from mlp_workload.run.inputs import check_batch_size, initial_weights
-from mlp_workload.run.run_events import describe_trainer_environment
 from mlp_workload.weights import Parameters
 from twincheck.trace import Array, Trace
 
@@ -51,7 +50,7 @@ class FreeRun(NamedTuple):
 
 def facts(trainer: Trainer, config: Config) -> dict[str, Any]:
     """Returns the framework, device, precision and environment of a trainer."""
-    environment = describe_trainer_environment(trainer)
+    environment = describe_environment(("numpy", *trainer.packages), trainer.gpu_versions, trainer.threads)
     package = trainer.packages[0]
     return {
         "framework": f"{package} {environment['versions'][package]}",
@@ -104,8 +103,8 @@ class Worker:
         tensors = self._trainer.trace_step(batch)
         facts = {"framework": self._side, "step": str(number), "dtype": self._config.dtype}
         self._traces.append(Trace(tensors, facts))
-        layers = len(self._config.hidden) + 1
-        names = [pre_activation(layer) for layer in range(layers) if slope_changes(self._config, layer, layers)]
+        activations = enumerate(self._config.activations(len(self._config.hidden) + 1))
+        names = [pre_activation(layer) for layer, activation in activations if activation != "none"]
         signs = [np.packbits(tensors[name] > 0) for name in names] or [np.zeros(0, np.uint8)]
         state = {name: array for name, array in tensors.items() if name in self._start}
         return Step(tensors["batch.digest"], np.concatenate(signs), tensors["loss"], state)

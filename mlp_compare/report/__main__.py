@@ -7,11 +7,9 @@ from typing import Annotated, Any
 from mlp_compare.old_names import with_current_names
 from mlp_workload.cli.parse import Positional, run_command
 from mlp_workload.errors import UserError, refusal
-from mlp_workload.files import clear_write_errors, expand, new_file, read_json, write_atomically
+from mlp_workload.files import expand, new_file, read_json, write_atomically
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.console import Output
-
-PROGRAM = "python -m mlp_compare.report"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,7 @@ class Report:
 
 
 def main() -> None:
-    run_command(PROGRAM, Report, run)
+    run_command("python -m mlp_compare.report", Report, run)
 
 
 def run(options: Report) -> None:
@@ -48,8 +46,7 @@ def run(options: Report) -> None:
             if not results:
                 raise
             raise UserError(f"--results: not what the commands write by --json ({refusal(error)})") from error
-        with clear_write_errors(output):
-            write_atomically(output, content)
+        write_atomically(output, content)
     Output().print(f"{output}: {len(content) / 2**10:.0f} KiB")
 
 

@@ -22,17 +22,12 @@ from mlp_workload.metrics import confusion_matrix, group_means, recalls, worst
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.weights import load_weights, parameter_shapes
 
-SHOWN_MISTAKES = 40
-SHOWN_UNITS = 200
 LARGEST_LOSS = 10.0
 """Largest loss drawn, in nats; guessing among 1,000 classes costs 6.9."""
 _TOO_LARGE = 1e6
 _LINES = ("-", "--", "-.", ":")
 _DASHES = ("", "6 3", "7 3 2 3", "2 2")
 """`_LINES` in the key of the page."""
-_GROUPS = 300
-"""Groups of steps in a training curve: the mean of each, in a band from its smallest to its largest loss."""
-_PARTS = ("compile", "train", "evaluate")
 
 
 def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) -> str:
@@ -48,7 +43,9 @@ def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) ->
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["sum_values"] = lambda parts: sum(parts.values())
-    names = _names(runs)
+    names = [run.folder.resolve().name for run in runs]
+    if len(set(names)) < len(runs):
+        names = [str(run.folder) for run in runs]
     template = environment.get_template("page.html.jinja")
     page = template.render(
         runs=[_view(run, name, i) for i, (run, name) in enumerate(zip(runs, names, strict=True))],
@@ -58,21 +55,16 @@ def render(runs: Sequence[RecordedRun], results: Sequence[Mapping[str, Any]]) ->
         curves=_curves(runs),
         parities=[result for result in results if "quantities" in result],
         accuracies=[result for result in results if "cells" in result],
-        benchmarks=[_benchmark(result, i) for i, result in enumerate(results) if result.get("kind") == "benchmark"],
+        benchmarks=[
+            (
+                tables.View.of(result),
+                inline(picture.draw(result), f"benchmark-{i}", "seconds for an epoch by library"),
+            )
+            for i, result in enumerate(results)
+            if result.get("kind") == "benchmark"
+        ],
     )
     return escaped(page)
-
-
-def _benchmark(result: Mapping[str, Any], number: int) -> tuple[tables.View, str]:
-    """Returns the text and the picture of a benchmark."""
-    svg = inline(picture.draw(result), f"benchmark-{number}", "seconds for an epoch by library")
-    return tables.View.of(result), svg
-
-
-def _names(runs: Sequence[RecordedRun]) -> list[str]:
-    """Returns the names of the run folders, or their paths if the names are not unique."""
-    short = [run.folder.resolve().name for run in runs]
-    return short if len(set(short)) == len(runs) else [str(run.folder) for run in runs]
 
 
 def _view(run: RecordedRun, name: str, number: int) -> dict[str, Any]:
@@ -117,10 +109,8 @@ def _settings(run: RecordedRun) -> dict[str, str]:
 def _environment(run: RecordedRun) -> dict[str, str]:
     flat: dict[str, str] = {"device": run.fact("device")}
     for name, value in run.fact("environment", dict).items():
-        if isinstance(value, Mapping):
-            flat |= {key: _text(entry) for key, entry in value.items()}
-        else:
-            flat[name.replace("_", " ")] = _text(value)
+        entries = value if isinstance(value, Mapping) else {name.replace("_", " "): value}
+        flat |= {key: _text(entry) for key, entry in entries.items()}
     return flat
 
 
@@ -132,18 +122,16 @@ def _text(value: object) -> str:
             return "yes" if value else "no"
         case list() | tuple():
             return ", ".join(map(str, value)) or "none"
-        case _:
-            return str(value)
+    return str(value)
 
 
 def _rows(columns: Sequence[Mapping[str, str]]) -> dict[str, list[tuple[str, list[str]]]]:
     """Returns rows (name, values by run), separated into different and same ones."""
-    names = dict.fromkeys(name for column in columns for name in column)
-    rows = [(name, [column.get(name, "") for column in columns]) for name in names]
-    return {
-        "different": [row for row in rows if len({*row[1]} - {NOT_RECORDED}) > 1],
-        "same": [row for row in rows if len({*row[1]} - {NOT_RECORDED}) <= 1],
-    }
+    rows: dict[str, list[tuple[str, list[str]]]] = {"different": [], "same": []}
+    for name in dict.fromkeys(name for column in columns for name in column):
+        values = [column.get(name, "") for column in columns]
+        rows["different" if len({*values} - {NOT_RECORDED}) > 1 else "same"].append((name, values))
+    return rows
 
 
 def _batches(runs: Sequence[RecordedRun]) -> str:
@@ -165,7 +153,7 @@ def _timing(run: RecordedRun) -> dict[str, float]:
         train = sum(event.seconds for event in run.trained)
         return {"train": train, "evaluate": sum(event.seconds for event in run.evaluations)}
     try:
-        parts = {part: float(run.summary[f"{part}_seconds"]) for part in _PARTS}
+        parts = {part: float(run.summary[f"{part}_seconds"]) for part in ("compile", "train", "evaluate")}
         return parts | {"start, data, rest": float(run.summary["total_seconds"]) - sum(parts.values())}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run.folder}: its summary does not say how long it took ({refusal(error)})") from error
@@ -181,7 +169,7 @@ def _mistakes(run: RecordedRun) -> dict[str, Any]:
     predictions = mistakes.predicted(test.labels, len(names))
     confusion = confusion_matrix(test.labels, predictions, len(names))
     classes = recalls(confusion, names)
-    shown = list(zip(mistakes.examples, mistakes.predictions, strict=True))[:SHOWN_MISTAKES]
+    shown = list(zip(mistakes.examples, mistakes.predictions, strict=True))[:40]
     return {
         "classes": names,
         "confusion": confusion.tolist(),
@@ -213,7 +201,7 @@ def _first_layer(run: RecordedRun) -> dict[str, Any]:
     except UserError as error:
         return {"why": f"The weights are of no use: {error}."}
     height, width = run.dataset.test.images.shape[1:]
-    units = run.dataset.upright(weights[:SHOWN_UNITS].reshape(-1, height, width))
+    units = run.dataset.upright(weights[:200].reshape(-1, height, width))
     height, width = units.shape[1:]
     reach = float(np.quantile(np.abs(units), 0.998)) or 1.0
     columns = min(20, len(units))
@@ -252,8 +240,8 @@ def _curves(runs: Sequence[RecordedRun]) -> list[str]:
                     _draw_training(axes, run, line)
                 else:
                     name = title.replace(" ", "_")
-                    values = [getattr(evaluation, name) for evaluation in run.evaluations]
-                    steps = [evaluation.step for evaluation in run.evaluations]
+                    points = [(evaluation.step, getattr(evaluation, name)) for evaluation in run.evaluations]
+                    steps, values = np.reshape(points, (-1, 2)).T
                     axes.plot(steps, _drawable(values), marker=".", **line)
             if axes.get_ylim()[1] > LARGEST_LOSS:  # a run that diverged would flatten all other curves
                 axes.set_ylim(0, LARGEST_LOSS)
@@ -267,11 +255,11 @@ def _drawable(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _draw_training(axes: Any, run: RecordedRun, line: Mapping[str, Any]) -> None:
-    losses = run.train_losses
+    """Draws means of up to 300 groups of steps, in a band from the smallest to the largest loss of each."""
+    losses = _drawable(run.train_losses)
     if not len(losses):
         return
-    losses = _drawable(losses)
-    size = -(-len(losses) // _GROUPS)
+    size = -(-len(losses) // 300)
     starts = np.arange(0, len(losses), size)
     steps = starts + (np.diff(starts, append=len(losses)) + 1) / 2
     means = group_means(losses, run.batch_sizes, size)

@@ -24,21 +24,15 @@ from mlp_workload.errors import NO_THREADS, UserError, one_line
 
 T = TypeVar("T")
 
-INSTALL = {
-    "torch": "make setup, or pip install '.[torch]' in the project's folder",
-    "jax": "make setup, or pip install . in the project's folder",
-    "flax": "make setup, or pip install . in the project's folder",
-    "optax": "make setup, or pip install . in the project's folder",
-    "jinja2": "make setup, or pip install '.[compare]' in the project's folder",
-    "PIL": "make setup, or pip install '.[predict]' in the project's folder",
-    "matplotlib": "make setup, or pip install '.[compare]' in the project's folder",
-    "onnx": "make setup, or pip install '.[export]' in the project's folder",
-    "tensorboardX": "make setup, or pip install '.[tensorboard]' in the project's folder",
-    "visdom": "make setup, or pip install '.[visdom]' in the project's folder",
-    "scipy": "make setup, or pip install '.[compare]' in the project's folder",
-    "equinox": "pip install '.[ports]' in the project's folder",
-    "haiku": "pip install '.[ports]' in the project's folder",
-}
+_EXTRAS = {
+    "torch": "torch", "jinja2": "compare", "PIL": "predict", "matplotlib": "compare", "onnx": "export",
+    "tensorboardX": "tensorboard", "visdom": "visdom", "scipy": "compare",
+}  # fmt: skip
+INSTALL = (
+    dict.fromkeys(("jax", "flax", "optax"), "make setup, or pip install . in the project's folder")
+    | {name: f"make setup, or pip install '.[{extra}]' in the project's folder" for name, extra in _EXTRAS.items()}
+    | dict.fromkeys(("equinox", "haiku"), "pip install '.[ports]' in the project's folder")
+)
 """How to get a package, by the name it is imported by."""
 
 
@@ -183,9 +177,12 @@ def _help(field: Field[Any], docs: Mapping[str, str]) -> str:
     text, default = docs.get(field.name, "").replace("%", "%%"), field.default
     if default in (MISSING, None, ()):
         return text
-    if isinstance(default, bool):
-        default = "on" if default else "off"
-    return f"{text} (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
+    match default:
+        case bool():
+            default = "on" if default else "off"
+        case tuple():
+            default = " ".join(map(str, default))
+    return f"{text} (default: {default})"
 
 
 @contextlib.contextmanager
@@ -196,6 +193,11 @@ def one_line_errors(program: str) -> Iterator[None]:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, until the process ends
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what the terminal's encoding lacks must not end the work
+
+    def fail(message: str) -> NoReturn:
+        print(f"{program}: error: {message}\n", end="", file=sys.stderr)  # at one go
+        sys.exit(2)
+
     try:
         with clear_import_errors():
             yield
@@ -203,19 +205,15 @@ def one_line_errors(program: str) -> Iterator[None]:
     except RuntimeError as error:
         if "can't start new thread" not in str(error):
             raise
-        print(f"{program}: error: {NO_THREADS}", file=sys.stderr)
-        sys.exit(2)
+        fail(NO_THREADS)
     except UserError as error:
-        print(f"{program}: error: {' '.join(str(error).split())}\n", end="", file=sys.stderr)  # at one go
-        sys.exit(2)
-    except BrokenPipeError:  # nobody reads any more, as behind `| head`
-        _let_go_of_output()
-        sys.exit(1)
+        fail(" ".join(str(error).split()))
     except OSError as error:
-        _let_go_of_output()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the buffer's rest would fail again at the end
+        if isinstance(error, BrokenPipeError):  # nobody reads any more, as behind `| head`
+            sys.exit(1)
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{program}: error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
-        sys.exit(2)
+        fail(one_line(f"{where}{error.strerror or error}"))
     except KeyboardInterrupt as interrupt:
         with contextlib.suppress(OSError):  # nobody may read it any more
             print(f"{program}: {one_line(str(interrupt)) or 'interrupted'}", file=sys.stderr)
@@ -232,8 +230,3 @@ def clear_import_errors() -> Iterator[None]:
         if package not in INSTALL:
             raise
         raise UserError(f"{package} is not installed: {INSTALL[package]}") from error
-
-
-def _let_go_of_output() -> None:
-    """Drops the rest of the buffer, which would fail again at the end of the process."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

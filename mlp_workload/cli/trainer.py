@@ -1,11 +1,11 @@
 """The flags of a trainer's command."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlp_workload.cli.parse import build, given_flags, run_command
+from mlp_workload.cli.parse import build, given_flags
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import expand
@@ -13,7 +13,6 @@ from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Resume
 from mlp_workload.run.folder import has_begun, read_config
 from mlp_workload.run.output_options import OutputOptions
 
-O = TypeVar("O", bound="TrainingOptions")
 T = TypeVar("T")
 
 
@@ -45,10 +44,6 @@ class TrainingOptions:
     seeds: int | None = None
     """Trains this many models, with --seed and the seeds after it, each into its own run folder; none is drawn on
     Visdom."""
-
-    @property
-    def checkpoint_every(self) -> int:
-        return self.checkpoints.checkpoint_every
 
     @property
     def resume(self) -> Resume:
@@ -109,8 +104,3 @@ def _begun(flag: str, folder: Path) -> dict[str, Any]:
         raise UserError(f"{flag} {error}") from error
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
         raise UserError(f"{flag} {folder}: cannot be read ({error})") from error
-
-
-def run_trainer(program: str, description: str, kind: type[O], start: Callable[[O], None]) -> None:
-    """Runs a trainer's command: parses the process's arguments, a `kind`, and trains."""
-    run_command(program, kind, start, parse_config, description=description)

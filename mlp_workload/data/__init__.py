@@ -27,13 +27,13 @@ def load(source: str, transpose: bool | None = None, prepare: bool = True) -> Da
     class labels.
     """
     check_source(source)
-    kind, _, rest = source.partition(":")
-    if kind == "idx":
-        dataset = load_idx(rest)
-    elif kind == "tfds":
-        dataset = load_tfds(rest, prepare)
-    else:
-        dataset = load_mnist()
+    match source.partition(":"):
+        case "idx", _, folder:
+            dataset = load_idx(folder)
+        case "tfds", _, name:
+            dataset = load_tfds(name, prepare)
+        case _:
+            dataset = load_mnist()
     if transpose is False:
         return replace(dataset, transposed=False)
     if dataset.transposed:

@@ -15,9 +15,6 @@ T = TypeVar("T", bound=np.generic)
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int32]
 
-_SHOWN = 10
-"""Most names of classes in a warning."""
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -57,9 +54,20 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for name, examples in (("training", self.train), ("test", self.test)):
-            self._check_examples(name, examples)
-        if self.train.images.shape[1:] != self.test.images.shape[1:]:
-            raise UserError(f"{self.source}: training images are {_size(self.train)}, test images {_size(self.test)}")
+            images, labels = examples.images, examples.labels
+            if images.ndim != 3 or images.dtype != np.uint8:
+                expected = f"{name} images must be grey uint8 (n, height, width)"
+                raise UserError(f"{self.source}: {expected}, got {images.dtype} {images.shape}")
+            if len(images) != len(labels):
+                raise UserError(f"{self.source}: {len(images)} {name} images but {len(labels)} labels")
+            if images.size == 0:
+                raise UserError(f"{self.source}: the {name} set is empty, images {images.shape}")
+            for first in np.flatnonzero((labels < 0) | (labels >= self.classes)):
+                label = f"{name} label {first} is {labels[first]}"
+                raise UserError(f"{self.source}: {label}, expected 0 to {self.classes - 1}")
+        train, test = ("{1}x{2}".format(*examples.images.shape) for examples in (self.train, self.test))
+        if train != test:
+            raise UserError(f"{self.source}: training images are {train}, test images {test}")
 
     @property
     def classes(self) -> int:
@@ -118,42 +126,19 @@ class Dataset:
         turned = self.exchanged(f"rows and columns are exchanged: the run was trained on {layout} images", transposed)
         return turned if turned.digest == digest else None
 
-    def _check_examples(self, name: str, examples: Examples) -> None:
-        images, labels = examples.images, examples.labels
-        if images.ndim != 3 or images.dtype != np.uint8:
-            raise UserError(
-                f"{self.source}: {name} images must be grey uint8 (n, height, width), got {images.dtype} {images.shape}"
-            )
-        if len(images) != len(labels):
-            raise UserError(f"{self.source}: {len(images)} {name} images but {len(labels)} labels")
-        if images.size == 0:
-            raise UserError(f"{self.source}: the {name} set is empty, images {images.shape}")
-        outside = np.flatnonzero((labels < 0) | (labels >= self.classes))
-        if outside.size:
-            first = outside[0]
-            raise UserError(f"{self.source}: {name} label {first} is {labels[first]}, expected 0 to {self.classes - 1}")
-
     @cached_property
     def warnings(self) -> list[str]:
         """Warnings about files that were left out, and about classes that only one of the sets contains."""
-        train, test = np.unique(self.train.labels), np.unique(self.test.labels)
-        one_sided = [
-            ("test", self.test, np.setdiff1d(test, train), "cannot be learned"),
-            ("training", self.train, np.setdiff1d(train, test), "is never tested"),
-        ]
-        return [*self.passed_over] + [
-            f"only the {name} set has class {self._names(labels)} (example "
-            f"{np.isin(examples.labels, labels).argmax()}), which {effect}; a stray label, or two files that do not "
-            "belong together?"
-            for name, examples, labels, effect in one_sided
-            if labels.size
-        ]
-
-    def _names(self, labels: npt.NDArray[np.integer[Any]]) -> str:
-        more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-        return ", ".join(self.class_names[label] for label in labels[:_SHOWN]) + more
-
-
-def _size(examples: Examples) -> str:
-    _, height, width = examples.images.shape
-    return f"{height}x{width}"
+        warnings = [*self.passed_over]
+        for name, own, other, effect in (
+            ("test", self.test.labels, self.train.labels, "cannot be learned"),
+            ("training", self.train.labels, self.test.labels, "is never tested"),
+        ):
+            if (labels := np.setdiff1d(own, other)).size:
+                more = f" and {len(labels) - 10} more" if len(labels) > 10 else ""
+                names = ", ".join(self.class_names[label] for label in labels[:10]) + more
+                warnings.append(
+                    f"only the {name} set has class {names} (example {np.isin(own, labels).argmax()}), which {effect}; "
+                    "a stray label, or two files that do not belong together?"
+                )
+        return warnings

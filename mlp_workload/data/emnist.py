@@ -12,8 +12,6 @@ from mlp_workload.errors import UserError
 from mlp_workload.files import read_at_most
 
 TURNED = "EMNIST stores its images transposed: they are turned upright"
-_LONGEST_MAPPING = 2**16
-"""Most bytes of a mapping file."""
 _MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
 _NAMES: Mapping[str, Mapping[int, str]] = {
     "byclass": dict(enumerate(string.digits + string.ascii_uppercase + string.ascii_lowercase)),
@@ -26,7 +24,11 @@ _NAMES: Mapping[str, Mapping[int, str]] = {
 
 def is_emnist(name: str) -> bool:
     """Returns whether a file prefix ("emnist-letters") or TFDS name ("emnist/letters:3.1.0") is EMNIST's."""
-    return name.lower().replace("/", "-").partition(":")[0].partition("-")[0] == "emnist"
+    return _parts(name)[0] == "emnist"
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    return name.lower().replace("/", "-").partition(":")[0].partition("-")
 
 
 def class_names(name: str, classes: int, mapping: Path | None = None) -> tuple[str, ...]:
@@ -37,7 +39,7 @@ def class_names(name: str, classes: int, mapping: Path | None = None) -> tuple[s
     if mapping is not None and mapping.is_file():
         names = _read(mapping)
     elif is_emnist(name):  # its configuration, byclass if TFDS is given none
-        names = _NAMES.get(name.lower().replace("/", "-").partition(":")[0].partition("-")[2] or "byclass", {})
+        names = _NAMES.get(_parts(name)[2] or "byclass", {})
     else:
         names = {}
     return tuple(names.get(label, str(label)) for label in range(classes))
@@ -46,7 +48,7 @@ def class_names(name: str, classes: int, mapping: Path | None = None) -> tuple[s
 def _read(path: Path) -> Mapping[int, str]:
     """Reads lines of a label and the code points of its characters, such as "1 65 97"."""
     try:
-        lines = read_at_most(path, _LONGEST_MAPPING).decode("utf-8-sig").splitlines()
+        lines = read_at_most(path, 2**16).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a mapping of labels to characters, as it is no text") from error
     names: dict[int, str] = {}

@@ -11,31 +11,18 @@ import numpy.typing as npt
 
 FAINT = 0.1
 """Fraction of the ink's contrast up to which a pixel counts as paper."""
-_SAMPLE = 1000
-"""Most images that are measured, evenly spread over the set."""
-_SAMPLE_PIXELS = 2**23
-"""Most pixels of all of these together: 32 MiB in float32."""
-_EVEN = 0.6
-"""Fraction of the border's pixels that must be paper; photographs have about 0.2, Fashion-MNIST 0.89."""
 _OUTLIERS = 0.001
 """Fraction of the images that a maximum ignores."""
-_SLACK = 0.1
-"""Pixels added to the measured distance from the centre."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How ink is drawn on even paper.
+    """How ink is drawn on even paper: their grey levels, 0 to 255, and the most pixels of the ink's longer side, `box`.
 
-    Attributes:
-        paper: grey level of the paper, 0 to 255.
-        ink: grey level of the ink, 0 to 255.
-        box: most pixels of the ink's longer side.
-        centred_by: whether the centre of mass or the centre of the bounding box is at `centre`.
-        centre: (row, column), counted from 0.
-        off_centre: largest distance from `centre` along an axis, in pixels.
+    The centre of mass, or of the bounding box, is at `centre` (row, column), counted from 0, or up to `off_centre`
+    pixels from it along an axis.
     """
 
     paper: float
@@ -59,14 +46,15 @@ MNIST = Framing(paper=0, ink=255, box=20, centred_by="mass", centre=(14.0, 14.0)
 
 def measure(images: npt.NDArray[np.uint8]) -> Framing | None:
     """Returns the framing of `images` (n, height, width); None without even paper, as in photographs."""
-    count = max(1, min(_SAMPLE, _SAMPLE_PIXELS // math.prod(images.shape[1:])))
+    count = max(1, min(1000, 2**23 // math.prod(images.shape[1:])))  # 32 MiB in float32
     sample = images[:: -(-len(images) // count)].astype(np.float32)
     border = np.concatenate([sample[:, [0, -1]].reshape(-1), sample[:, :, [0, -1]].reshape(-1)])
     paper = float(np.median(border))
     difference = sample - paper
     sign = 1 if difference.sum() >= 0 else -1
     contrast = float(np.quantile((sign * difference).max(axis=(1, 2)), 0.99))
-    if contrast < 1 or (np.abs(border - paper) <= FAINT * contrast).mean() < _EVEN:
+    # Of the border's pixels about 0.2 are paper in photographs, and 0.89 in Fashion-MNIST.
+    if contrast < 1 or (np.abs(border - paper) <= FAINT * contrast).mean() < 0.6:
         return None
     coverage = np.clip(sign * difference / contrast, 0, 1)
     coverage = coverage[coverage.max(axis=(1, 2)) > FAINT]
@@ -83,7 +71,7 @@ def measure(images: npt.NDArray[np.uint8]) -> Framing | None:
         box=math.ceil(np.quantile(sides, 1 - _OUTLIERS)),
         centred_by=centred_by,
         centre=(float(row), float(column)),
-        off_centre=round(float(np.quantile(distances, 1 - _OUTLIERS)) + _SLACK, 2),
+        off_centre=round(float(np.quantile(distances, 1 - _OUTLIERS)) + 0.1, 2),
     )
 
 
@@ -118,16 +106,18 @@ class ImageFormat:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields with lists instead of tuples, as JSON has them."""
-        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return content
+        return dict(json.loads(json.dumps(asdict(self))))
 
     @classmethod
     def from_json(cls, value: Any) -> "ImageFormat":
         """Reads the result of `to_json`. Raises `ValueError` if it is not valid."""
         try:
-            shape, framing = _shape(value["shape"]), value["framing"]
+            (height, width), framing = value["shape"], value["framing"]
+            if type(height) is not int or type(width) is not int or height < 1 or width < 1:
+                raise ValueError("a shape is two whole numbers above 0")
             if not isinstance(value["transposed"], bool):
                 raise ValueError("transposed must be true or false")
+            shape = height, width
             return cls(shape, value["transposed"], None if framing is None else _framing(shape, framing))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"not an image format ({error!r})") from error
@@ -136,24 +126,9 @@ class ImageFormat:
 def _framing(shape: tuple[int, int], value: Mapping[str, Any]) -> Framing:
     paper, ink, off_centre = (float(value[name]) for name in ("paper", "ink", "off_centre"))
     row, column = map(float, value["centre"])
-    sound = (
-        0 <= paper <= 255
-        and 0 <= ink <= 255
-        and abs(ink - paper) >= 1
-        and type(value["box"]) is int
-        and 1 <= value["box"] <= max(shape)
-        and value["centred_by"] in ("mass", "box")
-        and 0 <= row <= shape[0]
-        and 0 <= column <= shape[1]
-        and 0 <= off_centre <= max(shape)
-    )
-    if not sound:
+    box, centred_by = value["box"], value["centred_by"]
+    ranges = ((paper, 255), (ink, 255), (row, shape[0]), (column, shape[1]), (off_centre, max(shape)))
+    sound = all(0 <= number <= most for number, most in ranges) and abs(ink - paper) >= 1
+    if not sound or type(box) is not int or not 1 <= box <= max(shape) or centred_by not in ("mass", "box"):
         raise ValueError("a number is out of its range")
-    return Framing(paper, ink, value["box"], value["centred_by"], (row, column), off_centre)
-
-
-def _shape(value: Any) -> tuple[int, int]:
-    height, width = value
-    if type(height) is not int or type(width) is not int or height < 1 or width < 1:
-        raise ValueError("a shape is two whole numbers above 0")
-    return height, width
+    return Framing(paper, ink, box, centred_by, (row, column), off_centre)

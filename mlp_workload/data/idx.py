@@ -40,12 +40,6 @@ _KINDS = (
     (rb"[\t\n\r -~]+$", "text"),
 )
 """Kinds of files that are not IDX, by their first bytes."""
-_LARGEST_LABEL = 255
-"""Largest label, that of files of unsigned bytes."""
-_SHOWN = 64
-"""Most bytes from which the kind of a file is recognised."""
-_DEFLATE_LARGEST_RATIO = 1032  # zlib's technical notes: no stream of n bytes holds more than about 1032 n
-_CHUNK = 1 << 20
 _LARGEST_UNPACKED = 2**31
 """Most unpacked bytes of a gzip file, four times EMNIST. 2 MB can unpack to this."""
 
@@ -63,11 +57,12 @@ def read_idx(path: Path, ndim: int, sha256: str | None = None, dtype: str = "u1"
             raw.seek(0)
             if compressed:
                 with gzip.GzipFile(fileobj=raw) as stream:
-                    most = min(path.stat().st_size * _DEFLATE_LARGEST_RATIO, _LARGEST_UNPACKED)
+                    # By zlib's technical notes no stream of n bytes holds more than about 1032 n.
+                    most = min(path.stat().st_size * 1032, _LARGEST_UNPACKED)
                     return _read(stream, path, ndim, most, sha256, dtype)
             return _read(raw, path, ndim, path.stat().st_size, sha256, dtype)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: damaged gzip file ({_first_line(error)})") from error
+        raise UserError(f"{path}: damaged gzip file ({str(error).splitlines()[0]})") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except MemoryError as error:
@@ -80,32 +75,33 @@ def _read(
     header = stream.read(4 + 4 * ndim)
     magic = struct.pack(">HBB", 0, _TYPES[dtype], ndim)
     if len(header) < 4 + 4 * ndim or not header.startswith(magic):
-        start = header + stream.read(_SHOWN)
+        start = header + stream.read(64)
         kind = next((f"{kind}; " for pattern, kind in _KINDS if re.match(pattern, start)), "")
         if len(header) < 4 + 4 * ndim:
             raise UserError(f"{path}: {kind}{len(header)} bytes, too short for an IDX header")
-        raise UserError(
-            f"{path}: {kind}starts with {header[:4].hex(' ')}, expected {magic.hex(' ')} (IDX, "
-            f"{'unsigned bytes' if dtype == 'u1' else '32-bit integers'}, {ndim}-d)"
-        )
-    shape = struct.unpack(f">{ndim}I", header[4:])
-    expected = math.prod(shape) * np.dtype(dtype).itemsize
-    if expected > most:
+        numbers = "unsigned bytes" if dtype == "u1" else "32-bit integers"
+        expected = f"expected {magic.hex(' ')} (IDX, {numbers}, {ndim}-d)"
+        raise UserError(f"{path}: {kind}starts with {header[:4].hex(' ')}, {expected}")
+    shape, itemsize = struct.unpack(f">{ndim}I", header[4:]), np.dtype(dtype).itemsize
+    size = math.prod(shape) * itemsize
+    sizes = " x ".join(map(str, shape)) + ("" if itemsize == 1 else f" x {itemsize} bytes")
+    promise = f"{path}: its header promises {sizes}"
+    if size > most:
         limit = f"{most}: unpack it first" if most == _LARGEST_UNPACKED else "the file can hold"
-        raise UserError(f"{path}: its header promises {_size(shape, dtype)} = {expected} bytes, more than {limit}")
-    check_fits_memory(expected, str(path))
+        raise UserError(f"{promise} = {size} bytes, more than {limit}")
+    check_fits_memory(size, str(path))
     content = bytearray()
-    while len(content) <= expected and (chunk := stream.read(min(_CHUNK, expected + 1 - len(content)))):
+    while len(content) <= size and (chunk := stream.read(min(2**20, size + 1 - len(content)))):
         content += chunk
-    if len(content) != expected:
-        held = f"holds only {len(content)}" if len(content) < expected else "holds more"
-        raise UserError(f"{path}: its header promises {_size(shape, dtype)} = {expected} bytes, the file {held}")
+    if len(content) != size:
+        held = f"holds only {len(content)}" if len(content) < size else "holds more"
+        raise UserError(f"{promise} = {size} bytes, the file {held}")
     if sha256 is not None and (found := hashlib.sha256(header + content).hexdigest()) != sha256:
         raise UserError(f"{path}: damaged, its content has SHA-256 {found}, expected {sha256}")
     try:
         return np.frombuffer(content, dtype).reshape(shape)
     except ValueError as error:  # no values, but dimensions near 2**32
-        raise UserError(f"{path}: its header promises {_size(shape, dtype)}, more than an array can have") from error
+        raise UserError(f"{promise}, more than an array can have") from error
 
 
 def load_idx(directory: str) -> Dataset:
@@ -183,11 +179,10 @@ def _first_readable(paths: Sequence[Path], read: Callable[[Path], T], passed_ove
     for path in paths:
         try:
             content = read(path)
+            passed_over += [f"{error}; {path.name} is read instead" for error in errors]
+            return content
         except UserError as error:
             errors.append(error)
-            continue
-        passed_over += [f"{error}; {path.name} is read instead" for error in errors]
-        return content
     raise errors[0]
 
 
@@ -198,16 +193,7 @@ def _labels(path: Path, notes: list[str]) -> Labels:
     rows = read_idx(path, 2, dtype=">i4")
     if rows.shape[1] == 0:
         raise UserError(f"{path}: its rows of labels are empty")
-    outside = np.flatnonzero((rows[:, 0] < 0) | (rows[:, 0] > _LARGEST_LABEL))
-    if outside.size:
-        raise UserError(f"{path}: label {outside[0]} is {rows[outside[0], 0]}, expected 0 to {_LARGEST_LABEL}")
+    for outside in np.flatnonzero((rows[:, 0] < 0) | (rows[:, 0] > 255)):  # as in files of unsigned bytes
+        raise UserError(f"{path}: label {outside} is {rows[outside, 0]}, expected 0 to 255")
     notes.append(f"the labels are column 0 of idx2-int files of {rows.shape[1]} columns")
     return rows[:, 0].astype(np.int32)
-
-
-def _size(shape: Sequence[int], dtype: str) -> str:
-    return " x ".join(map(str, shape)) + ("" if dtype == "u1" else f" x {np.dtype(dtype).itemsize} bytes")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

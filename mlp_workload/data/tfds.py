@@ -24,10 +24,6 @@ from mlp_workload.data.emnist import class_names, is_emnist
 from mlp_workload.errors import UserError
 
 _PIP = "pip install '.[tfds]' in the project's folder"
-_NAME = re.compile(
-    r"\w+(/[\w.-]+)?(:[\d*]+(\.[\d*]+){2})?"
-)  # no namespace such as huggingface:, which needs the network
-_BATCH = 1000  # examples per read; one by one takes 1.5 times as long
 _PATIENCE = 6.0  # seconds to connect; a download under way has no limit
 
 
@@ -71,7 +67,8 @@ def _find(name: str, folder: str) -> Any:
     """Returns a read-only builder of the prepared set; None if it is not prepared."""
     from tensorflow_datasets.core import read_only_builder, registered  # the package itself hides what it cannot import
 
-    if not _NAME.fullmatch(name):
+    # No namespace such as huggingface:, which needs the network.
+    if not re.fullmatch(r"\w+(/[\w.-]+)?(:[\d*]+(\.[\d*]+){2})?", name):
         raise UserError("not a name of TFDS, which look like mnist, emnist/letters or mnist:3.0.1")
     try:
         return read_only_builder.builder_from_files(name, data_dir=folder)
@@ -117,7 +114,6 @@ def _keys(builder: Any) -> tuple[str, str]:
 
 
 def _read(builder: Any, split: str, image: str, label: str) -> Examples:
-    """Returns all examples of one split."""
     count = builder.info.splits[split].num_examples
     images = np.empty((count, *builder.info.features[image].shape), np.uint8)
     labels = np.empty(count, np.int32)
@@ -140,8 +136,8 @@ def _batches(builder: Any, split: str) -> Iterator[list[dict[str, Any]]]:
         in_order = tfds.ReadConfig(interleave_cycle_length=1)
         yield from ([example] for example in tfds.as_numpy(builder.as_dataset(split, read_config=in_order)))
     else:
-        for start in range(0, len(records), _BATCH):
-            yield records.__getitems__(range(start, min(start + _BATCH, len(records))))
+        for start in range(0, len(records), 1000):  # one by one takes 1.5 times as long
+            yield records.__getitems__(range(start, min(start + 1000, len(records))))
 
 
 def _import_tensorflow(purpose: str) -> None:

@@ -17,13 +17,9 @@ SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of a probe.
+    """The `facts` that a probe printed, its exit status and the last line of its standard error.
 
-    Attributes:
-        facts: what the probe printed.
-        status: exit status of its process; None if it took longer than `seconds`.
-        seconds: time limit.
-        last_line: last line of standard error.
+    `status` is None if it took longer than `seconds`.
     """
 
     facts: Facts

@@ -21,5 +21,4 @@ class Finding:
     fix: str | None = None
 
     def __str__(self) -> str:
-        """Returns the line without the state."""
         return one_line(f"{self.name}: {self.seen}" + (f"; fix: {self.fix}" if self.fix else ""))

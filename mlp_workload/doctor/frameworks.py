@@ -15,9 +15,6 @@ from mlp_workload.doctor.probe import EXAMPLES, UNITS
 from mlp_workload.errors import NO_THREADS
 from mlp_workload.interface import TITLES
 
-_DRIVER_LIBRARY = "libcuda"
-"""The one library that no package contains. In containers it is found through LD_LIBRARY_PATH."""
-
 
 @dataclass(frozen=True)
 class Framework:
@@ -33,26 +30,24 @@ TORCH = Framework(TITLES["torch"], ("torch",), optional=True)
 
 
 def findings(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Finding]:
-    """Yields the findings about one framework."""
     name, facts = framework.name, answer.facts
     if "cache" in facts:
-        yield _cache(facts["cache"]["folder"], facts["cache"]["refusal"], facts["cache"]["named"])
+        yield _cache(**facts["cache"])
     if framework is JAX:
         yield from _plugins()
     if answer.failure:
         yield _failed(framework, answer)
     if "devices" in facts:
         versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
-        devices = ", ".join(_device(device["name"], device["memory"]) for device in facts["devices"])
+        devices = ", ".join(
+            device["name"] + (f" with {memory / 2**30:.1f} GiB" if (memory := device["memory"]) is not None else "")
+            for device in facts["devices"]
+        )
         yield Finding("ok", name, f"{versions}; sees {devices}; {facts['threads']} threads")
         yield from _unseen_gpu(framework, answer, gpus)
         yield from _cuda(framework, answer)
     if "product" in facts:
-        yield _product(framework, facts["product"]["error"], facts["product"]["allowed"])
-
-
-def _device(name: str, memory: int | None) -> str:
-    return name if memory is None else f"{name} with {memory / 2**30:.1f} GiB"
+        yield _product(framework, **facts["product"])
 
 
 def _failed(framework: Framework, answer: Answer) -> Finding:
@@ -68,25 +63,20 @@ def _failed(framework: Framework, answer: Answer) -> Finding:
         return Finding("wrong", framework.name, error["said"], f"correct {variable}, or unset it")
     if error.get("said") == NO_THREADS:
         return Finding("wrong", framework.name, *NO_THREADS.split(": "))
-    version = installed(package)
-    return Finding("wrong", framework.name, f"{version}, {failure}" if version else failure, _fix(framework, answer))
-
-
-def _fix(framework: Framework, answer: Answer) -> str:
     at_devices = "devices" not in answer.facts and "versions" in answer.facts
-    if framework is JAX and at_devices and os.environ.get("JAX_PLATFORMS"):
-        return "unset JAX_PLATFORMS"
-    if answer.status == -9:
-        return "close other programs"
     imported = answer.facts.get("doing", "").removeprefix("import ")
-    if imported in INSTALL and imported != framework.packages[0]:
-        return f"pip install --force-reinstall {_release(imported)}"
-    return _reinstall(framework)
+    if framework is JAX and at_devices and os.environ.get("JAX_PLATFORMS"):
+        fix = "unset JAX_PLATFORMS"
+    elif answer.status == -9:
+        fix = "close other programs"
+    else:
+        fix = _reinstall(*([imported] if imported in INSTALL and imported != package else framework.packages))
+    version = installed(package)
+    return Finding("wrong", framework.name, f"{version}, {failure}" if version else failure, fix)
 
 
-def _reinstall(framework: Framework) -> str:
-    """Returns the command that reinstalls the installed versions."""
-    return " ".join(["pip install --force-reinstall", *(_release(package) for package in framework.packages)])
+def _reinstall(*packages: str) -> str:
+    return " ".join(["pip install --force-reinstall", *map(_release, packages)])
 
 
 def _release(package: str, extra: str = "") -> str:
@@ -121,9 +111,10 @@ def _cache(folder: str | None, refusal: str | None, named: bool) -> Finding:
     if refusal is None:
         return Finding("ok", name, f"{folder} {'is not looked into' if '://' in str(folder) else 'can be written to'}")
     seen = f"{folder or 'none'} can't be used ({refusal}), so every run compiles again"
-    if named:
-        return Finding("wrong", name, seen, "unset JAX_COMPILATION_CACHE_DIR, or name one of your own folders there")
-    return Finding("wrong", name, seen, "name one of your own folders in JAX_COMPILATION_CACHE_DIR")
+    by_name = "unset JAX_COMPILATION_CACHE_DIR, or name one of your own folders there"
+    return Finding(
+        "wrong", name, seen, by_name if named else "name one of your own folders in JAX_COMPILATION_CACHE_DIR"
+    )
 
 
 def _product(framework: Framework, error: float, allowed: float) -> Finding:
@@ -132,7 +123,8 @@ def _product(framework: Framework, error: float, allowed: float) -> Finding:
     if error <= allowed:
         return Finding("ok", name, seen)
     changing = [variable for variable in ("NVIDIA_TF32_OVERRIDE", "XLA_FLAGS") if variable in os.environ]
-    return Finding("wrong", name, seen, f"unset {' '.join(changing)}" if changing else _reinstall(framework))
+    fix = f"unset {' '.join(changing)}" if changing else _reinstall(*framework.packages)
+    return Finding("wrong", name, seen, fix)
 
 
 def _unseen_gpu(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Finding]:
@@ -149,9 +141,8 @@ def _unseen_gpu(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Fi
     if built is None:
         yield Finding("note", name, f"built for the CPU, though there is a {gpu}", _for_gpu(framework, gpus))
         return
-    reason = answer.last_line or facts["no_gpu"] or "it does not say why"
-    if framework is TORCH and facts["no_gpu"]:
-        reason = facts["no_gpu"]
+    reasons = (answer.last_line, facts["no_gpu"]) if framework is JAX else (facts["no_gpu"], answer.last_line)
+    reason = next(filter(None, reasons), "it does not say why")
     needed = DRIVER_FOR.get(int(built["cuda"].partition(".")[0]), 0)
     fix = f"update NVIDIA's driver to {needed}" if gpus.major < needed else _for_gpu(framework, gpus)
     yield Finding("wrong", name, f"built for CUDA {built['cuda']}, but does not see the {gpu}: {reason}", fix)
@@ -159,7 +150,7 @@ def _unseen_gpu(framework: Framework, answer: Answer, gpus: Gpus) -> Iterator[Fi
 
 def _for_gpu(framework: Framework, gpus: Gpus) -> str:
     if framework is TORCH:
-        return _reinstall(framework)
+        return _reinstall(*framework.packages)
     if extra := gpus.extra():
         return f"pip install '{_release('jax', f'[{extra}]')}'"
     return f"update NVIDIA's driver to {max(DRIVER_FOR.values())}"
@@ -175,8 +166,10 @@ def _cuda(framework: Framework, answer: Answer) -> Iterator[Finding]:
         version, file = loaded["version"], Path(loaded["file"])
         seen = f"{library} {version}, {file}"
         if library == "libcudnn" and built and not _suits(version, built["cudnn"]):
-            yield Finding("wrong", name, f"{seen}, but cuDNN {built['cudnn']} is needed", _reinstall(framework))
-        elif library != _DRIVER_LIBRARY and any(file.is_relative_to(folder) for folder in elsewhere):
+            fix = _reinstall(*framework.packages)
+            yield Finding("wrong", name, f"{seen}, but cuDNN {built['cudnn']} is needed", fix)
+        elif library != "libcuda" and any(file.is_relative_to(folder) for folder in elsewhere):
+            # The driver's library is in no package. In containers it is found through LD_LIBRARY_PATH.
             yield Finding("note", name, f"{seen}, by LD_LIBRARY_PATH", "unset LD_LIBRARY_PATH")
         else:
             yield Finding("ok", name, seen)

@@ -15,17 +15,13 @@ def loaded(maps: Path = Path("/proc/self/maps")) -> dict[str, dict[str, str]]:
     except OSError:
         return {}
     files = sorted({parts[5] for line in lines if len(parts := line.split(maxsplit=5)) == 6})
-    return {
-        name: {"version": _version(file, _VERSIONS[name]), "file": file}
-        for file in files
-        if (name := Path(file).name.partition(".so")[0]) in _VERSIONS
-    }
-
-
-def _version(file: str, ask: Callable[[Library], str]) -> str:
-    with contextlib.suppress(OSError, AttributeError):  # the file was replaced, or lacks the function
-        return ask(ctypes.CDLL(file))
-    return "unknown"
+    found = {}
+    for file in files:
+        if (name := Path(file).name.partition(".so")[0]) in _VERSIONS:
+            found[name] = {"version": "unknown", "file": file}
+            with contextlib.suppress(OSError, AttributeError):  # the file was replaced, or lacks the function
+                found[name]["version"] = _VERSIONS[name](ctypes.CDLL(file))
+    return found
 
 
 def _number(function: Callable[..., int], *arguments: int) -> int:
@@ -40,9 +36,9 @@ def _cudnn(library: Library) -> str:
     return cudnn_version(library.cudnnGetVersion())
 
 
-def cudnn_version(number: int) -> str:
+def cudnn_version(number: int, major: int = 0) -> str:
     """Returns 91002 as 9.10.2, and 8907 of before cuDNN 9 as 8.9.7."""
-    major = 10_000 if number >= 90_000 else 1000
+    major = major or (10_000 if number >= 90_000 else 1000)
     return f"{number // major}.{number % major // 100}.{number % 100}"
 
 
@@ -51,14 +47,10 @@ def cuda_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _nccl(number: int) -> str:
-    return f"{number // 10_000}.{number % 10_000 // 100}.{number % 100}"
-
-
 _VERSIONS: dict[str, Callable[[Library], str]] = {
     "libcuda": lambda library: cuda_version(_number(library.cuDriverGetVersion)),
     "libcudart": lambda library: cuda_version(_number(library.cudaRuntimeGetVersion)),
     "libcublas": lambda library: ".".join(str(_number(library.cublasGetProperty, part)) for part in range(3)),
     "libcudnn": _cudnn,
-    "libnccl": lambda library: _nccl(_number(library.ncclGetVersion)),
+    "libnccl": lambda library: cudnn_version(_number(library.ncclGetVersion), 10_000),
 }

@@ -8,7 +8,6 @@ from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.finding import Finding
 
 _PROJECT = "jax-mlp"
-_BOUND = re.compile(r"([\w.-]+)(>=|<)([\d.]+)")
 _TFDS = "pip install '.[tfds]' in the project's folder"
 
 
@@ -28,7 +27,7 @@ def ranges() -> Iterator[Finding]:
         yield Finding("note", "packages", f"{_PROJECT} itself is not installed, so no version was checked",
                       "make setup, or pip install . in the project's folder")  # fmt: skip
         return
-    bounds = sorted({match.groups() for text in requirements if (match := _BOUND.match(text))})
+    bounds = sorted({m.groups() for text in requirements if (m := re.match(r"([\w.-]+)(>=|<)([\d.]+)", text))})
     wrong = [
         Finding("wrong", "packages", f"{package} {version}, but {package}{sign}{bound} is needed",
                 f"pip install '{package}{sign}{bound}'")

@@ -31,14 +31,14 @@ def tell(facts: Callable[[], Iterable[Facts]]) -> None:
                 print(json.dumps(part), file=lines, flush=True)
             print(json.dumps({"doing": "end"}), file=lines, flush=True)
         except Exception as error:
-            print(json.dumps({"error": _described(error)}), file=lines, flush=True)
-
-
-def _described(error: Exception) -> Facts:
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    message = textwrap.shorten(str(error), 300) or type(error).__name__
-    variable = error.variable if isinstance(error, BadVariable) else None
-    return {"type": type(error).__name__, "said": message, "missing": missing, "variable": variable}
+            kind = type(error).__name__
+            described = {
+                "type": kind,
+                "said": textwrap.shorten(str(error), 300) or kind,
+                "missing": error.name if isinstance(error, ModuleNotFoundError) else None,
+                "variable": error.variable if isinstance(error, BadVariable) else None,
+            }
+            print(json.dumps({"error": described}), file=lines, flush=True)
 
 
 def product(multiply: Callable[[Floats, Floats], Any]) -> Facts:

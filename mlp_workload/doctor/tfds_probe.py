@@ -15,7 +15,6 @@ _NEEDED = (
 
 
 def facts() -> Iterator[Facts]:
-    """Yields what is imported next."""
     for name in _NEEDED:
         yield {"doing": f"import {name}"}
         importlib.import_module(name)

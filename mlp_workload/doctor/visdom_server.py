@@ -7,7 +7,6 @@ from mlp_workload.cli.parse import INSTALL
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.finding import Finding
 from mlp_workload.doctor.packages import release
-from mlp_workload.doctor.probe import Facts
 from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.visdom.server import PORT, NothingThere, NotVisdom, ServerError, Unreachable
 
@@ -24,26 +23,22 @@ def findings() -> Iterator[Finding]:
 
 
 def page(answer: Answer) -> Iterator[Finding]:
-    """Yields the findings from the answer of `visdom_probe`."""
     facts = answer.facts
     versions = " with tornado ".join(facts.get("versions", {}).values())
     if answer.failure:
         yield Finding("wrong", "Visdom", f"{versions} {answer.failure}".strip(), INSTALL["visdom"])
     elif facts["status"] != 200:
         seen = f"{versions} answers {facts['status']} {facts['reason']} instead of its page"
-        yield Finding("wrong", "Visdom", seen, _fix(facts))
+        # From 6.6 on tornado refuses a file of Visdom's page outside the static folder.
+        is_too_new = release(facts["versions"]["tornado"]) >= (6, 6)
+        fix = "pip install 'tornado<6.6'" if is_too_new else "pip install --force-reinstall visdom"
+        yield Finding("wrong", "Visdom", seen, fix)
     else:
         yield Finding("ok", "Visdom", f"{versions} serves its page")
         if lacks := facts["lacks"]:
             seen = f"{lacks} files of its page are not downloaded yet"
             by = f", started by a user who may write {closed}" if (closed := facts.get("closed")) else ""
             yield Finding("note", "Visdom", seen, f"{_START}{by}, which downloads them")
-
-
-def _fix(facts: Facts) -> str:
-    """Returns the fix: tornado from 6.6 on refuses a file of Visdom's page outside the static folder."""
-    is_too_new = release(facts["versions"]["tornado"]) >= (6, 6)
-    return "pip install 'tornado<6.6'" if is_too_new else "pip install --force-reinstall visdom"
 
 
 def server() -> Finding:

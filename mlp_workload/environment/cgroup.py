@@ -60,15 +60,12 @@ def _quota(group: Path) -> float | None:
 def _memory(group: Path) -> tuple[int, int] | None:
     limit = _text(group / "memory.max") or _text(group / "memory.limit_in_bytes")
     used = _text(group / "memory.current") or _text(group / "memory.usage_in_bytes")
-    if not (limit.strip().isdecimal() and used.strip().isdecimal()) or int(limit) >= _UNLIMITED:
+    # Without a limit version 1 has the largest number of pages, near 2**63 bytes.
+    if not (limit.strip().isdecimal() and used.strip().isdecimal()) or int(limit) >= 2**62:
         return None
     parts = dict(_NUMBER.findall(_text(group / "memory.stat")))
     cache = parts.get("total_inactive_file") or parts.get("inactive_file") or 0  # version 1 has both; the total applies
     return int(limit), int(limit) - int(used) + int(cache)
-
-
-_UNLIMITED = 2**62
-"""Limits from this on mean no limit: version 1 then has the largest number of pages, near 2**63 bytes."""
 
 
 def _text(path: Path) -> str:

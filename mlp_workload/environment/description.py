@@ -27,11 +27,16 @@ def describe_environment(
 
     `gpu` are the framework's versions of GPU libraries; `threads` is the number of CPU threads that share a product.
     """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+    except OSError:
+        processor = platform.processor()
     return {
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor or platform.machine(),
         "usable_cores": usable_cores(),
         "cpu_quota": cpu_quota(),
         "threads": threads,
@@ -85,15 +90,6 @@ def nvidia_driver(kernel: Path = Path("/proc/driver/nvidia/version")) -> str | N
         return None
     match = re.search(r"\s(\d+\.\d[\d.]*)\s", text)
     return match[1] if match else None
-
-
-def _processor() -> str:
-    """Returns the processor's name, from Linux's file or `platform`."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 @cache

@@ -1,7 +1,6 @@
 """The command of both frameworks that predicts the digits or letters in pictures."""
 
 import io
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,6 @@ from mlp_workload.interface import Network
 from mlp_workload.predict import draw_server, image_file
 from mlp_workload.predict.trained import Trained
 from mlp_workload.sinks.console import Output
-
-PORT = 8098
-"""Default port of the drawing page."""
-SHOWN = 3
-"""Number of classes that are printed for an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +54,7 @@ def run_predict(program: str, load_network: Callable[[Trained], Network]) -> Non
     def run(options: Predict) -> None:
         trained = Trained.load(options.run)
         if options.draw:
-            draw_server.serve(trained, PORT if options.port is None else options.port)
+            draw_server.serve(trained, 8098 if options.port is None else options.port)
         elif not predict(options, trained, load_network, program):
             sys.exit(2)
 
@@ -94,23 +88,24 @@ def keep(image: npt.NDArray[np.uint8], folder: Path, name: str) -> Path:
 
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
+    content = buffer.getvalue()
     with clear_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        path = folder / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
+    path, number = folder / f"{name}.png", 1
+    while True:
         with clear_write_errors(path):
             try:
                 with path.open("xb") as file:
-                    file.write(buffer.getvalue())
+                    file.write(content)
                 return path
             except FileExistsError:
-                content = buffer.getvalue()
                 if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
                     return path
-    raise AssertionError("numbers do not end")
+        number += 1
+        path = folder / f"{name}-{number}.png"
 
 
 def likeliest(probabilities: Sequence[float] | npt.NDArray[np.floating], names: Sequence[str]) -> str:
-    """Returns the names of the likeliest classes with their probabilities."""
-    order = np.argsort(-np.asarray(probabilities), kind="stable")[:SHOWN]
+    """Returns the names of the three likeliest classes with their probabilities."""
+    order = np.argsort(-np.asarray(probabilities), kind="stable")[:3]
     return ", ".join(f"{names[k]} {probabilities[k]:.1%}" for k in order)

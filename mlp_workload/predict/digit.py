@@ -23,25 +23,18 @@ from mlp_workload.predict.image_file import Grey, bounds
 
 SHAPE = (28, 28)
 """Shape of MNIST's images."""
-_FRAME = 0.05
-"""Width of the picture's frame that is first taken for paper, as a fraction of its sides."""
-_FITTED_SIDE = 100
-"""Most pixels a side to which the paper's brightness is fitted."""
 _FAINTEST = 24.0
 """Least difference of ink from paper, in grey levels."""
-_EDGE = 0.05
-"""Least ink at the edge of a stroke, as a fraction of that in its middle."""
 _SPECK = 0.05
 """Least area of a stroke, as a fraction of the largest one's; anything smaller is dirt."""
 _NEIGHBOURS = np.ones((3, 3), bool)
 """A pixel and its eight neighbours."""
 
-Digit = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]
 
 
-def find_digit(grey: Grey, shape: tuple[int, int] = SHAPE, framing: Framing = MNIST) -> Digit:
+def find_digit(grey: Grey, shape: tuple[int, int] = SHAPE, framing: Framing = MNIST) -> npt.NDArray[np.uint8]:
     """Returns the digit in a picture (height, width), 0 black to 255 white, drawn in `shape` with `framing`.
 
     A picture that has this form already, or its negative, is copied pixel for pixel. Otherwise the digit is what
@@ -76,10 +69,7 @@ def _centre(coverage: Grey, framing: Framing) -> Vector:
 
 
 def _ink(grey: Grey) -> Grey:
-    """Returns the ink of each pixel, 0 to 1, cropped to the strokes.
-
-    Raises `UserError` if there is none.
-    """
+    """Returns the ink of each pixel, 0 to 1, cropped to the strokes. Raises `UserError` if there is none."""
     deviation = grey - _paper(grey)
     step = np.diff(deviation.ravel(), prepend=deviation[0, 0])
     noise = min(_deviation(deviation), _deviation(step) / 2**0.5)  # the first is too large if ink fills the picture
@@ -92,7 +82,8 @@ def _ink(grey: Grey) -> Grey:
     strokes = _strokes(smooth > max(threshold, smooth.max() / 3))
     near = ndimage.binary_dilation(strokes, _NEIGHBOURS)
     full = np.quantile(deviation[strokes], 0.75)
-    ink = np.where(strokes | (near & (deviation > max(_EDGE * full, 3 * noise))), np.clip(deviation / full, 0, 1), 0)
+    edge = max(0.05 * full, 3 * noise)  # the least ink at the edge of a stroke
+    ink = np.where(strokes | (near & (deviation > edge)), np.clip(deviation / full, 0, 1), 0)
     return ink[bounds(ink)]
 
 
@@ -104,9 +95,9 @@ def _side(picture: npt.NDArray[Any]) -> int:
 def _paper(grey: Grey) -> Grey:
     """Returns the paper's brightness: a polynomial of degree 2, first fitted to the frame, robustly."""
     rows, columns = (np.linspace(-1, 1, n) for n in grey.shape)
-    down, right = (-(-n // _FITTED_SIDE) for n in grey.shape)
+    down, right = (-(-n // 100) for n in grey.shape)
     terms, values = _terms(rows[::down], columns[::right]), grey[::down, ::right].ravel()
-    frame = np.abs(terms[:, 1:3]).max(axis=1) >= 1 - 2 * _FRAME
+    frame = np.abs(terms[:, 1:3]).max(axis=1) >= 0.9  # a twentieth of the picture at each side
     deviation = np.zeros_like(values)
     for _ in range(10):
         coefficients = _fitted(terms, values, frame / (np.abs(deviation) + 1))

@@ -1,26 +1,33 @@
 """Server of the drawing page, only for browsers of this machine."""
 
 import contextlib
+import json
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
+from mlp_workload.cli.parse import INSTALL
+from mlp_workload.doctor.packages import installed
 from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import to_json
-from mlp_workload.interface import TITLES
+from mlp_workload.interface import TITLES, package_of
 from mlp_workload.predict import image_file
-from mlp_workload.predict.draw_side import Side
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run.signals import END_SIGNALS
 
 HOST = "127.0.0.1"
+ANSWER_SECONDS = 120.0
+"""Time limit for a process to start or to answer; then it is killed."""
 _FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -36,8 +43,55 @@ _HEADERS = {
 }
 _LARGEST_DRAWING = 2**20
 """Most bytes of a drawing."""
-_PATIENCE = 30.0
-"""Seconds to wait for the rest of a request."""
+
+
+class Side:
+    """A process of `mlp_workload.predict.draw_answers`; a context manager that ends the process.
+
+    `failure` is the reason why there are no answers, in a line, or None.
+    """
+
+    def __init__(self, side: str, run: Path) -> None:
+        version = (installed(side) or "").partition("+")[0]
+        self.name = f"{TITLES[side]} {version}".strip()
+        self.failure: str | None = None
+        # In its own session Ctrl-C does not reach it; it ends with its input.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"{package_of(side)}.drawing", str(run.absolute())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True,
+        )  # fmt: skip
+
+    def ask(self, image: npt.NDArray[np.uint8]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # the process has ended, as `answer` reports
+            self._process.stdin.write(image.tobytes().hex() + "\n")
+            self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """Returns the next answer; empty if there is a `failure`."""
+        if self.failure is not None:
+            return {}
+        assert self._process.stdout is not None
+        late = threading.Timer(ANSWER_SECONDS, self._process.kill)
+        late.start()
+        line = self._process.stdout.readline()
+        late.cancel()
+        answer: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
+        if not answer:
+            self.failure = f"its process ended with status {self._process.wait()}"
+        elif error := answer.get("error"):
+            missing = error["missing"]
+            self.failure = f"{missing} is not installed: {INSTALL[missing]}" if missing in INSTALL else error["said"]
+        return {} if self.failure else answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._process.communicate(timeout=2)  # it ends with its input
+        self._process.kill()
+        self._process.wait()
 
 
 class Predictor:
@@ -114,7 +168,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = _PATIENCE
+    timeout = 30.0
+    """Seconds to wait for the rest of a request."""
 
     def do_GET(self) -> None:
         if not self._is_ours():
@@ -131,14 +186,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Answers a PNG at /drawing. Other sites' pages may not send this type without permission."""
         if not self._is_ours():
             return
-        length = _length(self.headers.get("Content-Length", ""))
+        length = self.headers.get("Content-Length", "")
         if self.path != "/drawing" or self.headers.get_content_type() != "image/png":
             self._refuse(404, "only PNG to /drawing")
-        elif length is None or length > _LARGEST_DRAWING:
+        elif not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > _LARGEST_DRAWING:
             self._refuse(413, f"a drawing has at most {_LARGEST_DRAWING} bytes")
         else:
             try:
-                answer = self.server.predictor.answer(self.rfile.read(length))
+                answer = self.server.predictor.answer(self.rfile.read(int(length)))
             except UserError as error:
                 answer = self.server.predictor.about() | {"message": str(error).removeprefix("drawing: ")}
             self._respond(200, to_json(answer).encode())
@@ -166,8 +221,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Logs nothing."""
-
-
-def _length(text: str) -> int | None:
-    """Returns the bytes that a Content-Length header gives; None if it is not a number."""
-    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None

@@ -11,9 +11,6 @@ import numpy.typing as npt
 from mlp_workload.errors import UserError
 from mlp_workload.files import read_at_most
 
-FORMATS = ("PNG", "JPEG")
-LARGEST_FILE = 64 * 2**20
-"""Most bytes of a file."""
 LARGEST_IMAGE = 64_000_000
 """Most pixels of an image. They take up to 0.5 GB; few cameras have more."""
 WORKING_SIDE = 200
@@ -24,7 +21,7 @@ Grey = npt.NDArray[np.float64]
 
 def read(path: Path) -> Grey:
     """Reads an image file; see `decode`. Raises `UserError` if there is no such file, or `decode` refuses it."""
-    return decode(read_at_most(path, LARGEST_FILE), str(path))
+    return decode(read_at_most(path, 64 * 2**20), str(path))
 
 
 def decode(content: bytes, source: str) -> Grey:
@@ -42,7 +39,7 @@ def decode(content: bytes, source: str) -> Grey:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about damaged EXIF and the like
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(content), formats=FORMATS) as image:
+            with Image.open(BytesIO(content), formats=("PNG", "JPEG")) as image:
                 if image.width * image.height > LARGEST_IMAGE:
                     raise UserError(f"{source}: {image.width}x{image.height}, {too_large}")
                 image.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))  # a JPEG is then decoded smaller
@@ -61,20 +58,17 @@ def decode(content: bytes, source: str) -> Grey:
         raise UserError(f"{source}: neither PNG nor JPEG") from None
     except Exception as error:  # damaged files make decoders raise anything
         raise UserError(f"{source}: a damaged image ({error or type(error).__name__})") from error
-    return _on_paper(pixels[..., 0], pixels[..., 1] / 255)
-
-
-def bounds(picture: npt.NDArray[Any]) -> tuple[slice, slice]:
-    """Returns the rows and columns of the non-zero part of `picture`."""
-    rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _on_paper(grey: Grey, alpha: Grey) -> Grey:
+    grey, alpha = pixels[..., 0], pixels[..., 1] / 255
     if not alpha.any():
         return np.full_like(grey, 255)
     inside = bounds(alpha)
     if alpha[inside].all():
         grey, alpha = grey[inside], alpha[inside]
     paper = 255 if np.average(grey, weights=alpha) < 128 else 0
-    return alpha * grey + (1 - alpha) * paper
+    return np.asarray(alpha * grey + (1 - alpha) * paper)
+
+
+def bounds(picture: npt.NDArray[Any]) -> tuple[slice, slice]:
+    """Returns the rows and columns of the non-zero part of `picture`."""
+    rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)

@@ -14,8 +14,6 @@ from mlp_workload.interface import activation as activation_name
 from mlp_workload.interface import pre_activation
 from mlp_workload.weights import Parameters, layer_widths
 
-_OPSET, _IR_VERSION = 13, 7
-"""Versions of ONNX 1.8, from 2020, so that older readers understand the model."""
 _LARGEST = 2**31 - 2**20
 """Most bytes of weights; the file is a protocol buffer of less than 2 GiB."""
 
@@ -31,22 +29,26 @@ def onnx_model(config: Config, parameters: Parameters) -> onnx.ModelProto:
     graph = _Graph(np.dtype(config.dtype))
     for name, array in parameters.items():
         graph.constant(name, array)
-    _normalize(graph, config)
+    standardised = (config.pixel_mean, config.pixel_std) != (0, 1)
+    graph.node("Cast", ["images"], "images.cast", to=graph.type)
+    graph.node("Div", ["images.cast", graph.constant("white", 255)], "images.scaled" if standardised else "inputs")
+    if standardised:
+        graph.node("Sub", ["images.scaled", graph.constant("pixel_mean", config.pixel_mean)], "images.centred")
+        graph.node("Div", ["images.centred", graph.constant("pixel_std", config.pixel_std)], "inputs")
     widths = layer_widths(parameters)
     layers = len(widths) - 1
     x = "inputs"
-    for index in range(layers):
+    for index, activation in enumerate(config.activations(layers)):
         weight, bias = f"layers.{index}.weight", f"layers.{index}.bias"
         graph.node("Gemm", [x, weight, bias], pre_activation(index), transB=1)
         x = activation_name(index, layers)
-        kind = config.activation if index < layers - 1 else config.logits_activation
-        _activate(graph, kind, pre_activation(index), x)
+        _activate(graph, activation, pre_activation(index), x)
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", widths[0]])
     logits = helper.make_tensor_value_info("logits", graph.type, ["batch", widths[-1]])
     model = helper.make_model(
         helper.make_graph(graph.nodes, "mlp", [images], [logits], graph.constants),
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", 13)],  # of ONNX 1.8, from 2020, which older readers understand
+        ir_version=7,
         producer_name="jax-mlp",
     )
     checker.check_model(model, full_check=True)
@@ -68,16 +70,6 @@ class _Graph:
     def constant(self, name: str, value: npt.ArrayLike) -> str:
         self.constants.append(numpy_helper.from_array(np.array(value, self._dtype), name))
         return name
-
-
-def _normalize(graph: _Graph, config: Config) -> None:
-    """Adds the nodes from `images` to `inputs`: scaled to 0..1, then standardised if the run does."""
-    standardised = (config.pixel_mean, config.pixel_std) != (0, 1)
-    graph.node("Cast", ["images"], "images.cast", to=graph.type)
-    graph.node("Div", ["images.cast", graph.constant("white", 255)], "images.scaled" if standardised else "inputs")
-    if standardised:
-        graph.node("Sub", ["images.scaled", graph.constant("pixel_mean", config.pixel_mean)], "images.centred")
-        graph.node("Div", ["images.centred", graph.constant("pixel_std", config.pixel_std)], "inputs")
 
 
 def _activate(graph: _Graph, kind: str, x: str, output: str) -> None:

@@ -52,7 +52,6 @@ class Trained:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Widths of all layers, input and output included."""
         return layer_widths(self.parameters)
 
     @property
@@ -141,7 +140,8 @@ class Trained:
     @cached_property
     def _dataset(self) -> Dataset | None:
         """The data set of the run; None if it is gone."""
-        dataset = load_if_present(self._starts[-1].config if self._starts else self.config)
+        config = self._starts[-1].config if self._starts else self.config
+        dataset = load_if_present(config.dataset, config.transpose_images)
         if dataset is not None and isinstance(digest := self._facts.get("dataset_digest"), str):
             return dataset.as_trained(digest, self._facts.get("images"))
         fits = dataset is not None and (dataset.pixels, dataset.classes) == (self.widths[0], self.widths[-1])

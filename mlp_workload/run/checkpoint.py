@@ -80,7 +80,7 @@ class Checkpoints:
         tensors = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}  # keeps a scalar one
         tensors[_LOSSES] = checkpoint.losses
         text = json.dumps(about)
-        path = self._folder / _name(checkpoint.step)
+        path = self._folder / f"step-{checkpoint.step:08d}.safetensors"
         with clear_write_errors(path):
             if not self._folder.is_dir():
                 self._folder.mkdir()
@@ -99,6 +99,9 @@ class Checkpoints:
         for path in self._newest_first():
             try:
                 found = load(path)
+                for said in damaged:
+                    warn(f"{said}; going on from step {found.step}")
+                return found
             except NewerFormat:
                 raise
             except UserError as error:
@@ -106,21 +109,16 @@ class Checkpoints:
                     cure = "Make it readable, or move it away to go on from the one before"
                     raise UserError(f"{error}; this checkpoint is neither skipped nor removed. {cure}") from error
                 damaged.append(str(error))
-                continue
-            for said in damaged:
-                warn(f"{said}; going on from step {found.step}")
-            return found
         raise NoCheckpoint("; ".join(damaged) or "it has no checkpoint")
 
     def _newest_first(self) -> list[Path]:
         """Returns paths of checkpoints, newest first, without copies. Raises `UserError` if that can't be read."""
         try:
-            paths = list(self._folder.iterdir())
+            steps = {step: path for path in self._folder.iterdir() if (step := _step(path)) is not None}
         except FileNotFoundError:
-            paths = []
+            return []
         except OSError as error:
             raise UserError(f"{self._folder} cannot be read ({error.strerror})") from None
-        steps = {step: path for path in paths if (step := _step(path)) is not None}
         return [steps[step] for step in sorted(steps, reverse=True)]
 
     def set_aside_after(self, step: int) -> None:
@@ -132,10 +130,6 @@ class Checkpoints:
             remove_half_written(self._folder)
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}.safetensors"
-
-
 def _step(path: Path) -> int | None:
     """Returns the step that a file's name gives; None if it is no checkpoint's."""
     found = re.fullmatch(r"step-(\d{8,})\.safetensors", path.name)
@@ -144,11 +138,8 @@ def _step(path: Path) -> int | None:
 
 _ABOUT: Mapping[str, tuple[type, ...]] = {
     "config": (dict,),
-    "dataset_digest": (str,),
-    "framework": (str,),
-    "step": (int,),
-    "epoch": (int,),
-    "offset": (int,),
+    **dict.fromkeys(("dataset_digest", "framework"), (str,)),
+    **dict.fromkeys(("step", "epoch", "offset"), (int,)),
     "seconds": (int, float),
 }
 
@@ -171,11 +162,9 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: not a checkpoint ({refusal(error)})") from error
     if not sound:
         raise UserError(f"{path}: not a checkpoint, what it says of itself makes no sense")
-    losses = tensors.pop(_LOSSES, np.empty(0))
-    if losses.dtype.kind != "f":
-        raise UserError(f"{path}: {_LOSSES} is {losses.dtype}, expected floating")
-    if losses.shape != (fields["offset"],):
-        raise UserError(f"{path}: {_LOSSES} has shape {losses.shape}, expected ({fields['offset']},)")
+    losses, shape = tensors.pop(_LOSSES, np.empty(0)), (fields["offset"],)
+    if losses.dtype.kind != "f" or losses.shape != shape:
+        raise UserError(f"{path}: {_LOSSES} is {losses.dtype} {losses.shape}, expected floating {shape}")
     return Checkpoint(**fields, losses=losses, state=tensors)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
-from mlp_workload.errors import UserError, one_line, warn
+from mlp_workload.errors import UserError, warn
 from mlp_workload.files import shell_quoted
 from mlp_workload.optimizer import state_shapes
 from mlp_workload.run.checkpoint import Checkpoint, Checkpoints, NoCheckpoint
@@ -34,9 +34,6 @@ class Finished(UserError):
     def __init__(self, message: str, epochs: int) -> None:
         super().__init__(message, epochs)  # as it is pickled
         self.epochs = epochs
-
-    def __str__(self) -> str:
-        return one_line(self.args[0])
 
 
 class Checkpointer:

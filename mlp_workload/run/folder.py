@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -21,17 +21,10 @@ from mlp_workload.files import (
     remove_half_written,
     sync_folder,
     write_atomically,
-    write_json,
 )
 from mlp_workload.weights import Parameters, save_weights
 
 _ROOM, _LOCK = ".room-for-weights", ".lock"
-_BEFORE_CHECKPOINT = {"config.json", "events.jsonl", "checkpoints", "tensorboard", _ROOM, _LOCK}
-"""Everything that a run writes before its first checkpoint."""
-_CONFIG_START, _EVENTS_START = b'{\n  "preset": "', b'{"event": "run_started", '
-"""First bytes of the two files."""
-_HEADER_BYTES = 2**16
-"""Upper bound of the size of a safetensors file's header."""
 
 
 class RunFolder:
@@ -57,9 +50,9 @@ class RunFolder:
             lock = _lock_to_restart(path) if restart else None
             if lock is not None:
                 unlock.callback(os.close, lock)
+            elif not restart:
+                make_empty_folder(path)
             with clear_write_errors(path):
-                if not restart:
-                    make_empty_folder(path)
                 try:
                     claim = (path / "config.json").open("x", encoding="utf-8")
                 except FileExistsError:
@@ -90,7 +83,6 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Releases the lock."""
         if self._lock is not None:
             os.close(self._lock)
 
@@ -106,9 +98,7 @@ class RunFolder:
         return steps // steps_per_epoch(examples, config.batch_size)
 
     def summary(self) -> dict[str, Any]:
-        """Reads the summary of a finished run."""
-        content: dict[str, Any] = read_json(self.path / "summary.json")
-        return content
+        return dict(read_json(self.path / "summary.json"))
 
     def go_on(self, config: Config) -> None:
         """`config` is what the run goes on by; it is not finished, or not any more."""
@@ -131,7 +121,7 @@ class RunFolder:
         try:
             with clear_write_errors(self.weights), self._room.open("xb") as file:
                 if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, weights_bytes + _HEADER_BYTES)
+                    os.posix_fallocate(file.fileno(), 0, weights_bytes + 2**16)  # with the file's header
         except UserError:
             with contextlib.suppress(OSError):  # a folder that nobody may write to
                 self._room.unlink(missing_ok=True)
@@ -146,29 +136,22 @@ class RunFolder:
 
     def save_weights(self, parameters: Parameters) -> None:
         self._room.unlink(missing_ok=True)
-        with clear_write_errors(self.weights):
-            save_weights(self.weights, parameters)
-
-    def save_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes the summary, last of all: a run with a summary is complete."""
-        write_json(self.path / "summary.json", summary)
+        save_weights(self.weights, parameters)
 
 
 def read_config(folder: Path) -> Config:
     """Reads the configuration of the run in `folder`. Raises `UserError` if there is none or it can't be read."""
-    path = folder / "config.json"
     try:
-        text = read_at_most(path, LARGEST_JSON).decode()
+        content = read_at_most(folder / "config.json", LARGEST_JSON)
     except UserError as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             raise UserError(f"{folder}: {'no run there' if folder.is_dir() else 'no such run folder'}") from error
         raise
-    except ValueError as error:
-        raise UserError(f"{folder}: config.json is damaged ({refusal(error)})") from error
     try:
-        return Config.from_json(text)
-    except UserError as error:
-        raise UserError(f"{folder}: config.json is damaged ({error})") from error
+        return Config.from_json(content.decode())
+    except (UserError, ValueError) as error:
+        why = error if isinstance(error, UserError) else refusal(error)
+        raise UserError(f"{folder}: config.json is damaged ({why})") from error
 
 
 def has_begun(folder: Path) -> bool:
@@ -195,8 +178,8 @@ def _lock_to_restart(folder: Path) -> int | None:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--resume-or-start {folder} is not a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        others = [path.name for path in folder.iterdir() if path.name not in _BEFORE_CHECKPOINT]
-        others = sorted(name for name in others if not is_half_written(folder / name))
+        begins_with = {"config.json", "events.jsonl", "checkpoints", "tensorboard", _ROOM, _LOCK}
+        others = sorted({path.name for path in folder.iterdir() if not is_half_written(path)} - begins_with)
         if others and not has_begun(folder):
             raise UserError(f"--resume-or-start {folder} holds no run, but {', '.join(others[:3])}")
         lock = _lock(folder)
@@ -218,10 +201,12 @@ def _remove_beginning(folder: Path) -> None:
     """
     paths = (folder / "config.json", folder / "events.jsonl")
     config, events = (read_at_most(path, LARGEST_JSON) if os.path.lexists(path) else b"" for path in paths)
-    is_whole = _is_config(config)
+    is_whole = False
+    with contextlib.suppress(UserError, ValueError):
+        is_whole = bool(Config.from_json(config.decode()))
     understood = {
-        "config.json": is_whole or (_is_beginning(config, _CONFIG_START) and b"\n}" not in config),
-        "events.jsonl": _is_beginning(events, _EVENTS_START),
+        "config.json": is_whole or (_is_beginning(config, b'{\n  "preset": "') and b"\n}" not in config),
+        "events.jsonl": _is_beginning(events, b'{"event": "run_started", '),
         "tensorboard": is_whole or not any((folder / "tensorboard").glob("*")),
     }
     if others := [name for name, is_ours in understood.items() if not is_ours]:
@@ -235,15 +220,6 @@ def _remove_beginning(folder: Path) -> None:
     names = (_ROOM, "events.jsonl", "config.json")  # the configuration last: what is left without it is not understood
     for path in (*(folder / "tensorboard").glob("events.out.tfevents.*"), *map(folder.joinpath, names)):
         path.unlink(missing_ok=True)
-
-
-def _is_config(content: bytes) -> bool:
-    """Returns whether `content` is the whole configuration of a run."""
-    try:
-        Config.from_json(content.decode())
-    except (UserError, ValueError):
-        return False
-    return True
 
 
 def _is_beginning(content: bytes, start: bytes) -> bool:
@@ -296,9 +272,9 @@ def new_default_folder(framework: str, config: Config, seeds: str) -> Path:
     """
     name = f"{datetime.now():%Y-%m-%dT%H-%M-%S}-{framework}-{config.preset}-{seeds}"
     path, again = Path("runs", name), 1
-    while True:
-        with clear_write_errors(path):
-            path.parent.mkdir(exist_ok=True)
+    with clear_write_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        while True:
             try:
                 path.mkdir()
                 return path

@@ -58,6 +58,5 @@ def initial_weights(config: Config, dataset: Dataset) -> Parameters | None:
 
 
 def weights_bytes(config: Config, dataset: Dataset) -> int:
-    """Bytes of all parameters together."""
     shapes = parameter_shapes(config.widths(dataset.pixels, dataset.classes))
     return np.dtype(config.dtype).itemsize * sum(map(math.prod, shapes.values()))

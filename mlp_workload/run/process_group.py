@@ -1,13 +1,42 @@
-"""Waits until the processes of a run have found each other."""
+"""Joins the processes of a run, and leaves them."""
 
+import contextlib
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
-from mlp_workload.errors import UserError
+from mlp_workload.errors import PeerLost, UserError
+from mlp_workload.run.checkpointing import Finished
+from mlp_workload.run.signals import Stopped
 
 JOIN_SECONDS = 60
 """Longest time that a process waits for the others."""
+
+
+@contextlib.contextmanager
+def joined(
+    processes: int, join: Callable[[], object], leave: Callable[[], object], needs: str, lost: str
+) -> Iterator[None]:
+    """Joins the other processes by `join`, and leaves them by `leave` when all are done.
+
+    Raises `UserError` if the others do not come, or names what several processes need, `needs`, if `join` lacks an
+    address. Raises `PeerLost` if one of them ends early: the framework's error then has one of the words in `lost`.
+    """
+    try:
+        join_others(processes, join)
+    except ValueError as error:
+        raise UserError(f"several processes need {needs} ({error})") from error
+    try:
+        yield
+        leave()
+    except (Stopped, Finished):
+        leave()
+        raise
+    except (RuntimeError, ValueError) as error:  # ValueError: JAX failed while a result was read
+        if re.search(lost, str(error), re.I):
+            raise PeerLost(error) from error
+        raise
 
 
 def join_others(processes: int, join: Callable[[], object]) -> None:

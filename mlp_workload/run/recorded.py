@@ -22,13 +22,9 @@ from mlp_workload.sinks.json_lines import last_fact, read_events
 T = TypeVar("T")
 
 
-def load_if_present(config: Config) -> Dataset | None:
-    """Returns the data set that `config` names, without a download; None if it is not here."""
-    return _load(config.dataset, config.transpose_images)
-
-
 @lru_cache(maxsize=4)
-def _load(source: str, transpose: bool | None) -> Dataset | None:
+def load_if_present(source: str, transpose: bool | None) -> Dataset | None:
+    """Returns the data set `source`, without a download; None if it is not here."""
     try:
         return data.load(source, transpose, prepare=False)
     except UserError:
@@ -119,6 +115,6 @@ class RecordedRun:
     @cached_property
     def dataset(self) -> Dataset | None:
         """The data set; None if it is gone, or is not what the run was trained on."""
-        dataset = load_if_present(self.config)
+        dataset = load_if_present(self.config.dataset, self.config.transpose_images)
         images = last_fact(self.all_facts, "images")
         return None if dataset is None else dataset.as_trained(self.fact("dataset_digest"), images)

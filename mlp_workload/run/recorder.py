@@ -7,7 +7,7 @@ from typing import Any
 
 from mlp_workload.errors import UserError
 from mlp_workload.events import Event, RunFinished, Sink
-from mlp_workload.files import clear_write_errors, open_regular
+from mlp_workload.files import clear_write_errors, open_regular, write_json
 from mlp_workload.run.folder import RunFolder
 from mlp_workload.weights import Parameters
 
@@ -43,10 +43,9 @@ class Recorder:
             raise UserError(f"{error}; the weights so far are in {self.folder.weights}") from error
         if isinstance(event, RunFinished):  # last: a folder with a summary is complete
             self.sync()
-            self.folder.save_summary(self.summary)
+            write_json(self.folder.path / "summary.json", self.summary)
 
     def save_weights(self) -> None:
-        """Saves the current weights in the reserved room."""
         self.folder.save_weights(self._parameters())
 
     def sync(self) -> None:

@@ -16,11 +16,6 @@ from mlp_workload.interface import Implementation
 from mlp_workload.metrics import Evaluation, recalls, worst
 
 
-def describe_trainer_environment(trainer: Implementation) -> dict[str, Any]:
-    """Returns `describe_environment` for the packages of `trainer`."""
-    return describe_environment(("numpy", *trainer.packages), trainer.gpu_versions, trainer.threads)
-
-
 class RunEvents:
     """Makes them in the order of a run: `started`, for each epoch `trained` and `evaluated`, `finished`.
 
@@ -36,7 +31,8 @@ class RunEvents:
         compile_seconds: float,
         **facts: Any,
     ) -> None:
-        environment = describe_trainer_environment(implementation)
+        packages = ("numpy", *implementation.packages)
+        environment = describe_environment(packages, implementation.gpu_versions, implementation.threads)
         self._config, self._dataset, self._start = config, dataset, start
         self._implementation = implementation
         self._facts = {
@@ -60,7 +56,8 @@ class RunEvents:
         self._resumed: list[dict[str, Any]] = []
         self._epoch = self._step = 0
         self._compile_seconds, self._train_seconds, self._evaluate_seconds = compile_seconds, 0.0, 0.0
-        self._last: tuple[Evaluation, Evaluated] | None = None
+        self.last: tuple[Evaluation, Evaluated] | None = None
+        """The last evaluation, if any."""
 
     def started(self) -> Iterator[Event]:
         yield RunStarted(self._config, self._facts)
@@ -102,11 +99,6 @@ class RunEvents:
         if changed:
             yield Warned(f"the run may end with other bits than without the interruption: {'; '.join(changed)}")
 
-    @property
-    def is_evaluated(self) -> bool:
-        """Whether the last evaluation is known; it is not if a run is resumed after its last epoch."""
-        return self._last is not None
-
     def trained(
         self, order: npt.NDArray[np.int32], losses: npt.NDArray[np.floating[Any]], seconds: float
     ) -> Iterator[Event]:
@@ -127,27 +119,27 @@ class RunEvents:
     def evaluated(self, evaluation: Evaluation, seconds: float) -> Evaluated:
         """Returns the event of an evaluation after the last epoch that was `trained`, or before the first."""
         self._evaluate_seconds += seconds
-        event = Evaluated(
-            self._epoch,
-            self._step,
-            evaluation.loss,
-            evaluation.article_loss(self._config.batch_size),
-            evaluation.correct,
-            evaluation.examples,
-            evaluation.mistakes,
-            seconds,
-        )
-        self._last = evaluation, event
+        article_loss = evaluation.article_loss(self._config.batch_size)
+        counts = evaluation.correct, evaluation.examples, evaluation.mistakes
+        event = Evaluated(self._epoch, self._step, evaluation.loss, article_loss, *counts, seconds)
+        self.last = evaluation, event
         return event
 
     def finished(self) -> Iterator[Event]:
         """Yields the events that end a run, by the last evaluation."""
-        assert self._last is not None
-        evaluation, event = self._last
+        assert self.last is not None
+        evaluation, event = self.last
         finite = bool(np.isfinite(evaluation.loss))  # nan is not above 0 either, and no class is recognised by it
         dead_logits = evaluation.never_positive if finite and self._config.logits_activation == "relu" else []
-        if finite:
-            yield from self._warn_of_losses(evaluation, dead_logits)
+        if dead_logits:
+            yield Warned(
+                f"{len(dead_logits)} dead logits ({self._names(dead_logits)}): the last ReLU makes them 0 for every "
+                "test example, where no gradient passes; --last-activation none cures it"
+            )
+        lost = [label for label in evaluation.lost_classes if label in self._dataset.train.labels]
+        if finite and self._epoch > 0 and lost:
+            cure = "; --last-activation none cures it" if self._config.last_activation == "same" else ""
+            yield Warned(f"{len(lost)} lost classes ({self._names(lost)}): no test example of them is recognised{cure}")
         classes = recalls(evaluation.confusion, self._dataset.class_names)
         yield RunFinished(
             {
@@ -171,18 +163,5 @@ class RunEvents:
             }
         )
 
-    def _warn_of_losses(self, evaluation: Evaluation, dead_logits: Sequence[int]) -> Iterator[Warned]:
-        """Warns of classes that the network can't, or doesn't, tell any more."""
-
-        def name(labels: Sequence[int]) -> str:
-            return ", ".join(self._dataset.class_names[label] for label in labels)
-
-        if dead_logits:
-            yield Warned(
-                f"{len(dead_logits)} dead logits ({name(dead_logits)}): the last ReLU makes them 0 for every test "
-                "example, where no gradient passes; --last-activation none cures it"
-            )
-        lost = [label for label in evaluation.lost_classes if label in self._dataset.train.labels]
-        if self._epoch > 0 and lost:
-            cure = "; --last-activation none cures it" if self._config.last_activation == "same" else ""
-            yield Warned(f"{len(lost)} lost classes ({name(lost)}): no test example of them is recognised{cure}")
+    def _names(self, labels: Sequence[int]) -> str:
+        return ", ".join(self._dataset.class_names[label] for label in labels)

@@ -25,23 +25,9 @@ from mlp_workload.run.recorder import Recorder
 from mlp_workload.run.run_events import RunEvents
 from mlp_workload.run.signals import Stopped, StopSignals
 from mlp_workload.sinks.console import Output
-from mlp_workload.weights import Parameters
 
 SeedsFramework = Callable[[Config, int], AbstractContextManager[MakeSeedsTrainer]]
 """`train.seeds_framework` of a side, for so many models in all; all that its trainer does happens in the context."""
-
-
-_IN_COMMON = (
-    "framework",
-    "framework_version",
-    "preset",
-    "dataset",
-    "dataset_digest",
-    "device",
-    "precision",
-    "environment",
-)
-_OF_EACH = ("seed", "steps", "test_correct", "test_examples", "test_accuracy", "test_loss", "lost_classes")
 
 
 def train_seeds(config: Config, seeds: int, framework: SeedsFramework, output: OutputOptions) -> dict[str, Any]:
@@ -58,6 +44,7 @@ def train_seeds(config: Config, seeds: int, framework: SeedsFramework, output: O
     replace(output, visdom="off").check()
     console = Output(quiet=output.quiet)
     summaries: list[Mapping[str, Any]] = []
+    result: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         read = stack.enter_context(reading(config))
@@ -86,20 +73,25 @@ def train_seeds(config: Config, seeds: int, framework: SeedsFramework, output: O
             advance = partial(progress.advance, task, len(configs))
             group = _train_together(configs, dataset, trainer, output, events, signals, advance)
             for summary in group:
-                console.say(_line(summary))
+                lost, line = summary["lost_classes"], f"seed {summary['seed']:3d}  test loss {summary['test_loss']:.4f}"
+                line += f"  accuracy {summary['test_accuracy']:.2%}"
+                if not np.isfinite(summary["test_loss"]):
+                    line += "  diverged: try a lower --learning-rate"
+                elif lost:
+                    line += f"  lost classes {', '.join(map(str, lost))}"
+                console.say(line)
             summaries += group
-            write_json(folder / "seeds.json", _result(summaries, trainer.at_once, config.epochs, compile_seconds))
+            result = _result(summaries, trainer.at_once, config.epochs, compile_seconds)
+            write_json(folder / "seeds.json", result)
     correct = [summary["test_correct"] for summary in summaries]
     if seeds > 1:
         console.say(
             f"{seeds} seeds: {np.mean(correct):.1f} of {summaries[0]['test_examples']} correct in the mean, standard "
             f"deviation {np.std(correct, ddof=1):.1f}, from {min(correct)} to {max(correct)}"
         )
-    result = _result(summaries, trainer.at_once, config.epochs, compile_seconds)
     if config.epochs > 0:
-        console.say(
-            f"{result['model_epochs_per_second']:.2f} epochs of a model per second, with evaluations, {together}"
-        )
+        speed = result["model_epochs_per_second"]
+        console.say(f"{speed:.2f} epochs of a model per second, with evaluations, {together}")
     console.say(f"a run folder for each seed, and seeds.json, are in {folder}")
     return result
 
@@ -109,8 +101,11 @@ def _result(
 ) -> dict[str, Any]:
     """Returns the content of seeds.json. Models that train together, `at_once`, share the time that they took."""
     seconds = sum(one["train_seconds"] + one["evaluate_seconds"] for one in summaries[::at_once])
-    return {key: summaries[0][key] for key in _IN_COMMON} | {
-        "seeds": [{key: summary[key] for key in _OF_EACH} for summary in summaries],
+    machine = ("device", "precision", "environment")
+    common = ("framework", "framework_version", "preset", "dataset", "dataset_digest", *machine)
+    own = ("seed", "steps", "test_correct", "test_examples", "test_accuracy", "test_loss", "lost_classes")
+    return {key: summaries[0][key] for key in common} | {
+        "seeds": [{key: summary[key] for key in own} for summary in summaries],
         "at_once": at_once,
         "model_epochs_per_second": len(summaries) * epochs / seconds,
         "train_and_evaluate_seconds": seconds,
@@ -134,65 +129,41 @@ def _train_together(
     with contextlib.ExitStack() as stack:
         trainer.start([config.seed for config in configs])
         weights = cache(trainer.parameters)
-
-        def weights_of(model: int) -> Callable[[], Parameters]:
-            return lambda: weights()[model]
-
         recorders: list[Recorder] = []
         for model, config in enumerate(configs):
             assert config.run_dir is not None
             folder = stack.enter_context(RunFolder.claim(config.run_dir, config))
-            sinks = [*output.files(folder.path), *([_Warnings(config.seed)] if output.quiet else [])]
+            sinks = list(output.files(folder.path))
             stack.enter_context(folder.reserve(weights_bytes(config, dataset)))
-            recorders.append(Recorder(stack, folder, weights_of(model), sinks))
+            recorders.append(Recorder(stack, folder, lambda model=model: weights()[model], sinks))  # type: ignore[misc]
 
-        def emit(events_of_each: Sequence[Iterable[Event]]) -> None:
-            for recorder, own in zip(recorders, events_of_each, strict=True):
+        def emit(events_of_each: Iterable[Iterable[Event]]) -> None:
+            for config, recorder, own in zip(configs, recorders, events_of_each, strict=True):
                 for event in own:
                     recorder.emit(event)
-
-        def evaluate() -> None:
-            evaluations, seconds = timed(trainer.evaluate)
-            emit([[one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True)])
-
-        def stop_if_asked(epoch: int) -> None:
-            if signals.received is not None:
-                said = f"stopped after epoch {epoch}; the weights of then are kept, and --seeds can't be resumed"
-                raise Stopped(said, signals.received)
+                    if output.quiet and isinstance(event, Warned):
+                        warn(f"seed {config.seed}: {event.message}")
 
         try:
-            emit([one.started() for one in events])
-            for epoch in range(1, configs[0].epochs + 1):
-                orders = np.stack([epoch_order(config.seed, epoch, len(dataset.train)) for config in configs])
-                losses, seconds = timed(partial(trainer.train_steps, orders))
-                own = zip(events, orders, losses, strict=True)
-                emit([one.trained(order, each, seconds) for one, order, each in own])
-                evaluate()
+            emit(one.started() for one in events)
+            for epoch in range(1, configs[0].epochs + 1) or [0]:
+                if epoch:
+                    orders = np.stack([epoch_order(config.seed, epoch, len(dataset.train)) for config in configs])
+                    losses, seconds = timed(partial(trainer.train_steps, orders))
+                    own = zip(events, orders, losses, strict=True)
+                    emit(one.trained(order, each, seconds) for one, order, each in own)
+                evaluations, seconds = timed(trainer.evaluate)
+                emit([one.evaluated(each, seconds)] for one, each in zip(events, evaluations, strict=True))
                 advance()
-                stop_if_asked(epoch)
-            if configs[0].epochs == 0:
-                evaluate()
-                stop_if_asked(0)
-            emit([one.finished() for one in events])
+                if signals.received is not None:
+                    said = f"stopped after epoch {epoch}; the weights of then are kept, and --seeds can't be resumed"
+                    raise Stopped(said, signals.received)
+            emit(one.finished() for one in events)
         except (UserError, KeyboardInterrupt):
             for recorder in recorders:
                 recorder.save_weights()
             raise
         return [recorder.summary for recorder in recorders]
-
-
-class _Warnings:
-    """A sink that prints a run's warnings on standard error, with its seed."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, Warned):
-            warn(f"seed {self._seed}: {event.message}")
-
-    def close(self) -> None:
-        """Does nothing."""
 
 
 def _claim(config: Config, seeds: int, framework: str) -> Path:
@@ -209,18 +180,9 @@ def _claim(config: Config, seeds: int, framework: str) -> Path:
     return path
 
 
-def _line(summary: Mapping[str, Any]) -> str:
-    loss, lost = summary["test_loss"], summary["lost_classes"]
-    result = f"seed {summary['seed']:3d}  test loss {loss:.4f}  accuracy {summary['test_accuracy']:.2%}"
-    if not np.isfinite(loss):
-        return f"{result}  diverged: try a lower --learning-rate"
-    return f"{result}  lost classes {', '.join(map(str, lost))}" if lost else result
-
-
 T = TypeVar("T")
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """Returns what `work` returns, and how many seconds it took."""
     start = time.perf_counter()
     return work(), time.perf_counter() - start

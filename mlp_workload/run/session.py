@@ -23,13 +23,7 @@ from mlp_workload.files import expand
 from mlp_workload.interface import Losses, MakeTrainer, Trainer
 from mlp_workload.metrics import Evaluation
 from mlp_workload.run.checkpoint import Checkpoint, Checkpoints
-from mlp_workload.run.checkpointing import (
-    CHECKPOINT_EVERY,
-    Checkpointer,
-    Finished,
-    Resume,
-    resumed_from,
-)
+from mlp_workload.run.checkpointing import CHECKPOINT_EVERY, Checkpointer, Finished, Resume, resumed_from
 from mlp_workload.run.folder import RunFolder, has_begun, new_default_folder
 from mlp_workload.run.inputs import initial_weights, reading, weights_bytes
 from mlp_workload.run.output_options import OutputOptions
@@ -83,7 +77,12 @@ class Run:
         self._epoch, self._offset, self._seconds, self._losses = 1, 0, 0.0, list[Losses]()
 
     def __enter__(self) -> Self:
-        begun = self._begun_folder()
+        begun: Path | None = None
+        if self._resume:
+            if self._config.run_dir is None:
+                raise UserError("a run that is resumed has a folder: run_dir")
+            folder = expand(self._config.run_dir)
+            begun = None if self._resume == "or_start" and not has_begun(folder) else folder
         if self._is_first:
             self._output = self._output.as_before(begun) if begun else self._output
             self._output.check()
@@ -98,15 +97,6 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         return bool(self._stack.__exit__(kind, error, trace))
-
-    def _begun_folder(self) -> Path | None:
-        """Returns the folder of the run that goes on; None if a run begins. Raises `UserError`."""
-        if not self._resume:
-            return None
-        if self._config.run_dir is None:
-            raise UserError("a run that is resumed has a folder: run_dir")
-        folder = expand(self._config.run_dir)
-        return None if self._resume == "or_start" and not has_begun(folder) else folder
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -148,19 +138,19 @@ class Run:
         start = time.perf_counter()
         trainer.compile()
         compile_seconds = time.perf_counter() - start
+        from_step, state = (self._at.step, self._at.state) if self._at else (None, initial)
         if self._at:
             trainer.load_state(self._at.state)
-        self._check_processes_agree(self._at.state if self._at else initial)
+        self._check_processes_agree(from_step or 0, state or {})
         self._steps = steps_per_epoch(len(dataset.train), config.batch_size)
         past = self._open() if self._is_first else ()
         signals = self._stack.enter_context(StopSignals())
-        from_step = self._at.step if self._at else None
         self._schedule = Checkpointer(
             self._recorder, config.run_dir, self._every, signals, trainer.max_over_processes, from_step
         )
         self._events = RunEvents(config, dataset, trainer, self._began, compile_seconds)
-        self._emit(self._events.resumed(self._at.step, past) if self._at else self._events.started())
-        if not self._at:
+        self._emit(self._events.started() if from_step is None else self._events.resumed(from_step, past))
+        if from_step is None:
             self._checkpoint()
         return trainer
 
@@ -215,11 +205,9 @@ class Run:
         self._checkpoint()
 
     def finish(self) -> None:
-        """Writes the weights and the summary."""
-        if not self._events.is_evaluated:
-            self._clock = time.perf_counter()
-            evaluation = self._trainer.evaluate()
-            event = self._events.evaluated(evaluation, time.perf_counter() - self._clock)
+        if self._events.last is None:  # as if a run is resumed after its last epoch
+            start = time.perf_counter()
+            event = self._events.evaluated(self._trainer.evaluate(), time.perf_counter() - start)
             if self._config.epochs == 0:
                 self._emit([event])
         self._emit(self._events.finished())
@@ -236,23 +224,23 @@ class Run:
 
     def _checkpoint(self) -> None:
         """Writes a checkpoint if one is due. Raises `Stopped` if a signal came."""
+
+        def make() -> Checkpoint:
+            losses = np.concatenate([np.empty(0, self._config.dtype), *self._losses])
+            return Checkpoint(
+                json.loads(self._config.to_json()), self._dataset.digest, self._trainer.framework, self._step,
+                self._epoch, self._offset, self._seconds, losses, self._trainer.state(),
+            )  # fmt: skip
+
         assert self._schedule is not None
-        self._schedule.reached(self._step, self._epoch > self._config.epochs, self._make_checkpoint)
+        self._schedule.reached(self._step, self._epoch > self._config.epochs, make)
 
-    def _make_checkpoint(self) -> Checkpoint:
-        losses = np.concatenate([np.empty(0, self._config.dtype), *self._losses])
-        return Checkpoint(
-            json.loads(self._config.to_json()), self._dataset.digest, self._trainer.framework, self._step, self._epoch,
-            self._offset, self._seconds, losses, self._trainer.state(),
-        )  # fmt: skip
-
-    def _check_processes_agree(self, state: Parameters | None) -> None:
+    def _check_processes_agree(self, step: int, state: Parameters) -> None:
         """Raises `UserError` in each process of the run if they differ in flags, data, versions, step or state."""
         same = replace(self._config, dataset="mnist", transpose_images=None, run_dir=None, initial_weights=None)
         versions = describe_environment(self._trainer.packages)["versions"]
-        step = self._at.step if self._at else 0
         number = zlib.crc32(f"{same.to_json()} {self._dataset.digest} {self._every} {step} {versions}".encode())
-        for _, array in sorted((state or {}).items()):
+        for _, array in sorted(state.items()):
             number = zlib.crc32(np.ascontiguousarray(array).data, number)
         number //= 2  # of 32 bits with a sign
         if (self._trainer.max_over_processes(number), -self._trainer.max_over_processes(-number)) != (number, number):

@@ -8,11 +8,9 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-_SHOW_CURSOR = "\x1b[?25h"
-"""Shows the cursor, which a live table hides and a process that ends at once does not show again."""
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-"""Ctrl-C, a request to end, a closed terminal, and what batch systems send before a job's time is over."""
 END_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+"""Ctrl-C, a request to end, a closed terminal, and what batch systems send before a job's time is over."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -58,4 +56,5 @@ class StopSignals:
         # Not by print, in the middle of whose own work this may happen; and whoever read it may be gone, as with Ctrl-C
         # before `| tee`, or with a terminal that was closed.
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.write(sys.stderr.fileno(), (_SHOW_CURSOR if sys.stderr.isatty() else "").encode() + said.encode())
+            show_cursor = b"\x1b[?25h" if sys.stderr.isatty() else b""  # a live table hides it
+            os.write(sys.stderr.fileno(), show_cursor + said.encode())

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.live import Live
@@ -20,14 +20,8 @@ from mlp_workload.errors import escaped, one_line, warn
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Recall, weighted_means, worst
 
-_OTHER_LINES = 8
-"""Lines of the terminal for the table's frame and the lines above it."""
-
 _CLASSES = 5
 """Classes per line of recalls."""
-_MOST_CLASSES = 20
-"""Most classes of which each recall is shown; of more classes, only the `_WORST` worst."""
-_WORST = 10
 
 
 class Output(RichConsole):
@@ -63,34 +57,10 @@ class Output(RichConsole):
             warn(f"cannot print ({error.strerror}); the run goes on")
 
     def tell_of(self, dataset: Dataset) -> None:
-        """Prints the data set's notes and warnings."""
         for note in dataset.notes:
             self.say(f"{dataset.source}: {note}")
         for message in dataset.warnings:
             warn(message)
-
-
-class _Epoch(NamedTuple):
-    """The result of one epoch: a row of the table, or a line without a terminal."""
-
-    epoch: int
-    step: int
-    train_loss: float | None
-    test_loss: float
-    accuracy: float
-    examples_per_second: float | None
-    left: timedelta
-
-    def cells(self, epochs: int) -> tuple[str, ...]:
-        loss = "" if self.train_loss is None else f"{self.train_loss:.4f}"
-        speed = "" if self.examples_per_second is None else f"{self.examples_per_second:,.0f}"
-        return f"{self.epoch}/{epochs}", loss, f"{self.test_loss:.4f}", f"{self.accuracy:.2%}", speed, str(self.left)
-
-    def __str__(self) -> str:
-        loss = "" if self.train_loss is None else f"train loss {self.train_loss:.4f}  "
-        speed = "" if self.examples_per_second is None else f"  {self.examples_per_second:9,.0f} examples/s"
-        result = f"test loss {self.test_loss:.4f}  accuracy {self.accuracy:.2%}"
-        return f"epoch {self.epoch:2d}  step {self.step:5d}  {loss}{result}{speed}"
 
 
 class Console:
@@ -101,7 +71,8 @@ class Console:
         self._console = Output(quiet=quiet)
         # Warnings on standard error must go above the table if that is the terminal too.
         self._live = Live(console=self._console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
-        self._rows: deque[_Epoch] = deque(maxlen=max(self._console.height - _OTHER_LINES, 1))
+        other_lines = 8  # the table's frame, and what is above it
+        self._rows: deque[tuple[str, ...]] = deque(maxlen=max(self._console.height - other_lines, 1))
         self._epochs = self._train_examples = self._batch_size = self._seen = 0
         self._trained: TrainLosses | None = None
         self._seconds = 0.0
@@ -132,7 +103,7 @@ class Console:
             case TrainLosses():
                 self._trained = event
             case Evaluated():
-                self._show(self._row(event))
+                self._show(event)
             case Warned(message):
                 if self._quiet:
                     warn(message)
@@ -146,38 +117,38 @@ class Console:
         with contextlib.suppress(OSError):  # a terminal that was closed
             self._live.stop()
 
-    def _row(self, event: Evaluated) -> _Epoch:
+    def _show(self, event: Evaluated) -> None:
         trained = self._trained
         self._seconds += event.seconds + (trained.seconds if trained else 0.0)
         self._seen += 1
-        left = timedelta(seconds=round(self._seconds / self._seen * (self._epochs - event.epoch)))
-        loss = speed = None
+        train_loss = speed = ""
         if trained is not None:
-            steps = len(trained.losses)
-            sizes = batch_sizes(trained.first_step, steps, self._train_examples, self._batch_size)
-            loss = float(weighted_means(trained.losses, sizes)[0])
-            speed = self._train_examples / trained.seconds
-        return _Epoch(event.epoch, event.step, loss, event.test_loss, event.test_accuracy, speed, left)
-
-    def _show(self, row: _Epoch) -> None:
+            sizes = batch_sizes(trained.first_step, len(trained.losses), self._train_examples, self._batch_size)
+            train_loss = f"{weighted_means(trained.losses, sizes)[0]:.4f}"
+            speed = f"{self._train_examples / trained.seconds:,.0f}"
+        loss, accuracy = f"{event.test_loss:.4f}", f"{event.test_accuracy:.2%}"
         if not self._console.is_interactive:
-            self._console.print(str(row))
+            before = f"train loss {train_loss}  " if trained else ""
+            after = f"  {speed:>9} examples/s" if trained else ""
+            result = f"{before}test loss {loss}  accuracy {accuracy}{after}"
+            self._console.print(f"epoch {event.epoch:2d}  step {event.step:5d}  {result}")
             return
-        self._rows.append(row)
+        left = timedelta(seconds=round(self._seconds / self._seen * (self._epochs - event.epoch)))
+        self._rows.append((f"{event.epoch}/{self._epochs}", train_loss, loss, accuracy, speed, str(left)))
         table = Table("epoch", "train loss", "test loss", "accuracy", "examples/s", "time left")
         for column in table.columns:
             column.justify = "right"
-        for shown in self._rows:
-            table.add_row(*shown.cells(self._epochs))
+        for row in self._rows:
+            table.add_row(*row)
         self._live.update(table, refresh=True)
 
 
 def _closing_table(summary: Mapping[str, Any]) -> Table:
     classes = [Recall(entry["name"], entry["correct"], entry["examples"]) for entry in summary["class_recall"]]
     lowest, shown, title = worst(classes), classes, "recall by class"
-    if len(classes) > _MOST_CLASSES:
+    if len(classes) > 20:
         tested = [recall for recall in classes if recall.examples]
-        shown = sorted(tested, key=lambda recall: recall.correct / recall.examples)[:_WORST]
+        shown = sorted(tested, key=lambda recall: recall.correct / recall.examples)[:10]
         title = f"recall, worst {len(shown)} of {len(classes)}"
     recalls = [f"{recall.name}: {recall.brief}" for recall in shown]
     rows = {
@@ -187,14 +158,11 @@ def _closing_table(summary: Mapping[str, Any]) -> Table:
         "test loss": f"{summary['test_loss']:.4f} nats per example",
         "the tutorial's test loss": f"{summary['article_test_loss']:.6f} (sum of batch means / examples)",
         "steps": str(summary["steps"]),
-        "compile": f"{summary['compile_seconds']:.2f} s",
-        "train": f"{summary['train_seconds']:.2f} s",
-        "evaluate": f"{summary['evaluate_seconds']:.2f} s",
-        "total": f"{summary['total_seconds']:.2f} s",
+        **{part: f"{summary[f'{part}_seconds']:.2f} s" for part in ("compile", "train", "evaluate", "total")},
     }
     table = Table(show_header=False, title=f"{summary['framework']}, {summary['preset']}, seed {summary['seed']}")
     for _ in range(2):
         table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, value)
+    for row in rows.items():
+        table.add_row(*row)
     return table

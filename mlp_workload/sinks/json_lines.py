@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
-import numpy.typing as npt
 
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError, refusal
@@ -18,8 +17,6 @@ from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunSt
 from mlp_workload.files import clear_write_errors, open_regular, to_json
 from mlp_workload.metrics import Mistakes
 
-_LARGEST_COUNT = 2**53
-"""Largest count: float64, in which curves are drawn, has all whole numbers up to it."""
 _LARGEST_LINE = 2**28
 """Most bytes of a line, the losses of an epoch of ten million steps."""
 
@@ -138,7 +135,6 @@ def _read(path: Path, only: re.Pattern[bytes] | None = None) -> Iterator[tuple[E
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yields the complete lines."""
     try:
         with open_regular(path) as file:
             while (line := file.readline(_LARGEST_LINE)).endswith(b"\n"):
@@ -151,16 +147,14 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _fields(event: Event) -> dict[str, Any]:
     match event:
-        case RunStarted():
-            return {"config": json.loads(event.config.to_json()), **event.facts}
-        case RunResumed():
-            return {"step": event.step, "config": json.loads(event.config.to_json()), **event.facts}
+        case RunStarted() | RunResumed():
+            step = {"step": event.step} if isinstance(event, RunResumed) else {}
+            return {**step, "config": json.loads(event.config.to_json()), **event.facts}
         case TrainLosses():
             return dataclasses.asdict(event) | {"losses": event.losses.tolist()}
         case Evaluated():
             return dataclasses.asdict(event) | {"test_accuracy": event.test_accuracy}
-        case _:
-            return dataclasses.asdict(event)
+    return dataclasses.asdict(event)
 
 
 def _event(fields: Mapping[str, Any]) -> Event:
@@ -174,12 +168,18 @@ def _event(fields: Mapping[str, Any]) -> Event:
                 return RunStarted(config, facts)
             return RunResumed(config, facts, _count(fields["step"]))
         case "train_losses":
-            return TrainLosses(**_scalars(TrainLosses, fields), losses=_losses(fields["losses"]))
+            losses = fields["losses"]
+            if not isinstance(losses, list) or not losses:
+                raise ValueError("an epoch has losses")
+            return TrainLosses(**_scalars(TrainLosses, fields), losses=np.array([_number(loss) for loss in losses]))
         case "evaluated":
             scalars = _scalars(Evaluated, fields)
             if not scalars["test_correct"] <= scalars["test_examples"] > 0:
                 raise ValueError(f"{scalars['test_correct']} of {scalars['test_examples']} are right")
-            return Evaluated(**scalars, mistakes=_mistakes(fields["mistakes"]))
+            mistakes = [[_count(value) for value in fields["mistakes"][name]] for name in ("examples", "predictions")]
+            if len(mistakes[0]) != len(mistakes[1]):
+                raise ValueError(f"{len(mistakes[0])} mistakes with {len(mistakes[1])} predictions")
+            return Evaluated(**scalars, mistakes=Mistakes(*mistakes))
         case "warned":
             return Warned(**_scalars(Warned, fields))
         case "run_finished":
@@ -192,21 +192,20 @@ def _event(fields: Mapping[str, Any]) -> Event:
 
 def _scalars(kind: type, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of an event of type `kind` that are numbers or text. Raises `ValueError` if one is not."""
-    scalars: dict[str, Any] = {}
-    for name, field_type in get_type_hints(kind).items():
-        if field_type is int:
-            scalars[name] = _count(fields[name])
-        elif field_type is float:
-            scalars[name] = _number(fields[name])
-        elif field_type is str:
-            scalars[name] = fields[name]
-            if not isinstance(scalars[name], str):
-                raise ValueError(f"{scalars[name]!r} is no text")
-    return scalars
+    parsers = {int: _count, float: _number, str: _words}
+    types = get_type_hints(kind).items()
+    return {name: parsers[field_type](fields[name]) for name, field_type in types if field_type in parsers}
+
+
+def _words(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_COUNT:
+    # float64, in which curves are drawn, has all whole numbers up to 2**53.
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 2**53:
         raise ValueError(f"{value!r} counts nothing")
     return value
 
@@ -217,16 +216,3 @@ def _number(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError(f"{value!r} is no number")
     return float(value)
-
-
-def _losses(values: object) -> npt.NDArray[np.float64]:
-    if not isinstance(values, list) or not values:
-        raise ValueError("an epoch has losses")
-    return np.array([_number(value) for value in values])
-
-
-def _mistakes(fields: Mapping[str, Any]) -> Mistakes:
-    examples, predictions = ([_count(value) for value in fields[name]] for name in ("examples", "predictions"))
-    if len(examples) != len(predictions):
-        raise ValueError(f"{len(examples)} mistakes with {len(predictions)} predictions")
-    return Mistakes(examples, predictions)

@@ -1,7 +1,9 @@
 """Writes events as TensorBoard scalars."""
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -21,18 +23,16 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._broken = folder, False
-        try:
+        with self._until_broken():
             folder.mkdir(parents=True, exist_ok=True)
             for old in folder.glob("events*"):  # a resumed run sends its events again
                 old.unlink()
             self._writer = EventsWriter(str(folder / "events"))
-        except OSError as error:
-            self._give_up(error)
 
     def emit(self, event: Event) -> None:
         if self._broken:
             return
-        try:
+        with self._until_broken():
             match event:
                 case TrainLosses():
                     for step, loss in enumerate(event.losses.tolist(), start=event.first_step):
@@ -41,20 +41,20 @@ class TensorBoard:
                     self._write("test/loss", event.test_loss, event.step)
                     self._write("test/accuracy", event.test_accuracy, event.step)
                     self._writer.flush()
-        except OSError as error:
-            self._give_up(error)
 
     def close(self) -> None:
         if not self._broken:
-            try:
+            with self._until_broken():
                 self._writer.close()
-            except OSError as error:
-                self._give_up(error)
 
     def _write(self, tag: str, value: float, step: int) -> None:
         if math.isfinite(value):
             self._writer.write_event(Record(summary=scalar(tag, value), step=step, wall_time=time.time()))
 
-    def _give_up(self, error: OSError) -> None:
-        self._broken = True
-        warn(f"cannot write {self._folder} ({error.strerror or error}); the run goes on")
+    @contextlib.contextmanager
+    def _until_broken(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._broken = True
+            warn(f"cannot write {self._folder} ({error.strerror or error}); the run goes on")

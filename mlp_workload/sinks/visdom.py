@@ -69,12 +69,9 @@ class Visdom:
             self._changed.wait(RETRY_SECONDS if drawing is None else None)
             self._changed.clear()
             if self._closing.is_set():
-                self._draw_last(drawing)
-                return
+                break
             drawing = self._attempt(drawing, last=False)
             self._closing.wait(PAUSE_SECONDS)
-
-    def _draw_last(self, drawing: Drawing | None) -> None:
         while self._attempt(drawing, last=True) is None and time.monotonic() < self._answered_at + LAST_SECONDS:
             drawing = None
             time.sleep(RETRY_SECONDS / 4)

@@ -18,18 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mlp_workload.errors import UserError
-from mlp_workload.files import read_at_most, write_atomically
+from mlp_workload.files import clear_write_errors, read_at_most, write_atomically
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file of Visdom's page.
+    """A file of Visdom's page, by its path below Visdom's static/, without which the page lacks `feature`.
 
-    Attributes:
-        target: path below Visdom's static/.
-        package: npm package with version; empty if only Visdom's own download has the file.
-        source: path in the package.
-        feature: what the page lacks without the file.
+    `source` is its path in the npm `package`, which is empty if only Visdom's own download has the file.
     """
 
     target: str
@@ -40,7 +36,7 @@ class Asset:
 
 _LARGEST = 2**26
 """Most bytes of a file; the largest, plotly, has four million."""
-_LAYOUT, _GRAPHS = "the layout of the windows", "network graphs"
+_GRAPHS = "network graphs"
 
 
 def assets() -> list[Asset]:
@@ -62,9 +58,9 @@ def assets() -> list[Asset]:
         Asset("js/layout_bin_packer.js", "layout-bin-packer@1.4.0", "dist/layout-bin-packer.js", "everything"),
         Asset("js/plotly-plotly.min.js", "plotly.js-dist-min@2.11.1", "plotly.min.js", "curves"),
         Asset("js/bootstrap.min.js", "bootstrap@3.3.7", "dist/js/bootstrap.min.js", "menus"),
-        Asset("css/bootstrap.min.css", "bootstrap@3.3.7", "dist/css/bootstrap.min.css", _LAYOUT),
-        Asset("css/react-resizable-styles.css", resizable, "css/styles.css", _LAYOUT),
-        Asset("css/react-grid-layout-styles.css", grid, "css/styles.css", _LAYOUT),
+        Asset("css/bootstrap.min.css", "bootstrap@3.3.7", "dist/css/bootstrap.min.css", "the layout of the windows"),
+        Asset("css/react-resizable-styles.css", resizable, "css/styles.css", "the layout of the windows"),
+        Asset("css/react-grid-layout-styles.css", grid, "css/styles.css", "the layout of the windows"),
         Asset("js/sjcl.js", "sjcl@1.0.7", "sjcl.js", "login"),
         Asset("js/d3.v3.min.js", "d3@3.5.17", "d3.min.js", _GRAPHS),
         Asset("js/d3-selection-multi.v1.js", "d3-selection-multi@1.0.1", "build/d3-selection-multi.js", _GRAPHS),
@@ -75,27 +71,24 @@ def assets() -> list[Asset]:
 
 
 def static_folder() -> Path:
-    """Returns the static folder of the installed Visdom."""
     from visdom.utils.shared_utils import get_visdom_path
 
     return Path(get_visdom_path("static"))
 
 
 def missing(static: Path) -> list[Asset]:
-    """Returns the files that are not in `static`."""
     return [asset for asset in assets() if not (static / asset.target).is_file()]
 
 
 def install(static: Path, seconds: float) -> None:
     """Puts missing files into `static`: from a node_modules/ here or above, through npm, or by Visdom's own download.
 
-    Takes at most `seconds`. Raises `OSError` if `static` can't be written; `missing` then tells what failed.
+    Takes at most `seconds`. Raises `UserError` if `static` can't be written; `missing` then tells what failed.
     """
     deadline = time.monotonic() + seconds
     _from_node_modules(static)
     _from_npm(static, deadline)
-    # Visdom's download also gets the formulas' files, which alone are not worth the wait.
-    if _packaged(static):
+    if _packaged(static):  # Visdom's download also gets the formulas' files, which alone are not worth the wait
         _from_visdom(static, deadline)
 
 
@@ -128,16 +121,12 @@ def _from_npm(static: Path, deadline: float) -> None:
         except (ValueError, KeyError, TypeError):
             return  # npm failed, or printed something else
         for asset in wanted:
-            content = _member(Path(folder, archives.get(asset.package, "")), f"package/{asset.source}")
-            if content is not None:
+            path, content = Path(folder, archives.get(asset.package, "")), b""
+            with contextlib.suppress(KeyError, OSError, tarfile.TarError), tarfile.open(path) as archive:
+                if member := archive.extractfile(f"package/{asset.source}"):
+                    content = member.read()
+            if content:
                 _write(static, asset, content)
-
-
-def _member(archive: Path, name: str) -> bytes | None:
-    with contextlib.suppress(KeyError, OSError, tarfile.TarError), tarfile.open(archive) as opened:
-        member = opened.extractfile(name)
-        return None if member is None else member.read()
-    return None
 
 
 def _from_visdom(static: Path, deadline: float) -> None:
@@ -157,10 +146,10 @@ def _run(command: Sequence[str], deadline: float) -> str:
 
 def _write(static: Path, asset: Asset, content: bytes) -> None:
     target = static / asset.target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with clear_write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, content)
 
 
 def features(absent: Iterable[Asset]) -> list[str]:
-    """Returns the features that a page lacks, each once."""
     return list(dict.fromkeys(asset.feature for asset in absent))

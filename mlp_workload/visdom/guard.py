@@ -67,8 +67,7 @@ class GuardedApplication(Application):
             return {"user_css": ""}
 
     def find_handler(self, request: HTTPServerRequest, **options: Any) -> Any:
-        refusal = self._refusal(request)
-        if refusal:
+        if refusal := self._refusal(request):
             return self.get_handler_delegate(request, _Refusal, refusal)
         return super().find_handler(request, **options)
 
@@ -82,7 +81,8 @@ class GuardedApplication(Application):
         """Returns the status and reason of a refusal; empty if a handler may see the request."""
         headers = request.headers
         host, origin = headers.get("Host", "").lower(), headers.get("Origin")
-        if host not in self._hosts | _arrived_at(request):
+        arrived_at = request.connection.stream.socket.getsockname()[:2]  # type: ignore[union-attr]
+        if host not in self._hosts | host_headers(*arrived_at):
             return _unknown("does not answer to the name", host)
         if origin is not None:
             scheme, _, site = origin.lower().partition("://")
@@ -97,23 +97,14 @@ class GuardedApplication(Application):
         if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not is_link:
             advice = "open its page in a tab of its own, not in a frame"
             return {"status": 403, "reason": f"this server does not answer pages of other sites; {advice}"}
-        if self.login_enabled and not self._is_logged_in(request):
+        cookie = request.cookies.get(COOKIE)
+        secret = self.settings.get("cookie_secret", "")
+        if self.login_enabled and not (cookie and decode_signed_value(secret, COOKIE, cookie.value)):
             request.connection.set_max_body_size(LARGEST_LOGIN)  # type: ignore[union-attr]
-            if not self._is_for_login(request.path):
+            for_login = self.base_url, f"{self.base_url}/"
+            if request.path not in for_login and not request.path.startswith(self.settings["static_url_prefix"]):
                 return {"status": 401, "reason": "log in first, at the page of this server"}
         return {}
-
-    def _is_logged_in(self, request: HTTPServerRequest) -> bool:
-        cookie = request.cookies.get(COOKIE)
-        return bool(cookie and decode_signed_value(self.settings["cookie_secret"], COOKIE, cookie.value))
-
-    def _is_for_login(self, path: str) -> bool:
-        return path in (self.base_url, f"{self.base_url}/") or path.startswith(self.settings["static_url_prefix"])
-
-
-def _arrived_at(request: HTTPServerRequest) -> set[str]:
-    """Returns the server's address and port of a connection, as in Host headers."""
-    return host_headers(*request.connection.stream.socket.getsockname()[:2])  # type: ignore[union-attr]
 
 
 def _unknown(refusal: str, host: str) -> dict[str, Any]:
@@ -213,10 +204,6 @@ class Environments(UserDict[str, Any]):
         super().__delitem__(check_name(name))
 
 
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_CHANGES = {f"os.{name}" for name in ("chmod", "link", "mkdir", "remove", "rename", "rmdir", "symlink", "truncate")}
-
-
 def confine(folder: Path) -> None:
     """Keeps all file changes of Visdom's server in this process inside `folder`, from now on.
 
@@ -224,18 +211,23 @@ def confine(folder: Path) -> None:
     `PermissionError` is raised before a file is touched.
     """
     named, real = os.path.abspath(folder), os.path.realpath(folder)
+    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    names = ("chmod", "link", "mkdir", "remove", "rename", "rmdir", "symlink", "truncate")
+    changing = {f"os.{name}" for name in names}
 
     def check(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            path, _, flags = arguments
-            paths, changes = [path], bool(flags & _WRITES)
-        elif event in _CHANGES:
-            paths, changes = [argument for argument in arguments if not isinstance(argument, int)], True
+            paths, changes = arguments[:1], bool(arguments[2] & writes)
+        elif event in changing:
+            paths, changes = arguments, True
         else:
             return
-        if not _is_called_by_visdom():
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and not str(frame.f_globals.get("__name__")).startswith("visdom."):
+            frame = frame.f_back
+        if frame is None:
             return
-        for path in map(os.fsdecode, filter(lambda path: isinstance(path, str | bytes | os.PathLike), paths)):
+        for path in [os.fsdecode(path) for path in paths if isinstance(path, str | bytes | os.PathLike)]:
             name = os.path.basename(path).removesuffix(".json")
             if _is_inside(os.path.realpath(path), real):
                 is_allowed = event == "os.mkdir" or _is_name(name)
@@ -249,10 +241,3 @@ def confine(folder: Path) -> None:
 
 def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(os.path.join(folder, ""))
-
-
-def _is_called_by_visdom() -> bool:
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and not str(frame.f_globals.get("__name__")).startswith("visdom."):
-        frame = frame.f_back
-    return frame is not None

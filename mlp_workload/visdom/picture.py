@@ -71,8 +71,7 @@ class Picture:
         copied = copy.copy(self)
         copied.version = dict(self.version)
         for name in ("train_loss", "test_loss", "test_accuracy"):
-            curve: Curve = getattr(self, name)
-            setattr(copied, name, Curve(list(curve.steps), list(curve.values), list(curve.weights)))
+            setattr(copied, name, Curve(*map(list, vars(getattr(self, name)).values())))
         return copied
 
     def take(self, event: Event) -> None:
@@ -114,13 +113,12 @@ class Picture:
         if self._dataset is None or not len(self._predictions):
             return None
         truth = self._dataset.test.labels[:SHOWN].tolist()
-        right = sum(predicted == label for predicted, label in zip(self._predictions, truth, strict=True))
-        cells = []
+        names = [html.escape(escaped(name)) for name in self._dataset.class_names]
+        right, cells = 0, []
         for predicted, label in zip(self._predictions, truth, strict=True):
-            name = html.escape(escaped(self._dataset.class_names[predicted]))
+            right += predicted == label
             style = "color:#000" if predicted == label else "color:#fff;background:#b00020"
-            title = html.escape(escaped(self._dataset.class_names[label]))
-            cells.append(f'<td style="padding:4px 9px;{style}" title="{title}">{name}</td>')
+            cells.append(f'<td style="padding:4px 9px;{style}" title="{names[label]}">{names[predicted]}</td>')
         rows = ["".join(cells[i : i + _ROW]) for i in range(0, len(cells), _ROW)]
         table = "".join(f"<tr>{row}</tr>" for row in rows)
         return (

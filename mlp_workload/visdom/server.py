@@ -39,20 +39,14 @@ class ServerError(Unreachable):
         self.status = status
 
 
-@dataclass(frozen=True)
-class _Setting:
-    default: str | None
-    pattern: str
-    rule: str
-
-
 _SETTINGS = {
-    "host": _Setting("localhost", r"[\w.-]+|[\da-fA-F:]+", "a name or an address"),
-    "port": _Setting(str(PORT), r"0*(?!0)\d{1,5}", "from 1 to 65535"),
-    "base_url": _Setting("/", r"/[!-~]*", "a path of ASCII characters that starts with a slash"),
-    "username": _Setting(None, r"[^\ud800-\udfff]*", "text"),
-    "password": _Setting(None, r"[^\ud800-\udfff]*", "text"),
+    "host": ("localhost", r"[\w.-]+|[\da-fA-F:]+", "a name or an address"),
+    "port": (str(PORT), r"0*(?!0)\d{1,5}", "from 1 to 65535"),
+    "base_url": ("/", r"/[!-~]*", "a path of ASCII characters that starts with a slash"),
+    "username": ("", r"[^\ud800-\udfff]*", "text"),
+    "password": ("", r"[^\ud800-\udfff]*", "text"),
 }
+"""Default of each setting, the pattern of its values, and the pattern in words."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +70,15 @@ class VisdomServer:
         """
         flags = {name: getattr(options, prefix + name) for name in _SETTINGS}
         dashed = f"--{prefix.replace('_', '-')}"
-        values: dict[str, str | None] = {}
+        values = {name: default for name, (default, _, _) in _SETTINGS.items()}
         ignored: list[str] = []
         variables = _variables(flags["host"] is not None or flags["port"] is not None)
-        for name, setting in _SETTINGS.items():
-            given, variable = flags[name], variables.get(name)
-            values[name] = setting.default
-            if given is not None:
+        for name in _SETTINGS:
+            if (given := flags[name]) is not None:
                 if reason := _reason(name, given):
                     raise UserError(f"{dashed}{name.replace('_', '-')} {reason}")
                 values[name] = str(given)
-            elif variable is not None:
+            elif (variable := variables.get(name)) is not None:
                 if reason := _reason(name, variable):
                     ignored.append(f"VISDOM_{name.upper()} {reason}")
                 else:
@@ -95,10 +87,9 @@ class VisdomServer:
             if flags["username"] is not None:
                 raise UserError(f"{dashed}username needs {dashed}password, or VISDOM_PASSWORD in the environment")
             ignored.append("VISDOM_USERNAME needs VISDOM_PASSWORD")
-            values["username"] = None
-        base_url = (values["base_url"] or "").rstrip("/") or "/"
-        host, port = values["host"] or "localhost", int(values["port"] or PORT)
-        return cls(host, port, base_url, values["username"] or None, values["password"] or None, tuple(ignored))
+            values["username"] = ""
+        host, port, base_url, username, password = values.values()
+        return cls(host, int(port), base_url.rstrip("/") or "/", username or None, password or None, tuple(ignored))
 
     @property
     def address(self) -> str:
@@ -194,11 +185,10 @@ def _variables(address_is_given: bool) -> dict[str, str]:
 
 def _reason(name: str, value: str | int) -> str | None:
     """Returns the rule that `value` breaks, as the end of a sentence; None if it is valid."""
-    setting = _SETTINGS[name]
-    if re.fullmatch(setting.pattern, str(value)) and (name != "port" or int(value) < 2**16):
+    _, pattern, rule = _SETTINGS[name]
+    if re.fullmatch(pattern, str(value)) and (name != "port" or int(value) < 2**16):
         return None
-    got = "" if name == "password" else f", got {value!r}"
-    return f"must be {setting.rule}{got}"
+    return f"must be {rule}" + ("" if name == "password" else f", got {value!r}")
 
 
 @cache
@@ -231,20 +221,15 @@ def _client_class() -> Any:
 
 
 class _Hide:
-    """An import finder that hides packages."""
-
-    def __init__(self, *names: str) -> None:
-        self._names = names
-
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name in self._names:
+        if name in ("torch", "openTSNE"):
             raise ModuleNotFoundError(f"{name} is hidden", name=name)
 
 
 @contextlib.contextmanager
 def only_visdom() -> Iterator[None]:
     """Hides packages that visdom would import: torch, which the JAX process must not load, and openTSNE."""
-    hide = _Hide("torch", "openTSNE")
+    hide = _Hide()
     sys.meta_path.insert(0, hide)
     try:
         yield

@@ -23,13 +23,19 @@ def http_server(
     It accepts the addresses at which requests arrive, and `hosts` and `allowed` of `GuardedApplication`. A process can
     have only one such server. Raises `UserError` if the folder can't be used.
     """
-    _name_user_and_home(folder)
+    try:  # Visdom needs a user name and a home folder, which a container may lack
+        getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        os.environ["LOGNAME"] = "user"
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(folder)
     with only_visdom():
         import visdom.server.defaults as defaults
 
         defaults.DEFAULT_ENV_PATH = f"{folder}/"  # Visdom 0.2 reads this, whatever env_path is
         import visdom.server.app as visdom_app
         from tornado.httpserver import HTTPServer
+        from visdom.utils.server_utils import hash_password
 
         from mlp_workload.visdom import guard
 
@@ -39,34 +45,18 @@ def http_server(
     logging.getLogger("tornado").setLevel(logging.CRITICAL)  # else it logs each missing file at each visit
     visdom_app.tornado_settings["autoreload"] = False  # Visdom sets debug mode, which would watch all source files
     guard.confine(folder)
+    credential = None
+    if server.username and server.password:
+        # Visdom takes its hash of the hash that its page and client send.
+        hashed = hash_password(hashlib.sha256(server.password.encode()).hexdigest())
+        credential = {"username": server.username, "password": hashed}
     with clear_write_errors(folder):
         application = Application(
             hosts=hosts,
             allowed=allowed,
-            credential=_credential(server),
+            credential=credential,
             port=server.port,
             base_url=server.base_url.rstrip("/"),
             env_path=f"{folder}/",
         )
     return HTTPServer(application, max_body_size=guard.LARGEST_BODY)
-
-
-def _name_user_and_home(folder: Path) -> None:
-    """Sets a user name and a home folder for Visdom, if a container lacks them."""
-    try:
-        getpass.getuser()
-    except (ImportError, KeyError, OSError):
-        os.environ["LOGNAME"] = "user"
-    if os.path.expanduser("~") == "~":
-        os.environ["HOME"] = str(folder)
-
-
-def _credential(server: VisdomServer) -> dict[str, str] | None:
-    """Returns the login as Visdom takes it: its hash of the hash that its page and client send."""
-    if not server.username:
-        return None
-    from visdom.utils.server_utils import hash_password
-
-    assert server.password is not None
-    hashed = hashlib.sha256(server.password.encode()).hexdigest()
-    return {"username": server.username, "password": hash_password(hashed)}

@@ -4,14 +4,12 @@ import contextlib
 import http.client
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 CONNECT_SECONDS, SEND_SECONDS, ANSWER_SECONDS = 3.0, 20.0, 5.0
 """Seconds for a connection, then for sending a request, then for its whole answer, headers included."""
-SEND_BUFFER = 2**16
-"""Bytes buffered by the system. By default it would keep megabytes of a slow upload."""
 LARGEST_ANSWER = 2**28
 """Most bytes of an answer; the environment of a run is below a megabyte."""
 
@@ -85,24 +83,20 @@ def connect(host: str, port: int) -> _TimedSocket:
         candidates, failure = [], error
     deadline = time.monotonic() + CONNECT_SECONDS
     for i, (*kind, _, address) in enumerate(candidates):
-        try:
-            return _connected(kind, address, (deadline - time.monotonic()) / (len(candidates) - i))
-        except OSError as error:
-            failure = error
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = _TimedSocket(*kind)
+                stack.callback(connection.close)
+                connection.limit((deadline - time.monotonic()) / (len(candidates) - i))
+                # By default the system would buffer megabytes of a slow upload.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+                connection.connect(address)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # headers and body are sent one by one
+                stack.pop_all()
+                return connection
+            except OSError as error:
+                failure = error
     raise NoConnection(failure.strerror or str(failure)) from failure
-
-
-def _connected(kind: Sequence[int], address: Any, seconds: float) -> _TimedSocket:
-    connection = _TimedSocket(*kind)
-    try:
-        connection.limit(seconds)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        connection.connect(address)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # headers and body are sent one by one
-        return connection
-    except BaseException:
-        connection.close()
-        raise
 
 
 def post(host: str, port: int, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:

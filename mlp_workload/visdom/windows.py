@@ -19,6 +19,8 @@ from mlp_workload.errors import one_line
 from mlp_workload.visdom.picture import Curve, Floats, Picture
 from mlp_workload.visdom.server import ServerError
 
+_COMPARED = ("train_loss", "test_loss", "test_accuracy")
+"""Windows of the comparison, by the names of curves."""
 _DOTS = {"markers": True, "markersize": 5}
 """Options for test results, of which a run may have only one."""
 LONGEST_NAME = 250
@@ -63,9 +65,8 @@ class Drawing:
     def compare(self, picture: Picture) -> None:
         """Draws the run beside others, which costs the server several times as much as `update`."""
         if picture.test_loss.steps:
-            self._trace_in("train_loss", "train loss", picture.train_loss)
-            self._trace_in("test_loss", "test loss", picture.test_loss)
-            self._trace_in("test_accuracy", "test accuracy", picture.test_accuracy)
+            for window in _COMPARED:
+                self._trace_in(window, window.replace("_", " "), getattr(picture, window))
             self._client.save([self.comparison])
 
     def complete(self, picture: Picture) -> None:
@@ -81,10 +82,10 @@ class Drawing:
         expected = {
             (self.environment, "train_loss", "1"): len(picture.train_loss.points()[0]),
             (self.environment, "test", "loss"): len(picture.test_loss.points()[0]),
-            (self.comparison, "train_loss", self._trace): len(picture.train_loss.points(COMPARED_POINTS)[0]),
-            (self.comparison, "test_loss", self._trace): len(picture.test_loss.points(COMPARED_POINTS)[0]),
-            (self.comparison, "test_accuracy", self._trace): len(picture.test_accuracy.points(COMPARED_POINTS)[0]),
         }
+        for window in _COMPARED:
+            points = getattr(picture, window).points(COMPARED_POINTS)
+            expected[self.comparison, window, self._trace] = len(points[0])
         try:
             windows = {
                 environment: json.loads(self._client.get_window_data(win=None, env=environment))

@@ -13,7 +13,7 @@ from helpers import ROOT, write_idx_folder
 import reference_torch.train
 from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import PRESETS
-from mlp_workload.doctor import mnist_files
+from mlp_workload.doctor import machine
 from mlp_workload.errors import UserError, one_line
 from mlp_workload.files import shell_quoted
 from mlp_workload.predict.trained import Trained
@@ -77,10 +77,10 @@ def test_every_hint_is_quoted(tmp_path, digits, monkeypatch, capsys):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(PRESETS["leaky"].to_json())
     (folder / ".git").mkdir()
-    monkeypatch.setattr(mnist_files, "_CHECKOUT", folder)
+    monkeypatch.setattr(machine, "_CHECKOUT", folder)
     assert ["--resume", ODD] in pairs(unfinished(folder))
     assert ["--replay", ODD] in pairs(no_visdom(folder, digits, capsys))
-    assert shlex.split(mnist_files._fix(folder / "a b")) == ["git", "-C", ODD, "checkout", "a b"]
+    assert shlex.split(machine._mnist_fix(folder / "a b")) == ["git", "-C", ODD, "checkout", "a b"]
 
 
 def pairs(said: str) -> list[list[str]]:

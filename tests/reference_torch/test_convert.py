@@ -12,6 +12,7 @@ from helpers import as_bytes, assert_one_line
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.weights import save_weights
@@ -60,7 +61,7 @@ def test_there_and_back_returns_the_bytes(dtype, suffix, tmp_path):
 def test_the_tutorials_module_loads_the_file(tmp_path):
     save_weights(tmp_path / "a.safetensors", parameters())
     convert(tmp_path / "a.safetensors", tmp_path / "b.pt")
-    model = MLP(WIDTHS, "leaky_relu", "leaky_relu", "torch_linear", torch.float32)
+    model = MLP(Config(), WIDTHS)
     model.load_state_dict(torch.load(tmp_path / "b.pt", weights_only=True), strict=True)
     for tensor, array in zip(model.parameters(), parameters().values(), strict=True):
         assert tensor.detach().numpy().tobytes() == array.tobytes()

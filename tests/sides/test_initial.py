@@ -103,7 +103,7 @@ def test_the_seed_decides(side):
 
 def test_flax_linear_is_what_flax_does_by_itself():
     default = nnx.Linear(784, 200, rngs=nnx.Rngs(0))
-    ours = jax_mlp.model.Linear(784, 200, "flax_linear", np.float32, None, nnx.Rngs(0))
+    ours = jax_mlp.model.Linear(Config(initialization="flax_linear"), 784, 200, nnx.Rngs(0))
     assert (ours.weight[...] == default.kernel[...].T).all()
 
 
@@ -113,7 +113,7 @@ def test_our_linear_draws_and_computes_what_flaxs_does(initialization):
         30, 20, rngs=nnx.Rngs(3), param_dtype=float, kernel_init=jax_mlp.model.kernel_init(initialization),
         bias_init=jax_mlp.model.bias_init(initialization, 30),
     )  # fmt: skip
-    ours = jax_mlp.model.Linear(30, 20, initialization, float, None, nnx.Rngs(3))
+    ours = jax_mlp.model.Linear(Config(initialization=initialization, dtype="float64"), 30, 20, nnx.Rngs(3))
     assert (ours.weight[...] == flaxs.kernel[...].T).all()
     assert (flaxs.bias[...] == ours.bias[...]).all()
     x = np.random.default_rng(0).normal(size=(5, 30))

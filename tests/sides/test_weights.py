@@ -134,7 +134,7 @@ def test_weights_are_stored_as_in_the_file(parameters):
 
 
 def test_a_state_dict_of_the_parameters_has_their_bytes():
-    model = reference_torch.model.MLP(WIDTHS, "leaky_relu", "leaky_relu", "torch_linear", torch.float32)
+    model = reference_torch.model.MLP(Config(), WIDTHS)
     state = model.state_dict()
     parameters = reference_torch.weights.to_canonical(model)
     assert list(parameters) == list(SHAPES)

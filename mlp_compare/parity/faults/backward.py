@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
+from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced, wrapped
 from mlp_compare.parity.faults.start import near_zero
 from mlp_workload.batches import step_batch
 from mlp_workload.data import load
@@ -14,61 +14,40 @@ def _jax_mean(mean: Callable[[Any], Any]) -> Any:
     return replaced("jax_mlp.loss:Loss.mean", lambda original: property(mean))
 
 
-def _in_float32(loss: Any) -> Any:
-    return loss.per_example.astype("float32").mean().astype(loss.per_example.dtype)
-
-
 def _torch_loss(edit: Callable[[Any], Any]) -> Any:
     """Returns a plant that makes the loss of a torch step `edit(losses of the examples)`."""
 
-    def make(original: Any) -> Any:
-        def cross_entropy(*arguments: Any, reduction: str = "mean", **options: Any) -> Any:
-            if reduction != "mean":
-                return original(*arguments, reduction=reduction, **options)
-            return edit(original(*arguments, reduction="none", **options))
+    def cross_entropy(original: Any, *arguments: Any, reduction: str = "mean", **options: Any) -> Any:
+        if reduction != "mean":
+            return original(*arguments, reduction=reduction, **options)
+        return edit(original(*arguments, reduction="none", **options))
 
-        return cross_entropy
-
-    return replaced("torch.nn.functional:cross_entropy", make)
+    return wrapped("torch.nn.functional:cross_entropy", cross_entropy)
 
 
-def _mean_with_epsilon(losses: Any) -> Any:
-    """Returns the mean of -log(p + 1e-9), as in many hand-written losses."""
-    return -((-losses).exp() + 1e-9).log().mean()
-
-
-def _scaled_backward(original: Any) -> Any:
+def _scaled_backward(original: Any, logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
     """Returns a loss with the right value and a gradient 1.0001 times too large."""
     import jax
 
-    from jax_mlp.loss import Loss
-
-    def cross_entropy(logits: Any, labels: Any, smoothing: float = 0.0) -> Loss:
-        right = original(logits, labels, smoothing).per_example
-        return Loss(1.0001 * right - 0.0001 * jax.lax.stop_gradient(right))
-
-    return cross_entropy
+    right = original(logits, labels, smoothing)
+    return type(right)(1.0001 * right.per_example - 0.0001 * jax.lax.stop_gradient(right.per_example))
 
 
 def _torch_gradient(name: str, edit: Callable[[Any], Any], in_step: Callable[[Any], bool] = lambda labels: True) -> Any:
     """Returns a plant for `edit` of the gradient of parameter `name`, in the steps whose labels are `in_step`."""
+    hooks: list[Any] = []
 
-    def make(original: Any) -> Any:
-        from reference_torch.weights import canonical_names
+    def loss_fn(original: Any, config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:
+        from reference_torch.weights import named_parameters
 
-        hooks: list[Any] = []
+        while hooks:
+            hooks.pop().remove()
+        parameter = named_parameters(model)[name]
+        if in_step(labels):
+            hooks.append(parameter.register_hook(edit))
+        return original(config, model, x, labels, *rest)
 
-        def loss_fn(config: Any, model: Any, x: Any, labels: Any, *rest: Any) -> Any:
-            while hooks:
-                hooks.pop().remove()
-            parameter = dict(zip(canonical_names(model), model.parameters(), strict=True))[name]
-            if in_step(labels):
-                hooks.append(parameter.register_hook(edit))
-            return original(config, model, x, labels, *rest)
-
-        return loss_fn
-
-    return replaced("reference_torch.step:loss_fn", make)
+    return wrapped("reference_torch.step:loss_fn", loss_fn)
 
 
 def _torch_gradient_in_step(step: int, factor: float) -> Any:
@@ -88,23 +67,20 @@ def _torch_gradient_in_step(step: int, factor: float) -> Any:
 def _jax_gradient(layer: int, kind: str, edit: Callable[[Any], Any]) -> Any:
     """Returns a plant that passes the gradient of that layer's weight or bias through `edit`."""
 
-    def make(original: Any) -> Any:
+    def value_and_grad(original: Any, *arguments: Any, **options: Any) -> Any:
         import jax
 
         def edited(path: Any, leaf: Any) -> Any:
             return edit(leaf) if f"[{layer}]['{kind}']" in jax.tree_util.keystr(path) else leaf
 
-        def value_and_grad(*arguments: Any, **options: Any) -> Any:
-            def run(*arguments: Any) -> Any:
-                value, (gradients, *others) = right(*arguments)
-                return value, (jax.tree_util.tree_map_with_path(edited, gradients), *others)
+        def run(*arguments: Any) -> Any:
+            value, (gradients, *others) = right(*arguments)
+            return value, (jax.tree_util.tree_map_with_path(edited, gradients), *others)
 
-            right = original(*arguments, **options)
-            return run
+        right = original(*arguments, **options)
+        return run
 
-        return value_and_grad
-
-    return replaced("jax_mlp.step:value_and_grad", make)
+    return wrapped("jax_mlp.step:value_and_grad", value_and_grad)
 
 
 def _with(value: float, *index: int) -> Callable[[Any], Any]:
@@ -117,35 +93,34 @@ def _with(value: float, *index: int) -> Callable[[Any], Any]:
 
 
 FAULTS = [
-    Fault(name="sum for mean", side="jax", step=1, tensor="loss", plant=_jax_mean(lambda loss: loss.sum)),
-    Fault(name="mean over the full batch size in a smaller batch", side="torch", step=9, tensor="loss",
-          config=LARGE_BATCHES, plant=_torch_loss(lambda losses: losses.sum() / 7000)),
-    Fault(name="mean in float32 in a float64 run", side="jax", step=1, tensor="loss",
-          plant=_jax_mean(_in_float32)),
-    Fault(name="epsilon added in the logarithm", side="torch", step=1, tensor="loss",
-          plant=_torch_loss(_mean_with_epsilon)),
-    Fault(name="label smoothing 1e-4", side="jax", step=1, tensor="loss", flags={"label_smoothing": 1e-4}),
-    Fault(name="gradient of the loss 1.0001 of itself", side="jax", step=1, tensor="logits.grad",
-          plant=replaced("jax_mlp.step:cross_entropy", _scaled_backward)),
-    Fault(name="one gradient 1.001 of itself", side="jax", step=1, tensor="layers.1.weight.grad", dtype="float32",
+    Fault("sum for mean", "jax", 1, "loss", plant=_jax_mean(lambda loss: loss.sum)),
+    Fault("mean over the full batch size in a smaller batch", "torch", 9, "loss", config=LARGE_BATCHES,
+          plant=_torch_loss(lambda losses: losses.sum() / 7000)),
+    Fault("mean in float32 in a float64 run", "jax", 1, "loss",
+          plant=_jax_mean(lambda loss: loss.per_example.astype("float32").mean().astype("float64"))),
+    Fault("epsilon added in the logarithm", "torch", 1, "loss",
+          plant=_torch_loss(lambda losses: -((-losses).exp() + 1e-9).log().mean())),
+    Fault("label smoothing 1e-4", "jax", 1, "loss", flags={"label_smoothing": 1e-4}),
+    Fault("gradient of the loss 1.0001 of itself", "jax", 1, "logits.grad",
+          plant=wrapped("jax_mlp.step:cross_entropy", _scaled_backward)),
+    Fault("one gradient 1.001 of itself", "jax", 1, "layers.1.weight.grad", dtype="float32",
           plant=_jax_gradient(1, "weight", lambda gradient: gradient * 1.001)),
-    Fault(name="one gradient 1.001 of itself in a step with ReLU sign flips", side="jax", step=1,
-          tensor="layers.1.weight.grad", dtype="float32", start=near_zero,
-          plant=_jax_gradient(1, "weight", lambda gradient: gradient * 1.001)),
-    Fault(name="one gradient 1.1 of itself after ReLU sign flips", side="torch", step=3,
-          tensor="layers.0.weight.grad", dtype="float32", start=near_zero, plant=_torch_gradient_in_step(3, 1.1)),
-    Fault(name="one gradient 1.003 of itself long after ReLU sign flips", side="torch", step=40,
-          tensor="layers.0.weight.grad", dtype="float32", start=near_zero, plant=_torch_gradient_in_step(40, 1.003)),
-    Fault(name="one gradient's sign", side="jax", step=1, tensor="layers.0.bias.grad",
+    Fault("one gradient 1.001 of itself in a step with ReLU sign flips", "jax", 1, "layers.1.weight.grad",
+          dtype="float32", start=near_zero, plant=_jax_gradient(1, "weight", lambda gradient: gradient * 1.001)),
+    Fault("one gradient 1.1 of itself after ReLU sign flips", "torch", 3, "layers.0.weight.grad", dtype="float32",
+          start=near_zero, plant=_torch_gradient_in_step(3, 1.1)),
+    Fault("one gradient 1.003 of itself long after ReLU sign flips", "torch", 40, "layers.0.weight.grad",
+          dtype="float32", start=near_zero, plant=_torch_gradient_in_step(40, 1.003)),
+    Fault("one gradient's sign", "jax", 1, "layers.0.bias.grad",
           plant=_jax_gradient(0, "bias", lambda gradient: -gradient)),
-    Fault(name="one gradient detached", side="jax", step=1, tensor="layers.0.weight.grad",
+    Fault("one gradient detached", "jax", 1, "layers.0.weight.grad",
           plant=_jax_gradient(0, "weight", lambda gradient: gradient * 0)),
-    Fault(name="one entry of a gradient dropped", side="torch", step=1, tensor="layers.1.bias.grad",
+    Fault("one entry of a gradient dropped", "torch", 1, "layers.1.bias.grad",
           plant=_torch_gradient("layers.1.bias", _with(0.0, 5))),
-    Fault(name="one nan in one gradient", side="torch", step=1, tensor="layers.0.weight.grad",
+    Fault("one nan in one gradient", "torch", 1, "layers.0.weight.grad",
           plant=_torch_gradient("layers.0.weight", _with(float("nan"), 7, 300))),
-    Fault(name="a gradient clipped", side="torch", step=1, tensor="layers.2.weight.grad",
+    Fault("a gradient clipped", "torch", 1, "layers.2.weight.grad",
           plant=_torch_gradient("layers.2.weight", lambda gradient: gradient.clamp(-1e-3, 1e-3))),
-    Fault(name="one gradient transposed", side="torch", step=1, tensor="layers.1.weight.grad",
+    Fault("one gradient transposed", "torch", 1, "layers.1.weight.grad",
           plant=_torch_gradient("layers.1.weight", lambda gradient: gradient.t().contiguous())),
 ]  # fmt: skip

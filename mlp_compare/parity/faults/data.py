@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, replaced
+from mlp_compare.parity.faults.fault import LARGE_BATCHES, Fault, wrapped
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import Dataset
 from mlp_workload.data.shipped import TRAIN_EXAMPLES
@@ -13,29 +13,38 @@ from mlp_workload.data.shipped import TRAIN_EXAMPLES
 _FIRST_EPOCH = epoch_order(0, 1, TRAIN_EXAMPLES)
 
 
+def _order(edit: Any) -> Any:
+    """Returns a plant for `edit` of the batch order, which takes the original and its arguments."""
+    return wrapped("mlp_workload.batches:epoch_order", edit)
+
+
+def _epoch_losses(edit: Any) -> Any:
+    """Returns a plant for `edit` of JAX's compiled epochs, which takes the original, a trainer and an order."""
+    return wrapped("jax_mlp.trainer:Trainer.train_steps", edit)
+
+
 def _edited(edit: Any) -> Any:
     """Returns a plant that passes copies of the training set through `edit(images, labels)`, which works in place."""
 
-    def load(original: Any) -> Any:
-        def loaded(*arguments: Any) -> Dataset:
-            dataset: Dataset = original(*arguments)
-            images, labels = dataset.train.images.copy(), dataset.train.labels.copy()
-            edit(images, labels)
-            return replace(dataset, train=replace(dataset.train, images=images, labels=labels))
+    def loaded(original: Any, *arguments: Any) -> Dataset:
+        dataset: Dataset = original(*arguments)
+        images, labels = dataset.train.images.copy(), dataset.train.labels.copy()
+        edit(images, labels)
+        return replace(dataset, train=replace(dataset.train, images=images, labels=labels))
 
-        return loaded
-
-    return replaced("mlp_compare.parity.worker:load", load)
+    return wrapped("mlp_compare.parity.worker:load", loaded)
 
 
-def _swap_examples(original: Any) -> Any:
-    def order(seed: int, epoch: int, examples: int) -> Any:
-        indices = original(seed, epoch, examples)
-        if epoch == 1:
-            indices[[605, 2005]] = indices[[2005, 605]]
-        return indices
+def _images(change: Any) -> Any:
+    """Returns a plant that passes the training images through `change`."""
+    return _edited(lambda images, labels: np.copyto(images, change(images.copy())))
 
-    return order
+
+def _swap_examples(original: Any, seed: int, epoch: int, examples: int) -> Any:
+    indices = original(seed, epoch, examples)
+    if epoch == 1:
+        indices[[605, 2005]] = indices[[2005, 605]]
+    return indices
 
 
 def _off_by_one(images: Any, labels: Any) -> None:
@@ -46,62 +55,29 @@ def _flip_bit(images: Any, labels: Any) -> None:
     images[_FIRST_EPOCH[411], 14, 14] ^= 1
 
 
-def _transpose(images: Any, labels: Any) -> None:
-    images[:] = images.transpose(0, 2, 1).copy()
-
-
-def _invert(images: Any, labels: Any) -> None:
-    np.subtract(255, images, out=images)
-
-
 FAULTS = [
-    Fault(
-        name="two examples swapped between batches", side="torch", step=4, tensor="batch.images",
-        plant=replaced("mlp_workload.batches:epoch_order", _swap_examples),
-    ),
-    Fault(name="one label off by one", side="jax", step=2, tensor="batch.labels", plant=_edited(_off_by_one)),
-    Fault(name="lowest bit of one pixel flipped", side="torch", step=3, tensor="batch.images",
-          plant=_edited(_flip_bit)),
-    Fault(name="images transposed", side="jax", step=1, tensor="batch.images", plant=_edited(_transpose)),
-    Fault(name="black and white inverted", side="torch", step=1, tensor="batch.images", plant=_edited(_invert)),
-    Fault(name="mean of the pixels off in the 5th digit", side="torch", step=1, tensor="inputs",
-          preset="relu", flags={"pixel_mean": 0.13071}),
-    Fault(name="deviation of the pixels off in the 5th digit", side="jax", step=1, tensor="inputs",
-          preset="relu", flags={"pixel_std": 0.30811}, dtype="float32"),
-    Fault(
-        name="pixels divided by 256", side="jax", step=1, tensor="inputs",
-        plant=replaced("jax_mlp.step:normalize",
-                       lambda original: lambda config, images: original(config, images) * 255 / 256),
-    ),
-    Fault(
-        name="another order from the second epoch on", side="jax", step=10, tensor="batch.images", config=LARGE_BATCHES,
-        plant=replaced("mlp_workload.batches:epoch_order",
-                       lambda original: lambda seed, epoch, n: original(seed + (epoch > 1), epoch, n)),
-    ),
-    Fault(
-        name="the same order every epoch", side="torch", step=10, tensor="batch.images", config=LARGE_BATCHES,
-        plant=replaced("mlp_workload.batches:epoch_order", lambda original: lambda seed, _, n: original(seed, 1, n)),
-    ),
-    Fault(
-        name="epochs counted from 0", side="torch", step=1, tensor="batch.images",
-        plant=replaced("mlp_workload.batches:epoch_order",
-                       lambda original: lambda seed, epoch, n: original(seed, epoch - 1, n)),
-    ),
-    Fault(
-        name="last, smaller batch dropped", side="jax", step=9, tensor="batch.images", config=LARGE_BATCHES,
-        plant=replaced("mlp_workload.batches:steps_per_epoch",
-                       lambda original: lambda examples, batch_size: examples // batch_size),
-    ),
-    Fault(
-        name="last, smaller batch dropped by the compiled epoch alone", side="jax", step=9,
-        tensor="epochs.loss", config=LARGE_BATCHES, runs_freely=True,
-        plant=replaced("jax_mlp.trainer:Trainer.train_steps",
-                       lambda original: lambda self, order: original(self, order[: len(order) // 7000 * 7000])),
-    ),
-    Fault(
-        name="losses of the compiled epoch nan in float32", side="jax", step=2, tensor="epochs.loss",
-        dtype="float32", runs_freely=True,
-        plant=replaced("jax_mlp.trainer:Trainer.train_steps",
-                       lambda original: lambda self, order: original(self, order) * np.float32("nan")),
-    ),
+    Fault("two examples swapped between batches", "torch", 4, "batch.images", plant=_order(_swap_examples)),
+    Fault("one label off by one", "jax", 2, "batch.labels", plant=_edited(_off_by_one)),
+    Fault("lowest bit of one pixel flipped", "torch", 3, "batch.images", plant=_edited(_flip_bit)),
+    Fault("images transposed", "jax", 1, "batch.images", plant=_images(lambda images: images.transpose(0, 2, 1))),
+    Fault("black and white inverted", "torch", 1, "batch.images", plant=_images(lambda images: 255 - images)),
+    Fault("mean of the pixels off in the 5th digit", "torch", 1, "inputs", preset="relu",
+          flags={"pixel_mean": 0.13071}),
+    Fault("deviation of the pixels off in the 5th digit", "jax", 1, "inputs", preset="relu",
+          flags={"pixel_std": 0.30811}, dtype="float32"),
+    Fault("pixels divided by 256", "jax", 1, "inputs",
+          plant=wrapped("jax_mlp.step:normalize", lambda right, config, images: right(config, images) * 255 / 256)),
+    Fault("another order from the second epoch on", "jax", 10, "batch.images", config=LARGE_BATCHES,
+          plant=_order(lambda right, seed, epoch, n: right(seed + (epoch > 1), epoch, n))),
+    Fault("the same order every epoch", "torch", 10, "batch.images", config=LARGE_BATCHES,
+          plant=_order(lambda right, seed, epoch, n: right(seed, 1, n))),
+    Fault("epochs counted from 0", "torch", 1, "batch.images",
+          plant=_order(lambda right, seed, epoch, n: right(seed, epoch - 1, n))),
+    Fault("last, smaller batch dropped", "jax", 9, "batch.images", config=LARGE_BATCHES,
+          plant=wrapped("mlp_workload.batches:steps_per_epoch", lambda right, examples, size: examples // size)),
+    Fault("last, smaller batch dropped by the compiled epoch alone", "jax", 9, "epochs.loss", config=LARGE_BATCHES,
+          runs_freely=True,
+          plant=_epoch_losses(lambda right, trainer, order: right(trainer, order[: len(order) // 7000 * 7000]))),
+    Fault("losses of the compiled epoch nan in float32", "jax", 2, "epochs.loss", dtype="float32", runs_freely=True,
+          plant=_epoch_losses(lambda right, trainer, order: right(trainer, order) * np.float32("nan"))),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_compare.parity.faults.fault import Fault, replaced, wrapped
 from mlp_workload.data.shipped import CLASSES
 from mlp_workload.weights import Parameters
 
@@ -16,57 +16,36 @@ def _dead_logits(parameters: Parameters) -> Parameters:
     return parameters
 
 
-def _drop_last(original: Any) -> Any:
+def _drop_last(original: Any, trainer: Any) -> Any:
     """Drops the last 16 examples, as happens with a batch size that does not divide the set."""
-
-    def evaluate(self: Any) -> Any:
-        evaluation = original(self)
-        parts = {name: getattr(evaluation, name)[:-16] for name in ("losses", "predictions", "labels", "margins")}
-        return dataclasses.replace(evaluation, **parts)
-
-    return evaluate
+    evaluation = original(trainer)
+    parts = {name: getattr(evaluation, name)[:-16] for name in ("losses", "predictions", "labels", "margins")}
+    return dataclasses.replace(evaluation, **parts)
 
 
-def _last_largest(original: Any) -> Any:
-    def argmax(logits: Any, dim: int) -> Any:
-        return logits.shape[dim] - 1 - original(logits.flip(dim), dim=dim)
-
-    return argmax
+def _mean_of_means(evaluation: Any) -> float:
+    return float(np.mean([part.mean() for part in np.array_split(evaluation.losses, [7000])]))
 
 
-def _mean_of_means(original: Any) -> Any:
-    def loss(self: Any) -> float:
-        return float(np.mean([part.mean() for part in np.array_split(self.losses, [7000])]))
-
-    return property(loss)
-
-
-def _smoothed(original: Any) -> Any:
-    return lambda logits, labels, smoothing=0.01: original(logits, labels, smoothing)
-
-
-def _one_wrong(original: Any) -> Any:
+def _one_wrong(original: Any, trainer: Any) -> Any:
     """Makes the prediction with the largest margin wrong."""
-
-    def evaluate(self: Any) -> Any:
-        evaluation = original(self)
-        predictions = evaluation.predictions.copy()
-        surest = int(evaluation.margins.argmax())
-        predictions[surest] = (predictions[surest] + 1) % CLASSES
-        return dataclasses.replace(evaluation, predictions=predictions)
-
-    return evaluate
+    evaluation = original(trainer)
+    predictions = evaluation.predictions.copy()
+    surest = int(evaluation.margins.argmax())
+    predictions[surest] = (predictions[surest] + 1) % CLASSES
+    return dataclasses.replace(evaluation, predictions=predictions)
 
 
 FAULTS = [
-    Fault(name="one sure prediction wrong", side="torch", step=0, tensor="evaluation.predictions", evaluates=True,
-          dtype="float32", plant=replaced("reference_torch.trainer:Trainer.evaluate", _one_wrong)),
-    Fault(name="last test examples dropped", side="jax", step=0, tensor="evaluation.labels", evaluates=True,
-          plant=replaced("jax_mlp.trainer:Trainer.evaluate", _drop_last)),
-    Fault(name="ties to the last class", side="torch", step=0, tensor="evaluation.predictions", evaluates=True,
-          preset="relu", start=_dead_logits, plant=replaced("torch:Tensor.argmax", _last_largest)),
-    Fault(name="test loss a mean of means", side="jax", step=0, tensor="evaluation.loss", evaluates=True,
-          plant=replaced("mlp_workload.metrics:Evaluation.loss", _mean_of_means)),
-    Fault(name="test loss with label smoothing", side="torch", step=0, tensor="evaluation.losses", evaluates=True,
-          plant=replaced("reference_torch.trainer:cross_entropy", _smoothed)),
+    Fault("one sure prediction wrong", "torch", 0, "evaluation.predictions", evaluates=True, dtype="float32",
+          plant=wrapped("reference_torch.trainer:Trainer.evaluate", _one_wrong)),
+    Fault("last test examples dropped", "jax", 0, "evaluation.labels", evaluates=True,
+          plant=wrapped("jax_mlp.trainer:Trainer.evaluate", _drop_last)),
+    Fault("ties to the last class", "torch", 0, "evaluation.predictions", evaluates=True, preset="relu",
+          start=_dead_logits,
+          plant=wrapped("torch:Tensor.argmax", lambda right, x, dim: x.shape[dim] - 1 - right(x.flip(dim), dim=dim))),
+    Fault("test loss a mean of means", "jax", 0, "evaluation.loss", evaluates=True,
+          plant=replaced("mlp_workload.metrics:Evaluation.loss", lambda original: property(_mean_of_means))),
+    Fault("test loss with label smoothing", "torch", 0, "evaluation.losses", evaluates=True,
+          plant=wrapped("reference_torch.trainer:cross_entropy", lambda right, *parts: right(*parts, 0.01))),
 ]  # fmt: skip

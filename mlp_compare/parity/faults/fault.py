@@ -13,11 +13,7 @@ LARGE_BATCHES = {"batch_size": 7000, "hidden": (8, 8)}
 """Settings of a run on MNIST with nine steps per epoch, the last one of 4,000 examples."""
 
 
-def _nothing() -> AbstractContextManager[Any]:
-    return contextlib.nullcontext()
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Fault:
     """A small change on one side, which the check must find at `step` in `tensor`. Step 0 is before the first step.
 
@@ -30,7 +26,7 @@ class Fault:
     step: int
     tensor: str
     flags: Mapping[str, Any] = field(default_factory=dict)
-    plant: Callable[[], AbstractContextManager[Any]] = _nothing
+    plant: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
     preset: Literal["relu", "leaky"] = "leaky"
     dtype: Literal["float32", "float64"] = "float64"
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -63,3 +59,8 @@ def replaced(target: str, make: Callable[[Any], Any]) -> Callable[[], AbstractCo
                 setattr(owner, name, before)
 
     return plant
+
+
+def wrapped(target: str, wrapper: Callable[..., Any]) -> Callable[[], AbstractContextManager[Any]]:
+    """Returns a plant that replaces the function `target` by `wrapper`, which takes the original and its arguments."""
+    return replaced(target, lambda original: lambda *arguments, **options: wrapper(original, *arguments, **options))

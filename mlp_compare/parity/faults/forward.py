@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_compare.parity.faults.fault import Fault, replaced, wrapped
+from mlp_workload.config import LEAKY_RELU_SLOPE
 from mlp_workload.data.shipped import PIXELS
 from mlp_workload.weights import Parameters
 
@@ -17,39 +18,24 @@ def _dead_unit(parameters: Parameters) -> Parameters:
 
 def _torch_linear(edit: Any) -> Any:
     """Returns a plant that passes the arguments of torch's `linear` through `edit`; the result has x's dtype."""
-    return replaced(
+    return wrapped(
         "torch.nn.functional:linear",
-        lambda original: lambda x, weight, bias=None: original(*edit(x, weight, bias)).to(x.dtype),
+        lambda right, x, weight, bias=None: right(*edit(x, weight, bias)).to(x.dtype),
     )
 
 
 def _jax_linear(edit: Any) -> Any:
     """Returns a plant that passes x and weight of each Flax layer through `edit`; the result has x's dtype."""
 
-    def make(original: Any) -> Any:
-        def call(self: Any, x: Any) -> Any:
-            product = (edit(x) @ edit(self.weight[...]).T).astype(x.dtype)
-            return product + self.bias[...]
+    def call(original: Any, layer: Any, x: Any) -> Any:
+        product = (edit(x) @ edit(layer.weight[...]).T).astype(x.dtype)
+        return product + layer.bias[...]
 
-        return call
-
-    return replaced("jax_mlp.model:Linear.__call__", make)
+    return wrapped("jax_mlp.model:Linear.__call__", call)
 
 
-def _jax_activation(negative_slope: float) -> Any:
-    import jax.numpy as jnp
-
-    return lambda x: jnp.where(x > 0, x, negative_slope * x)
-
-
-def _jax_activations(make: Any) -> Any:
-    return replaced("jax_mlp.model:ACTIVATIONS", lambda original: original | {"leaky_relu": make()})
-
-
-def _one_at_zero() -> Any:
-    import jax
-
-    return jax.nn.leaky_relu
+def _jax_activation(activation: Any) -> Any:
+    return replaced("jax_mlp.model:ACTIVATIONS", lambda original: original | {"leaky_relu": activation})
 
 
 def _round_like_tf32(x: Any) -> Any:
@@ -68,25 +54,20 @@ def _scaled_bias(fan_in: int, fan_out: int, factor: float) -> Any:
 
 
 FAULTS = [
-    Fault(name="activation left out on the logits", side="torch", step=1, tensor="logits",
-          flags={"last_activation": "none"}),
-    Fault(name="slope 0.011", side="jax", step=1, tensor="layers.0.activation", dtype="float32",
-          plant=_jax_activations(lambda: _jax_activation(0.011))),
-    Fault(name="ReLU for LeakyReLU", side="torch", step=1, tensor="layers.0.activation",
-          flags={"activation": "relu"}),
-    Fault(name="slope 1 at exactly 0", side="jax", step=1, tensor="layers.0.weight.grad", start=_dead_unit,
-          plant=_jax_activations(_one_at_zero)),
-    Fault(name="a bias left out", side="torch", step=1, tensor="layers.1.pre_activation",
-          plant=_torch_linear(_scaled_bias(200, 200, 0.0))),
-    Fault(name="a bias twice", side="torch", step=1, tensor="layers.0.pre_activation",
-          plant=_torch_linear(_scaled_bias(PIXELS, 200, 2.0))),
-    Fault(name="weights rounded to float32 in a product of a float64 run", side="torch", step=1,
-          tensor="layers.0.pre_activation",
+    Fault("activation left out on the logits", "torch", 1, "logits", flags={"last_activation": "none"}),
+    Fault("slope 0.011", "jax", 1, "layers.0.activation", dtype="float32",
+          plant=_jax_activation(lambda x: x * ((x > 0) + 0.011 * (x <= 0)))),
+    Fault("ReLU for LeakyReLU", "torch", 1, "layers.0.activation", flags={"activation": "relu"}),
+    Fault("slope 1 at exactly 0", "jax", 1, "layers.0.weight.grad", start=_dead_unit,
+          plant=_jax_activation(lambda x: x * ((x >= 0) + LEAKY_RELU_SLOPE * (x < 0)))),
+    Fault("a bias left out", "torch", 1, "layers.1.pre_activation", plant=_torch_linear(_scaled_bias(200, 200, 0.0))),
+    Fault("a bias twice", "torch", 1, "layers.0.pre_activation", plant=_torch_linear(_scaled_bias(PIXELS, 200, 2.0))),
+    Fault("weights rounded to float32 in a product of a float64 run", "torch", 1, "layers.0.pre_activation",
           plant=_torch_linear(lambda x, weight, bias: (x, weight.float().to(x.dtype), bias))),
-    Fault(name="float32 products in a float64 run", side="jax", step=1, tensor="layers.0.pre_activation",
+    Fault("float32 products in a float64 run", "jax", 1, "layers.0.pre_activation",
           plant=_jax_linear(lambda x: x.astype(np.float32))),
-    Fault(name="bfloat16 products", side="jax", step=1, tensor="layers.0.pre_activation", dtype="float32",
+    Fault("bfloat16 products", "jax", 1, "layers.0.pre_activation", dtype="float32",
           plant=_jax_linear(lambda x: x.astype("bfloat16"))),
-    Fault(name="products rounded as in TF32", side="jax", step=1, tensor="layers.0.pre_activation", dtype="float32",
+    Fault("products rounded as in TF32", "jax", 1, "layers.0.pre_activation", dtype="float32",
           plant=_jax_linear(_round_like_tf32)),
 ]  # fmt: skip

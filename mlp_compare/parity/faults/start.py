@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_compare.parity.faults.fault import Fault, wrapped
 from mlp_workload.batches import epoch_order
 from mlp_workload.data import load
 from mlp_workload.data.shipped import TRAIN_EXAMPLES
@@ -15,9 +15,9 @@ from mlp_workload.weights import Array, Parameters
 
 def _each(edit: Callable[[str, Array], Array]) -> Any:
     """Returns a plant that passes each initial parameter through `edit(name, array)`."""
-    return replaced(
+    return wrapped(
         "mlp_workload.initial:initial_parameters",
-        lambda original: lambda *arguments: {name: edit(name, array) for name, array in original(*arguments).items()},
+        lambda right, *arguments: {name: edit(name, array) for name, array in right(*arguments).items()},
     )
 
 
@@ -34,17 +34,15 @@ def _transposed(parameters: Any) -> Any:
     return {name: array.T.copy() if name.startswith("layers.1.weight") else array for name, array in parameters.items()}
 
 
-def _read_transposed(original: Any) -> Any:
-    return lambda model, parameters: original(model, _transposed(parameters))
+def _read_transposed(original: Any, model: Any, parameters: Any) -> Any:
+    return original(model, _transposed(parameters))
 
 
 def _forgotten_transpose() -> ExitStack:
     """Transposes in both directions, so that loading and saving weights hide it."""
     stack = ExitStack()
-    stack.enter_context(replaced("jax_mlp.trainer:from_canonical", _read_transposed)())
-    stack.enter_context(
-        replaced("jax_mlp.trainer:to_canonical", lambda original: lambda params: _transposed(original(params)))()
-    )
+    stack.enter_context(wrapped("jax_mlp.trainer:from_canonical", _read_transposed)())
+    stack.enter_context(wrapped("jax_mlp.trainer:to_canonical", lambda right, params: _transposed(right(params)))())
     return stack
 
 
@@ -59,19 +57,14 @@ def near_zero(parameters: Parameters) -> Parameters:
 
 
 FAULTS = [
-    Fault(name="variance by fan-out", side="torch", step=0, tensor="layers.0.weight", preset="relu",
-          plant=_each(_by_fan_out)),
-    Fault(name="normal weights cut off at 2 deviations", side="jax", step=0, tensor="layers.0.weight", preset="relu",
-          plant=_each(_cut_off)),
-    Fault(name="initial biases zero", side="jax", step=0, tensor="layers.0.bias",
+    Fault("variance by fan-out", "torch", 0, "layers.0.weight", preset="relu", plant=_each(_by_fan_out)),
+    Fault("normal weights cut off at 2 deviations", "jax", 0, "layers.0.weight", preset="relu", plant=_each(_cut_off)),
+    Fault("initial biases zero", "jax", 0, "layers.0.bias",
           plant=_each(lambda name, array: array * 0 if name.endswith("bias") else array)),
-    Fault(
-        name="another seed", side="torch", step=0, tensor="layers.0.weight",
-        plant=replaced("mlp_workload.initial:initial_parameters",
-                       lambda original: lambda scheme, widths, seed: original(scheme, widths, seed + 1)),
-    ),
-    Fault(name="square weight transposed when it is loaded", side="torch", step=0, tensor="layers.1.weight",
-          plant=replaced("reference_torch.trainer:load_canonical", _read_transposed)),
-    Fault(name="square weight transposed, in and out", side="jax", step=1, tensor="layers.1.pre_activation",
-          plant=_forgotten_transpose),
+    Fault("another seed", "torch", 0, "layers.0.weight",
+          plant=wrapped("mlp_workload.initial:initial_parameters",
+                        lambda right, scheme, widths, seed: right(scheme, widths, seed + 1))),
+    Fault("square weight transposed when it is loaded", "torch", 0, "layers.1.weight",
+          plant=wrapped("reference_torch.trainer:load_canonical", _read_transposed)),
+    Fault("square weight transposed, in and out", "jax", 1, "layers.1.pre_activation", plant=_forgotten_transpose),
 ]  # fmt: skip

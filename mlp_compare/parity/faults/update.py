@@ -2,48 +2,45 @@
 
 from typing import Any
 
-from mlp_compare.parity.faults.fault import Fault, replaced
+from mlp_compare.parity.faults.fault import Fault, wrapped
 
 
-def _jax_sgd(make: Any) -> Any:
-    """Returns a plant that replaces `jax_mlp.optimizer.sgd` by `make`, which has the same arguments."""
-    return replaced("jax_mlp.optimizer:sgd", lambda original: make)
+def _jax(name: str, make: Any) -> Any:
+    """Returns a plant that replaces `name` of `jax_mlp.optimizer` by `make`, which takes optax and the arguments."""
+
+    def replacement(original: Any, *arguments: Any, **options: Any) -> Any:
+        import optax
+
+        return make(optax, *arguments, **options)
+
+    return wrapped(f"jax_mlp.optimizer:{name}", replacement)
 
 
-def _averaged_velocity(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
+def _averaged_velocity(optax: Any, rate: float, momentum: float, *rest: Any) -> Any:
     """Returns SGD with v = m v + (1 - m) g, the convention of Adam's first moment."""
-    import optax
-
-    return optax.chain(optax.scale(1 - momentum), optax.trace(momentum), optax.scale(-learning_rate))
+    return optax.chain(optax.scale(1 - momentum), optax.trace(momentum), optax.scale(-rate))
 
 
-def _rate_in_velocity(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
+def _rate_in_velocity(optax: Any, rate: float, momentum: float, *rest: Any) -> Any:
     """Returns SGD with v = m v + lr g and p -= v, the convention of Sutskever et al. 2013."""
-    import optax
-
-    return optax.chain(optax.scale(learning_rate), optax.trace(momentum), optax.scale(-1))
+    return optax.chain(optax.scale(rate), optax.trace(momentum), optax.scale(-1))
 
 
-def _decoupled_decay(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
+def _decoupled_decay(optax: Any, rate: float, momentum: float, nesterov: bool, decay: float) -> Any:
     """Returns SGD with weight decay after the momentum, as in AdamW or in a chain of the wrong order."""
-    import optax
-
-    return optax.chain(optax.trace(momentum), optax.add_decayed_weights(weight_decay), optax.scale(-learning_rate))
+    return optax.chain(optax.trace(momentum), optax.add_decayed_weights(decay), optax.scale(-rate))
 
 
-def _rounded_update(learning_rate: float, momentum: float, nesterov: bool, weight_decay: float) -> Any:
-    import jax
-    import optax
-
+def _rounded_update(optax: Any, rate: float, *rest: Any) -> Any:
     def to_float32_and_back(updates: Any, params: Any) -> Any:
-        return jax.tree.map(lambda update: update.astype("float32").astype(update.dtype), updates)
+        return optax.tree.cast(optax.tree.cast(updates, "float32"), "float64")
 
-    return optax.chain(optax.scale(-learning_rate), optax.stateless(to_float32_and_back))
+    return optax.chain(optax.scale(-rate), optax.stateless(to_float32_and_back))
 
 
 def _torch_sgd(make: Any) -> Any:
     """Returns a plant that replaces `sgd` by `make`, which takes the original and its arguments."""
-    return replaced("reference_torch.optimizer:sgd", lambda original: lambda *arguments: make(original, *arguments))
+    return wrapped("reference_torch.optimizer:sgd", make)
 
 
 def _decay_of(dimensions: int) -> Any:
@@ -95,81 +92,47 @@ def _stale(original: Any, *arguments: Any) -> Any:
     return optimizer
 
 
-def _jax_adam(make: Any) -> Any:
-    """Returns a plant that replaces `jax_mlp.optimizer.scale_by_adam` by `make`, which takes the original too."""
-    return replaced("jax_mlp.optimizer:scale_by_adam", lambda original: lambda *rates: make(original, *rates))
-
-
-def _epsilon_in_root(original: Any, beta1: float, beta2: float, epsilon: float) -> Any:
-    import optax
-
-    return optax.scale_by_adam(beta1, beta2, eps=0.0, eps_root=epsilon)
-
-
-def _amsgrad(original: Any, beta1: float, beta2: float, epsilon: float) -> Any:
-    import optax
-
-    return optax.scale_by_amsgrad(beta1, beta2, epsilon)
-
-
 def _corrected_for(more_steps: int) -> Any:
-    """Returns Adam whose bias correction is that of so many steps later; after many there is none."""
+    """Returns a plant for a bias correction that is that of so many steps later; after many there is none."""
 
     def make(original: Any, *rates: float) -> Any:
-        import optax
-
         right = original(*rates)
 
         def update(updates: Any, state: Any, params: Any = None) -> Any:
             updates, after = right.update(updates, state._replace(count=state.count + more_steps), params)
             return updates, after._replace(count=state.count + 1)
 
-        return optax.GradientTransformation(right.init, update)
+        return right._replace(update=update)
 
-    return make
+    return wrapped("jax_mlp.optimizer:scale_by_adam", make)
 
 
-def _rate_in_moments(rate: float, beta1: float, beta2: float, epsilon: float, decay: float, decoupled: bool) -> Any:
+def _rate_in_moments(optax: Any, rate: float, *betas: float, **rest: Any) -> Any:
     """Returns Adam with the learning rate before the moments, which divide it away."""
-    import optax
-
-    return optax.chain(optax.scale(rate), optax.scale_by_adam(beta1, beta2, epsilon), optax.scale(-rate))
+    return optax.chain(optax.scale(rate), optax.scale_by_adam(*betas[:3]), optax.scale(-rate))
 
 
-def _decay_without_rate(rate: float, beta1: float, beta2: float, epsilon: float, decay: float, decoupled: bool) -> Any:
+def _decay_without_rate(optax: Any, rate: float, *betas: float, **rest: Any) -> Any:
     """Returns AdamW whose weight decay is not times the learning rate, as in the paper's own notation."""
-    import optax
-
-    adam = optax.chain(optax.scale_by_adam(beta1, beta2, epsilon), optax.scale(-rate))
-    return optax.chain(adam, optax.add_decayed_weights(-decay))
-
-
-def _without_square(original: Any) -> Any:
-    return lambda gradients, moments, decay, order: original(gradients, moments, decay, 1)
+    *betas_and_epsilon, decay = betas
+    return optax.chain(optax.scale_by_adam(*betas_and_epsilon), optax.scale(-rate), optax.add_decayed_weights(-decay))
 
 
 def _torch_adam(edit: Any) -> Any:
     """Returns a plant that passes each parameter's state through `edit`, in place, before all steps but the first."""
 
-    def make(original: Any) -> Any:
-        def adam(*arguments: Any, **options: Any) -> Any:
-            optimizer = original(*arguments, **options)
+    def adam(original: Any, *arguments: Any, **options: Any) -> Any:
+        optimizer = original(*arguments, **options)
 
-            def edit_all(*rest: Any) -> None:
-                for state in optimizer.state.values():
-                    if "step" in state:
-                        edit(state)
+        def edit_all(*rest: Any) -> None:
+            for state in optimizer.state.values():
+                if "step" in state:
+                    edit(state)
 
-            optimizer.register_step_pre_hook(edit_all)
-            return optimizer
+        optimizer.register_step_pre_hook(edit_all)
+        return optimizer
 
-        return adam
-
-    return replaced("torch.optim:Adam", make)
-
-
-def _lose_step(state: Any) -> None:
-    state["step"].zero_()
+    return wrapped("torch.optim:Adam", adam)
 
 
 def _flush_small(state: Any) -> None:
@@ -186,59 +149,49 @@ _ADAM_DECAY = _ADAM | {"weight_decay": 0.01}
 _ADAMW = _ADAM_DECAY | {"optimizer": "adamw"}
 
 FAULTS = [
-    Fault(name="learning rate 1 % off", side="jax", step=1, tensor="layers.0.weight", dtype="float32",
-          flags={"learning_rate": 0.0101}),
-    Fault(name="learning rate 0.01 % off", side="torch", step=1, tensor="layers.0.weight",
-          flags={"learning_rate": 0.010001}),
-    Fault(name="velocity is an average", side="jax", step=1, tensor="layers.0.weight.momentum", config=_MOMENTUM,
-          plant=_jax_sgd(_averaged_velocity)),
-    Fault(name="learning rate inside the velocity", side="jax", step=1, tensor="layers.0.weight.momentum",
-          config=_MOMENTUM, plant=_jax_sgd(_rate_in_velocity)),
-    Fault(name="momentum 0.90001", side="jax", step=2, tensor="layers.0.weight.momentum", config=_MOMENTUM,
-          flags={"momentum": 0.90001}),
-    Fault(name="Nesterov on one side", side="torch", step=1, tensor="layers.0.weight", config=_MOMENTUM,
-          flags={"nesterov": True}),
-    Fault(name="decay decoupled", side="jax", step=1, tensor="layers.0.weight.momentum", config=_DECAY,
-          plant=_jax_sgd(_decoupled_decay)),
-    Fault(name="decay 1 % off", side="torch", step=1, tensor="layers.0.weight", config={"weight_decay": 1e-4},
+    Fault("learning rate 1 % off", "jax", 1, "layers.0.weight", dtype="float32", flags={"learning_rate": 0.0101}),
+    Fault("learning rate 0.01 % off", "torch", 1, "layers.0.weight", flags={"learning_rate": 0.010001}),
+    Fault("velocity is an average", "jax", 1, "layers.0.weight.momentum", config=_MOMENTUM,
+          plant=_jax("sgd", _averaged_velocity)),
+    Fault("learning rate inside the velocity", "jax", 1, "layers.0.weight.momentum", config=_MOMENTUM,
+          plant=_jax("sgd", _rate_in_velocity)),
+    Fault("momentum 0.90001", "jax", 2, "layers.0.weight.momentum", config=_MOMENTUM, flags={"momentum": 0.90001}),
+    Fault("Nesterov on one side", "torch", 1, "layers.0.weight", config=_MOMENTUM, flags={"nesterov": True}),
+    Fault("decay decoupled", "jax", 1, "layers.0.weight.momentum", config=_DECAY, plant=_jax("sgd", _decoupled_decay)),
+    Fault("decay 1 % off", "torch", 1, "layers.0.weight", config={"weight_decay": 1e-4},
           flags={"weight_decay": 1.01e-4}),
-    Fault(name="decay of biases only", side="torch", step=1, tensor="layers.0.weight.momentum", config=_DECAY,
+    Fault("decay of biases only", "torch", 1, "layers.0.weight.momentum", config=_DECAY,
           plant=_torch_sgd(_decay_of(1))),
-    Fault(name="decay of weights only", side="torch", step=1, tensor="layers.0.bias.momentum", config=_DECAY,
-          plant=_torch_sgd(_decay_of(2))),
-    Fault(name="dampening 0.1", side="torch", step=2, tensor="layers.0.weight.momentum", config=_MOMENTUM,
-          plant=_torch_sgd(_dampened)),
-    Fault(name="velocity lost before each step", side="torch", step=2, tensor="layers.0.weight.momentum",
-          config=_MOMENTUM, plant=_torch_sgd(_forgetful)),
-    Fault(name="update before gradient", side="torch", step=1, tensor="layers.0.weight", plant=_torch_sgd(_stale)),
-    Fault(name="update rounded to float32 in a float64 run", side="jax", step=1, tensor="layers.0.weight",
-          plant=_jax_sgd(_rounded_update)),
-    Fault(name="Adam's epsilon inside the root", side="jax", step=1, tensor="layers.0.weight", config=_ADAM,
-          plant=_jax_adam(_epsilon_in_root)),
-    Fault(name="Adam's epsilon 1e-7", side="torch", step=1, tensor="layers.0.weight", config=_ADAM,
-          dtype="float32", flags={"epsilon": 1e-7}),
-    Fault(name="no bias correction", side="jax", step=1, tensor="layers.0.weight", config=_ADAM,
-          plant=_jax_adam(_corrected_for(10**6))),
-    Fault(name="bias correction one step late", side="jax", step=1, tensor="layers.0.weight", config=_ADAMW,
-          dtype="float32", plant=_jax_adam(_corrected_for(1))),
-    Fault(name="decay coupled in AdamW", side="torch", step=1, tensor="layers.0.weight.first_moment", config=_ADAMW,
+    Fault("decay of weights only", "torch", 1, "layers.0.bias.momentum", config=_DECAY, plant=_torch_sgd(_decay_of(2))),
+    Fault("dampening 0.1", "torch", 2, "layers.0.weight.momentum", config=_MOMENTUM, plant=_torch_sgd(_dampened)),
+    Fault("velocity lost before each step", "torch", 2, "layers.0.weight.momentum", config=_MOMENTUM,
+          plant=_torch_sgd(_forgetful)),
+    Fault("update before gradient", "torch", 1, "layers.0.weight", plant=_torch_sgd(_stale)),
+    Fault("update rounded to float32 in a float64 run", "jax", 1, "layers.0.weight",
+          plant=_jax("sgd", _rounded_update)),
+    Fault("Adam's epsilon inside the root", "jax", 1, "layers.0.weight", config=_ADAM,
+          plant=_jax("scale_by_adam", lambda optax, b1, b2, eps: optax.scale_by_adam(b1, b2, 0.0, eps))),
+    Fault("Adam's epsilon 1e-7", "torch", 1, "layers.0.weight", config=_ADAM, dtype="float32", flags={"epsilon": 1e-7}),
+    Fault("no bias correction", "jax", 1, "layers.0.weight", config=_ADAM, plant=_corrected_for(10**6)),
+    Fault("bias correction one step late", "jax", 1, "layers.0.weight", config=_ADAMW, dtype="float32",
+          plant=_corrected_for(1)),
+    Fault("decay coupled in AdamW", "torch", 1, "layers.0.weight.first_moment", config=_ADAMW,
           flags={"optimizer": "adam"}),
-    Fault(name="decay decoupled in Adam", side="jax", step=1, tensor="layers.0.weight.first_moment",
-          config=_ADAM_DECAY, flags={"optimizer": "adamw"}),
-    Fault(name="AdamW's decay without the learning rate", side="jax", step=1, tensor="layers.0.weight",
-          config=_ADAMW, plant=replaced("jax_mlp.optimizer:adam", lambda original: _decay_without_rate)),
-    Fault(name="betas swapped", side="torch", step=1, tensor="layers.0.weight.first_moment", config=_ADAM,
+    Fault("decay decoupled in Adam", "jax", 1, "layers.0.weight.first_moment", config=_ADAM_DECAY,
+          flags={"optimizer": "adamw"}),
+    Fault("AdamW's decay without the learning rate", "jax", 1, "layers.0.weight", config=_ADAMW,
+          plant=_jax("adam", _decay_without_rate)),
+    Fault("betas swapped", "torch", 1, "layers.0.weight.first_moment", config=_ADAM,
           flags={"beta1": 0.999, "beta2": 0.9}),
-    Fault(name="beta2 0.99901", side="torch", step=1, tensor="layers.0.weight.second_moment", config=_ADAM,
-          flags={"beta2": 0.99901}),
-    Fault(name="second moment without the square", side="jax", step=1, tensor="layers.0.weight.second_moment",
-          config=_ADAM, plant=replaced("optax.tree:update_moment_per_elem_norm", _without_square)),
-    Fault(name="learning rate inside the moments", side="jax", step=1, tensor="layers.0.weight.first_moment",
-          config=_ADAM, plant=replaced("jax_mlp.optimizer:adam", lambda original: _rate_in_moments)),
-    Fault(name="AMSGrad's maximum", side="jax", step=2, tensor="layers.0.weight", config=_ADAM,
-          plant=_jax_adam(_amsgrad)),
-    Fault(name="Adam's step lost", side="torch", step=2, tensor="optimizer.steps", config=_ADAM,
-          plant=_torch_adam(_lose_step)),
-    Fault(name="small second moments set to 0 after step 5", side="torch", step=6,
-          tensor="layers.0.weight.second_moment", config=_ADAM, plant=_torch_adam(_flush_small)),
+    Fault("beta2 0.99901", "torch", 1, "layers.0.weight.second_moment", config=_ADAM, flags={"beta2": 0.99901}),
+    Fault("second moment without the square", "jax", 1, "layers.0.weight.second_moment", config=_ADAM,
+          plant=wrapped("optax.tree:update_moment_per_elem_norm", lambda right, *parts: right(*parts[:3], 1))),
+    Fault("learning rate inside the moments", "jax", 1, "layers.0.weight.first_moment", config=_ADAM,
+          plant=_jax("adam", _rate_in_moments)),
+    Fault("AMSGrad's maximum", "jax", 2, "layers.0.weight", config=_ADAM,
+          plant=_jax("scale_by_adam", lambda optax, *rates: optax.scale_by_amsgrad(*rates))),
+    Fault("Adam's step lost", "torch", 2, "optimizer.steps", config=_ADAM,
+          plant=_torch_adam(lambda state: state["step"].zero_())),
+    Fault("small second moments set to 0 after step 5", "torch", 6, "layers.0.weight.second_moment", config=_ADAM,
+          plant=_torch_adam(_flush_small)),
 ]  # fmt: skip

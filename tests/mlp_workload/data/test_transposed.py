@@ -105,7 +105,7 @@ def test_a_run_by_the_flag_goes_on_without_it(upright, tmp_path, run_on):
     config = Config.from_json((folder / "config.json").read_text())
     reference_torch.train.train(replace(config, transpose_images=False, epochs=2), QUIET, resume=True)
     assert RecordedRun.load(folder).events[-1].summary["data_notes"] == [f"{EXCHANGED} upright images"]
-    recorded._load.cache_clear()
+    recorded.load_if_present.cache_clear()
     assert not Trained.load(folder).image_format.transposed
     assert not RecordedRun.load(folder).dataset.transposed
 
@@ -174,7 +174,7 @@ def run_on(tmp_path):
     def train(dataset, **options):
         settings = {"hidden": (8,), "batch_size": 100, "epochs": 1, "run_dir": tmp_path / "run"} | options
         reference_torch.train.train(Config(dataset=dataset, **settings), QUIET)
-        recorded._load.cache_clear()
+        recorded.load_if_present.cache_clear()
         return settings["run_dir"]
 
     return train

@@ -13,7 +13,7 @@ from visdom_process import VisdomProcess
 
 from jax_mlp import doctor_probe as jax_probe
 from mlp_workload.data import shipped
-from mlp_workload.doctor import folders, frameworks, machine, mnist_files, packages, visdom_server
+from mlp_workload.doctor import frameworks, machine, packages, visdom_server
 from mlp_workload.doctor.answer import Answer
 
 
@@ -27,37 +27,38 @@ def test_each_file_of_mnist_that_is_damaged_is_named(tmp_path):
     folder = shutil.copytree(shipped.FOLDER, tmp_path / "mnist")
     spoil(folder / "train-labels-idx1-ubyte.gz")
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
-    labels, images = lines(mnist_files.findings(folder))
+    labels, images = lines(machine.mnist(folder))
     assert "wrong MNIST: " in labels
     assert "train-labels-idx1-ubyte.gz: damaged, its content has SHA-256 " in labels
     assert "t10k-images-idx3-ubyte.gz: No such file" in images
 
 
 def test_a_checkout_brings_its_files_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(mnist_files, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(machine, "_CHECKOUT", tmp_path)
     assert (
-        mnist_files._fix(tmp_path / "data/mnist") == "pip install --force-reinstall --no-deps . in the project's folder"
+        machine._mnist_fix(tmp_path / "data/mnist")
+        == "pip install --force-reinstall --no-deps . in the project's folder"
     )
     (tmp_path / ".git").touch()
-    assert mnist_files._fix(tmp_path / "data/mnist") == f"git -C {tmp_path} checkout data/mnist"
-    assert mnist_files._fix(Path("/elsewhere")) == "pip install --force-reinstall --no-deps . in the project's folder"
+    assert machine._mnist_fix(tmp_path / "data/mnist") == f"git -C {tmp_path} checkout data/mnist"
+    assert machine._mnist_fix(Path("/elsewhere")) == "pip install --force-reinstall --no-deps . in the project's folder"
 
 
 def test_a_place_where_nothing_can_be_written(file, tmp_path, monkeypatch):
     """Also for root, whom no permission keeps out."""
-    assert folders.refusal(tmp_path / "not/there/yet") is None
+    assert machine.refusal(tmp_path / "not/there/yet") is None
     assert list(tmp_path.iterdir()) == [file]
-    assert folders.refusal(file) == folders.refusal(file / "a/b") == f"{file} is not a folder"
-    assert folders.refusal(Path("/proc/nowhere")) == "No such file or directory"
+    assert machine.refusal(file) == machine.refusal(file / "a/b") == f"{file} is not a folder"
+    assert machine.refusal(Path("/proc/nowhere")) == "No such file or directory"
     monkeypatch.chdir(tmp_path)
-    assert folders.runs().state == "ok"
+    assert machine.runs().state == "ok"
     (tmp_path / "runs").touch()
-    finding = folders.runs()
+    finding = machine.runs()
     assert (finding.state, finding.fix) == ("wrong", "start in one of your own folders, or name one with --run-dir")
     assert finding.seen == f"nothing can be written to {tmp_path}/runs (runs is not a folder)"
     (tmp_path / "runs").unlink()
-    monkeypatch.setattr(folders, "LITTLE", 1e15)
-    assert (folders.runs().state, folders.runs().fix) == ("note", "free some space there")
+    monkeypatch.setattr(machine, "LITTLE", 1e15)
+    assert (machine.runs().state, machine.runs().fix) == ("note", "free some space there")
 
 
 def test_where_compiled_programs_are_kept(file, tmp_path, monkeypatch):

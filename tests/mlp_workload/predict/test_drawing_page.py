@@ -20,8 +20,7 @@ from tolerances import PERCENTAGES, PROBABILITIES
 from mlp_workload.interface import TITLES
 from mlp_workload.predict import command
 from mlp_workload.predict.digit import is_already
-from mlp_workload.predict.draw_server import Predictor, _Handler, _Server
-from mlp_workload.predict.draw_side import Side
+from mlp_workload.predict.draw_server import Predictor, Side, _Handler, _Server
 
 
 @pytest.fixture(scope="module")

@@ -193,7 +193,7 @@ def test_a_run_on_images_of_another_size_takes_these_as_they_are(tmp_path):
     with pytest.raises(UserError, match="picture: 28x28, but the run's images are 5x6"):
         trained.see(np.zeros((28, 28)), "picture")
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    recorded._load.cache_clear()
+    recorded.load_if_present.cache_clear()
     np.testing.assert_array_equal(Trained.load(folder).see(picture, "picture"), picture)
     gone = write_run(tmp_path / "gone", config, parameters)
     without_record(folder, gone)
