@@ -16,6 +16,8 @@ from mlp_workload.weights import Parameters
 
 
 class _Peer:
+    """What the classes have in common."""
+
     device = "cpu"
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters) -> None:
