@@ -16,7 +16,7 @@ from mlp_workload.weights import Parameters
 
 
 class _Peer:
-    """What the classes have in common."""
+    """Common part of the classes: their arguments, inputs and order."""
 
     device = "cpu"
 
