@@ -53,7 +53,10 @@ class Linear(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Linear layers, each followed by an activation; maps (batch, widths[0]) to logits (batch, widths[-1])."""
+    """Linear layers, each followed by an activation; maps (batch, widths[0]) to logits (batch, widths[-1]).
+
+    Matrix products have the run's precision. Flax's own default initialization is `flax_linear`.
+    """
 
     def __init__(self, config: Config, widths: Sequence[int], rngs: nnx.Rngs) -> None:
         self.layers = nnx.List(Linear(config, fan_in, fan_out, rngs) for fan_in, fan_out in pairwise(widths))

@@ -14,6 +14,7 @@ def named_parameters(model: HandWritten | MLP) -> dict[str, torch.Tensor]:
 
 
 def to_canonical(model: HandWritten | MLP) -> Parameters:
+    """Returns copies of the model's parameters, as `layers.0.weight` (fan_out, fan_in) and `layers.0.bias`."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in named_parameters(model).items()}
 
 

@@ -16,6 +16,8 @@ from mlp_workload.weights import Parameters
 
 
 class _Peer:
+    """Common part of the classes: their arguments, inputs and order."""
+
     device = "cpu"
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters) -> None:
