@@ -96,16 +96,17 @@ class Pair:
         float64 decides whether that was rounding. With `dtype` "float64" the bounds are those of float64 too, if
         neither model computes a part in a smaller type.
         """
+        finest, outputs = self._free_outputs(dtype)
         narrow = [side.framework for side in (self.torch, self.jax) if dtype == "float64" and side.narrows()]
         exact = dtype == "float64" and not narrow
         self._judged_in = "float64" if exact else "float32"
         jax32 = self.forced("float32")
         passes = Passes(self.truth, self._torch32(), jax32, None)
         places = self._compare(passes)
-        if dtype == "float64" or any(place.out for place in places):
+        if finest == "float64" and (dtype == "float64" or any(place.out for place in places)):
             passes = replace(passes, jax=self.forced("float64"), jax32=jax32, exact=exact)
             places = self._compare(passes)
-        places = self._settle_boundaries(places, passes)
+        places = self._settle_boundaries(places, passes, finest)
         places = mark_carried(places, self.before, {link.jax.call.path for link in self.pairing.links})
         ties = list(untied(self.weights, places))
         tied = {place.key for finding in ties for place in finding.places}
@@ -114,14 +115,15 @@ class Pair:
         if narrow:
             names = " and ".join(narrow)
             notes.append(f"the bounds are those of float32: not all that {names} computes is known to be in float64")
-        return Report(
-            self.pairing, self.missing, places, findings, notes, self._free_differences(), self._unpaired(passes), self
-        )
+        if finest == "float32":
+            notes.append(f"the {self.jax.framework} model does not run in float64: a place that is out may be rounding")
+        free, alone = self._free_differences(outputs), self._unpaired(passes, finest)
+        return Report(self.pairing, self.missing, places, findings, notes, free, alone, self)
 
     def _compare(self, passes: Passes) -> list[Mismatch]:
         return compare_places(self.pairing, self.weights, passes, self.outputs)
 
-    def _settle_boundaries(self, places: list[Mismatch], passes: Passes) -> list[Mismatch]:
+    def _settle_boundaries(self, places: list[Mismatch], passes: Passes, dtype: str) -> list[Mismatch]:
         """Clears places that differ only because one model computes in a module what the other computes beside it.
 
         Such a module's tensor is out, and the next places that it goes into are too. All are cleared if the next ones
@@ -133,7 +135,7 @@ class Pair:
         if not groups:
             return places
         free = frozenset(first.place for first, _ in groups if first.place is not None)
-        released = self._compare(replace(passes, jax=self.forced("float64", free), jax32=None))
+        released = self._compare(replace(passes, jax=self.forced(dtype, free), jax32=None))
         still_out = {place.key for place in released if place.out}
         cleared = {
             place.key
@@ -143,9 +145,17 @@ class Pair:
         }
         return [replace(place, boundary=place.key in cleared) for place in places]
 
-    def _free_differences(self) -> list[tuple[float, float]]:
+    def _free_outputs(self, dtype: str) -> tuple[str, list[Array]]:
+        """Runs the JAX model by itself, in float64 if it can be; a check in `dtype` float64 requires that."""
+        try:
+            return "float64", self.jax.run("float64").outputs
+        except UserError:
+            if dtype == "float64":
+                raise
+            return "float32", self.jax.run("float32").outputs
+
+    def _free_differences(self, outputs: Sequence[Array]) -> list[tuple[float, float]]:
         """Returns how far each output is off when the JAX model runs by itself, and torch's largest value."""
-        outputs = self.jax.run("float64").outputs
         found = []
         for a, b in self.outputs:
             theirs, layout = self.truth.outputs[a], nearest(self.truth.outputs[a], outputs[b])
@@ -153,12 +163,12 @@ class Pair:
             found.append((float(distance.max(initial=0.0)), float(np.abs(theirs).max(initial=0.0))))
         return found
 
-    def _unpaired(self, passes: Passes) -> list[Unpaired]:
+    def _unpaired(self, passes: Passes, dtype: str) -> list[Unpaired]:
         shapes = [{name: array.shape for name, array in side.parameters.items()} for side in (self.torch, self.jax)]
         exact, rounded = passes.jax, passes.jax32
         if rounded is None:  # float32 was enough
             lacking = set(self.jax.parameters) - {weight.jax for weight in self.weights}
-            exact, rounded = self.forced("float64") if lacking else passes.jax, passes.jax
+            exact, rounded = self.forced(dtype) if lacking else passes.jax, passes.jax
         theirs = self.truth.gradients, passes.torch32.gradients
         ours = exact[1].gradients, rounded[1].gradients
         return unpaired(self.weights, self.missing, (shapes[0], shapes[1]), (theirs, ours))

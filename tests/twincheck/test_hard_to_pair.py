@@ -104,8 +104,11 @@ class OnlyFloat32(nnx.Module):
         return jax.lax.dynamic_update_slice(jnp.zeros(x.shape, jnp.float32), self.first(x), (0, 0))
 
 
-def test_one_line_tells_of_a_model_that_runs_in_float32_alone() -> None:
+def test_a_model_that_runs_in_float32_alone() -> None:
     pair = tc.pair(tc.torch(torch.nn.Linear(6, 6), X), tc.nnx(OnlyFloat32(), X))
+    report = pair.check()
+    assert report.same, str(report)
+    assert "the flax.nnx model does not run in float64: a place that is out may be rounding" in report.notes
     with pytest.raises(
         UserError, match=r"runs in float32 and failed in float64: TypeError.*take dtypes from the param"
     ):
