@@ -23,6 +23,10 @@ from twincheck.untied import untied
 from twincheck.weights import neutral, pair_weights
 
 _SEED = 0
+
+_NEARLY_VANISHES = 30
+"""A mismatch that becomes this many times smaller was one of the line between a module and the code behind it."""
+
 _NONE: Mapping[str, Any] = {}
 
 
@@ -74,6 +78,7 @@ class Pair:
         self._drawn = drawn
         self._layouts: dict[Place, Layout | None] = {}
         self._judged_in = "float32"
+        self._released: frozenset[Place] = frozenset()
 
     def at(self, torch: Any, jax: Any, cotangents: Sequence[Array]) -> "Pair":
         """Returns the pair in another state: these sides, and these gradients of torch's outputs."""
@@ -126,24 +131,26 @@ class Pair:
     def _settle_boundaries(self, places: list[Mismatch], passes: Passes, dtype: str) -> list[Mismatch]:
         """Clears places that differ only because one model computes in a module what the other computes beside it.
 
-        Such a module's tensor is out, and the next places that it goes into are too. All are cleared if the next ones
-        agree as soon as the JAX model goes on with its own tensor.
+        Such a module's tensor is out, and the next places that it goes into are too. If the mismatch there nearly
+        vanishes as soon as the JAX model goes on with its own tensor, the two are judged together, there.
         """
         places = list(_without_own_shapes(places))
         out = [place for place in places if place.out]
-        groups = [(first, following) for first in out if first.place and (following := _following(first, out))]
+        groups = {first.place: _following(first, out) for first in out if first.place}
+        groups = {first: following for first, following in groups.items() if following}
+        settled = {}
+        for _ in range(2):  # all, then those alone that are settled
+            if groups:
+                released = self._compare(replace(passes, jax=self.forced(dtype, frozenset(groups)), jax32=None))
+                settled = {place.key: place for place in released}
+                apart = {first for first, following in groups.items() if not _settles(following, settled)}
+                groups = {first: following for first, following in groups.items() if first not in apart}
+                if not apart:
+                    break
+        self._released = frozenset(groups)
         if not groups:
             return places
-        free = frozenset(first.place for first, _ in groups if first.place is not None)
-        released = self._compare(replace(passes, jax=self.forced(dtype, free), jax32=None))
-        still_out = {place.key for place in released if place.out}
-        cleared = {
-            place.key
-            for first, following in groups
-            if not any(place.key in still_out for place in following)
-            for place in (first, *following)
-        }
-        return [replace(place, boundary=place.key in cleared) for place in places]
+        return [_settled(place, settled, place.place in groups) if place.out else place for place in places]
 
     def _free_outputs(self, dtype: str) -> tuple[str, list[Array]]:
         """Runs the JAX model by itself, in float64 if it can be; a check in `dtype` float64 requires that."""
@@ -187,7 +194,7 @@ class Pair:
         Meanwhile the patches apply, the modules at the paths in `settings` have those attributes, and the model has
         these `parameters`.
         """
-        forcing = Forcing(self.pairing, self.truth, self._layouts)
+        forcing = Forcing(self.pairing, self.truth, self._layouts, self._released)
         forcing.enough = {place.place for place in places if place.place is not None}
         outputs: list[Array] = []
         if any(place.place is None for place in places):
@@ -251,6 +258,20 @@ class Pair:
             if layout is not None:
                 result[b] = layout(self._drawn[a])
         return result
+
+
+def _settles(places: Sequence[Mismatch], settled: Mapping[tuple[Any, ...], Mismatch]) -> bool:
+    """Tells whether the mismatch at all places vanishes, or nearly: then another one is left."""
+    found = [(place.difference, settled.get(place.key)) for place in places]
+    return all(after and (not after.out or after.difference < before / _NEARLY_VANISHES) for before, after in found)
+
+
+def _settled(place: Mismatch, settled: Mapping[tuple[Any, ...], Mismatch], released: bool) -> Mismatch:
+    """Returns a place that is out as it is without the places that are released: cleared, or what is left of it."""
+    after = settled.get(place.key)
+    if released or (after is not None and not after.out):
+        return replace(place, boundary=True)
+    return place if after is None or after.difference > place.difference else after
 
 
 def _without_own_shapes(places: Sequence[Mismatch]) -> Iterator[Mismatch]:
