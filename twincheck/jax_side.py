@@ -1,6 +1,7 @@
 """What the JAX sides of a pair share: one pass, eager and differentiated, whose tensors can be seen and replaced."""
 
 import contextlib
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -104,9 +105,9 @@ class JaxSide:
         return recording
 
     def narrows(self) -> bool:
-        """Tells whether the model computes anything in a smaller type than float64 when it is run in float64.
+        """Tells whether values of a smaller type than float64 are in what the model computes in a float64 pass.
 
-        So it is said to if JAX can't trace it.
+        So it is said to be if JAX can't trace the model.
         """
 
         def forward(variables: Variables) -> list[Any]:
@@ -121,7 +122,8 @@ class JaxSide:
                 )
             except UserError:
                 return True
-            return any(is_float(aval) and aval.dtype != np.float64 for aval in _avals(traced.jaxpr))
+            mixed = any(map(_widens, _equations(traced.jaxpr)))
+            return mixed or any(is_float(aval) and aval.dtype != np.float64 for aval in traced.out_avals)
 
     def _run(self, dtype: str, force: Force | None, cotangents: Cotangents | None) -> Recording:
         recorder = Recorder(force, self._stacks, self._settings, self._patches)
@@ -220,13 +222,21 @@ class JaxSide:
         return stacks
 
 
-def _avals(jaxpr: Any) -> Iterator[Any]:
-    """Yields the shapes and types of all arrays in a jaxpr and in those inside of it."""
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """Yields the equations of a jaxpr, and of those inside of it in their place."""
     for equation in jaxpr.eqns:
-        yield from (var.aval for var in (*equation.invars, *equation.outvars) if hasattr(var.aval, "dtype"))
-        for parameter in jax.tree.leaves(list(equation.params.values())):
-            if hasattr(inner := getattr(parameter, "jaxpr", parameter), "eqns"):
-                yield from _avals(inner)
+        inside = [
+            getattr(parameter, "jaxpr", parameter) for parameter in jax.tree.leaves(list(equation.params.values()))
+        ]
+        inside = [inner for inner in inside if hasattr(inner, "eqns")]
+        yield from itertools.chain.from_iterable(map(_equations, inside)) if inside else [equation]
+
+
+def _widens(equation: Any) -> bool:
+    """Tells whether an equation makes float64 of a smaller floating-point type."""
+    taken, given = ([v.aval for v in side if hasattr(v.aval, "dtype")] for side in (equation.invars, equation.outvars))
+    smaller = any(is_float(aval) and aval.dtype != np.float64 for aval in taken)
+    return smaller and any(aval.dtype == np.float64 for aval in given)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def units(recording: Recording, parameters: Mapping[str, Array]) -> list[Unit]:
     called = {call.path for call in recording.calls}
 
     def owner(name: str) -> str:
-        path = name.rpartition(".")[0]
+        path = re.split(r"(?:^|\.)parametrizations\.", name.rpartition(".")[0])[0]  # as torch's weight_norm makes them
         while path not in called and path:
             path = path.rpartition(".")[0]
         return path

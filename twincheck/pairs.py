@@ -27,6 +27,9 @@ _SEED = 0
 _DECISIVE = 1000
 """A difference of so many times what is allowed in float32 is no rounding."""
 
+_NEARLY_VANISHES = 30
+"""A mismatch that becomes this many times smaller was one of the line between a module and the code behind it."""
+
 _NONE: Mapping[str, Any] = {}
 
 
@@ -85,6 +88,7 @@ class Pair:
             call.forget()
         self._layouts: dict[Place, Layout | None] = {}
         self._judged_in = "float32"
+        self._released: frozenset[Place] = frozenset()
 
     def at(self, torch: Any, jax: Any, cotangents: Sequence[Array]) -> "Pair":
         """Returns the pair in another state: these sides, and these gradients of torch's outputs."""
@@ -113,10 +117,15 @@ class Pair:
         jax32 = self.forced("float32")
         passes = Passes(self.truth, self._torch32(), jax32, None)
         places = self._compare(passes)
-        if dtype == "float64" or any(place.out and place.difference < _DECISIVE * place.allowed for place in places):
+        wide = dtype == "float64" or self._lacking or any(place.out for place in places)
+        finest, outputs = self._free_outputs(dtype) if wide else ("float32", self.jax.run("float32").outputs)
+        may_be_rounding = any(place.out and place.difference < _DECISIVE * place.allowed for place in places)
+        if finest == "float64" and (dtype == "float64" or may_be_rounding):
             passes = replace(passes, jax=self.forced("float64"), jax32=jax32, exact=exact)
             places = self._compare(passes)
-        places = self._with_departures(self._settle_boundaries(places, passes))
+        places = self._settle_boundaries(places, passes)
+        if finest == "float64":
+            places = self._with_departures(places)
         places = mark_carried(places, self.before, {link.jax.call.path for link in self.pairing.links})
         ties = list(untied(self.weights, places))
         tied = {place.key for finding in ties for place in finding.places}
@@ -125,8 +134,15 @@ class Pair:
         if narrow:
             names = " and ".join(narrow)
             notes.append(f"the bounds are those of float32: not all that {names} computes is known to be in float64")
-        free = self._free_differences("float64" if dtype == "float64" or findings else "float32")
-        return Report(self.pairing, self.missing, places, findings, notes, free, self._unpaired(passes), self)
+        if finest == "float32" and any(place.out for place in places):
+            notes.append(f"the {self.jax.framework} model does not run in float64: a place that is out may be rounding")
+        free, alone = self._free_differences(outputs), self._unpaired(passes, finest)
+        return Report(self.pairing, self.missing, places, findings, notes, free, alone, self)
+
+    @property
+    def _lacking(self) -> set[str]:
+        """The JAX parameters that no weight of torch makes."""
+        return set(self.jax.parameters) - {weight.jax for weight in self.weights}
 
     def _compare(self, passes: Passes) -> list[Mismatch]:
         return compare_places(self.pairing, self.weights, passes, self.outputs)
@@ -134,25 +150,26 @@ class Pair:
     def _settle_boundaries(self, places: list[Mismatch], passes: Passes) -> list[Mismatch]:
         """Clears places that differ only because one model computes in a module what the other computes beside it.
 
-        Such a module's tensor is out, and the next places that it goes into are too. All are cleared if the next ones
-        agree as soon as the JAX model goes on with its own tensor.
+        Such a module's tensor is out, and the next places that it goes into are too. If the mismatch there nearly
+        vanishes as soon as the JAX model goes on with its own tensor, the two are judged together, there.
         """
         places = list(_without_own_shapes(places))
         out = [place for place in places if place.out]
-        groups = [(first, following) for first in out if first.place and (following := _following(first, out))]
+        groups = {first.place: _following(first, out) for first in out if first.place}
+        groups = {first: following for first, following in groups.items() if following}
+        settled, dtype = {}, "float64" if passes.jax32 else "float32"
+        for _ in range(2):  # all, then those alone that are settled
+            if groups:
+                released = self._compare(replace(passes, jax=self.forced(dtype, frozenset(groups)), jax32=None))
+                settled = {place.key: place for place in released}
+                apart = {first for first, following in groups.items() if not _settles(following, settled)}
+                groups = {first: following for first, following in groups.items() if first not in apart}
+                if not apart:
+                    break
+        self._released = frozenset(groups)
         if not groups:
             return places
-        free = frozenset(first.place for first, _ in groups if first.place is not None)
-        dtype = "float64" if passes.jax32 else "float32"
-        released = self._compare(replace(passes, jax=self.forced(dtype, free), jax32=None))
-        still_out = {place.key for place in released if place.out}
-        cleared = {
-            place.key
-            for first, following in groups
-            if not any(place.key in still_out for place in following)
-            for place in (first, *following)
-        }
-        return [replace(place, boundary=place.key in cleared) for place in places]
+        return [_settled(place, settled, place.place in groups) if place.out else place for place in places]
 
     def _with_departures(self, places: list[Mismatch]) -> list[Mismatch]:
         """Adds to the places that are out in the forward pass where JAX leaves torch's values."""
@@ -172,9 +189,17 @@ class Pair:
 
         return [replace(place, departure=departure(place)) if is_asked(place) else place for place in places]
 
-    def _free_differences(self, dtype: str) -> list[tuple[float, float]]:
+    def _free_outputs(self, dtype: str) -> tuple[str, list[Array]]:
+        """Runs the JAX model by itself, in float64 if it can be; a check in `dtype` float64 requires that."""
+        try:
+            return "float64", self.jax.run("float64").outputs
+        except UserError:
+            if dtype == "float64":
+                raise
+            return "float32", self.jax.run("float32").outputs
+
+    def _free_differences(self, outputs: Sequence[Array]) -> list[tuple[float, float]]:
         """Returns how far each output is off when the JAX model runs by itself, and torch's largest value."""
-        outputs = self.jax.run(dtype).outputs
         found = []
         for a, b in self.outputs:
             theirs, layout = self.truth.outputs[a], nearest(self.truth.outputs[a], outputs[b])
@@ -182,12 +207,11 @@ class Pair:
             found.append((float(distance.max(initial=0.0)), float(np.abs(theirs).max(initial=0.0))))
         return found
 
-    def _unpaired(self, passes: Passes) -> list[Unpaired]:
+    def _unpaired(self, passes: Passes, dtype: str) -> list[Unpaired]:
         shapes = [{name: array.shape for name, array in side.parameters.items()} for side in (self.torch, self.jax)]
         exact, rounded = passes.jax, passes.jax32
         if rounded is None:  # float32 was enough
-            lacking = set(self.jax.parameters) - {weight.jax for weight in self.weights}
-            exact, rounded = self.forced("float64") if lacking and self.backward else passes.jax, passes.jax
+            exact, rounded = self.forced(dtype) if self._lacking and self.backward else passes.jax, passes.jax
         theirs = self.truth.gradients, passes.torch32.gradients
         ours = exact[1].gradients, rounded[1].gradients
         return unpaired(self.weights, self.missing, (shapes[0], shapes[1]), (theirs, ours))
@@ -206,7 +230,7 @@ class Pair:
         Meanwhile the patches apply, the modules at the paths in `settings` have those attributes, and the model has
         these `parameters`.
         """
-        forcing = Forcing(self.pairing, self.truth, self._layouts)
+        forcing = Forcing(self.pairing, self.truth, self._layouts, self._released)
         forcing.enough = {place.place for place in places if place.place is not None}
         outputs: list[Array] = []
         if any(place.place is None for place in places):
@@ -271,6 +295,20 @@ class Pair:
             if layout is not None:
                 result[b] = layout(self._drawn[a])
         return result
+
+
+def _settles(places: Sequence[Mismatch], settled: Mapping[tuple[Any, ...], Mismatch]) -> bool:
+    """Tells whether the mismatch at all places vanishes, or nearly: then another one is left."""
+    found = [(place.difference, settled.get(place.key)) for place in places]
+    return all(after and (not after.out or after.difference < before / _NEARLY_VANISHES) for before, after in found)
+
+
+def _settled(place: Mismatch, settled: Mapping[tuple[Any, ...], Mismatch], released: bool) -> Mismatch:
+    """Returns a place that is out as it is without the places that are released: cleared, or what is left of it."""
+    after = settled.get(place.key)
+    if released or (after is not None and not after.out):
+        return replace(place, boundary=True)
+    return place if after is None or after.difference > place.difference else after
 
 
 def _without_own_shapes(places: Sequence[Mismatch]) -> Iterator[Mismatch]:

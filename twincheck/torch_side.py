@@ -133,12 +133,12 @@ class TorchSide:
         return Recording(recorder.calls, outputs, named)
 
     def narrows(self) -> bool:
-        """Tells whether the model computes anything in a smaller type than float64 when it is run in float64."""
+        """Tells whether values of a smaller type than float64 are in what the model computes in a float64 pass."""
         model, inputs = self._model.to(pytorch.float64), self.cast(self.inputs, "float64")
         eager = pytorch.compiler.set_stance("force_eager")
         with pytorch.no_grad(), eager, default_dtype("float64"), _SmallerTypes() as smaller:
-            self._output(model, inputs)
-        return smaller.seen
+            outputs = leaves(self._output(model, inputs), is_tensor)
+        return smaller.seen or any(t.is_floating_point() and t.dtype != pytorch.float64 for t in outputs)
 
     def _output(self, model: nn.Module, inputs: Any) -> Any:
         try:
@@ -155,14 +155,15 @@ class TorchSide:
 
 
 class _SmallerTypes(TorchDispatchMode):
-    """Watches for floating-point tensors of another type than float64."""
+    """Watches for operations that make float64 of a smaller floating-point type."""
 
     seen = False
 
     def __torch_dispatch__(self, function: Any, types: Any, inputs: Any = (), keywords: Any = None) -> Any:
         output = function(*inputs, **(keywords or {}))
-        found = leaves(output, is_tensor)
-        self.seen |= any(tensor.is_floating_point() and tensor.dtype != pytorch.float64 for tensor in found)
+        taken = {tensor.dtype for tensor in leaves((inputs, keywords), is_tensor) if tensor.is_floating_point()}
+        given = {tensor.dtype for tensor in leaves(output, is_tensor)}
+        self.seen |= bool(taken - {pytorch.float64}) and pytorch.float64 in given
         return output
 
 

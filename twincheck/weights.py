@@ -17,6 +17,7 @@ _ROLE = {
     "kernel": "weight", "embedding": "weight", "scale": "weight", "w": "weight", "weight": "weight", "gamma": "weight",
     "bias": "bias", "b": "bias", "offset": "bias", "beta": "bias",
     "mean": "mean", "running_mean": "mean", "var": "var", "running_var": "var",
+    "original0": "weight_g", "original1": "weight_v",
 }  # fmt: skip
 
 

@@ -104,8 +104,11 @@ class OnlyFloat32(nnx.Module):
         return jax.lax.dynamic_update_slice(jnp.zeros(x.shape, jnp.float32), self.first(x), (0, 0))
 
 
-def test_one_line_tells_of_a_model_that_runs_in_float32_alone() -> None:
+def test_a_model_that_runs_in_float32_alone() -> None:
     pair = tc.pair(tc.torch(torch.nn.Linear(6, 6), X), tc.nnx(OnlyFloat32(), X))
+    report = pair.check()
+    assert report.same, str(report)
+    assert "the flax.nnx model does not run in float64: a place that is out may be rounding" in report.notes
     with pytest.raises(
         UserError, match=r"runs in float32 and failed in float64: TypeError.*take dtypes from the param"
     ):
@@ -141,3 +144,41 @@ def test_an_embedding_that_torch_shares_and_jax_does_not_is_named() -> None:
     assert [finding.name for finding in report.findings] == ["tied-weights"], str(report)
     assert "torch has one shared.weight, JAX has first.embedding and second.embedding" in str(report)
     assert {str(place) for place in report.out} == {"gradient of first.embedding", "gradient of second.embedding"}
+
+
+class WeightNorm(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(6, 5))
+        self.second = torch.nn.Linear(5, 4)
+        with torch.no_grad():
+            self.first.parametrizations.weight.original0 *= 1.5
+
+    def forward(self, x: Any) -> Any:
+        return self.second(torch.tanh(self.first(x)))
+
+
+class Normed(nnx.Module):
+    def __init__(self) -> None:
+        self.weight_g, self.weight_v = nnx.Param(jnp.ones((5, 1))), nnx.Param(jnp.ones((5, 6)))
+        self.bias = nnx.Param(jnp.zeros(5))
+
+    def __call__(self, x: Any) -> Any:
+        direction = self.weight_v[...] / jnp.linalg.norm(self.weight_v[...], axis=1, keepdims=True)
+        return x @ (self.weight_g[...] * direction).T + self.bias[...][None]
+
+
+class WeightNormPort(nnx.Module):
+    def __init__(self) -> None:
+        self.first, self.second = Normed(), nnx.Linear(5, 4, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Any) -> Any:
+        return self.second(jnp.tanh(self.first(x)))
+
+
+def test_weight_norm_belongs_to_the_module_that_it_is_made_of() -> None:
+    torch.manual_seed(0)
+    report = tc.pair(tc.torch(WeightNorm(), X), tc.nnx(WeightNormPort(), X)).check()
+    assert report.same, str(report)
+    assert not report.unpaired
+    assert "first" in {str(place) for place in report.places}

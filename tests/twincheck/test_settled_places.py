@@ -120,3 +120,52 @@ def test_padding_before_a_module_or_in_it_is_no_alarm():
 def test_wrong_padding_before_a_module_is_out(options, place):
     report = check_padding(**options)
     assert place in {str(place) for place in report.places if place.out}, str(report)
+
+
+class NormAndActivation(torch.nn.BatchNorm2d):
+    def forward(self, x):
+        return torch.nn.functional.silu(super().forward(x))
+
+
+class Gated(torch.nn.Module):
+    """Has an activation in the norm, whose output goes two ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.gate, self.out = NormAndActivation(3), torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        x = self.norm(x)
+        return self.out(x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid())
+
+
+class GatedPort(nnx.Module):
+    def __init__(self, epsilon=1e-5):
+        rngs = nnx.Rngs(0)
+        self.norm = nnx.BatchNorm(3, epsilon=epsilon, rngs=rngs)
+        self.gate, self.out = nnx.Conv(3, 3, (1, 1), rngs=rngs), nnx.Conv(3, 4, (1, 1), rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.silu(self.norm(x))
+        return self.out(x * nnx.sigmoid(self.gate(x.mean((1, 2), keepdims=True))))
+
+
+def check_gate(**options):
+    torch.manual_seed(0)
+    sides = twincheck.torch(Gated(), IMAGES), twincheck.nnx(GatedPort(**options), IMAGES.transpose(0, 2, 3, 1))
+    return twincheck.pair(*sides).check()
+
+
+def test_an_activation_in_a_module_or_behind_it_is_no_alarm_on_any_way_from_there():
+    report = check_gate()
+    assert report.same, str(report)
+    assert {"norm", "between norm and gate", "between gate and out"} <= {
+        str(place) for place in report.places if place.boundary
+    }
+
+
+def test_a_fault_in_a_module_that_ends_elsewhere_is_named_with_its_own_size():
+    report = check_gate(epsilon=1e-3)
+    assert report.findings[0].name == "norm-epsilon", str(report)
+    assert {str(place) for place in report.unexplained} <= {"gradient of norm.scale", "gradient of norm.bias"}
+    assert max(place.relative for place in report.out) < 1e-2
