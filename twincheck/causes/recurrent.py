@@ -137,12 +137,12 @@ def _rules() -> Iterator[tuple[list[str], Rule]]:
 def _directions(parameters: Mapping[str, Array]) -> Iterator[Direction]:
     for suffix in ("l0", "l0_reverse"):
         if f"weight_ih_{suffix}" in parameters:
-            inputs, hidden = (np.asarray(parameters[f"weight_{side}_{suffix}"], np.float64) for side in ("ih", "hh"))
-            biases = (
-                np.asarray(parameters.get(f"bias_{side}_{suffix}", np.zeros(len(inputs))), np.float64)
-                for side in ("ih", "hh")
+            zeros = np.zeros(len(parameters[f"weight_ih_{suffix}"]))
+            inputs, hidden, input_bias, hidden_bias = (
+                np.asarray(parameters.get(f"{name}_{suffix}", zeros), np.float64)
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             )
-            yield Direction(inputs, hidden, *biases, suffix != "l0")
+            yield Direction(inputs, hidden, input_bias, hidden_bias, suffix != "l0")
 
 
 def _near(a: Array, b: Array) -> bool:
