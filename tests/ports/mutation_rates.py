@@ -84,12 +84,14 @@ class Units:
     groups: list[list[str]]
 
     def code(self, path: str) -> str:
-        """Returns the module in whose code a module's own is compared, the module itself for most."""
+        """Returns the module in whose code a module's own is compared: itself, or one around it."""
         for members in self.groups:
             if any(is_in(member, path) or is_in(path, member) for member in members):
                 names = [name.split(".") for name in members]
                 count = next(i for i in range(len(names[0]) + 1) if len({tuple(n[: i + 1]) for n in names}) > 1)
                 return ".".join(names[0][:count])
+        while path and not any(is_in(path, module) or is_in(module, path) for module in self.modules):
+            path = path.rpartition(".")[0]
         return path
 
 
