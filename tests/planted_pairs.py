@@ -356,6 +356,12 @@ ATTENTION_PAIRS = (
         lambda net, x: causal_attention(x, 1),
     ),
     words(
+        "causal-mask",
+        lambda net, x: torch_attention(x, is_causal=True),
+        lambda net, x: causal_attention(x),
+        lambda net, x: written_attention(x, 0.5, jnp.tri(x.shape[1], k=1, dtype=bool)[None, None], -jnp.inf),
+    ),
+    words(
         "mask-fill",
         lambda net, x: torch_attention(x, attn_mask=torch.tensor(KEPT)),
         lambda net, x: written_attention(x, 0.5, jnp.asarray(KEPT), -1e9),

@@ -163,10 +163,11 @@ def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
     """Explains the places that are out; those that are not, and stand for gradients, are explained by the way.
 
     Settings come first, each alone and all together, then values that show a cause for certain, then patches until each
-    place is explained. Of several hypotheses the one that leaves least is taken.
+    place is explained. Of several hypotheses the first is taken, or one that leaves far less.
     """
     found = Explanations()
     changing: dict[int, list[tuple[float, Hypothesis]]] = defaultdict(list)
+    least: dict[int, float] = defaultdict(lambda: np.inf)
     wanted = {index for index, place in enumerate(probe.places) if place.out} or set(range(len(probe.places)))
 
     def left() -> set[int]:
@@ -175,10 +176,9 @@ def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
     def try_all(hypotheses: Iterable[Hypothesis]) -> None:
         for hypothesis in hypotheses:
             for index, rest in probe.changes((hypothesis,)):
-                better = rest < min((_left(candidate) for candidate in changing[index]), default=np.inf)
                 changing[index].append((rest, hypothesis))
-                if better and _vanishes(probe.places[index], rest):
-                    found.hypotheses[index] = (hypothesis,)
+                if rest * _VANISHES < least[index] and _vanishes(probe.places[index], rest):
+                    found.hypotheses[index], least[index] = (hypothesis,), rest
 
     try_all(settings)
     for index in left():
