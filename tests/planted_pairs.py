@@ -99,7 +99,7 @@ ACTIVATION_PAIRS = (
 SOFTMAX_PAIRS = (
     dense(
         "softmax-float32",
-        lambda net, x: x.half().float().softmax(-1).half().float(),
+        lambda net, x: x.half().float().softmax(-1).half().to(x.dtype),
         lambda net, x: in_half(x, True),
         lambda net, x: in_half(x, False),
     ),
