@@ -99,7 +99,7 @@ ACTIVATION_PAIRS = (
 SOFTMAX_PAIRS = (
     dense(
         "softmax-float32",
-        lambda net, x: x.half().float().softmax(-1).half().float(),
+        lambda net, x: x.half().float().softmax(-1).half().to(x.dtype),
         lambda net, x: in_half(x, True),
         lambda net, x: in_half(x, False),
     ),
@@ -354,6 +354,12 @@ ATTENTION_PAIRS = (
         lambda net, x: torch_attention(x, is_causal=True),
         lambda net, x: causal_attention(x),
         lambda net, x: causal_attention(x, 1),
+    ),
+    words(
+        "causal-mask",
+        lambda net, x: torch_attention(x, is_causal=True),
+        lambda net, x: causal_attention(x),
+        lambda net, x: written_attention(x, 0.5, jnp.tri(x.shape[1], k=1, dtype=bool)[None, None], -jnp.inf),
     ),
     words(
         "mask-fill",

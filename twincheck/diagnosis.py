@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from twincheck.calls import join
+from twincheck.causes.cause import Cause
 from twincheck.causes.evidence import recognise
 from twincheck.causes.recurrent import recognise_gru
 from twincheck.causes.settings import SettingMismatch, compare_settings
-from twincheck.causes.table import BY_NAME, HYPOTHESES, Cause
+from twincheck.causes.table import BY_NAME, HYPOTHESES
 from twincheck.check import Mismatch
 from twincheck.layouts import weight_layouts
 from twincheck.recording import Array, Patch
@@ -79,7 +80,7 @@ class Probe:
 
     def _sources_of(self, place: Mismatch) -> list[int]:
         """Returns the places before this one whose difference a residual may have carried on to it, nearest first."""
-        found = []
+        found: list[int] = []
         for index, other in enumerate(self.places):
             if other is place:
                 return found[::-1] if place.kind == "code" else []
@@ -106,16 +107,16 @@ class Probe:
         for ours in (place.ours, *(place.ours - difference for difference in carried)):
             if name := recognise(ours, place.theirs, before, embedded, specific=specific):
                 return (name,)
-        return self._shown_by_recurrence(place)
+        return self._shown_by_recurrence(place, place.ours, place.theirs)
 
-    def _shown_by_recurrence(self, place: Mismatch) -> tuple[str, ...]:
+    def _shown_by_recurrence(self, place: Mismatch, ours: Array, theirs: Array) -> tuple[str, ...]:
         """Returns what is mistaken in the GRU whose output a place has, if anything is."""
         for call in self._pair.calls_to(place):
-            if call.kind == "GRU" and call.outputs and call.outputs[0].size == np.size(place.ours):
+            if call.kind == "GRU" and call.outputs and call.outputs[0].size == ours.size:
                 first = bool(call.settings.get("batch_first"))
                 arrays = self._pair.torch.parameters
                 weights = {name: arrays[join(call.path, name)] for name in call.parameters}
-                causes = recognise_gru(place.ours, place.theirs, call.inputs[0], weights, batch_first=first)
+                causes = recognise_gru(ours, theirs, call.inputs[0], weights, batch_first=first)
                 if causes:
                     return causes
         return ()
@@ -154,7 +155,7 @@ class Probe:
 
 @dataclass
 class Explanations:
-    """What explains places, by their index: hypotheses, one or two together, and causes that values show."""
+    """What explains places, by their index: hypotheses, one or several together, and causes that values show."""
 
     hypotheses: dict[int, tuple[Hypothesis, ...]] = field(default_factory=dict)
     values: dict[int, tuple[str, ...]] = field(default_factory=dict)
@@ -163,11 +164,12 @@ class Explanations:
 def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
     """Explains the places that are out; those that are not, and stand for gradients, are explained by the way.
 
-    Settings come first, then values that show a cause for certain, then patches until each place is explained. Of
-    several hypotheses the one that leaves least is taken.
+    Settings come first, each alone and all together, then values that show a cause for certain, then patches until each
+    place is explained. Of several hypotheses the first is taken, or one that leaves far less.
     """
     found = Explanations()
     changing: dict[int, list[tuple[float, Hypothesis]]] = defaultdict(list)
+    least: dict[int, float] = defaultdict(lambda: np.inf)
     wanted = {index for index, place in enumerate(probe.places) if place.out} or set(range(len(probe.places)))
 
     def left() -> set[int]:
@@ -176,12 +178,15 @@ def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
     def try_all(hypotheses: Iterable[Hypothesis]) -> None:
         for hypothesis in hypotheses:
             for index, rest in probe.changes((hypothesis,)):
-                better = rest < min((_left(candidate) for candidate in changing[index]), default=np.inf)
                 changing[index].append((rest, hypothesis))
-                if better and _vanishes(probe.places[index], rest):
-                    found.hypotheses[index] = (hypothesis,)
+                if rest * _VANISHES < least[index] and _vanishes(probe.places[index], rest):
+                    found.hypotheses[index], least[index] = (hypothesis,), rest
 
     try_all(settings)
+    for index in left():
+        together = tuple(hypothesis for _, hypothesis in changing[index])
+        if len(together) > 1 and _vanishes(probe.places[index], dict(probe.changes(together)).get(index, np.inf)):
+            found.hypotheses[index] = together
     for index in left():
         if names := probe.shown(index, specific=True):
             found.values[index] = names

@@ -23,7 +23,6 @@ from twincheck.jax_side import JaxSide, Variables, cast, is_array
 from twincheck.layouts import Layout, nearest
 from twincheck.optimizer_causes import (
     StateRecord,
-    UpdateRecord,
     explain_loss,
     explain_state,
     explain_updates,
@@ -32,6 +31,7 @@ from twincheck.optimizer_causes import (
 from twincheck.recording import Array, Recorder, is_float, leaves, map_leaves
 from twincheck.report import Finding
 from twincheck.torch_side import TorchSide, default_dtype, to_numpy
+from twincheck.update_rules import UpdateRecord
 from twincheck.weights import Weight
 
 ALLOWED_EPS = 16

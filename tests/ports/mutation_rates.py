@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import conftest  # noqa: F401  (what the models need)
+import cpu_torchvision  # noqa: F401  (before timm)
 import equinox as eqx
 from flax import nnx
 from mutations import MUTATIONS, PAIRS, Mutation, at, make_pair
@@ -84,12 +84,14 @@ class Units:
     groups: list[list[str]]
 
     def code(self, path: str) -> str:
-        """Returns the module in whose code a module's own is compared, the module itself for most."""
+        """Returns the module in whose code a module's own is compared: itself, or one around it."""
         for members in self.groups:
             if any(is_in(member, path) or is_in(path, member) for member in members):
                 names = [name.split(".") for name in members]
-                count = next(i for i in range(len(names[0]) + 1) if len({tuple(n[: i + 1]) for n in names}) > 1)
-                return ".".join(names[0][:count])
+                shared = [n for n in range(len(names[0])) if len({tuple(name[:n]) for name in names}) == 1]
+                path = ".".join(names[0][: shared[-1]])
+        while path and not any(is_in(path, module) or is_in(module, path) for module in self.modules):
+            path = path.rpartition(".")[0]
         return path
 
 

@@ -568,7 +568,7 @@ RESNET = (
     of_resnet("activation-first", "norm-order", "", __class__=ResNetActivationFirst),
     of_resnet("no-residual", "residual-left-out", BLOCK(1), __class__=BasicBlockNoResidual),
     of_resnet("late-residual", "residual-order", BLOCK(3), __class__=BasicBlockLateResidual),
-    of_resnet("twice-activated", "activation-doubled", BLOCK(5), __class__=BasicBlockTwiceActivated),
+    of_resnet("twice-activated", "residual-order", BLOCK(5), __class__=BasicBlockTwiceActivated),  # as x >= 0
     of_resnet("kernel-flip", "conv-kernel-flip", BLOCK(0) + ".conv2", conv_general_dilated=flipped_convolution),
     of_resnet("kernel-axes", "kernel-axes", "conv", conv_general_dilated=axes_swapped_convolution),
     of_resnet("dilation", "conv-dilation", BLOCK(1) + ".conv1", kernel_dilation=2, padding=2, also="conv-padding"),

@@ -4,10 +4,11 @@ from typing import Any
 
 import families
 import pytest
-from mutations import MUTATIONS, PAIRS, Mutation, make_pair
+from mutation_rates import Units, draws, judge, planted, side, touches
+from mutations import MUTATIONS, PAIRS, make_pair
 
 import twincheck as tc
-from examples.ports.pairs import JaxSide
+from twincheck.check import Mismatch
 
 SIDES = [(name, kind) for name in PAIRS for kind in ("nnx", "linen", "equinox", "haiku")]
 
@@ -19,23 +20,20 @@ AGREE = [
 PADDED = "padding-index"
 """torch gives the padding token's embedding no gradient, Flax does."""
 
-NAMED = {
-    "resnet/stem-same": "conv-padding",
-    "resnet/norm-epsilon-keras": "norm-epsilon",
-    "vit/gelu-tanh": "gelu-tanh",
-    "vit/gelu-quick": "activation-gelu",
-    "vit/linen-norm-epsilon": "norm-epsilon",
-    "vit/linen-gelu-tanh": "gelu-tanh",
-}
-"""The causes that are to be named for these mutations."""
+NAMED = [
+    "resnet/stem-same", "resnet/norm-epsilon-keras", "resnet/stem-activation", "vit/gelu-tanh", "vit/gelu-quick",
+    "vit/linen-norm-epsilon", "vit/linen-gelu-tanh", "gru_tagger/update-gate-first", "gpt/sees-next", "gpt/untied",
+]  # fmt: skip
+"""Mutations that are to be located and named. `mutation_rates.py` measures all."""
 
+THREE = [
+    ("resnet/stem-activation", "resnet/block-norm-epsilon", "resnet/late-residual"),
+    ("vit/gelu-tanh", "vit/no-positions", "vit/attention-scale-none"),
+    ("gpt/sees-next", "gpt/no-activation", "gpt/scaled-embedding"),
+]
+"""The same, three at once."""
 
-def side(kind: str, jax: JaxSide) -> Any:
-    if kind == "nnx":
-        return tc.nnx(jax.model, jax.inputs, jax.call)
-    if kind == "linen":
-        return tc.linen(*jax.model, jax.inputs)
-    return tc.equinox(jax.model, jax.inputs, jax.call) if kind == "equinox" else tc.haiku(*jax.model, jax.inputs)
+BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -64,10 +62,31 @@ def test_a_family_that_differs_is_found(name: str) -> None:
     assert not family_report(name).same
 
 
-@pytest.mark.parametrize("mutation", [m for m in MUTATIONS if m.name in NAMED], ids=lambda mutation: mutation.name)
-def test_a_mistake_is_named(mutation: Mutation) -> None:
-    pair = make_pair(mutation.pair)
-    jax = pair.jax[mutation.kind]
-    changed = jax._replace(model=mutation.plant(jax.model))
-    report = tc.pair(tc.torch(pair.torch, pair.inputs), side(mutation.kind, changed)).check()
-    assert {finding.name for finding in report.findings} == {NAMED[mutation.name]}, str(report)
+@pytest.mark.parametrize("names", [*((name,) for name in NAMED), *THREE], ids=" ".join)
+def test_mistakes_are_located_and_named(names: tuple[str, ...]) -> None:
+    mutations = [BY_NAME[name] for name in names]
+    report = planted(mutations)
+    outcomes = judge(report, mutations)
+    assert all(outcome.located and outcome.named for outcome in outcomes), f"{outcomes}\n{report}"
+
+
+def test_draws_are_three_mistakes_in_three_places() -> None:
+    drawn = list(draws(20, list(PAIRS)))
+    assert drawn == list(draws(20, list(PAIRS)))
+    assert all(len(set(three)) == 3 for three in drawn)
+    assert all(len({(mutation.pair, mutation.kind) for mutation in three}) == 1 for three in drawn)
+
+
+def test_a_place_tests_the_code_of_the_modules_around_it() -> None:
+    units = Units({"a.x", "a.b.y", "c"}, [["r.f", "r.g.h"]])
+
+    def touched(kind: Any, before: str, after: str) -> set[str]:
+        place = Mismatch(kind, before, after, "", None, 1.0, 0.0, 1.0)
+        paths = ("", "a", "a.x", "a.b", "a.b.y", "a.b.drop", "c", "r", "r.f", "r.g.h", "r.g.h.i")
+        return {path for path in paths if touches(place, path, units)}
+
+    assert touched("module", "a.x", "a.x") == {"a.x"}
+    assert touched("code", "a.x", "a.b.y") == {"a", "a.b", "a.b.drop"}
+    assert touched("code", "a.b.y (call 1)", "c") == {"", "a", "a.b", "a.b.drop", "r", "r.f", "r.g.h", "r.g.h.i"}
+    assert touched("gradient of parameter", "", "a.b.y.kernel") == {"a.b.y"}
+    assert touched("gradient of parameter", "", "a.b.scale") == {"a.b", "a.b.drop"}

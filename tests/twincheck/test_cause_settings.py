@@ -120,10 +120,5 @@ def test_another_class_of_the_same_name_is_left_open() -> None:
         assert compare_settings(type(theirs).__name__, settings, kind, {"padding": 1}) == []
 
 
-def test_tied_weights() -> None:
-    (mismatch,) = compare_settings("Linear", {"tied": True}, "Linear", {"in_features": 3})
-    assert mismatch.cause == "tied-weights"
-
-
 def test_every_setting_has_a_cause() -> None:
     assert {setting.cause for setting in SETTINGS} <= set(BY_NAME)

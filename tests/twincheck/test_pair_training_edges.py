@@ -17,8 +17,9 @@ from torch import nn, optim
 import twincheck as tc
 from mlp_workload.errors import UserError
 from twincheck import training
-from twincheck.optimizer_causes import UpdateRecord, explain_updates
+from twincheck.optimizer_causes import explain_updates
 from twincheck.training import _repeated
+from twincheck.update_rules import UpdateRecord
 
 X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 BATCHES = [(X, X[:, :3]), (X[::-1].copy(), X[:, 1:])]

@@ -225,27 +225,21 @@ def _is_for_all(condition: Any) -> bool:
     return len(shape) > 1 and shape[-1] == shape[-2] and np.prod(shape[:-2]) == 1
 
 
-def _on_diagonal(k: int) -> Wrap:
-    """Returns a replacement of `tri`, `tril` and `triu` that starts at diagonal k."""
-
-    def wrap(original: Function) -> Function:
-        def call(m: Any, *args: Any, **kwargs: Any) -> Any:
-            if original.__name__ == "tri":
-                return original(m, *args[:1], k, *args[2:], **{n: v for n, v in kwargs.items() if n != "k"})
-            return original(m, k)
-
-        return call
-
-    return wrap
+def _tri(original: Function) -> Function:
+    return lambda N, M=None, k=0, dtype=None: original(N, M, 0, dtype)
 
 
+causal_mask = functions(
+    {
+        "jax.numpy.tri": _tri,
+        "jax.numpy.tril": lambda tril: lambda m, k=0: tril(m),
+        "jax.numpy.triu": lambda triu: lambda m, k=0: triu(m, 1),
+    }
+    | _masked_where(_in_order)
+)
 attention_not_causal = functions(
     _masked_where(lambda condition, x, fill: x if _is_for_all(condition) else _where(condition, x, fill))
     | _attention(lambda query, mask, kwargs: (query, mask, kwargs | {"is_causal": False}))
-)
-causal_mask = functions(
-    {"jax.numpy.tri": _on_diagonal(0), "jax.numpy.tril": _on_diagonal(0), "jax.numpy.triu": _on_diagonal(1)}
-    | _masked_where(_in_order)
 )
 
 
@@ -411,6 +405,14 @@ CAUSES: Sequence[Cause] = (
         causal_mask,
     ),
     Cause(
+        "mask-fill",
+        "Mask: JAX fills hidden scores with a value that is not low enough, so that hidden positions count.",
+        "jnp.where(mask, scores, jnp.finfo(scores.dtype).min)",
+        SDPA_PAGE,
+        JAX_ATTENTION_PAGE,
+        mask_low_enough,
+    ),
+    Cause(
         "attention-causal",
         "Attention: torch masks later positions (is_causal=True), JAX does not.",
         "jax.nn.dot_product_attention(..., is_causal=True)",
@@ -449,14 +451,6 @@ CAUSES: Sequence[Cause] = (
         SDPA_PAGE,
         JAX_ATTENTION_PAGE,
         mask_fill(-3.4028234663852886e38),
-    ),
-    Cause(
-        "mask-fill",
-        "Mask: JAX fills hidden scores with a value that is not low enough, so that hidden positions count.",
-        "jnp.where(mask, scores, jnp.finfo(scores.dtype).min)",
-        SDPA_PAGE,
-        JAX_ATTENTION_PAGE,
-        mask_low_enough,
     ),
     Cause(
         "masked-rows",

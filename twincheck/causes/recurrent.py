@@ -103,20 +103,19 @@ def recognise_gru(
     if any(name.startswith("weight_ih_l1") for name in parameters) or x.ndim != 3:
         return ()
     x = np.asarray(x if batch_first else x.swapaxes(0, 1), np.float64)[:EXAMPLES]
-    directions = list(_directions(parameters))
-    size = directions[0].hidden.shape[1]
-    if ours.shape != theirs.shape or ours.ndim != 3 or ours.shape[-1] != size * len(directions):
+    runs = list(directions(parameters))
+    if ours.shape != theirs.shape or ours.ndim != 3 or ours.shape[-1] != len(runs) * runs[0].hidden.shape[1]:
         return ()
-    parts_ours, parts_theirs = (np.split(a[:EXAMPLES], len(directions), -1) for a in (ours, theirs))
+    parts_ours, parts_theirs = (np.split(a[:EXAMPLES], len(runs), -1) for a in (ours, theirs))
     found: list[str] = []
-    if len(directions) == 2 and _near(parts_ours[0], parts_theirs[1]) and _near(parts_ours[1], parts_theirs[0]):
+    if len(runs) == 2 and _near(parts_ours[0], parts_theirs[1]) and _near(parts_ours[1], parts_theirs[0]):
         return (SWAPPED,)
-    for part, truth, direction in zip(parts_ours, parts_theirs, directions, strict=True):
+    for part, truth, run in zip(parts_ours, parts_theirs, runs, strict=True):
         if _near(part, truth):
             continue
-        if not _near(direction(x, Rule()), truth):
+        if not _near(run(x, Rule()), truth):
             return ()
-        causes = next((causes for causes, rule in _rules() if _near(direction(x, rule), part)), None)
+        causes = next((causes for causes, rule in _rules() if _near(run(x, rule), part)), None)
         if causes is None:
             return ()
         found += causes
@@ -134,15 +133,16 @@ def _rules() -> Iterator[tuple[list[str], Rule]]:
                 yield [cause for cause, _ in mistakes], rule
 
 
-def _directions(parameters: Mapping[str, Array]) -> Iterator[Direction]:
+def directions(parameters: Mapping[str, Array]) -> Iterator[Direction]:
+    """Yields the directions of torch's GRU of one layer."""
     for suffix in ("l0", "l0_reverse"):
         if f"weight_ih_{suffix}" in parameters:
-            inputs, hidden = (np.asarray(parameters[f"weight_{side}_{suffix}"], np.float64) for side in ("ih", "hh"))
-            biases = (
-                np.asarray(parameters.get(f"bias_{side}_{suffix}", np.zeros(len(inputs))), np.float64)
-                for side in ("ih", "hh")
+            zeros = np.zeros(len(parameters[f"weight_ih_{suffix}"]))
+            inputs, hidden, input_bias, hidden_bias = (
+                np.asarray(parameters.get(f"{name}_{suffix}", zeros), np.float64)
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             )
-            yield Direction(inputs, hidden, *biases, suffix != "l0")
+            yield Direction(inputs, hidden, input_bias, hidden_bias, suffix != "l0")
 
 
 def _near(a: Array, b: Array) -> bool:

@@ -190,7 +190,7 @@ def _replace_everywhere(
     """Replaces functions, given by id, in libraries, in the program's namespaces and in the attributes of `modules`."""
     if not replacements:
         return
-    seen = set[int]()
+    seen = {id(replacement) for replacement in replacements.values()}
 
     def new(value: Any) -> Any:
         """Returns what replaces a value; the value itself if nothing does. Changes what the value holds in place."""
