@@ -128,8 +128,8 @@ class Report:
             yield [("unknown cause", "bold"), (" (sizes relative to the largest value of the tensor)", "dim")]
             for place in self.unexplained[:_LISTED]:
                 yield [(f"   {size_of(place)}  ", ""), (_where(place), "")]
-                if code := _code(place):
-                    yield [(f"      {code}", "")]
+                for framework, operation in _code(place).items():
+                    yield [(f"      {framework:5s}  ", "dim"), (operation, "")]
             if (more := len(self.unexplained) - _LISTED) > 0:
                 yield [(f"   and {more} more: report.json(path) or report.html(path) has them all", "")]
         for title, entries in (("no counterpart", self.unpaired), ("notes", self.notes)):
@@ -185,17 +185,16 @@ def _extent(finding: Finding) -> dict[str, str]:
     worst = max(finding.places, key=lambda place: place.relative)
     return {
         "where": f"{_count(len(finding.places), 'place')}, the first: {_where(finding.places[0])}",
-        "code": _code(finding.places[0]),
+        **_code(finding.places[0]),
         "size": f"{'up to ' if len(finding.places) > 1 else ''}{size_of(worst)}",
     }
 
 
-def _code(place: Mismatch) -> str:
-    """Returns the operation at which JAX leaves torch's values at a place, with the line of code; "" if unknown."""
-    if (departure := place.departure) is None:
-        return ""
-    torch = f"; torch has {departure.torch}{_at(departure.torch_line)}" if departure.torch else ""
-    return f"{departure.operation}{_at(departure.line)}{torch}"
+def _code(place: Mismatch) -> dict[str, str]:
+    """Returns the operation at which JAX leaves torch's values at a place, and torch's there, with lines of code."""
+    departure = place.departure
+    ours = {"JAX": f"{departure.operation}{_at(departure.line)}"} if departure else {}
+    return ours | ({"torch": f"{departure.torch}{_at(departure.torch_line)}"} if departure and departure.torch else {})
 
 
 def _at(line: Line | None) -> str:

@@ -136,9 +136,10 @@ class TorchSide:
         """Tells whether values of a smaller type than float64 are in what the model computes in a float64 pass."""
         model, inputs = self._model.to(pytorch.float64), self.cast(self.inputs, "float64")
         eager = pytorch.compiler.set_stance("force_eager")
-        with pytorch.no_grad(), eager, default_dtype("float64"), _SmallerTypes() as smaller:
+        smaller: Any = _SmallerTypes()  # type: ignore[no-untyped-call]
+        with pytorch.no_grad(), eager, default_dtype("float64"), smaller:
             outputs = leaves(self._output(model, inputs), is_tensor)
-        return smaller.seen or any(t.is_floating_point() and t.dtype != pytorch.float64 for t in outputs)
+        return bool(smaller.seen) or any(t.is_floating_point() and t.dtype != pytorch.float64 for t in outputs)
 
     def _output(self, model: nn.Module, inputs: Any) -> Any:
         try:

@@ -60,20 +60,20 @@ def test_causes_come_first_with_what_to_do(wrong):
     assert lines[0] == (
         f"not the same model: 1 cause in {count} of {len(wrong.places)} places, 1 place of unknown cause"
     )
-    assert lines[3:6] == [
+    assert lines[3:7] == [
         "1. gelu-tanh: GELU by tanh.",
         f"   where     {count} places, the first: {wrong.out[0]}",
-        "   code      sub at small_port.py:20: return self.b(nnx.gelu(self.n(self.a(x)), approximate=self.approximate))"
-        "; torch has native_layer_norm at small_port.py:38: "
+        "   JAX       sub at small_port.py:20: return self.b(nnx.gelu(self.n(self.a(x)), approximate=self.approximate))",
+        "   torch     native_layer_norm at small_port.py:38: "
         "return self.b(torch.nn.functional.gelu(self.n(self.a(x))))",
     ]
-    assert lines[6:10] == [
+    assert lines[7:11] == [
         f"   size      up to {size_of(max(wrong.out[:-1], key=lambda place: place.relative))}",
         "   fix       approximate=False",
         "   evidence  seen",
         "   see       https://docs.example/a",
     ]
-    assert lines.index("unknown cause (sizes relative to the largest value of the tensor)") > 9
+    assert lines.index("unknown cause (sizes relative to the largest value of the tensor)") > 10
     assert lines[-2:] == ["notes", "   a note"]
 
 
