@@ -63,7 +63,8 @@ def test_causes_come_first_with_what_to_do(wrong):
     assert lines[3:7] == [
         "1. gelu-tanh: GELU by tanh.",
         f"   where     {count} places, the first: {wrong.out[0]}",
-        "   JAX       sub at small_port.py:20: return self.b(nnx.gelu(self.n(self.a(x)), approximate=self.approximate))",
+        "   JAX       sub at small_port.py:20: "
+        "return self.b(nnx.gelu(self.n(self.a(x)), approximate=self.approximate))",
         "   torch     native_layer_norm at small_port.py:38: "
         "return self.b(torch.nn.functional.gelu(self.n(self.a(x))))",
     ]
