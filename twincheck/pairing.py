@@ -152,7 +152,7 @@ def _collapse(
 
 
 def _fitting(unit: Unit) -> set[int]:
-    """Returns how many parameters the counterpart of a composite module may have: two biases may be one, one missing."""
+    """Returns how many parameters the counterpart of a composite module may have: biases may be joined or missing."""
     total = sum(unit.sizes)
     biases = {name: int(np.prod(p.shape)) for name, p in unit.parameters.items() if "bias" in name}
     hidden = sum(size for name, size in biases.items() if "bias_hh" in name)
