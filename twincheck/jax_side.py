@@ -185,7 +185,9 @@ class JaxSide:
         except (UserError, Enough, _InsideJit):
             raise
         except Exception as error:
-            in_float64 = bool(jax.config.jax_enable_x64) and self._stacks is not None  # the first pass is in float32
+            in_float64 = (
+                jax.dtypes.canonicalize_dtype(float) == np.float64 and self._stacks is not None
+            )  # not the first
             raise model_failed(self.framework, error, only_in_float64=in_float64) from error
 
     def _unstack(self, recording: Recording) -> dict[str, int]:

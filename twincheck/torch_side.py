@@ -134,7 +134,7 @@ class TorchSide:
         """Tells whether values of a smaller type than float64 are in what the model computes in a float64 pass."""
         model, inputs = self._model.to(pytorch.float64), self.cast(self.inputs, "float64")
         eager = pytorch.compiler.set_stance("force_eager")
-        with pytorch.no_grad(), eager, default_dtype("float64"), _SmallerTypes() as smaller:
+        with pytorch.no_grad(), eager, default_dtype("float64"), _SmallerTypes() as smaller:  # type: ignore[no-untyped-call]
             outputs = leaves(self._output(model, inputs), _is_tensor)
         return smaller.seen or any(t.is_floating_point() and t.dtype != pytorch.float64 for t in outputs)
 

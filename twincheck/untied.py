@@ -18,9 +18,9 @@ def untied(weights: Sequence[Weight], places: Sequence[Mismatch]) -> Iterator[Fi
         if weight.jax in gradients and not weight.added:
             shared[weight.sources].append(gradients[weight.jax])
     for sources, group in shared.items():
-        first = group[0]
-        arrays = [place.ours for place in group if place.ours is not None and place.ours.shape == first.ours.shape]
-        if not any(place.out for place in group) or not 1 < len(arrays) == len(group):
+        first, *others = group
+        arrays = [place.ours for place in group if place.ours is not None]
+        if not others or not any(place.out for place in group) or len({array.shape for array in arrays}) != 1:
             continue
         if np.abs(np.sum(arrays, axis=0) - first.theirs).max(initial=0.0) <= len(group) * first.allowed:
             names = " and ".join(place.after for place in group)
