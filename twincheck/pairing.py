@@ -152,10 +152,11 @@ def _collapse(
 
 
 def _fitting(unit: Unit) -> set[int]:
-    """Returns how many parameters the counterpart of a composite module may have: two biases may be one."""
+    """Returns how many parameters the counterpart of a composite module may have: biases may be joined or missing."""
     total = sum(unit.sizes)
-    biases = sum(int(np.prod(p.shape)) for n, p in unit.parameters.items() if "bias_hh" in n)
-    return {total, total - biases, total - biases * 2 // 3}
+    biases = {name: int(np.prod(p.shape)) for name, p in unit.parameters.items() if "bias" in name}
+    hidden = sum(size for name, size in biases.items() if "bias_hh" in name)
+    return {total, total - hidden, total - hidden * 2 // 3, *(total - size for size in biases.values())}
 
 
 def _groups(torch: Sequence[Unit], jax: Sequence[Unit], links: Sequence[Link]) -> Iterator[Link]:
@@ -217,7 +218,7 @@ def _together(parts: Sequence[Unit], whole: Unit) -> bool:
     """Tells whether `parts` have the same input and together as many parameters as `whole`."""
     if whole.call.kind in _COMPOSITE or sum(unit.sizes[0] for unit in parts) != whole.sizes[0]:
         return False
-    if len({unit.sizes for unit in parts}) != 1:
+    if len({unit.sizes[0] for unit in parts}) != 1:  # a bias may be missing
         return False
     return all(_same_input(parts[0].call, unit.call) for unit in parts[1:])
 

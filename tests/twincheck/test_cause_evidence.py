@@ -237,6 +237,9 @@ def test_what_is_the_same_for_all_examples() -> None:
     assert recognise(x, x + positions, [x]) == "positions-left-out"
     assert recognise(x[:1].repeat(3, 0), (x[:1] + positions).repeat(3, 0), []) is None
     assert recognise(x, x + positions[:, :1]) == "bias-left-out"
+    heads = normal(3, 5, 2, 4)
+    assert recognise(heads, heads + normal(2, 4, seed=1)) == "bias-left-out"
+    assert recognise(heads, heads + normal(5, 2, 4, seed=1)) == "positions-left-out"
 
 
 def test_every_evidence_has_a_cause_and_a_test() -> None:

@@ -56,6 +56,8 @@ def testdirections_in_the_other_order() -> None:
     _, x, parameters, theirs = gru()
     ours = np.roll(theirs, SIZE, -1)
     assert recognise_gru(ours, theirs, x, parameters, batch_first=True) == (SWAPPED,)
+    ours = np.roll(mistaken({"gates": (1, 0)}), SIZE, -1)
+    assert recognise_gru(ours, theirs, x, parameters, batch_first=True) == (SWAPPED, "gru-gate-order")
 
 
 def test_every_cause_is_in_the_table() -> None:

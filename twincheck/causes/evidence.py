@@ -456,6 +456,7 @@ EVIDENCE: Sequence[Evidence] = (
     _is("padding-border", _border),
     _is("constant-offset", _offset(lambda ndim: tuple(range(ndim)))),
     _is("bias-left-out", _offset(lambda ndim: tuple(range(ndim - 1)))),
+    _is("bias-left-out", _offset(lambda ndim: tuple(range(ndim - 2)) if ndim > 3 else ())),  # with heads apart
     _is("positions-left-out", _same_for_all_examples),
     _is("norm-epsilon-place", _factor_per_row),
 )

@@ -107,23 +107,23 @@ def recognise_gru(
     if ours.shape != theirs.shape or ours.ndim != 3 or ours.shape[-1] != len(runs) * runs[0].hidden.shape[1]:
         return ()
     parts_ours, parts_theirs = (np.split(a[:EXAMPLES], len(runs), -1) for a in (ours, theirs))
-    found: list[str] = []
-    if len(runs) == 2 and _near(parts_ours[0], parts_theirs[1]) and _near(parts_ours[1], parts_theirs[0]):
-        return (SWAPPED,)
-    for part, truth, run in zip(parts_ours, parts_theirs, runs, strict=True):
-        if _near(part, truth):
-            continue
-        if not _near(run(x, Rule()), truth):
-            return ()
-        causes = next((causes for causes, rule in _rules() if _near(run(x, rule), part)), None)
-        if causes is None:
-            return ()
-        found += causes
-    return tuple(dict.fromkeys(found))
+    if not all(_near(run(x, Rule()), truth) for run, truth in zip(runs, parts_theirs, strict=True)):
+        return ()
+    for order in (1, -1)[: len(runs)]:
+        causes = [SWAPPED] if order < 0 else []
+        for part, run in zip(parts_ours[::order], runs, strict=True):
+            found = next((names for names, rule in _rules() if _near(run(x, rule), part)), None)
+            if found is None:
+                break
+            causes += found
+        else:
+            return tuple(dict.fromkeys(causes))
+    return ()
 
 
 def _rules() -> Iterator[tuple[list[str], Rule]]:
-    for count in (1, 2):
+    """Yields torch's rule with up to two mistakes, and their causes."""
+    for count in (0, 1, 2):
         for mistakes in itertools.combinations(MISTAKES, count):
             changes = [change for _, change in mistakes]
             if len({key for change in changes for key in change}) == count:
