@@ -14,8 +14,10 @@ SIDES = [(name, kind) for name in PAIRS for kind in ("nnx", "linen", "equinox", 
 
 AGREE = [name for name in families.FAMILIES if name not in families.DIFFERENT]
 
-IN_FLOAT32 = ("clip_text", "gemma", "llama")
-"""Families that compute a part in float32 even in float64."""
+IN_FLOAT32 = (
+    "bloom", "clip_text", "gemma", "gptj", "gpt_neo", "llama", "mistral", "pegasus", "roformer", "xglm",
+)  # fmt: skip
+"""Families that compute a part in float32, or hold a table in it, even in float64."""
 
 PADDED = "padding-index"
 """torch gives the padding token's embedding no gradient, Flax does."""
