@@ -111,7 +111,7 @@ class Pair:
         rounding, a pass in float64 decides. With `dtype` "float64" the bounds are those of float64 too, if neither
         model computes a part in a smaller type.
         """
-        narrow = [side.framework for side in (self.torch, self.jax) if dtype == "float64" and side.narrows()]
+        narrow = list(self._narrow()) if dtype == "float64" else []
         exact = dtype == "float64" and not narrow
         self._judged_in = "float64" if exact else "float32"
         jax32 = self.forced("float32")
@@ -143,6 +143,15 @@ class Pair:
     def _lacking(self) -> set[str]:
         """The JAX parameters that no weight of torch makes."""
         return set(self.jax.parameters) - {weight.jax for weight in self.weights}
+
+    def _narrow(self) -> Iterator[str]:
+        """Yields the frameworks in which values of float32 are part of what is computed in float64."""
+        made = {source.name for weight in self.weights for source in weight.sources}
+        constants = set(self.torch.parameters) - made - self.torch.trainable
+        if self.torch.narrows() or any(_is_rounded(self.torch.parameters[name]) for name in constants):
+            yield self.torch.framework
+        if self.jax.narrows():
+            yield self.jax.framework
 
     def _compare(self, passes: Passes) -> list[Mismatch]:
         return compare_places(self.pairing, self.weights, passes, self.outputs)
@@ -295,6 +304,12 @@ class Pair:
             if layout is not None:
                 result[b] = layout(self._drawn[a])
         return result
+
+
+def _is_rounded(array: Array) -> bool:
+    """Tells whether an array holds float32's values, as a table that was computed in it, and others than a few bits."""
+    with np.errstate(over="ignore"):
+        return bool((array == array.astype(np.float32)).all() and (array != array.astype(np.float16)).any())
 
 
 def _settles(places: Sequence[Mismatch], settled: Mapping[tuple[Any, ...], Mismatch]) -> bool:

@@ -72,3 +72,24 @@ def test_a_part_of_torch_in_float32_keeps_the_bounds_of_float32():
     assert found.same, str(found)
     assert NOTE.format("torch") in found.notes
     assert np.isclose(max(place.allowed / place.scale for place in found.places), 16 * np.finfo(np.float32).eps, rtol=9)
+
+
+class Sines(Port):
+    def __call__(self, x):
+        return super().__call__(x) * jnp.sin(jnp.arange(3.0, dtype=x.dtype))[None]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_table_of_torch_in_float32_that_jax_computes_keeps_the_bounds_of_float32(dtype):
+    class Table(type(torch_side().original)):
+        def __init__(self):
+            super().__init__()
+            table = torch.sin(torch.arange(3.0, dtype=torch.float64))
+            self.register_buffer("table", table.to(getattr(torch, dtype)))
+
+        def forward(self, x):
+            return super().forward(x) * self.table
+
+    found = twincheck.pair(twincheck.torch(Table(), INPUT), twincheck.nnx(Sines(), INPUT)).check("float64")
+    assert found.same, str(found)
+    assert (NOTE.format("torch") in found.notes) == (dtype == "float32")
