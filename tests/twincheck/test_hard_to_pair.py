@@ -97,18 +97,20 @@ def test_arrays_without_a_variable_are_buffers() -> None:
 
 
 class OnlyFloat32(nnx.Module):
-    def __init__(self) -> None:
-        self.first = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+    def __init__(self, scale: float) -> None:
+        self.first, self.scale = nnx.Linear(6, 6, rngs=nnx.Rngs(0)), scale
 
     def __call__(self, x: Any) -> Any:
-        return jax.lax.dynamic_update_slice(jnp.zeros(x.shape, jnp.float32), self.first(x), (0, 0))
+        return jax.lax.dynamic_update_slice(jnp.zeros(x.shape, jnp.float32), self.first(x) * self.scale, (0, 0))
 
 
 def test_a_model_that_runs_in_float32_alone() -> None:
-    pair = tc.pair(tc.torch(torch.nn.Linear(6, 6), X), tc.nnx(OnlyFloat32(), X))
-    report = pair.check()
-    assert report.same, str(report)
-    assert "the flax.nnx model does not run in float64: a place that is out may be rounding" in report.notes
+    doubt = "the flax.nnx model does not run in float64: a place that is out may be rounding"
+    for scale, same in ((1.0, True), (1.00001, False)):
+        pair = tc.pair(tc.torch(torch.nn.Linear(6, 6), X), tc.nnx(OnlyFloat32(scale), X))
+        report = pair.check()
+        assert report.same == same, str(report)
+        assert (doubt in report.notes) == (not same)
     with pytest.raises(
         UserError, match=r"runs in float32 and failed in float64: TypeError.*take dtypes from the param"
     ):

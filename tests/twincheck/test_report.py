@@ -158,7 +158,7 @@ def test_a_parameter_that_no_output_depends_on_does_not_make_the_models_differ(r
     shapes = {"used": (3, 2), "pooler": (5,), "n.num_batches_tracked": ()}
     gradients = {"used": np.ones((3, 2)), "pooler": np.full(5, 1e-17)}
     weights = [Weight("kernel", (Source("used"),), Layout((2, 3), (1, 0)))]
-    found = unpaired(weights, [], (shapes, {"kernel": (2, 3)}), (gradients, {"kernel": np.ones((2, 3))}))
+    found = unpaired(weights, [], (shapes, {"kernel": (2, 3)}), ((gradients,) * 2, ({"kernel": np.ones((2, 3))},) * 2))
     assert [(alone.name, alone.matters) for alone in found] == [("pooler", False)]
     assert str(found[0]) == "torch pooler (5,): nearest in JAX: kernel (2, 3); the outputs do not depend on it"
     report = dataclasses.replace(right, unpaired=found)
