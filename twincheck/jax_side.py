@@ -252,7 +252,9 @@ def _running(dtype: str) -> Iterator[None]:
         contexts.enter_context(jax.default_matmul_precision("highest"))
         contexts.enter_context(_without_remat())
         contexts.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "Explicitly requested dtype")  # float64 parts of a model in a float32 pass
+        # A model of float64 in a float32 pass: its arrays, and its smallest number as the value of a mask.
+        warnings.filterwarnings("ignore", "Explicitly requested dtype")
+        contexts.enter_context(np.errstate(over="ignore"))
         yield
 
 
