@@ -117,6 +117,31 @@ def test_a_model_that_runs_in_float32_alone() -> None:
         pair.check("float64")
 
 
+class TorchMasked(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(6, 6)
+
+    def forward(self, x: Any) -> Any:
+        hidden = self.first(x)
+        return torch.softmax(hidden.masked_fill(hidden < 0, torch.finfo(hidden.dtype).min), -1)
+
+
+class Masked(nnx.Module):
+    def __init__(self) -> None:
+        self.first = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Any) -> Any:
+        hidden = self.first(x)
+        return jax.nn.softmax(jnp.where(hidden < 0, np.finfo(np.float64).min, hidden), -1)
+
+
+def test_a_mask_with_the_smallest_float64_overflows_in_silence() -> None:
+    torch.manual_seed(0)
+    pair = tc.pair(tc.torch(TorchMasked(), X), tc.nnx(Masked(), X))
+    assert pair.check().same
+
+
 IDS = np.array([[1, 2, 3], [3, 0, 1]])
 
 
