@@ -1,10 +1,10 @@
 """One teacher-forced pass: each paired JAX module computes from torch's own tensors, forward and backward.
 
-Every place so tests one piece of code alone: an input the code between two modules, an output one module, and the same
+So every place tests one piece of code alone: an input the code between two modules, an output one module, and the same
 for gradients on the way back. No mistake hides another and none grows with depth.
 """
 
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from twincheck.departure import Departure
-from twincheck.layouts import Layout, nearest
+from twincheck.layouts import Layout, distances, nearest, output_layout, usual_axes
 from twincheck.pairing import Link, Pairing
 from twincheck.recording import Array, Call, Enough, Place, Recording
 from twincheck.weights import Weight
@@ -23,24 +23,30 @@ ALLOWED_LOSS = 16
 ALLOWED_EPS = 16
 """And by this many eps of the tensor's largest value."""
 
-_EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
+EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
 
 
 def tensors_of(link: Link, calls: Mapping[tuple[str, int], Call]) -> Call:
     """Returns torch's call for a link, joined or cut apart where it is not one call on each side."""
     parts = [calls[unit.call.key] for unit in link.torch]
-    first = parts[0]
+    first, axis = parts[0], _channel_axis(parts[0].kind)
     if len(parts) > 1:
         gradients = {i: np.sum([call.input_gradients[i] for call in parts], axis=0) for i in first.input_gradients}
-        ends = {0: np.concatenate([c.output_gradients[0] for c in parts], axis=-1)} if first.output_gradients else {}
-        outputs = [np.concatenate([call.outputs[0] for call in parts], axis=-1)]
+        ends = {0: np.concatenate([c.output_gradients[0] for c in parts], axis)} if first.output_gradients else {}
+        outputs = [np.concatenate([call.outputs[0] for call in parts], axis)]
         return replace(first, outputs=outputs, input_gradients=gradients, output_gradients=ends)
     if link.piece is not None:
         i, n = link.piece
-        ends = {k: np.split(gradient, n, axis=-1)[i] for k, gradient in first.output_gradients.items()}
-        outputs = [np.split(first.outputs[0], n, axis=-1)[i]]
+        ends = {k: np.split(gradient, n, axis)[i] for k, gradient in first.output_gradients.items()}
+        outputs = [np.split(first.outputs[0], n, axis)[i]]
         return replace(first, outputs=outputs, input_gradients={}, output_gradients=ends)
     return _merged(first) if len(link.jax.call.inputs) < len(first.inputs) else first
+
+
+def _channel_axis(kind: str) -> int:
+    """Returns the axis of the features that a torch module of this kind gives out."""
+    convolution = re.fullmatch(r"(?:Lazy)?Conv(?:Transpose)?([123])d", kind)
+    return -1 - int(convolution[1]) if convolution else -1
 
 
 def _merged(call: Call) -> Call:
@@ -57,7 +63,7 @@ def _merged(call: Call) -> Call:
     return replace(call, inputs=inputs, input_gradients=gradients)
 
 
-Kind = Literal["code", "module", "gradient of code", "gradient of module", "gradient of parameter"]
+Kind = Literal["code", "module", "whole model", "gradient of code", "gradient of module", "gradient of parameter"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,10 @@ class Mismatch:
     """A place that was compared: the largest difference there, what is allowed, and the largest value of the tensor.
 
     `ours` and `theirs` are the JAX and the torch tensor in one layout. `kind` says what was computed since torch's own
-    tensors: the code between two modules, one module, or one of these backwards. Without a `place` it is the returned
-    array `output`, or a parameter's gradient. With `boundary` only the line between module and code is drawn elsewhere,
-    and the next place agrees. With `carried` the difference comes from another place by a residual. `departure` is
-    where the JAX model leaves torch's values, if that is known.
+    tensors: the code between two modules, one module, one of these backwards, or the whole model. Without a `place` it
+    is the returned array `output`, or a parameter's gradient. With `boundary` only the line between module and code is
+    drawn elsewhere, and the next place agrees. With `carried` the difference comes from another place by a residual.
+    `departure` is where the JAX model leaves torch's values, if that is known.
     """
 
     kind: Kind
@@ -108,6 +114,8 @@ class Mismatch:
             return f"{self.after}"
         if self.kind == "code":
             return f"between {self.before} and {self.after}"
+        if self.kind == "whole model":
+            return f"{self.after} of the JAX model run by itself"
         if self.kind == "gradient of code":
             return f"gradient, from {self.after} back to {self.before}"
         return f"gradient of {self.after}" if self.kind == "gradient of parameter" else f"gradient through {self.after}"
@@ -145,11 +153,6 @@ class Forcing:
         theirs = self.theirs(place, value)
         return None if theirs is None or place in self._free else theirs
 
-    def _usual(self, count: int) -> tuple[int, ...] | None:
-        """Returns the commonest order of the axes of arrays with `count` axes, so far."""
-        found = Counter(layout.axes for layout in self._layouts.values() if layout and len(layout.axes or ()) == count)
-        return found.most_common(1)[0][0] if found else None
-
     def theirs(self, place: Place, value: Array | None = None) -> Array | None:
         """Returns torch's tensor at a place in the layout of the JAX model, if there is one that fits."""
         theirs = self._tensors[place.path, place.number].at(place)
@@ -159,18 +162,22 @@ class Forcing:
         if plain not in self._layouts:
             if value is None:
                 return None
-            self._layouts[plain] = nearest(theirs, value, self._usual(theirs.ndim))
+            self._layouts[plain] = nearest(theirs, value, usual_axes(self._layouts.values(), theirs.ndim))
         layout = self._layouts[plain]
         if layout is None or (place.gradient and layout.sums):
             return None
         return layout(theirs)
+
+    def output_layout(self, theirs: Array, ours: Array) -> Layout | None:
+        """Returns how a returned array of torch lies in one of the JAX model."""
+        return output_layout(theirs, ours, self._layouts.values())
 
 
 def loss_of(truth: Array | None, rounded: Array | None) -> float:
     """Returns the largest difference between a tensor computed in float64 and in float32."""
     if truth is None or rounded is None or truth.shape != rounded.shape:
         return 0.0
-    return float(np.abs(np.asarray(truth, np.float64) - np.asarray(rounded, np.float64)).max(initial=0.0))
+    return float(distances(truth, rounded).max(initial=0.0))
 
 
 @dataclass
@@ -202,7 +209,7 @@ def compare_places(
     truth_calls = {call.key: call for call in passes.truth.calls}
     truth = {link.jax.call.key: tensors_of(link, truth_calls) for link in pairing.links}
     following = _following([call for call in recording.calls if call.key in links])
-    eps = _EPS["float64" if passes.exact else "float32"]
+    eps = EPS["float64" if passes.exact else "float32"]
 
     def add(kind: Kind, place: Place, before: str, after: str, link: Link) -> None:
         if place not in forcing.seen:
@@ -222,7 +229,7 @@ def compare_places(
         loss_torch = loss_of(truth[link.jax.call.key].at(place), torch32[link.jax.call.key].at(place))
         loss_jax = loss_of(ours, other[0].seen.get(place)) if other else 0.0
         result.append(
-            _mismatch(kind, before, after, str(link.torch[0].call), place, ours, theirs, eps, loss_torch, loss_jax)
+            compare(kind, before, after, str(link.torch[0].call), place, ours, theirs, eps, loss_torch, loss_jax)
         )
 
     for call in recording.calls:
@@ -239,11 +246,13 @@ def compare_places(
         previous = name
     for a, b in outputs:
         ours, theirs, name = recording.outputs[b], passes.truth.outputs[a], f"output {b}"
-        layout = nearest(theirs, ours)
-        if theirs.dtype.kind == "f" and layout is not None:
+        layout = forcing.output_layout(theirs, ours)
+        if layout is None:
+            place = Mismatch("code", previous, name, f"output {a}", None, np.inf, 0.0, 1.0, ours=ours, theirs=theirs)
+        else:
             losses = loss_of(theirs, passes.torch32.outputs[a]), loss_of(ours, other[1].outputs[b]) if other else 0.0
-            place = _mismatch("code", previous, name, f"output {a}", None, ours, layout(theirs), eps, *losses)
-            result.append(replace(place, output=b))
+            place = compare("code", previous, name, f"output {a}", None, ours, layout(theirs), eps, *losses)
+        result.append(replace(place, output=b))
     for weight in weights:
         theirs_g, theirs_32 = weight.gradient(passes.truth.gradients), weight.gradient(passes.torch32.gradients)
         ours_g = recording.gradients.get(weight.jax)
@@ -251,7 +260,7 @@ def compare_places(
             continue
         loss_jax = loss_of(ours_g, other[1].gradients.get(weight.jax)) if other else 0.0
         result.append(
-            _mismatch(
+            compare(
                 "gradient of parameter", "", weight.jax, weight.sources[0].name, None, ours_g, theirs_g, eps,
                 loss_of(theirs_g, theirs_32), loss_jax,
             )
@@ -259,7 +268,7 @@ def compare_places(
     return result
 
 
-def _mismatch(
+def compare(
     kind: Kind,
     before: str,
     after: str,
@@ -271,15 +280,13 @@ def _mismatch(
     *losses: float,
 ) -> Mismatch:
     """Compares two tensors. `losses` are what each side's computation loses in float32, `eps` that of the bound."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    with np.errstate(invalid="ignore"):
-        same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))  # equal infinities and nan in both are 0 apart
-        distance = np.where(same, 0.0, np.abs(ours - theirs))
-    difference = float(distance.max(initial=0.0))
-    finite = np.abs(theirs[np.isfinite(theirs)])
-    scale = float(finite.max(initial=0.0))
+    difference = float(distances(ours, theirs).max(initial=0.0))
+    scale = float(np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0))
     loss = max((loss for loss in losses if np.isfinite(loss)), default=0.0)
-    allowed = max(ALLOWED_LOSS * loss * eps / _EPS["float32"], ALLOWED_EPS * eps * scale)
+    rounding = 0.0 if theirs.dtype.kind in "biu" else ALLOWED_EPS * eps * scale
+    allowed = max(ALLOWED_LOSS * loss * eps / EPS["float32"], rounding)
+    if "c" not in (ours.dtype.kind, theirs.dtype.kind):
+        ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     return Mismatch(kind, before, after, torch, place, difference, allowed, scale, ours=ours, theirs=theirs)
 
 

@@ -227,7 +227,7 @@ def _vanishes(place: Mismatch, left: float) -> bool:
     """Tells whether what is left explains a place. One that is not out itself stands for gradients that are."""
     if not place.out:
         return left < place.difference / _STANDS
-    return left <= max(place.allowed, place.difference / _VANISHES)
+    return left <= place.allowed or left < place.difference / _VANISHES
 
 
 def _settings_that_differ(pair: Any) -> Iterator[tuple[str, SettingMismatch]]:

@@ -1,7 +1,8 @@
 """How one framework's array lies in the other's: axes permuted, reversed, split or merged."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,14 @@ class Layout:
         """Tells whether a gradient in one layout is a sum of gradients in the other."""
         return self.repeats or bool(self.first)
 
+    @property
+    def is_guessed(self) -> bool:
+        """Tells whether the axes are permuted, and are so long that another order fits too."""
+        axes = self.axes or ()
+        if axes == tuple(range(len(axes))) or len(axes) != len(self.shape):
+            return False
+        return all(self.shape[i] == self.shape[axis] for i, axis in enumerate(axes))
+
     def __call__(self, array: Array) -> Array:
         if self.first:
             array = array[tuple(slice(1) if axis in self.first else slice(None) for axis in range(array.ndim))]
@@ -53,6 +62,14 @@ class Layout:
         return text if shape == self.shape else f"{text}.reshape{self.shape}"
 
 
+def distances(a: Array, b: Array) -> Array:
+    """Returns how far the elements of two arrays are apart; equal infinities are 0 apart, and nan from nan too."""
+    kind = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+    a, b = a.astype(kind), b.astype(kind)
+    with np.errstate(invalid="ignore"):
+        return np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+
+
 def activation_layouts(source: Sequence[int], target: Sequence[int]) -> Iterator[Layout]:
     """Yields the ways in which an activation of one shape can lie in the other, likeliest first."""
     source, target = tuple(source), tuple(target)
@@ -64,6 +81,9 @@ def activation_layouts(source: Sequence[int], target: Sequence[int]) -> Iterator
             yield Layout(target, first=tuple(axis for axis in range(count) if target[axis] == 1))
         if count == len(target) + 1 and source[1:] == target:
             yield Layout(target, first=(0,))
+        return
+    if source == target and count == 2:
+        yield Layout(target, (0, 1))
         return
     if count == len(target):
         likely = [tuple(range(count))]
@@ -91,17 +111,39 @@ def nearest(array: Array, like: Array, usual: tuple[int, ...] | None = None) -> 
     Of equally near ones it is the likeliest, which is the order of axes `usual` if that fits.
     """
     best, smallest = None, np.inf
-    reference = np.asarray(like, np.float64)
-    close = 1e-3 * float(np.abs(array).max(initial=0.0))
+    close = 1e-3 * float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
     for layout in sorted(activation_layouts(array.shape, like.shape), key=lambda layout: layout.axes != usual):
+        laid_out = layout(array)
+        if layout.first and distances(np.broadcast_to(laid_out, array.shape), array).any():
+            continue
         if best is None:
             best = layout
-        distance = float(np.abs(layout(array) - reference).max(initial=0.0))
+        distance = float(distances(laid_out, like).max(initial=0.0))
         if distance < 0.5 * smallest:
             best, smallest = layout, distance
         if distance <= close:
             break
     return best
+
+
+def usual_axes(layouts: Iterable[Layout | None], count: int) -> tuple[int, ...] | None:
+    """Returns the commonest order of `count` axes in these layouts, of those that the shapes show."""
+    fitting = (layout for layout in layouts if layout and len(layout.axes or ()) == count)
+    found = Counter(layout.axes for layout in fitting if not layout.is_guessed)
+    return found.most_common(1)[0][0] if found else None
+
+
+def output_layout(array: Array, like: Array, layouts: Iterable[Layout | None]) -> Layout | None:
+    """Returns the layout of a returned array: the nearest, but with equal shapes only an order that others have.
+
+    `layouts` are those of the model's other tensors. A matrix that is returned transposed is a mistake, even if square.
+    """
+    usual = usual_axes(layouts, array.ndim)
+    if array.shape != like.shape:
+        return nearest(array, like, usual)
+    orders = [Layout(like.shape, axes) for axes in (tuple(range(array.ndim)), usual) if axes is not None]
+    fitting = [layout for layout in orders if array.transpose(layout.axes).shape == like.shape]
+    return min(fitting, key=lambda layout: float(distances(layout(array), like).max(initial=0.0)))
 
 
 def weight_layouts(kind: str, shape: Sequence[int], target: Sequence[int]) -> Iterator[Layout]:

@@ -12,12 +12,12 @@ from mlp_workload.errors import UserError
 from twincheck.calls import join
 from twincheck.carried import mark_carried
 from twincheck.causes.replace import calls_of
-from twincheck.check import Forcing, Mismatch, Passes, compare_places
+from twincheck.check import EPS, Forcing, Mismatch, Passes, compare, compare_places, loss_of
 from twincheck.departure import Departure, find
 from twincheck.diagnosis import diagnose
-from twincheck.layouts import Layout, activation_layouts, nearest
+from twincheck.layouts import Layout, activation_layouts, distances, output_layout
 from twincheck.pairing import Pairing, pair_calls
-from twincheck.recording import Array, Call, Cotangents, Enough, Force, Patch, Place, Recording
+from twincheck.recording import Array, Call, Cotangents, Enough, Force, Patch, Place, Recording, is_float
 from twincheck.report import Report
 from twincheck.unpaired import Unpaired, unpaired
 from twincheck.untied import untied
@@ -26,6 +26,12 @@ from twincheck.weights import neutral, pair_weights
 _SEED = 0
 _DECISIVE = 1000
 """A difference of so many times what is allowed in float32 is no rounding."""
+
+_DOUBTFUL = 0.01
+"""A forward place may differ by this part of its largest value only if a model computes in few bits, or at random."""
+
+_ROUNDED_DEEP = 1e-3
+"""A JAX model run by itself in float32 may be off by this part of the largest value; if by more, float64 decides."""
 
 _NEARLY_VANISHES = 30
 """A mismatch that becomes this many times smaller was one of the line between a module and the code behind it."""
@@ -68,7 +74,7 @@ class Pair:
         def draw(outputs: Sequence[Array]) -> Sequence[Array]:
             fitting = {a for a, _ in _pair_outputs(outputs, seen.outputs)}
             self._drawn = [
-                generator.standard_normal(array.shape) if i in fitting else np.zeros(array.shape)
+                generator.standard_normal(array.shape) if i in fitting and is_float(array) else np.zeros(array.shape)
                 for i, array in enumerate(outputs)
             ]
             return self._drawn
@@ -80,7 +86,7 @@ class Pair:
             raise UserError("nothing of the two models fits together: no two modules have parameters of one size")
         self.weights, self.missing = pair_weights(self.pairing, theirs, ours, out_in=jax.framework == "equinox")
         jax.load({weight.jax: weight(theirs) for weight in self.weights} | neutral(self.missing, ours))
-        self.outputs = _pair_outputs(self.truth.outputs, seen.outputs)
+        self.outputs, self._outputs = _pair_outputs(self.truth.outputs, seen.outputs), len(seen.outputs)
         if not self.outputs:
             shapes = [[array.shape for array in outputs] for outputs in (self.truth.outputs, seen.outputs)]
             raise UserError(f"no output of the torch model, {shapes[0]}, fits one of the JAX model, {shapes[1]}")
@@ -110,7 +116,10 @@ class Pair:
         The JAX model runs in `dtype` on torch's own tensors, which are float64. Where a difference in float32 might be
         rounding, a pass in float64 decides. With `dtype` "float64" the bounds are those of float64 too, if neither
         model computes a part in a smaller type.
+
+        Raises `UserError` if `dtype` is another, a model fails, or the torch model's outputs are random.
         """
+        require_dtype(dtype)
         narrow = list(self._narrow()) if dtype == "float64" else []
         exact = dtype == "float64" and not narrow
         self._judged_in = "float64" if exact else "float32"
@@ -119,10 +128,13 @@ class Pair:
         places = self._compare(passes)
         wide = dtype == "float64" or self._lacking or any(place.out for place in places)
         finest, outputs = self._free_outputs(dtype) if wide else ("float32", self.jax.run("float32").outputs)
-        may_be_rounding = any(place.out and place.difference < _DECISIVE * place.allowed for place in places)
+        may_be_rounding = any(place.out and _is_rounding(place) for place in places)
         if finest == "float64" and (dtype == "float64" or may_be_rounding):
             passes = replace(passes, jax=self.forced("float64"), jax32=jax32, exact=exact)
-            places = self._compare(passes)
+            decided = {} if exact else {place.key: place for place in places if place.out and not _is_rounding(place)}
+            places = [place if place.out else decided.get(place.key, place) for place in self._compare(passes)]
+        if any(place.kind in ("code", "module") and place.allowed > _DOUBTFUL * place.scale for place in places):
+            self.torch.require_repeatable()
         places = self._settle_boundaries(places, passes)
         if finest == "float64":
             places = self._with_departures(places)
@@ -131,6 +143,9 @@ class Pair:
         tied = {place.key for finding in ties for place in finding.places}
         findings, notes = diagnose(self, [place for place in places if place.key not in tied])
         findings += ties
+        if not any(place.out for place in places):
+            places += self._apart(finest, outputs)
+        notes += self._not_compared()
         if narrow:
             names = " and ".join(narrow)
             notes.append(f"the bounds are those of float32: not all that {names} computes is known to be in float64")
@@ -178,7 +193,7 @@ class Pair:
         self._released = frozenset(groups)
         if not groups:
             return places
-        return [_settled(place, settled, place.place in groups) if place.out else place for place in places]
+        return [_settled(place, settled, place.place in groups) for place in places]
 
     def _with_departures(self, places: list[Mismatch]) -> list[Mismatch]:
         """Adds to the places that are out in the forward pass where JAX leaves torch's values."""
@@ -210,11 +225,42 @@ class Pair:
     def _free_differences(self, outputs: Sequence[Array]) -> list[tuple[float, float]]:
         """Returns how far each output is off when the JAX model runs by itself, and torch's largest value."""
         found = []
-        for a, b in self.outputs:
-            theirs, layout = self.truth.outputs[a], nearest(self.truth.outputs[a], outputs[b])
-            distance = np.abs(layout(theirs) - outputs[b]) if layout is not None else np.array(np.inf)
-            found.append((float(distance.max(initial=0.0)), float(np.abs(theirs).max(initial=0.0))))
+        for _, _, theirs, ours in self._laid_out(outputs):
+            largest = float(np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0))
+            found.append((float(distances(theirs, ours).max(initial=0.0)), largest))
         return found
+
+    def _laid_out(self, outputs: Sequence[Array]) -> Iterator[tuple[int, int, Array, Array]]:
+        """Yields the numbers of each pair of outputs, torch's in the layout of the JAX model's, and that."""
+        for a, b in self.outputs:
+            layout = output_layout(self.truth.outputs[a], outputs[b], self._layouts.values())
+            theirs = np.full_like(outputs[b], np.nan) if layout is None else layout(self.truth.outputs[a])
+            yield a, b, theirs, outputs[b]
+
+    def _apart(self, finest: str, outputs: Sequence[Array]) -> Iterator[Mismatch]:
+        """Yields the outputs that are out when the JAX model runs by itself, though each of its places agrees."""
+        if all(difference <= _ROUNDED_DEEP * largest for difference, largest in self._free_differences(outputs)):
+            return
+        if finest == "float32":
+            _, outputs = self._free_outputs("float32")
+        rounded = self.jax.run("float32").outputs
+        for a, b, theirs, ours in self._laid_out(outputs):
+            loss = loss_of(ours, rounded[b])
+            place = compare(
+                "whole model", "the inputs", f"output {b}", f"output {a}", None, ours, theirs, EPS["float32"], loss
+            )
+            if place.out:
+                yield replace(place, output=b)
+
+    def _not_compared(self) -> Iterator[str]:
+        """Yields a line for outputs without a counterpart, and for those that have no gradients to compare."""
+        for i, side in enumerate((self.torch, self.jax)):
+            count = len(self.truth.outputs) if i == 0 else self._outputs
+            alone = sorted(set(range(count)) - {pair[i] for pair in self.outputs})
+            if alone:
+                yield f"not compared: output {', '.join(map(str, alone))} of the {side.framework} model"
+        if self.backward and any(array.dtype.kind == "c" for array in self.truth.outputs):
+            yield "not compared: gradients of complex outputs"
 
     def _unpaired(self, passes: Passes, dtype: str) -> list[Unpaired]:
         shapes = [{name: array.shape for name, array in side.parameters.items()} for side in (self.torch, self.jax)]
@@ -300,10 +346,21 @@ class Pair:
         """Returns the gradients of the JAX model's outputs: torch's, in their layout."""
         result = [np.zeros(array.shape) for array in outputs]
         for a, b in self.outputs:
-            layout = nearest(self.truth.outputs[a], outputs[b])
+            layout = output_layout(self.truth.outputs[a], outputs[b], self._layouts.values())
             if layout is not None:
                 result[b] = layout(self._drawn[a])
         return result
+
+
+def require_dtype(dtype: str) -> None:
+    """Raises `UserError` if `dtype` is not one in which models are compared."""
+    if dtype not in ("float32", "float64"):
+        raise UserError(f'dtype is "float32" or "float64", not {dtype!r}')
+
+
+def _is_rounding(place: Mismatch) -> bool:
+    """Tells whether a difference in float32 may be rounding."""
+    return place.difference < _DECISIVE * place.allowed
 
 
 def _is_rounded(array: Array) -> bool:
@@ -319,8 +376,13 @@ def _settles(places: Sequence[Mismatch], settled: Mapping[tuple[Any, ...], Misma
 
 
 def _settled(place: Mismatch, settled: Mapping[tuple[Any, ...], Mismatch], released: bool) -> Mismatch:
-    """Returns a place that is out as it is without the places that are released: cleared, or what is left of it."""
+    """Returns a place as it is without the places that are released: cleared, or what is left of it.
+
+    A place that agreed before is out now if the code before it needs the tensor that torch's module returns.
+    """
     after = settled.get(place.key)
+    if not place.out:
+        return after if after is not None and after.out and not place.boundary else place
     if released or (after is not None and not after.out):
         return replace(place, boundary=True)
     return place if after is None or after.difference > place.difference else after
@@ -335,7 +397,8 @@ def _without_own_shapes(places: Sequence[Mismatch]) -> Iterator[Mismatch]:
     wrong_code = any(out for (kind, _), out in fitting.items() if kind == "code")
     for place in places:
         wrong = fitting.get(("module", place.after), wrong_code) if place.kind == "code" else wrong_code
-        yield replace(place, boundary=place.boundary or (place.has_own_shape and not wrong))
+        inside = place.place is not None  # an output's shape counts
+        yield replace(place, boundary=place.boundary or (inside and place.has_own_shape and not wrong))
 
 
 def _following(first: Mismatch, out: Sequence[Mismatch]) -> list[Mismatch]:

@@ -18,7 +18,6 @@ import numpy as np
 
 from mlp_workload.errors import UserError, one_line, refusal
 from mlp_workload.files import clear_write_errors, read_at_most, write_atomically
-from twincheck.layouts import nearest
 from twincheck.recording import Array, Call, Place, is_float, leaves, map_leaves
 
 LARGEST_STORED = 2**20
@@ -48,7 +47,7 @@ def write(report: Any, path: Path) -> None:
     tensors = {str(place): (forcing.seen[place], forcing.theirs(place)) for place in pinned}
     for a, b in pair.outputs:
         theirs, ours = pair.truth.outputs[a], recording.outputs[b]
-        layout = nearest(theirs, ours)
+        layout = forcing.output_layout(theirs, ours)
         if is_float(theirs) and layout is not None:
             tensors[f"output {b}"] = ours, layout(theirs)
     count = max(16, _SAMPLES // len(tensors))
@@ -77,6 +76,8 @@ def check(path: Path, side: Any) -> None:
 
     Raises `AssertionError` with the first tensor that is out, and `UserError` if the pin doesn't fit the side.
     """
+    if getattr(side, "framework", "torch") == "torch":
+        raise UserError("check_pin takes the file and a JAX side: check_pin(path, nnx(port, inputs))")
     about, arrays = _read(path)
     inputs, weights = _group(arrays, "input"), _group(arrays, "weight")
     side = replace(side)

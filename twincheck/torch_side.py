@@ -43,7 +43,7 @@ class TorchSide:
         for parameter in self._model.parameters():  # also those that are frozen have gradients to compare
             parameter.requires_grad_(parameter.is_floating_point())
         if train:
-            self._require_repeatable()
+            self.require_repeatable()
 
     def copy(self) -> nn.Module:
         """Returns a copy of the model in the side's mode. There is no dropout: its masks would differ from JAX's."""
@@ -58,14 +58,15 @@ class TorchSide:
                 module.dropout = 0.0
         return model
 
-    def _require_repeatable(self) -> None:
+    def require_repeatable(self) -> None:
+        """Raises `UserError` if two runs of the model differ."""
         with pytorch.no_grad(), pytorch.compiler.set_stance("force_eager"), default_dtype("float64"):
             inputs = self.cast(self.inputs, "float64")
             first, second = (list(leaves(self._output(self.copy().double(), inputs), is_tensor)) for _ in range(2))
         if not all(map(_close, first, second)):
             raise UserError(
-                "the torch model's outputs are random with train=True: "
-                "set its dropout rates to 0 (attention_dropout, drop_path and the like)"
+                f"the torch model's outputs are random{' with train=True' if self._train else ''}: "
+                "set its dropout rates to 0 (attention_dropout, drop_path and the like; F.dropout takes training=)"
             )
 
     def at(self, model: nn.Module, inputs: Any) -> "TorchSide":
@@ -121,9 +122,12 @@ class TorchSide:
             ]
             gradients: Sequence[pytorch.Tensor | None] = [None] * len(wanted)
             if wanted and ends:
-                gradients = pytorch.autograd.grad(
-                    [tensor for tensor, _ in ends], list(wanted.values()), [end for _, end in ends], allow_unused=True
-                )
+                try:
+                    gradients = pytorch.autograd.grad(
+                        [tensor for tensor, _ in ends], list(wanted.values()), [e for _, e in ends], allow_unused=True
+                    )
+                except RuntimeError as error:
+                    raise UserError(f"the torch model's backward pass failed: {str(error).splitlines()[0]}") from error
         finally:
             pytorch.set_default_dtype(default)
         named = {
@@ -191,7 +195,7 @@ def to_numpy(tensor: pytorch.Tensor) -> Array:
     tensor = tensor.detach().cpu()
     if tensor.is_sparse:
         tensor = tensor.to_dense()
-    if tensor.dtype in (pytorch.bfloat16,):
+    if tensor.is_floating_point() and tensor.dtype not in (pytorch.float16, pytorch.float32, pytorch.float64):
         tensor = tensor.float()
     return tensor.numpy().copy()
 
@@ -208,7 +212,8 @@ def default_dtype(dtype: str) -> Iterator[None]:
 
 
 def _close(a: pytorch.Tensor, b: pytorch.Tensor) -> bool:
-    a, b = a.double(), b.double()
+    kind = pytorch.complex128 if a.is_complex() else pytorch.float64
+    a, b = a.to(kind), b.to(kind)
     largest = float(a.abs().nan_to_num(0.0, posinf=0.0).max()) if a.numel() else 0.0
     return a.shape == b.shape and pytorch.allclose(a, b, rtol=0.0, atol=1e-9 * largest, equal_nan=True)
 

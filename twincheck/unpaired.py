@@ -25,22 +25,21 @@ class Unpaired:
     """A parameter or buffer that was not paired.
 
     `candidates` are the nearest names of the other model, with their shapes. `matters` tells if the model's outputs
-    depend on the parameter.
+    depend on the parameter; it is None if there is no gradient to tell.
     """
 
     framework: Literal["torch", "JAX"]
     name: str
     shape: tuple[int, ...]
     candidates: tuple[tuple[str, tuple[int, ...]], ...]
-    matters: bool
+    matters: bool | None
 
     def __str__(self) -> str:
         other = "JAX" if self.framework == "torch" else "torch"
         nearest = " or ".join(f"{name} {shape}" for name, shape in self.candidates)
-        effect = "" if self.matters else "; the outputs do not depend on it"
-        return (
-            f"{self.framework} {self.name} {self.shape}: {f'nearest in {other}: {nearest}' if nearest else ''}{effect}"
-        )
+        parts = [f"nearest in {other}: {nearest}"] if nearest else []
+        parts += ["the outputs do not depend on it"] if self.matters is False else []
+        return f"{self.framework} {self.name} {self.shape}{': ' if parts else ''}{'; '.join(parts)}"
 
 
 def unpaired(
@@ -52,23 +51,23 @@ def unpaired(
     """Returns the parameters that no weight is made of, and those that no weight makes.
 
     `missing` are the JAX ones that belong to a pair of modules. `parameters` and `gradients` are torch's and the JAX
-    model's, gradients of a pass in float64 and of one in float32. Without gradients every parameter is taken to matter.
+    model's, gradients of a pass in float64 and of one in float32.
     """
     shapes_t, shapes_j = parameters
     sources = {source.name for weight in weights for source in weight.sources}
     made = {weight.jax for weight in weights}
     left_t = [name for name in shapes_t if name not in sources and name.rpartition(".")[2] not in NOT_LEARNED]
     left_j = [name for name in shapes_j if name not in made]
-    used_t, used_j = (
-        set(_with_gradient(named) if named[0] else shapes) for named, shapes in zip(gradients, parameters, strict=True)
-    )
-    result = [
-        Unpaired("torch", name, shapes_t[name], _nearest(name, shapes_t[name], shapes_j, left_j), name in used_t)
-        for name in left_t
-    ]
-    for name in left_j:
-        matters = name in used_j or (name in missing and name not in gradients[1][0])
-        result.append(Unpaired("JAX", name, shapes_j[name], _nearest(name, shapes_j[name], shapes_t, left_t), matters))
+    used_t, used_j = (set(_with_gradient(named)) for named in gradients)
+    has_gradient = [set(exact) for exact, _ in gradients]
+    result = []
+    for name, shape in ((name, shapes_t[name]) for name in left_t):
+        matters = name in used_t if name in has_gradient[0] else None
+        result.append(Unpaired("torch", name, shape, _nearest(name, shape, shapes_j, left_j), matters))
+    for name, shape in ((name, shapes_j[name]) for name in left_j):
+        needed = True if name in missing and has_gradient[1] else None  # as a running mean
+        matters = name in used_j if name in has_gradient[1] else needed
+        result.append(Unpaired("JAX", name, shape, _nearest(name, shape, shapes_t, left_t), matters))
     return result
 
 

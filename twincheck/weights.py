@@ -40,7 +40,7 @@ class Source:
 class Weight:
     """How one JAX parameter is made: the sources one below the other, or added up, in this layout.
 
-    `alternatives` are other layouts of the same shape, of which only the values can tell which is right.
+    `alternatives` are other layouts of the same shape; weights of other modules of these kinds tell which is right.
     """
 
     jax: str
