@@ -76,9 +76,9 @@ def check(path: Path, side: Any) -> None:
 
     Raises `AssertionError` with the first tensor that is out, and `UserError` if the pin doesn't fit the side.
     """
+    about, arrays = _read(path)
     if getattr(side, "framework", "torch") == "torch":
         raise UserError("check_pin takes the file and a JAX side: check_pin(path, nnx(port, inputs))")
-    about, arrays = _read(path)
     inputs, weights = _group(arrays, "input"), _group(arrays, "weight")
     side = replace(side)
     own = {name: _storable(array) for name, array in side.parameters.items()}
