@@ -71,7 +71,7 @@ def test_a_part_of_torch_in_float32_keeps_the_bounds_of_float32():
     found = twincheck.pair(twincheck.torch(Original(), INPUT), twincheck.nnx(port, INPUT)).check("float64")
     assert found.same, str(found)
     assert NOTE.format("torch") in found.notes
-    assert np.isclose(max(place.allowed / place.scale for place in found.places), 16 * np.finfo(np.float32).eps, rtol=9)
+    assert max(place.allowed / place.scale for place in found.places) > 15 * np.finfo(np.float32).eps
 
 
 class Sines(Port):

@@ -1,4 +1,4 @@
-"""What makes two models differ though each place by itself may agree, and what is said of what can't be compared."""
+"""Tests of verdicts: differences that no single place shows, and what is said of what can't be compared."""
 
 from collections.abc import Callable
 from typing import Any
