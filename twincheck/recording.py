@@ -333,16 +333,20 @@ def invoke(call: Callable[..., Any] | None, model: Any, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
+def reason(error: Exception) -> str:
+    """Returns the first line of an error's message."""
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no reason given")
+
+
 def model_failed(framework: str, error: Exception, *, only_in_float64: bool = False) -> UserError:
     """Returns the line for a model that can't be run on its inputs, or only in float32."""
-    reason = next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no reason given")
     if only_in_float64:
         return UserError(
-            f"the {framework} model runs in float32 and failed in float64: {type(error).__name__}: {reason}. "
+            f"the {framework} model runs in float32 and failed in float64: {type(error).__name__}: {reason(error)}. "
             "(a check needs both: take dtypes from the parameters, also in call=, in place of jnp.float32)"
         )
     return UserError(
-        f"the {framework} model failed on its inputs: {type(error).__name__}: {reason}. "
+        f"the {framework} model failed on its inputs: {type(error).__name__}: {reason(error)}. "
         "(inputs= takes one array, a tuple of arguments, or a dict of keyword arguments; "
         "call=lambda model, x: model(x, ...) runs the model in another way)"
     )

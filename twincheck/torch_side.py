@@ -25,6 +25,7 @@ from twincheck.recording import (
     map_leaves,
     model_failed,
     plain_settings,
+    reason,
     sowing,
 )
 
@@ -127,7 +128,7 @@ class TorchSide:
                         [tensor for tensor, _ in ends], list(wanted.values()), [e for _, e in ends], allow_unused=True
                     )
                 except RuntimeError as error:
-                    raise UserError(f"the torch model's backward pass failed: {str(error).splitlines()[0]}") from error
+                    raise UserError(f"the torch model's backward pass failed: {reason(error)}") from error
         finally:
             pytorch.set_default_dtype(default)
         named = {
