@@ -1,6 +1,7 @@
 """Faults of the data: examples, labels, normalisation, order."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,9 @@ from mlp_workload.data import Dataset
 from mlp_workload.data.shipped import TRAIN_EXAMPLES
 
 _FIRST_EPOCH = epoch_order(0, 1, TRAIN_EXAMPLES)
-
-
-def _order(edit: Any) -> Any:
-    """Returns a plant for `edit` of the batch order, which takes the original and its arguments."""
-    return wrapped("mlp_workload.batches:epoch_order", edit)
-
-
-def _epoch_losses(edit: Any) -> Any:
-    """Returns a plant for `edit` of JAX's compiled epochs, which takes the original, a trainer and an order."""
-    return wrapped("jax_mlp.trainer:Trainer.train_steps", edit)
+_order = partial(wrapped, "mlp_workload.batches:epoch_order")
+_epoch_losses = partial(wrapped, "jax_mlp.trainer:Trainer.train_steps")
+"""Return plants for an edit of the batch order or JAX's compiled epochs, which takes the original and its arguments."""
 
 
 def _edited(edit: Any) -> Any:

@@ -1,5 +1,6 @@
 """Faults of the optimizer."""
 
+from functools import partial
 from typing import Any
 
 from mlp_compare.parity.faults.fault import Fault, wrapped
@@ -38,9 +39,8 @@ def _rounded_update(optax: Any, rate: float, *rest: Any) -> Any:
     return optax.chain(optax.scale(-rate), optax.stateless(to_float32_and_back))
 
 
-def _torch_sgd(make: Any) -> Any:
-    """Returns a plant that replaces `sgd` by `make`, which takes the original and its arguments."""
-    return wrapped("reference_torch.optimizer:sgd", make)
+_torch_sgd = partial(wrapped, "reference_torch.optimizer:sgd")
+"""Returns a plant that replaces `sgd` by a function that takes the original and its arguments."""
 
 
 def _decay_of(dimensions: int) -> Any:
