@@ -4,7 +4,6 @@ import contextlib
 import errno
 import io
 import json
-import math
 import os
 import re
 import shlex
@@ -186,18 +185,8 @@ def clear_write_errors(path: Path) -> Iterator[None]:
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """Returns `value` as JSON. Numbers that JSON lacks (nan and infinities) become null."""
-    return json.dumps(_finite(value), allow_nan=False, indent=indent)
-
-
-def _finite(value: Any) -> Any:
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-    return value
+    finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    return json.dumps(finite, allow_nan=False, indent=indent)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """The variants that the benchmark times: ways of training the same network, and the matrix products alone."""
 
-import importlib
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 from mlp_compare.parity.bound_table import DRIFT_FLOAT64
@@ -25,8 +25,7 @@ class Variant:
     apart: float = DRIFT_FLOAT64
 
     def load(self) -> Any:
-        module, _, name = self.target.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return resolve_name(self.target)
 
     @property
     def missing(self) -> str:

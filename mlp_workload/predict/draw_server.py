@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ _LARGEST_DRAWING = 2**20
 """Most bytes of a drawing."""
 
 
-class Side:
+class Side(AbstractContextManager["Side"]):
     """A process of `mlp_workload.predict.draw_answers`; a context manager that ends the process.
 
     `failure` is the reason why there are no answers, in a line, or None.
@@ -83,9 +84,6 @@ class Side:
             missing = error["missing"]
             self.failure = f"{missing} is not installed: {INSTALL[missing]}" if missing in INSTALL else error["said"]
         return {} if self.failure else answer
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):

@@ -3,9 +3,10 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from mlp_workload.batches import steps_per_epoch
 from mlp_workload.config import Config
@@ -27,7 +28,7 @@ from mlp_workload.weights import Parameters, save_weights
 _ROOM, _LOCK = ".room-for-weights", ".lock"
 
 
-class RunFolder:
+class RunFolder(AbstractContextManager["RunFolder"]):
     """`config.json`, `events.jsonl`, `summary.json` and `weights.safetensors` of one run.
 
     While it is open, no other process can open it, except to read.
@@ -78,9 +79,6 @@ class RunFolder:
         """
         read_config(path)
         return cls(path, is_new=False, lock=_lock(path) if to_write else None)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
