@@ -93,19 +93,28 @@ def device_name(device: jax.Device) -> str:
     return "cpu" if platform == "cpu" else f"{platform} ({device.device_kind})"
 
 
-def versions(device: jax.Device) -> dict[str, str]:
-    """Returns the versions of the GPU libraries; empty on a CPU."""
-    return {} if device.platform == "cpu" else {"backend": " ".join(device.client.platform_version.split())}
-
-
 def product_threads(device: jax.Device) -> int | None:
     """Returns the number of CPU threads that share a matrix product; None on a GPU."""
     return cpu_threads() if device.platform == "cpu" else None
 
 
-def peak_bytes(device: jax.Device) -> int | None:
-    """Returns the peak of GPU memory in use, by JAX's allocator; None if it is not counted, as on a CPU."""
-    return (device.memory_stats() or {}).get("peak_bytes_in_use")
+class OnDevice:
+    """What a trainer on `device` says of itself, as `mlp_workload.interface.Implementation` asks."""
+
+    framework = "jax"
+    packages = ("jax", "jaxlib", "flax", "optax")
+
+    def __init__(self, device: jax.Device) -> None:
+        self._device, self.device, self.threads = device, device_name(device), product_threads(device)
+
+    @property
+    def gpu_versions(self) -> dict[str, str]:
+        is_cpu = self._device.platform == "cpu"
+        return {} if is_cpu else {"backend": " ".join(self._device.client.platform_version.split())}
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        return (self._device.memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def product_precision(config: Config) -> Any:

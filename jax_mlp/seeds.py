@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jax_mlp.device import device_name, find_device, peak_bytes, product_threads, versions
+from jax_mlp.device import OnDevice, find_device
 from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, train_steps
 from jax_mlp.sharding import ask_for_cpu_devices
 from jax_mlp.step import Setup, TrainState, begin, init_state
@@ -48,15 +48,12 @@ def make_seeds_trainer(config: Config, dataset: Dataset, initial: Parameters | N
     return SeedsTrainer(config, dataset, initial, devices[:at_once], at_once)
 
 
-class SeedsTrainer:
+class SeedsTrainer(OnDevice):
     """Trains `at_once` models on `devices`, equally many on each; see `mlp_workload.interface.SeedsTrainer`.
 
     Several models on one device are one vmapped program. float64 needs `jax.enable_x64(True)` around all calls.
     `state` is all that the next epoch depends on, so that groups of models can take turns.
     """
-
-    framework = "jax"
-    packages = ("jax", "jaxlib", "flax", "optax")
 
     def __init__(
         self,
@@ -66,8 +63,7 @@ class SeedsTrainer:
         devices: Sequence[jax.Device],
         at_once: int,
     ) -> None:
-        self.device, self.gpu_versions = device_name(devices[0]), versions(devices[0])
-        self.threads = product_threads(devices[0])
+        super().__init__(devices[0])
         self.at_once = at_once
         self._initial, self._test_labels = initial, dataset.test.labels
         self._mesh = Mesh(np.array(devices), ("models",))
@@ -102,10 +98,6 @@ class SeedsTrainer:
         per_device = of_one if self.at_once == self._mesh.size else jax.vmap(program, in_axes=axes)
         specs = tuple(_SHARED if axis is None else _PER_MODEL for axis in axes)
         return jax.shard_map(per_device, mesh=self._mesh, in_specs=specs, out_specs=_PER_MODEL)
-
-    @property
-    def peak_gpu_bytes(self) -> int | None:
-        return peak_bytes(self._mesh.devices.flat[0])
 
     def compile(self) -> None:
         per_model = NamedSharding(self._mesh, _PER_MODEL)

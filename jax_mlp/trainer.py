@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from jax_mlp.device import device_name, peak_bytes, product_threads, versions
+from jax_mlp.device import OnDevice
 from jax_mlp.epoch import FOR_ONE_CALL, evaluate, evaluation, in_chunks, pack, trace_step, train_steps
 from jax_mlp.model import Params
 from jax_mlp.optimizer import slots_from_canonical, slots_to_canonical
@@ -23,17 +23,12 @@ from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
 
 
-class Trainer:
+class Trainer(OnDevice):
     """See `mlp_workload.interface.Trainer`. float64 needs `jax.enable_x64(True)` around all of it."""
-
-    framework = "jax"
-    packages = ("jax", "jaxlib", "flax", "optax")
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         mesh = self._mesh = find_mesh(config)
-        device = self._device = mesh.mesh.local_devices[0]
-        self.device, self.gpu_versions = device_name(device), versions(device)
-        self.threads = product_threads(device)
+        super().__init__(mesh.mesh.local_devices[0])
         self._test_labels = dataset.test.labels
         self._compilers = ThreadPoolExecutor(max_workers=3, thread_name_prefix="compile")
 
@@ -68,10 +63,6 @@ class Trainer:
     def _begin(self, initial: Parameters) -> TrainState:
         """Returns the state before the first step, each part of it only where the mesh has it."""
         return begin(self._setup, device_put(from_canonical(self._shapes.params, initial), self._shardings.params))
-
-    @property
-    def peak_gpu_bytes(self) -> int | None:
-        return peak_bytes(self._device)
 
     def compile(self) -> None:
         order = jax.ShapeDtypeStruct(self._train[1].shape, np.int32, sharding=self._mesh.replicated)

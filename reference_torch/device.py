@@ -61,13 +61,21 @@ def device_name(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else f"gpu ({torch.cuda.get_device_name(device)})"
 
 
-def peak_bytes(device: torch.device) -> int | None:
-    """Returns the peak of GPU memory in use, by torch's allocator; None on a CPU."""
-    return None if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
+class OnDevice:
+    """What a trainer on `device` says of itself, as `mlp_workload.interface.Implementation` asks."""
 
+    framework = "torch"
+    packages = ("torch",)
 
-def versions(device: torch.device) -> dict[str, str]:
-    """Returns the versions of the GPU libraries; empty on a CPU."""
-    if device.type == "cpu":
-        return {}
-    return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    def __init__(self, device: torch.device) -> None:
+        self._device, self.device, self.threads = device, device_name(device), product_threads(device)
+
+    @property
+    def gpu_versions(self) -> dict[str, str]:
+        if self._device.type == "cpu":
+            return {}
+        return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        return None if self._device.type == "cpu" else torch.cuda.max_memory_allocated(self._device)

@@ -11,25 +11,19 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset
 from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
+from reference_torch.device import OnDevice, find_device
 from reference_torch.trainer import Trainer
 
 
-class SeedsTrainer:
+class SeedsTrainer(OnDevice):
     """Trains one model at a time; see `mlp_workload.interface.SeedsTrainer`."""
 
-    framework = "torch"
-    packages = ("torch",)
     at_once = 1
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
+        super().__init__(find_device(config))
         self._config, self._dataset, self._initial = config, dataset, initial
         self._trainer = Trainer(config, dataset, initial)
-        self.device, self.gpu_versions = self._trainer.device, self._trainer.gpu_versions
-        self.threads = self._trainer.threads
-
-    @property
-    def peak_gpu_bytes(self) -> int | None:
-        return self._trainer.peak_gpu_bytes
 
     def compile(self) -> None:
         """Does nothing: eager torch compiles nothing."""

@@ -10,7 +10,7 @@ from mlp_workload.data import Dataset
 from mlp_workload.interface import Array, Losses, step_tensors
 from mlp_workload.metrics import Evaluation
 from mlp_workload.weights import Parameters
-from reference_torch.device import device_name, find_device, peak_bytes, product_threads, versions
+from reference_torch.device import OnDevice, find_device
 from reference_torch.loss import cross_entropy
 from reference_torch.model import build_model
 from reference_torch.optimizer import make_optimizer, slots_from_canonical, slots_to_canonical
@@ -18,15 +18,12 @@ from reference_torch.step import eval_step, train_step
 from reference_torch.weights import load_canonical, named_parameters, to_canonical
 
 
-class Trainer:
+class Trainer(OnDevice):
     """See `mlp_workload.interface.Trainer`."""
-
-    framework = "torch"
-    packages = ("torch",)
 
     def __init__(self, config: Config, dataset: Dataset, initial: Parameters | None) -> None:
         device = find_device(config)
-        self.device, self.gpu_versions, self.threads = device_name(device), versions(device), product_threads(device)
+        super().__init__(device)
         self._config = config
         with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
             torch.manual_seed(config.seed)
@@ -41,10 +38,6 @@ class Trainer:
             )
             for examples in (dataset.train, dataset.test)
         )
-
-    @property
-    def peak_gpu_bytes(self) -> int | None:
-        return peak_bytes(self._labels.device)
 
     def compile(self) -> None:
         """Does nothing: eager torch compiles nothing."""
