@@ -50,11 +50,8 @@ def initial_state(config: Config, parameters: Parameters) -> Parameters:
 
 def update(config: Config, state: State, gradients: Mapping[str, Array]) -> Parameters:
     """Returns the state after a step from `state`, given the gradients by names of parameters."""
-    match config.optimizer:
-        case "sgd":
-            return _sgd(config, state, gradients)
-        case "adam" | "adamw":
-            return _adam(config, state, gradients)
+    rule = _adam if is_adaptive(config) else _sgd
+    return rule(config, state, gradients)
 
 
 def _sgd(config: Config, state: State, gradients: Mapping[str, Array]) -> Parameters:

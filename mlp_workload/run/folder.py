@@ -148,8 +148,7 @@ def read_config(folder: Path) -> Config:
     try:
         return Config.from_json(content.decode())
     except (UserError, ValueError) as error:
-        why = error if isinstance(error, UserError) else refusal(error)
-        raise UserError(f"{folder}: config.json is damaged ({why})") from error
+        raise UserError(f"{folder}: config.json is damaged ({refusal(error)})") from error
 
 
 def has_begun(folder: Path) -> bool:

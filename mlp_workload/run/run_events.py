@@ -2,8 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,14 @@ from mlp_workload.environment.description import VARIABLES_OF_0_1, describe_envi
 from mlp_workload.events import Evaluated, Event, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.interface import Implementation
 from mlp_workload.metrics import Evaluation, recalls, worst
+
+T = TypeVar("T")
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """Returns the result of `work`, and the seconds that it took."""
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
 
 
 class RunEvents:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from mlp_workload.run.folder import RunFolder, make_empty_folder, new_default_fo
 from mlp_workload.run.inputs import initial_weights, reading, weights_bytes
 from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorder import Recorder
-from mlp_workload.run.run_events import RunEvents
+from mlp_workload.run.run_events import RunEvents, timed
 from mlp_workload.run.signals import Stopped, StopSignals
 from mlp_workload.sinks.console import Output
 
@@ -178,11 +178,3 @@ def _claim(config: Config, seeds: int, framework: str) -> Path:
     except FileExistsError:
         raise UserError(f"--run-dir {path} is in use by another run; name a new or empty folder") from None
     return path
-
-
-T = TypeVar("T")
-
-
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    start = time.perf_counter()
-    return work(), time.perf_counter() - start

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -28,7 +27,7 @@ from mlp_workload.run.folder import RunFolder, has_begun, new_default_folder
 from mlp_workload.run.inputs import initial_weights, reading, weights_bytes
 from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorder import Recorder
-from mlp_workload.run.run_events import RunEvents
+from mlp_workload.run.run_events import RunEvents, timed
 from mlp_workload.run.signals import StopSignals
 from mlp_workload.sinks.console import Output
 from mlp_workload.sinks.json_lines import check_can_change, cut_events, events_until
@@ -93,10 +92,8 @@ class Run:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        return bool(self._stack.__exit__(kind, error, trace))
+    def __exit__(self, *error: Any) -> bool:
+        return bool(self._stack.__exit__(*error))
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -135,9 +132,7 @@ class Run:
             self._losses = [at.losses]
         trainer = make_trainer(config, dataset, self._at.parameters if self._at else initial)
         self._trainer, self._dataset = trainer, dataset
-        start = time.perf_counter()
-        trainer.compile()
-        compile_seconds = time.perf_counter() - start
+        _, compile_seconds = timed(trainer.compile)
         from_step, state = (self._at.step, self._at.state) if self._at else (None, initial)
         if self._at:
             trainer.load_state(self._at.state)
@@ -206,8 +201,7 @@ class Run:
 
     def finish(self) -> None:
         if self._events.last is None:  # as if a run is resumed after its last epoch
-            start = time.perf_counter()
-            event = self._events.evaluated(self._trainer.evaluate(), time.perf_counter() - start)
+            event = self._events.evaluated(*timed(self._trainer.evaluate))
             if self._config.epochs == 0:
                 self._emit([event])
         self._emit(self._events.finished())
