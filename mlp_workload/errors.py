@@ -41,11 +41,7 @@ class BadVariable(UserError):
 
 
 class PeerLost(UserError):
-    """Another process of this run ended or can't be reached; `error` is the framework's."""
-
-    def __init__(self, error: BaseException | str) -> None:
-        super().__init__(str(error))  # so that it can be pickled
-        self.__cause__ = error if isinstance(error, BaseException) else None
+    """Another process of this run ended or can't be reached; the message is that of the framework's error."""
 
     def __str__(self) -> str:
         sentence = re.split(r"\n|\. ", self.args[0].strip())[0]

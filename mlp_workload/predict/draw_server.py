@@ -118,12 +118,8 @@ class Predictor:
                 side.ask(seen)
             answers = [side.answer() for side in self._sides]
         probabilities = [answer["probabilities"] for answer in answers if answer]
-        difference = np.abs(np.subtract(*probabilities)).max() if len(probabilities) == 2 else None
-        return self.about() | {
-            "seen": seen.tolist(),
-            "answers": answers,
-            "difference": None if difference is None else float(difference),
-        }
+        difference = float(np.abs(np.subtract(*probabilities)).max()) if len(probabilities) == 2 else None
+        return self.about() | {"seen": seen.tolist(), "answers": answers, "difference": difference}
 
 
 def serve(trained: Trained, port: int) -> None:

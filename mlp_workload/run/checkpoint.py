@@ -21,6 +21,7 @@ FORMAT = 1
 KEPT = 2
 """Checkpoints that are kept: the newest, and one more in case it is damaged."""
 _LOSSES = "losses"
+_NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Checkpoints:
                 self._folder.mkdir()
                 sync_folder(self._folder.parent)
             write_atomically(path, save(tensors, {"checkpoint": text, "digest": _digest(text, tensors)}))
-            for old in [path for path in self._newest_first() if path.is_file()][KEPT:]:
+            for old in [path for path in self._by_step().values() if path.is_file()][KEPT:]:
                 old.unlink()
 
     def newest(self) -> Checkpoint:
@@ -96,7 +97,7 @@ class Checkpoints:
         case it may be whole.
         """
         damaged: list[str] = []
-        for path in self._newest_first():
+        for path in self._by_step().values():
             try:
                 found = load(path)
                 for said in damaged:
@@ -111,29 +112,23 @@ class Checkpoints:
                 damaged.append(str(error))
         raise NoCheckpoint("; ".join(damaged) or "it has no checkpoint")
 
-    def _newest_first(self) -> list[Path]:
+    def _by_step(self) -> dict[int, Path]:
         """Returns paths of checkpoints, newest first, without copies. Raises `UserError` if that can't be read."""
         try:
-            steps = {step: path for path in self._folder.iterdir() if (step := _step(path)) is not None}
+            steps = {int(found[1]): path for path in self._folder.iterdir() if (found := _NAME.fullmatch(path.name))}
         except FileNotFoundError:
-            return []
+            return {}
         except OSError as error:
             raise UserError(f"{self._folder} cannot be read ({error.strerror})") from None
-        return [steps[step] for step in sorted(steps, reverse=True)]
+        return dict(sorted(steps.items(), reverse=True))
 
     def set_aside_after(self, step: int) -> None:
         """Renames the damaged ones of steps behind `step` to *.damaged, and removes what was half written."""
         with clear_write_errors(self._folder):
-            for path in self._newest_first():
-                if (of := _step(path)) is not None and of > step:
+            for of, path in self._by_step().items():
+                if of > step:
                     path.replace(path.with_name(f"{path.name}.damaged"))
             remove_half_written(self._folder)
-
-
-def _step(path: Path) -> int | None:
-    """Returns the step that a file's name gives; None if it is no checkpoint's."""
-    found = re.fullmatch(r"step-(\d{8,})\.safetensors", path.name)
-    return int(found[1]) if found else None
 
 
 _ABOUT: Mapping[str, tuple[type, ...]] = {

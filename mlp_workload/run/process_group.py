@@ -35,7 +35,7 @@ def joined(
         raise
     except (RuntimeError, ValueError) as error:  # ValueError: JAX failed while a result was read
         if re.search(lost, str(error), re.I):
-            raise PeerLost(error) from error
+            raise PeerLost(str(error)) from error
         raise
 
 

@@ -203,7 +203,7 @@ def test_why_a_process_ended(status, stderr, expected):
 
 @pytest.mark.parametrize(
     "error",
-    [BadVariable("XLA_FLAGS", "wrong"), Finished("the run is finished", 3), PeerLost(OSError("[a/b] gone. Advice")),
+    [BadVariable("XLA_FLAGS", "wrong"), Finished("the run is finished", 3), PeerLost("[a/b] gone. Advice"),
      ProcessFailed("a: wrong"), Stopped("stopped", 15)],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
