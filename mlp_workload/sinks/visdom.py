@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
 
 from mlp_workload.config import Config
 from mlp_workload.data import Dataset
@@ -28,11 +29,11 @@ CLOSE_SECONDS = 8.0
 
 
 class Visdom:
-    """Keeps a picture of the run, which a thread draws.
+    """Hands the events to a thread, which keeps a picture of the run and draws it.
 
     If no server answers, it keeps trying, and draws everything once one does. It warns once if a server refuses or
-    disappears. If there never was one, it says so at the end of the run, unless `quiet`. There is no queue: a slow
-    server gets the latest picture, which only grows by the losses.
+    disappears. If there never was one, it says so at the end of the run, unless `quiet`. A slow server gets the latest
+    picture, which only grows by the losses.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Visdom:
         self._replay = f"python -m mlp_workload.dashboard --replay {shell_quoted(folder)}"
         comparison = comparison_name(config, dataset.digest)
         self._names = environment_name(folder), comparison, trace_name(framework, config)
-        self._picture, self._lock = Picture(dataset), threading.Lock()
+        self._picture, self._events = Picture(dataset), SimpleQueue[Event]()
         self._changed, self._closing = threading.Event(), threading.Event()
         self._warned, self._answered_at = False, -math.inf
         self._compare_at = time.monotonic() + COMPARE_SECONDS
@@ -50,8 +51,7 @@ class Visdom:
         self._thread.start()
 
     def emit(self, event: Event) -> None:
-        with self._lock:
-            self._picture.take(event)
+        self._events.put(event)
         self._changed.set()
         self._finished = isinstance(event, RunFinished)
 
@@ -78,18 +78,18 @@ class Visdom:
 
     def _attempt(self, drawing: Drawing | None, last: bool) -> Drawing | None:
         """Draws the current picture; returns None if it failed."""
-        with self._lock:
-            picture = self._picture.copy()
         try:
+            while not self._events.empty():
+                self._picture.take(self._events.get())
             if drawing is None:
                 drawing = Drawing(self._server.connect(), *self._names)
                 self._answered_at = time.monotonic()
             if last:
-                drawing.complete(picture)
+                drawing.complete(self._picture)
             else:
-                drawing.update(picture)
+                drawing.update(self._picture)
                 if time.monotonic() > self._compare_at:
-                    drawing.compare(picture)
+                    drawing.compare(self._picture)
                     self._compare_at = time.monotonic() + COMPARE_SECONDS
             self._answered_at = time.monotonic()
             return drawing

@@ -1,6 +1,5 @@
 """Collects from a run's events what its windows show."""
 
-import copy
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -65,14 +64,6 @@ class Picture:
         self._predictions: Sequence[int] = ()
         self._step = 0
         self._examples = self._batch_size = 1
-
-    def copy(self) -> "Picture":
-        """Returns a copy that later events do not change."""
-        copied = copy.copy(self)
-        copied.version = dict(self.version)
-        for name in ("train_loss", "test_loss", "test_accuracy"):
-            setattr(copied, name, Curve(*map(list, vars(getattr(self, name)).values())))
-        return copied
 
     def take(self, event: Event) -> None:
         """Adds an event."""

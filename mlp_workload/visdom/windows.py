@@ -45,7 +45,6 @@ class Drawing:
         """Draws the changes in the run's own environment; the server saves it after each test result."""
         first = not self._drawn
         changed = {part for part, version in picture.version.items() if self._drawn.get(part) != version}
-        drawn = dict(picture.version)
         if "train" in changed:
             self._lines("train_loss", "train loss", "loss", [picture.train_loss])
         if "test" in changed:
@@ -60,7 +59,7 @@ class Drawing:
             self._client.text(labels or "no test result yet", win="pred", env=self.environment, opts=opts)
         if "test" in changed and picture.test_loss.steps:
             self._client.save([self.environment])
-        self._drawn = drawn
+        self._drawn = dict(picture.version)
 
     def compare(self, picture: Picture) -> None:
         """Draws the run beside others, which costs the server several times as much as `update`."""

@@ -48,18 +48,7 @@ def test_a_long_curve_of_losses_is_means_over_examples():
     steps, means = picture.train_loss.points(limit=4)
     np.testing.assert_array_equal(steps, [2, 5, 8, 11])
     np.testing.assert_array_equal(means, [13] * 4)
-    np.testing.assert_array_equal(picture.copy().train_loss.points(limit=2)[1], [13] * 2)
-
-
-def test_a_copy_stays_as_it_was(digits):
-    picture = Picture(digits)
-    picture.take(TrainLosses(1, 1, np.ones(3), "", 0.1))
-    copy = picture.copy()
-    picture.take(TrainLosses(2, 4, np.ones(3), "", 0.1))
-    picture.take(Evaluated(1, 3, 0.5, 0.1, 31, 31, Mistakes([], []), 0.1))
-    assert len(copy.train_loss.points()[0]) == 3
-    assert copy.version == {"train": 1, "test": 0}
-    assert copy.labels is None
+    np.testing.assert_array_equal(picture.train_loss.points(limit=2)[1], [13] * 2)
 
 
 def test_wrong_predictions_stand_out(digits):
