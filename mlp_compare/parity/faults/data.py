@@ -14,7 +14,7 @@ from mlp_workload.data.shipped import TRAIN_EXAMPLES
 _FIRST_EPOCH = epoch_order(0, 1, TRAIN_EXAMPLES)
 _order = partial(wrapped, "mlp_workload.batches:epoch_order")
 _epoch_losses = partial(wrapped, "jax_mlp.trainer:Trainer.train_steps")
-"""Return plants for an edit of the batch order or JAX's compiled epochs, which takes the original and its arguments."""
+"""Return a plant for an edit of the batch order, or of a compiled epoch in JAX. The edit takes the original first."""
 
 
 def _edited(edit: Any) -> Any:

@@ -1,12 +1,11 @@
 """A planted fault, and how one replaces a function."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pkgutil import resolve_name
 from typing import Any, Literal
-from unittest.mock import patch
 
 from mlp_workload.weights import Parameters
 
@@ -41,7 +40,25 @@ def replaced(target: str, make: Callable[[Any], Any]) -> Callable[[], AbstractCo
 
     `target` is "package.module:name" or "package.module:class.name".
     """
-    return lambda: patch(target.replace(":", "."), make(resolve_name(target)))
+
+    @contextlib.contextmanager
+    def plant() -> Iterator[None]:
+        module, _, path = target.partition(":")
+        *owners, name = path.split(".")
+        owner: Any = importlib.import_module(module)
+        for part in owners:
+            owner = getattr(owner, part)
+        before = vars(owner).get(name)
+        setattr(owner, name, make(getattr(owner, name)))
+        try:
+            yield
+        finally:
+            if before is None:  # inherited
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+    return plant
 
 
 def wrapped(target: str, wrapper: Callable[..., Any]) -> Callable[[], AbstractContextManager[Any]]:
