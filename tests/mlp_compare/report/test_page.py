@@ -224,6 +224,7 @@ def test_results_of_earlier_versions_are_shown():
     page = render([recorded()], [with_current_names(old)])
     assert "First mismatch: step 1, loss, loss: 0.5 and 0.25." in page
     assert with_current_names({"dataset": "many", "kind": "many"}) == {"dataset": "many", "kind": "seeds"}
+    assert with_current_names([{"rung": "torch-article"}]) == [{"variant": "torch-tutorial"}]
 
 
 def test_an_inline_figure_has_ids_of_its_own_and_names_no_host():
