@@ -5,12 +5,16 @@ import json
 import multiprocessing.spawn
 
 import pytest
+import torch
 from in_process import run_parity
 from warm import python
 
 from mlp_compare.parity import self_test
 from mlp_compare.parity.faults import FAULTS
+from mlp_compare.parity.faults.fault import replaced
+from mlp_compare.parity.result import Mismatch
 from mlp_compare.parity.worker import Worker
+from twincheck.comparison import Difference
 from twincheck.pipe import WorkerProcess
 
 FIRST = (
@@ -79,3 +83,20 @@ def test_a_fault_that_is_caught_elsewhere_is_not_located(tmp_path, monkeypatch, 
     assert line in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "faults.json").read_text())["faults"]
     assert (row["caught"], row["located"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("later", "tensor", "located"), [(0, "loss", True), (1, "loss", False), (-1, "loss", False), (0, "logits", False)]
+)
+def test_a_fault_is_located_by_its_step_and_its_tensor(later, tensor, located):
+    fault = dataclasses.replace(FAULTS["sum for mean"], step=2, tensor="loss")
+    mismatch = Mismatch(2 + later, Difference(tensor, (), 0.0, 1.0, 1.0, 1.0, 1.0, 0.0))
+    assert self_test.FaultResult(fault, mismatch).located == located
+
+
+@pytest.mark.parametrize("name", ["argmax", "__repr__"], ids=["inherited", "own"])
+def test_a_method_that_a_fault_replaced_is_itself_again(name):
+    before = dict(vars(torch.Tensor))
+    with replaced(f"torch:Tensor.{name}", lambda original: (name, original))():
+        assert getattr(torch.Tensor, name)[0] == name
+    assert dict(vars(torch.Tensor)) == before

@@ -281,6 +281,12 @@ def test_what_cannot_be_prepared_is_refused(tmp_path):
         assert message.replace("FOLDER", str(tmp_path)) in line
 
 
+def test_a_set_is_not_prepared_unless_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=f"^tfds:mnist: not prepared in {tmp_path}$"):
+        load("tfds:mnist", prepare=False)
+
+
 @without_tensorflow
 @pytest.mark.parametrize(
     ("name", "purpose"),
