@@ -24,6 +24,7 @@ import mlp_compare.accuracy.__main__ as accuracy
 from mlp_compare.accuracy import equivalence, measurement, runner
 from mlp_compare.accuracy.__main__ import Accuracy
 from mlp_compare.accuracy.runner import OWN_ORDERS
+from mlp_workload.batches import epoch_order
 from mlp_workload.config import LARGEST_SEED, PRESETS
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
@@ -194,6 +195,28 @@ def test_pairs_start_from_the_shared_weights_and_others_from_the_frameworks_own(
             runs.final_correct(config, pairing)
             for name, array in runs._trainer.state().items():
                 np.testing.assert_array_equal(array, start[name].astype(np.float32))
+
+
+@pytest.mark.parametrize("framework", TITLES)
+def test_pairs_see_the_batches_of_a_run(framework, digits, monkeypatch):
+    monkeypatch.setattr(runner, "load", lambda *_: digits)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    config = replace(PRESETS["relu"], epochs=2, hidden=(5,), batch_size=7, seed=3, device="cpu")
+    runs = runner.Runs(framework)
+    runs.final_correct(config, "paired")
+    shared = initial_parameters(config.initialization, config.widths(30, 3), 3)
+    trainer = importlib.import_module(f"{package_of(framework)}.trainer").Trainer(config, digits, shared)
+    for epoch in (1, 2):
+        trainer.train_steps(epoch_order(3, epoch, len(digits.train)))
+    for name, array in runs._trainer.state().items():
+        np.testing.assert_array_equal(array, trainer.state()[name])
+
+
+def test_all_settings_reach_the_runs():
+    settings = {"epochs": 3, "device": "gpu", "gpu": 1, "matmul_precision": "tf32"}
+    configs = accuracy.Accuracy(**settings).configs
+    assert len(configs) == 4
+    assert all({name: getattr(config, name) for name in settings} == settings for config in configs)
 
 
 def has_both_sides(process):

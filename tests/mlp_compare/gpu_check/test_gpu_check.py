@@ -10,6 +10,7 @@ from warm import python
 import mlp_compare.gpu_check.__main__ as gpu_check
 from mlp_compare.gpu_check import machine_checks
 from mlp_compare.gpu_check.machine_checks import CHECKS, Machine
+from mlp_workload.errors import UserError
 
 
 @pytest.fixture
@@ -54,6 +55,25 @@ def test_what_a_cpu_can_show_and_what_it_leaves_out(machine, monkeypatch):
     assert "all 300 steps within bounds" in found["parity"].message
     assert len(found["parity"].figures) == 2
     assert found["same bytes"].message == "two runs of each framework have the same bytes"
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_commands_have_the_flags_of_the_check(quick, tmp_path, monkeypatch):
+    """Each check up to its first command."""
+    commands = {}
+
+    def command(module, *arguments, **options):
+        commands[name] = " ".join(arguments)
+        raise UserError("seen")
+
+    machine = Machine(tmp_path, ["--device", "gpu", "--gpu", "1"], quick)
+    machine.device = "gpu"
+    monkeypatch.setattr(machine, "command", command)
+    for name, check in CHECKS.items():
+        machine.run(name, check)
+    on_the_gpu = {name for name, arguments in commands.items() if "--device gpu --gpu 1" in arguments}
+    assert on_the_gpu == {"devices", "parity", "same bytes", "captured loops", "many seeds", "speed"}
+    assert ("--quick" in commands["speed"], "--steps 300" in commands["parity"]) == (quick, quick)
 
 
 @pytest.mark.parametrize(
