@@ -4,17 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from twincheck.bounds import NEARLY_VANISHES
 from twincheck.calls import join
 from twincheck.check import Mismatch
-
-_NEARLY_VANISHES = 30
-"""A mismatch that becomes this many times smaller was one of the line between a module and the code behind it."""
 
 
 def settles(places: Sequence[Mismatch], settled: Mapping[tuple[Any, ...], Mismatch]) -> bool:
     """Tells whether the mismatch at all places vanishes, or nearly: then another one is left."""
     found = [(place.difference, settled.get(place.key)) for place in places]
-    return all(after and (not after.out or after.difference < before / _NEARLY_VANISHES) for before, after in found)
+    return all(after and (not after.out or after.difference < before / NEARLY_VANISHES) for before, after in found)
 
 
 def settled_place(place: Mismatch, settled: Mapping[tuple[Any, ...], Mismatch], released: bool) -> Mismatch:

@@ -10,9 +10,10 @@ import numpy as np
 
 from mlp_workload.errors import UserError
 from twincheck.boundaries import following_places, settled_place, settles, without_own_shapes
+from twincheck.bounds import DECISIVE, DOUBTFUL, EPS, ROUNDED_DEEP
 from twincheck.carried import mark_carried
 from twincheck.causes.replace import calls_of
-from twincheck.check import EPS, Forcing, Mismatch, Passes, compare, compare_places, loss_of
+from twincheck.check import Forcing, Mismatch, Passes, compare, compare_places, loss_of, scale_of
 from twincheck.departure import Departure, find
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, distances, output_layout
@@ -24,14 +25,6 @@ from twincheck.untied import untied
 from twincheck.weights import neutral, pair_weights
 
 _SEED = 0
-_DECISIVE = 1000
-"""A difference of so many times what is allowed in float32 is no rounding."""
-
-_DOUBTFUL = 0.01
-"""A forward place may differ by this part of its largest value only if a model computes in few bits, or at random."""
-
-_ROUNDED_DEEP = 1e-3
-"""A JAX model run by itself in float32 may be off by this part of the largest value; if by more, float64 decides."""
 
 _NONE: Mapping[str, Any] = {}
 
@@ -130,7 +123,7 @@ class Pair:
             passes = replace(passes, jax=self.forced("float64"), jax32=jax32, exact=exact)
             decided = {} if exact else {place.key: place for place in places if place.out and not _is_rounding(place)}
             places = [place if place.out else decided.get(place.key, place) for place in self._compare(passes)]
-        if any(place.kind in ("code", "module") and place.allowed > _DOUBTFUL * place.scale for place in places):
+        if any(place.kind in ("code", "module") and place.allowed > DOUBTFUL * place.scale for place in places):
             self.torch.require_repeatable()
         places = self._settle_boundaries(places, passes)
         if finest == "float64":
@@ -223,8 +216,7 @@ class Pair:
         """Returns how far each output is off when the JAX model runs by itself, and torch's largest value."""
         found = []
         for _, _, theirs, ours in self._laid_out(outputs):
-            largest = float(np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0))
-            found.append((float(distances(theirs, ours).max(initial=0.0)), largest))
+            found.append((float(distances(theirs, ours).max(initial=0.0)), scale_of(theirs)))
         return found
 
     def _laid_out(self, outputs: Sequence[Array]) -> Iterator[tuple[int, int, Array, Array]]:
@@ -236,7 +228,7 @@ class Pair:
 
     def _apart(self, finest: str, outputs: Sequence[Array]) -> Iterator[Mismatch]:
         """Yields the outputs that are out when the JAX model runs by itself, though each of its places agrees."""
-        if all(difference <= _ROUNDED_DEEP * largest for difference, largest in self._free_differences(outputs)):
+        if all(difference <= ROUNDED_DEEP * largest for difference, largest in self._free_differences(outputs)):
             return
         if finest == "float32":
             _, outputs = self._free_outputs("float32")
@@ -357,7 +349,7 @@ def require_dtype(dtype: str) -> None:
 
 def _is_rounding(place: Mismatch) -> bool:
     """Tells whether a difference in float32 may be rounding."""
-    return place.difference < _DECISIVE * place.allowed
+    return place.difference < DECISIVE * place.allowed
 
 
 def _is_rounded(array: Array) -> bool:
