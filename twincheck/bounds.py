@@ -11,6 +11,41 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+ALLOWED_LOSS = 16
+"""A place may differ by this many times what its computation loses between float64 and float32, on either side.
+
+Both sides lose, in another order of sums. In the ports of docs/ports.md that agree, 0.28 of the bound was the most.
+"""
+
+ALLOWED_EPS = 16
+"""And by this many eps of the tensor's largest value: a loss that is zero by luck, as of a sum of a few terms."""
+
+EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
+
+DECISIVE = 1000
+"""A difference of so many times what is allowed in float32 is no rounding: not even where sums cancel three digits."""
+
+DOUBTFUL = 0.01
+"""A forward place may differ by this part of its largest value only if a model computes in few bits, or at random."""
+
+ROUNDED_DEEP = 1e-3
+"""A JAX model run by itself in float32 may be off by this part of the largest value; if by more, float64 decides."""
+
+NEARLY_VANISHES = 30
+"""A mismatch that becomes this many times smaller was one of the line between a module and the code behind it.
+
+Above the 16 of a bound, so that what is left is another mismatch and not the same within what bounds allow.
+"""
+
+NO_GRADIENT = 1e-10
+"""Part of the largest gradient below which a gradient is the rounding of zero, in float64; eps is 2e-16."""
+
+RECENT = 8
+"""Arrays before a place that may have been added to what a residual carries: about one block of a model."""
+
+CAN_BE_ROUNDING = 10
+"""Multiple of the bound below which rounding is still a possible cause; a mistake can be as small."""
+
 
 @dataclass(frozen=True)
 class Bound:

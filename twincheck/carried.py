@@ -9,11 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from twincheck.bounds import RECENT
 from twincheck.check import Mismatch
 from twincheck.recording import Array
-
-RECENT = 8
-"""Arrays before a place that may have been added to what is carried."""
 
 _ACTIVATIONS: Sequence[Callable[[Array], Array]] = (lambda x: x, lambda x: np.maximum(x, 0))
 

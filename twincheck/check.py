@@ -11,19 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from twincheck.bounds import ALLOWED_EPS, ALLOWED_LOSS, EPS
 from twincheck.departure import Departure
 from twincheck.layouts import Layout, distances, nearest, output_layout, usual_axes
 from twincheck.pairing import Link, Pairing
 from twincheck.recording import Array, Call, Enough, Place, Recording
 from twincheck.weights import Weight
-
-ALLOWED_LOSS = 16
-"""A place may differ by this many times what its computation loses between float64 and float32, on either side."""
-
-ALLOWED_EPS = 16
-"""And by this many eps of the tensor's largest value."""
-
-EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
 
 
 def tensors_of(link: Link, calls: Mapping[tuple[str, int], Call]) -> Call:
@@ -173,6 +166,11 @@ class Forcing:
         return output_layout(theirs, ours, self._layouts.values())
 
 
+def scale_of(tensor: Array) -> float:
+    """Returns the largest finite value of a tensor, without its sign."""
+    return float(np.abs(tensor[np.isfinite(tensor)]).max(initial=0.0))
+
+
 def loss_of(truth: Array | None, rounded: Array | None) -> float:
     """Returns the largest difference between a tensor computed in float64 and in float32."""
     if truth is None or rounded is None or truth.shape != rounded.shape:
@@ -281,7 +279,7 @@ def compare(
 ) -> Mismatch:
     """Compares two tensors. `losses` are what each side's computation loses in float32, `eps` that of the bound."""
     difference = float(distances(ours, theirs).max(initial=0.0))
-    scale = float(np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0))
+    scale = scale_of(theirs)
     loss = max((loss for loss in losses if np.isfinite(loss)), default=0.0)
     rounding = 0.0 if theirs.dtype.kind in "biu" else ALLOWED_EPS * eps * scale
     allowed = max(ALLOWED_LOSS * loss * eps / EPS["float32"], rounding)

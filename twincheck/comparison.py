@@ -8,13 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlp_workload.errors import UserError
-from twincheck.bounds import Bound, Bounds
+from twincheck.bounds import CAN_BE_ROUNDING, Bound, Bounds
 from twincheck.trace import Trace
 
 Array = npt.NDArray[Any]
-
-_CAN_BE_ROUNDING = 10
-"""Multiple of the bound below which rounding is still a possible cause; a mistake can be as small."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class Comparison:
         if self.first is not None:
             longer = "allow longer sums, as by terms= of uniform"
             fix = f"compare in float64, or {longer}" if self.rounded else longer
-            can_be_rounding = self.first.headroom > 1 / _CAN_BE_ROUNDING
+            can_be_rounding = self.first.headroom > 1 / CAN_BE_ROUNDING
             return f"{self.first}" + (f"; if this can be rounding, {fix}" if can_be_rounding else "")
         message = f"the same in all {len(self.differences)} tensors"
         if self.resolution:

@@ -11,7 +11,8 @@ import numpy as np
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
-from twincheck.jax_side import JaxSide, Variables, is_array, watch_classes
+from twincheck.jax_calls import is_array, watch_classes
+from twincheck.jax_side import JaxSide, Variables
 from twincheck.recording import Recorder, invoke, is_float, plain_settings
 
 _PATH = "__qualname__"

@@ -7,7 +7,8 @@ import jax
 import jax.tree_util as jtu
 
 from mlp_workload.errors import UserError
-from twincheck.jax_side import JaxSide, Variables, is_array
+from twincheck.jax_calls import is_array
+from twincheck.jax_side import JaxSide, Variables
 from twincheck.recording import Recorder, invoke, is_float
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from mlp_workload.errors import UserError
 from twincheck.calls import join
-from twincheck.jax_side import JaxSide, Variables, call_of
+from twincheck.jax_calls import call_of
+from twincheck.jax_side import JaxSide, Variables
 from twincheck.recording import Recorder, invoke, is_float, plain_settings
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from twincheck.departure import Line, Operation, sums, users_line
-from twincheck.jax_side import VISIT, JaxSide, is_array
+from twincheck.jax_calls import VISIT, is_array
+from twincheck.jax_side import JaxSide
 from twincheck.recording import Array, Force, Place, is_float
 
 _INSIDE = ("jaxpr", "call_jaxpr")

@@ -10,7 +10,8 @@ from flax.core import meta, unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mlp_workload.errors import UserError
-from twincheck.jax_side import JaxSide, Variables, call_of, is_array
+from twincheck.jax_calls import call_of, is_array
+from twincheck.jax_side import JaxSide, Variables
 from twincheck.recording import Recorder, invoke, is_float, plain_settings
 
 

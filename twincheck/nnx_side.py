@@ -7,7 +7,8 @@ import jax
 from flax import nnx
 
 from mlp_workload.errors import UserError
-from twincheck.jax_side import JaxSide, Variables, watch_classes
+from twincheck.jax_calls import watch_classes
+from twincheck.jax_side import JaxSide, Variables
 from twincheck.recording import Recorder, invoke, plain_settings
 
 _PATH = "_twincheck_path"

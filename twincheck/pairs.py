@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from mlp_workload.errors import UserError
-from twincheck.calls import join
+from twincheck.boundaries import following_places, settled_place, settles, without_own_shapes
+from twincheck.bounds import DECISIVE, DOUBTFUL, EPS, ROUNDED_DEEP
 from twincheck.carried import mark_carried
 from twincheck.causes.replace import calls_of
-from twincheck.check import EPS, Forcing, Mismatch, Passes, compare, compare_places, loss_of
+from twincheck.check import Forcing, Mismatch, Passes, compare, compare_places, loss_of, scale_of
 from twincheck.departure import Departure, find
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, distances, output_layout
@@ -24,17 +25,6 @@ from twincheck.untied import untied
 from twincheck.weights import neutral, pair_weights
 
 _SEED = 0
-_DECISIVE = 1000
-"""A difference of so many times what is allowed in float32 is no rounding."""
-
-_DOUBTFUL = 0.01
-"""A forward place may differ by this part of its largest value only if a model computes in few bits, or at random."""
-
-_ROUNDED_DEEP = 1e-3
-"""A JAX model run by itself in float32 may be off by this part of the largest value; if by more, float64 decides."""
-
-_NEARLY_VANISHES = 30
-"""A mismatch that becomes this many times smaller was one of the line between a module and the code behind it."""
 
 _NONE: Mapping[str, Any] = {}
 
@@ -133,7 +123,7 @@ class Pair:
             passes = replace(passes, jax=self.forced("float64"), jax32=jax32, exact=exact)
             decided = {} if exact else {place.key: place for place in places if place.out and not _is_rounding(place)}
             places = [place if place.out else decided.get(place.key, place) for place in self._compare(passes)]
-        if any(place.kind in ("code", "module") and place.allowed > _DOUBTFUL * place.scale for place in places):
+        if any(place.kind in ("code", "module") and place.allowed > DOUBTFUL * place.scale for place in places):
             self.torch.require_repeatable()
         places = self._settle_boundaries(places, passes)
         if finest == "float64":
@@ -177,23 +167,23 @@ class Pair:
         Such a module's tensor is out, and the next places that it goes into are too. If the mismatch there nearly
         vanishes as soon as the JAX model goes on with its own tensor, the two are judged together, there.
         """
-        places = list(_without_own_shapes(places))
+        places = list(without_own_shapes(places))
         out = [place for place in places if place.out]
-        groups = {first.place: _following(first, out) for first in out if first.place}
+        groups = {first.place: following_places(first, out) for first in out if first.place}
         groups = {first: following for first, following in groups.items() if following}
         settled, dtype = {}, "float64" if passes.jax32 else "float32"
         for _ in range(2):  # all, then those alone that are settled
             if groups:
                 released = self._compare(replace(passes, jax=self.forced(dtype, frozenset(groups)), jax32=None))
                 settled = {place.key: place for place in released}
-                apart = {first for first, following in groups.items() if not _settles(following, settled)}
+                apart = {first for first, following in groups.items() if not settles(following, settled)}
                 groups = {first: following for first, following in groups.items() if first not in apart}
                 if not apart:
                     break
         self._released = frozenset(groups)
         if not groups:
             return places
-        return [_settled(place, settled, place.place in groups) for place in places]
+        return [settled_place(place, settled, place.place in groups) for place in places]
 
     def _with_departures(self, places: list[Mismatch]) -> list[Mismatch]:
         """Adds to the places that are out in the forward pass where JAX leaves torch's values."""
@@ -226,8 +216,7 @@ class Pair:
         """Returns how far each output is off when the JAX model runs by itself, and torch's largest value."""
         found = []
         for _, _, theirs, ours in self._laid_out(outputs):
-            largest = float(np.abs(theirs[np.isfinite(theirs)]).max(initial=0.0))
-            found.append((float(distances(theirs, ours).max(initial=0.0)), largest))
+            found.append((float(distances(theirs, ours).max(initial=0.0)), scale_of(theirs)))
         return found
 
     def _laid_out(self, outputs: Sequence[Array]) -> Iterator[tuple[int, int, Array, Array]]:
@@ -239,7 +228,7 @@ class Pair:
 
     def _apart(self, finest: str, outputs: Sequence[Array]) -> Iterator[Mismatch]:
         """Yields the outputs that are out when the JAX model runs by itself, though each of its places agrees."""
-        if all(difference <= _ROUNDED_DEEP * largest for difference, largest in self._free_differences(outputs)):
+        if all(difference <= ROUNDED_DEEP * largest for difference, largest in self._free_differences(outputs)):
             return
         if finest == "float32":
             _, outputs = self._free_outputs("float32")
@@ -360,62 +349,13 @@ def require_dtype(dtype: str) -> None:
 
 def _is_rounding(place: Mismatch) -> bool:
     """Tells whether a difference in float32 may be rounding."""
-    return place.difference < _DECISIVE * place.allowed
+    return place.difference < DECISIVE * place.allowed
 
 
 def _is_rounded(array: Array) -> bool:
     """Tells whether an array holds float32's values, as a table that was computed in it, and others than a few bits."""
     with np.errstate(over="ignore"):
         return bool((array == array.astype(np.float32)).all() and (array != array.astype(np.float16)).any())
-
-
-def _settles(places: Sequence[Mismatch], settled: Mapping[tuple[Any, ...], Mismatch]) -> bool:
-    """Tells whether the mismatch at all places vanishes, or nearly: then another one is left."""
-    found = [(place.difference, settled.get(place.key)) for place in places]
-    return all(after and (not after.out or after.difference < before / _NEARLY_VANISHES) for before, after in found)
-
-
-def _settled(place: Mismatch, settled: Mapping[tuple[Any, ...], Mismatch], released: bool) -> Mismatch:
-    """Returns a place as it is without the places that are released: cleared, or what is left of it.
-
-    A place that agreed before is out now if the code before it needs the tensor that torch's module returns.
-    """
-    after = settled.get(place.key)
-    if not place.out:
-        return after if after is not None and after.out and not place.boundary else place
-    if released or (after is not None and not after.out):
-        return replace(place, boundary=True)
-    return place if after is None or after.difference > place.difference else after
-
-
-def _without_own_shapes(places: Sequence[Mismatch]) -> Iterator[Mismatch]:
-    """Yields the places, those cleared where torch's tensor has another shape and all that comes of the JAX one agrees.
-
-    So it is if one model pads a tensor in a convolution and the other before it.
-    """
-    fitting = {(place.kind, place.after): place.out for place in places if not place.has_own_shape}
-    wrong_code = any(out for (kind, _), out in fitting.items() if kind == "code")
-    for place in places:
-        wrong = fitting.get(("module", place.after), wrong_code) if place.kind == "code" else wrong_code
-        inside = place.place is not None  # an output's shape counts
-        yield replace(place, boundary=place.boundary or (inside and place.has_own_shape and not wrong))
-
-
-def _following(first: Mismatch, out: Sequence[Mismatch]) -> list[Mismatch]:
-    """Returns the places that are out and computed from the tensor at `first` alone."""
-    if first.kind == "module":
-        return [place for place in out if place.kind == "code" and place.before == first.after]
-    if first.kind == "code":
-        return [place for place in out if place.kind == "module" and place.after == first.after]
-    if first.kind == "gradient of code" and first.place is not None:
-        owned = join(first.place.path, "")
-        return [
-            place
-            for place in out
-            if (place.kind == "gradient of module" and place.after == first.before)
-            or (place.kind == "gradient of parameter" and place.after.startswith(owned))
-        ]
-    return []
 
 
 def _pair_outputs(torch: Sequence[Array], jax: Sequence[Array]) -> list[tuple[int, int]]:

@@ -6,15 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from twincheck.check import ALLOWED_LOSS, loss_of
+from twincheck.bounds import ALLOWED_LOSS, NO_GRADIENT
+from twincheck.check import loss_of
 from twincheck.pairing import NOT_LEARNED, alike
 from twincheck.recording import Array
 from twincheck.weights import Weight
 
 _CANDIDATES = 2
-
-_NO_GRADIENT = 1e-10
-"""Part of the largest gradient below which a gradient is the rounding of zero, in float64."""
+"""Names shown beside an unpaired parameter: a line of the report has room for two."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 Gradients = tuple[Mapping[str, Array], Mapping[str, Array]]
@@ -76,7 +75,7 @@ def _with_gradient(gradients: Gradients) -> Iterator[str]:
     exact, rounded = gradients
     largest = max((float(np.abs(gradient).max(initial=0.0)) for gradient in exact.values()), default=0.0)
     for name, gradient in exact.items():
-        noise = max(_NO_GRADIENT * largest, ALLOWED_LOSS * loss_of(gradient, rounded.get(name)))
+        noise = max(NO_GRADIENT * largest, ALLOWED_LOSS * loss_of(gradient, rounded.get(name)))
         if not np.abs(gradient).max(initial=0.0) <= noise:
             yield name
 

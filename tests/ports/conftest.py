@@ -3,27 +3,14 @@
 import ctypes
 import gc
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import cpu_torchvision  # noqa: F401  (before transformers, timm and torchvision)
 import jax
 import pytest
-import torch
 
 jax.config.update("jax_numpy_rank_promotion", "allow")  # models of others use it
-
-_register_fake = torch.library.register_fake
-
-
-def _but_torchvision(name: Any, *arguments: Any, **options: Any) -> Callable[..., Any]:
-    """torchvision's operators are missing beside torch for the CPU; the models don't need them."""
-    if isinstance(name, str) and name.startswith("torchvision::"):
-        return lambda function: function
-    return _register_fake(name, *arguments, **options)
-
-
-torch.library.register_fake = _but_torchvision
 
 _MOST = 2 * 2**30
 """Bytes that a process may hold before it frees what JAX has compiled; each shape of each model has its own."""

@@ -10,6 +10,7 @@ from mutations import MUTATIONS, PAIRS, make_pair
 
 import twincheck as tc
 from twincheck.check import Mismatch
+from twincheck.report import UNKNOWN
 
 SIDES = [(name, kind) for name in PAIRS for kind in ("nnx", "linen", "equinox", "haiku")]
 
@@ -19,6 +20,14 @@ IN_FLOAT32 = (
     "bloom", "clip_text", "gemma", "gptj", "gpt_neo", "llama", "mistral", "pegasus", "roformer", "xglm",
 )  # fmt: skip
 """Families that compute a part in float32, or hold a table in it, even in float64."""
+
+WRONGLY_JUDGED = {
+    "blenderbot": "the tables of positions get wrong weights",
+    "mbart": "the gradient at padding is of unknown cause",
+    "whisper": "the decoder's table of positions gets wrong weights",
+    "xglm": "the gradients around an embedding that is scaled inside its module are out",
+}
+"""Families that agree, in which a check finds more than the gradient at padding."""
 
 PADDED = "padding-index"
 """torch gives the padding token's embedding no gradient, Flax does."""
@@ -57,7 +66,12 @@ def family_pair(name: str) -> Any:
     return tc.pair(tc.torch(pair.torch_model, pair.torch_inputs), port)
 
 
-@pytest.mark.parametrize("name", AGREE)
+def expected_to_fail(name: str) -> Any:
+    reason = WRONGLY_JUDGED.get(name)
+    return pytest.param(name, marks=pytest.mark.xfail(reason=reason, strict=True)) if reason else name
+
+
+@pytest.mark.parametrize("name", [expected_to_fail(name) for name in AGREE])
 def test_a_family_that_agrees_is_the_same(name: str) -> None:
     pair = family_pair(name)
     for dtype in ("float32", "float64"):
@@ -67,9 +81,30 @@ def test_a_family_that_agrees_is_the_same(name: str) -> None:
     assert any("bounds are those of float32" in note for note in report.notes) == (name in IN_FLOAT32), report.notes
 
 
-@pytest.mark.parametrize("name", ["electra_untyped", "mistral_windowed"])
-def test_a_family_that_differs_is_found(name: str) -> None:
-    assert not family_pair(name).check().same
+def window(layer: int) -> str:
+    return f"between layers.{layer}.self_attn.v_proj and layers.{layer}.self_attn.o_proj"
+
+
+FOUND = {
+    "dinov2_resized": {
+        "between embeddings.patch_embeddings.projection and encoder.layer.0.norm1": "positions-left-out"
+    },
+    "electra_untyped": {"between embeddings.position_embeddings and embeddings.LayerNorm": "bias-left-out"},
+    "mistral_windowed": {window(0): UNKNOWN, window(1): UNKNOWN},
+    "mistral_windowless": {window(0): UNKNOWN, window(1): UNKNOWN},
+}
+"""Where the forward pass of a family that differs is out, and what a check names there.
+
+The resized positions and the token type of ELECTRA are an array added to each example. No cause fits a window.
+"""
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_family_that_differs_is_located(name: str) -> None:
+    report = family_pair(name).check()
+    assert {str(place) for place in report.out if "gradient" not in place.kind} == FOUND[name].keys(), report
+    named = {str(finding.places[0]): finding.name for finding in report.findings if finding.name != PADDED}
+    assert named == FOUND[name], report
 
 
 @pytest.mark.parametrize("names", [*((name,) for name in NAMED), *THREE], ids=" ".join)

@@ -1,5 +1,6 @@
 """Kinds of models, inputs and outputs that a side of a pair can have: each works, or one line says what to write."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from flax import linen, nnx
 
 import twincheck as tc
 from mlp_workload.errors import UserError
-from tests.tolerances import FORWARD_BACKWARD
+from tests.tolerances import FORWARD_BACKWARD, MODEL_FLOAT64
 
 X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
 IDS = np.array([[0, 2, 1], [2, 2, 0]])
@@ -282,12 +283,38 @@ TORCH: dict[str, tuple[Any, Any, int]] = {
 @pytest.mark.parametrize("kind", TORCH)
 def test_torch(kind: str) -> None:
     make, inputs, outputs = TORCH[kind]
-    side = tc.torch(make(), inputs)
+    model = make()
+    expected = expected_of(model, inputs)
+    side = tc.torch(model, inputs)
     found = side.run("float64").outputs
-    assert len(found) == outputs
+    assert len(found) == len(expected) == outputs
     pass_ = side.run("float64", None, ones)
     assert pass_.calls[0].inputs
+    for arrays in (found, pass_.outputs):
+        for ours, theirs in zip(arrays, expected, strict=True):
+            MODEL_FLOAT64.assert_close(ours, theirs)
+    assert any(gradient.any() for gradient in pass_.gradients.values()) == (kind != "no gradient")
     assert all(np.isfinite(gradient).all() for gradient in pass_.gradients.values())
+
+
+def expected_of(model: torch.nn.Module, inputs: Any) -> list[Any]:
+    """Returns what the model itself gives out in float64, run without a side."""
+
+    def wide(value: Any) -> Any:
+        tensor = torch.as_tensor(value) if value is not None else None
+        return tensor.double() if tensor is not None and tensor.is_floating_point() else tensor
+
+    model = copy.deepcopy(model).double().eval()
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        if isinstance(inputs, dict):
+            output = model(**{name: wide(value) for name, value in inputs.items()})
+        else:
+            output = model(*map(wide, inputs if isinstance(inputs, tuple) else (inputs,)))
+    if isinstance(output, TorchOutput):
+        output = (output.logits, output.hidden)
+    if isinstance(output, dict):
+        output = tuple(output.values())  # in their own order, which jax.tree would sort
+    return [tensor.numpy() for tensor in jax.tree.leaves(output)]
 
 
 def bound() -> Any:
