@@ -41,6 +41,27 @@ _TERMS, _TERMS_BELOW_FLOAT64 = 1000, 16
 """Default `terms` of `uniform`; docs/porting.md has the measurements behind them."""
 
 
+ALLOWED_EPS = 16
+"""A tensor may differ by this many eps of its largest value: sums in another order differ by a few.
+
+Each tensor is computed from the other model's own tensors, so no rounding is inherited.
+"""
+
+ALLOWED_LOSS = 16
+"""A tensor may differ by this many times what its own computation loses between float64 and float32, on either side.
+
+So code that loses digits by cancellation may lose them in other places on the other side.
+"""
+
+ROUNDING_FLOOR = 1e-12
+"""A gradient below this part of the largest one is rounding, as that of a key's bias, which is 0 by symmetry.
+
+Float64's rounding of a sum is some 1e-15 of its terms, and a few layers of sums are a thousand times that at most.
+"""
+
+EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
+
+
 def uniform(dtype: npt.DTypeLike, terms: int | None = None) -> Bounds:
     """Returns one bound for every tensor of a model: 16 sqrt(terms) eps, for sums of up to `terms` products.
 

@@ -11,19 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from twincheck.bounds import ALLOWED_EPS, ALLOWED_LOSS, EPS
 from twincheck.departure import Departure
 from twincheck.layouts import Layout, distances, nearest, output_layout, usual_axes
 from twincheck.pairing import Link, Pairing
 from twincheck.recording import Array, Call, Enough, Place, Recording
 from twincheck.weights import Weight
-
-ALLOWED_LOSS = 16
-"""A place may differ by this many times what its computation loses between float64 and float32, on either side."""
-
-ALLOWED_EPS = 16
-"""And by this many eps of the tensor's largest value."""
-
-EPS = {name: float(np.finfo(name).eps) for name in ("float32", "float64")}
 
 
 def tensors_of(link: Link, calls: Mapping[tuple[str, int], Call]) -> Call:

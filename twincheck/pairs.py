@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from mlp_workload.errors import UserError
+from twincheck.bounds import EPS
 from twincheck.calls import join
 from twincheck.carried import mark_carried
 from twincheck.causes.replace import calls_of
-from twincheck.check import EPS, Forcing, Mismatch, Passes, compare, compare_places, loss_of
+from twincheck.check import Forcing, Mismatch, Passes, compare, compare_places, loss_of
 from twincheck.departure import Departure, find
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, distances, output_layout

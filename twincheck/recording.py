@@ -261,6 +261,11 @@ def is_float(array: Any) -> bool:
     return bool(np.issubdtype(array.dtype, np.floating)) or np.dtype(array.dtype).kind == "V"
 
 
+def has_shape(value: Any) -> bool:
+    """Tells whether a value is an array of any framework."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
 def leaves(value: Any, is_array: Callable[[Any], bool]) -> Iterator[Any]:
     """Yields the arrays in nested tuples, lists, mappings and dataclasses, in order."""
     if is_array(value):

@@ -19,6 +19,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mlp_workload.errors import UserError
+from twincheck.bounds import ALLOWED_EPS, ALLOWED_LOSS, EPS, ROUNDING_FLOOR
 from twincheck.jax_side import JaxSide, Variables, cast, is_array
 from twincheck.layouts import Layout, nearest
 from twincheck.optimizer_causes import (
@@ -28,20 +29,11 @@ from twincheck.optimizer_causes import (
     explain_updates,
     numbers_in,
 )
-from twincheck.recording import Array, Recorder, is_float, leaves, map_leaves
+from twincheck.recording import Array, Recorder, has_shape, is_float, leaves, map_leaves
 from twincheck.report import Finding
-from twincheck.torch_side import TorchSide, default_dtype, to_numpy
+from twincheck.torch_side import TorchSide, default_dtype, is_tensor, to_numpy
 from twincheck.update_rules import UpdateRecord
 from twincheck.weights import Weight
-
-ALLOWED_EPS = 16
-"""Differences are allowed up to this many eps of float32 of the tensor's largest value, as in a check of one pass."""
-
-ALLOWED_LOSS = 16
-"""An update may differ by this many times what it loses between float64 and float32."""
-
-ROUNDING_FLOOR = 1e-12
-"""A gradient that is 0 by symmetry, such as that of a key's bias, is rounding of this size of the largest gradient."""
 
 Kind = Literal["loss", "output", "gradient", "state", "update", "average"]
 
@@ -212,12 +204,12 @@ class _TorchRun:
         model.load_state_dict(self.model.state_dict())
         with default_dtype(dtype):
             output = self._side(model, inputs, dtype)
-            found = list(leaves(output, _is_tensor))
+            found = list(leaves(output, is_tensor))
             ends = [t.detach().requires_grad_(t.is_floating_point()) for t in found]
             given = iter(ends)
-            wanted = map_leaves(torch.Tensor.detach, self._side.cast(targets, dtype), _is_tensor)
-            loss = self._loss(map_leaves(lambda _: next(given), output, _is_tensor), wanted)
-            if not _is_tensor(loss) or loss.numel() != 1:
+            wanted = map_leaves(torch.Tensor.detach, self._side.cast(targets, dtype), is_tensor)
+            loss = self._loss(map_leaves(lambda _: next(given), output, is_tensor), wanted)
+            if not is_tensor(loss) or loss.numel() != 1:
                 raise UserError("torch_loss must return one number as a tensor")
             floats = [end for end in ends if end.requires_grad]
             slopes = iter(torch.autograd.grad(loss, floats, allow_unused=True, materialize_grads=True))
@@ -340,9 +332,9 @@ class _JaxRun:
 
     def arrays(self, inputs: Any, dtype: str) -> list[Any]:
         """Returns the arrays of the JAX model's inputs for inputs of the torch model."""
-        theirs = [np.asarray(array) for array in leaves(self._pair.torch.inputs, _has_shape)]
+        theirs = [np.asarray(array) for array in leaves(self._pair.torch.inputs, has_shape)]
         ours = [np.asarray(array) for array in leaves(self.side.inputs, is_array)]
-        found = [np.asarray(array) for array in leaves(self._convert(inputs) if self._convert else inputs, _has_shape)]
+        found = [np.asarray(array) for array in leaves(self._convert(inputs) if self._convert else inputs, has_shape)]
         if len(found) != len(ours):
             raise UserError(f"a batch has {len(found)} input arrays, the JAX model {len(ours)}: give jax_inputs=")
         if self._convert is None:
@@ -381,7 +373,7 @@ class _JaxRun:
 
     @staticmethod
     def targets(targets: Any) -> Any:
-        return map_leaves(lambda array: cast(np.asarray(array), "float64"), targets, _has_shape)
+        return map_leaves(lambda array: cast(np.asarray(array), "float64"), targets, has_shape)
 
     def update(self, gradients: Variables, values: Variables) -> tuple[dict[str, Array], dict[str, Array]]:
         """Updates torch's parameters with torch's gradients. Returns the update in float64 and in float32."""
@@ -456,7 +448,7 @@ class _Compared:
         self, kind: Kind, name: str, theirs_name: str, ours: Any, theirs: Any, floor: float = 0.0
     ) -> Difference:
         scale = _largest(theirs)
-        allowed = max(ALLOWED_EPS * float(np.finfo(np.float32).eps) * scale, floor)
+        allowed = max(ALLOWED_EPS * EPS["float32"] * scale, floor)
         if scale <= floor:
             scale = floor / ROUNDING_FLOOR  # nothing but rounding, of sums of this size
         elif kind == "gradient":
@@ -484,9 +476,7 @@ class _Compared:
                 theirs = layouts[b](computed.cotangents[a])
                 found.append(self._difference("loss", f"the gradient at output {b}", f"output {a}", ours, theirs))
         if self._loss is None and dtype == "float64" and any(d.out for d in found if d.kind == "loss"):
-            sizes = {
-                size for array in leaves((targets, forced), _has_shape) for size in (*array.shape, int(array.size))
-            }
+            sizes = {size for array in leaves((targets, forced), has_shape) for size in (*array.shape, int(array.size))}
             self._loss = explain_loss(loss, computed.loss, sorted(sizes), f"(step {self.result.steps})")
         largest = max(map(_largest, computed.gradients.values()), default=0.0)
         for weight in self._weights:
@@ -559,7 +549,6 @@ class _Compared:
         found: list[Difference] = []
         total = float(np.sqrt(sum(float((g**2).sum()) for g in map(np.float64, computed.gradients.values()))))
         record = UpdateRecord(total)
-        eps32, eps64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
         for weight in self._weights:
             name, source = weight.jax, weight.sources[0].name
             if name not in updates:
@@ -568,9 +557,9 @@ class _Compared:
             scale = _largest(theirs)
             largest, parameter = max(scale, _largest(ours)), _largest(weight(before))
             rounded = _distance(ours, low[name])
-            loss = max(rounded if np.isfinite(rounded) else 0.0, eps32 * largest)
+            loss = max(rounded if np.isfinite(rounded) else 0.0, EPS["float32"] * largest)
             distance = _distance(ours, theirs)
-            exact = ALLOWED_LOSS * (1e2 * eps64 * largest + eps64 * parameter)
+            exact = ALLOWED_LOSS * EPS["float64"] * (1e2 * largest + parameter)
             if scale <= exact:
                 scale = max(scale, parameter)  # nothing but rounding, of a parameter of this size
             allowed = max(ALLOWED_LOSS * loss, exact)
@@ -629,7 +618,7 @@ class _Compared:
         found, unexplained = explain_updates(self._records, sorted(self._updates), numbers)
         for finding, names in found:
             worst = max((self._updates[name] for name in names), key=lambda d: d.relative)
-            harmless = worst.relative <= ALLOWED_EPS * float(np.finfo(np.float32).eps)
+            harmless = worst.relative <= ALLOWED_EPS * EPS["float32"]
             size = f"{worst.relative:.1e} of the update of {worst.name} in step {worst.step}"
             where = f"({len(names)} parameter{'s' * (len(names) > 1)}, {size})"
             if harmless and not out & set(names):
@@ -648,14 +637,6 @@ class _Compared:
 
 _SAMPLE = 64
 """Elements of each parameter whose updates are kept to find causes."""
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
-
-
-def _has_shape(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def _numpy(values: Mapping[str, Any]) -> dict[str, Array]:

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from twincheck.check import ALLOWED_LOSS, loss_of
+from twincheck.bounds import ALLOWED_LOSS
+from twincheck.check import loss_of
 from twincheck.pairing import NOT_LEARNED, alike
 from twincheck.recording import Array
 from twincheck.weights import Weight
