@@ -12,8 +12,11 @@ import optax as optax_library
 from mlp_workload.errors import UserError
 from twincheck.jax_side import JaxSide, Variables, cast, is_array
 from twincheck.layouts import Layout, nearest
-from twincheck.recording import Array, Recorder, has_shape, is_float, leaves, map_leaves
+from twincheck.recording import Array, Recorder, clear_errors, has_shape, is_float, leaves, map_leaves
 from twincheck.training_result import Pass
+
+_LOSS = "jax_loss= takes the JAX model's output and the batch's targets as JAX arrays, and returns one number"
+_OPTAX = "the parameters and gradients are dicts of arrays, by the names of the JAX parameters"
 
 
 class JaxRun:
@@ -22,13 +25,15 @@ class JaxRun:
     def __init__(
         self,
         pair: Any,
-        loss: Callable[[Any, Any], Any],
+        loss: Callable[[Any, Any], Any] | None,
+        torch_loss: Callable[[Any, Any], Any],
         optimizer: optax_library.GradientTransformation,
         convert: Callable[[Any], Any] | None,
         average: Callable[[Any, Any], Any] | None,
     ) -> None:
         self.side: JaxSide = pair.jax
-        self._pair, self._loss, self._optimizer, self._convert, self.average = pair, loss, optimizer, convert, average
+        self._pair, self._optimizer, self._convert, self.average = pair, optimizer, convert, average
+        self._loss, self._shared = loss or torch_loss, loss is None
         self._trained = sorted(self.side.trainable)
         self._template: Any = None
         self._layouts: dict[tuple[Any, ...], dict[int, Layout]] = {}
@@ -36,10 +41,13 @@ class JaxRun:
         with self.precision("float64"):
             self._values = {name: cast(array, "float64") for name, array in self.side.variables.items()}
             trained, self._rest = self.split(self._values)
-            try:
+            if not isinstance(optimizer, optax_library.GradientTransformation):
+                given = getattr(optimizer, "__name__", type(optimizer).__name__)
+                text = f"optax must be a GradientTransformation, such as optax.adamw(1e-3), not {given}"
+                other = ": write .gradient_transformation() behind it"
+                raise UserError(text + other * hasattr(optimizer, "gradient_transformation"))
+            with clear_errors("optax's init", _OPTAX):
                 self.optimizer_state = optimizer.init(trained)
-            except AttributeError as error:
-                raise UserError("optax must be a GradientTransformation, such as optax.adamw(1e-3)") from error
             self._own = trained, self._rest, self.optimizer_state
         self._run = jax.jit(self._backward)
         self._loss_at = jax.jit(jax.value_and_grad(self._loss_of, has_aux=False))
@@ -85,7 +93,17 @@ class JaxRun:
         """Returns the arrays of the JAX model's inputs for inputs of the torch model."""
         theirs = [np.asarray(array) for array in leaves(self._pair.torch.inputs, has_shape)]
         ours = [np.asarray(array) for array in leaves(self.side.inputs, is_array)]
-        found = [np.asarray(array) for array in leaves(self._convert(inputs) if self._convert else inputs, has_shape)]
+        if self._convert is not None:
+            with clear_errors("jax_inputs", "it takes the inputs of a batch and returns those of the JAX model"):
+                inputs = self._convert(inputs)
+        found = [np.asarray(array) for array in leaves(inputs, has_shape)]
+        if not found:
+            owner = "what jax_inputs returned" if self._convert else "the inputs of a batch"
+            raise UserError(f"{owner} must be arrays or hold such, not {type(inputs).__name__}: write np.asarray(...)")
+        if any(array.dtype.kind in "OSU" for array in found):
+            raise UserError("the inputs of a batch must be arrays of numbers, not of objects or strings")
+        if not all(array.size for array in found):
+            raise UserError("a batch has no examples: its inputs are empty arrays")
         if len(found) != len(ours):
             raise UserError(f"a batch has {len(found)} input arrays, the JAX model {len(ours)}: give jax_inputs=")
         if self._convert is None:
@@ -118,7 +136,8 @@ class JaxRun:
         """Returns the loss at these outputs, and its gradient at each, None where they are integers."""
         arrays = [cast(array, "float64") for array in outputs]
         floats, others = [a for a in arrays if is_float(a)], [a for a in arrays if not is_float(a)]
-        value, gradients = self._loss_at(floats, others, self.targets(targets))
+        with clear_errors("torch_loss on JAX arrays" if self._shared else "jax_loss", _LOSS):
+            value, gradients = self._loss_at(floats, others, self.targets(targets))
         given = iter(gradients)
         return float(value), [np.asarray(next(given)) if is_float(array) else None for array in arrays]
 
@@ -130,7 +149,8 @@ class JaxRun:
         """Updates torch's parameters with torch's gradients. Returns the update in float64 and in float32."""
         with self.precision("float32"):
             rounded = jax.tree.map(lambda x: cast(x, "float32"), (gradients, self.optimizer_state, values))
-            low, _ = self._update(*rounded)
+            with clear_errors("optax's update", _OPTAX):
+                low, _ = self._update(*rounded)
         updates, self.optimizer_state = self._update(gradients, self.optimizer_state, values)
         return _numpy(updates), _numpy(low)
 
@@ -154,5 +174,8 @@ def _laid_out(array: Array, theirs: Array, ours: Array) -> Array:
         return array if layout is None or layout.axes is None else array.transpose(layout.axes)
     layout = nearest(theirs, ours)
     if layout is None or layout.axes is None or layout.split is not None or array.ndim != theirs.ndim:
-        raise UserError(f"an input has shape {ours.shape} in JAX and {theirs.shape} in torch: give jax_inputs=")
+        raise UserError(
+            f"a batch's input has shape {array.shape}, that of the pair {theirs.shape} in torch and {ours.shape} "
+            "in JAX: give batches in the form of the torch side's inputs, or jax_inputs="
+        )
     return array.transpose(layout.axes)

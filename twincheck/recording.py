@@ -343,6 +343,23 @@ def reason(error: Exception) -> str:
     return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no reason given")
 
 
+def require_dtype(dtype: str) -> None:
+    """Raises `UserError` if `dtype` is not one in which models are compared."""
+    if dtype not in ("float32", "float64"):
+        raise UserError(f'dtype is "float32" or "float64", not {dtype!r}')
+
+
+@contextlib.contextmanager
+def clear_errors(what: str, hint: str) -> Iterator[None]:
+    """Turns an error of the user's code into one line that names it and says what it takes."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} failed: {type(error).__name__}: {reason(error)}. ({hint})") from error
+
+
 def model_failed(framework: str, error: Exception, *, only_in_float64: bool = False) -> UserError:
     """Returns the line for a model that can't be run on its inputs, or only in float32."""
     if only_in_float64:

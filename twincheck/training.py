@@ -5,15 +5,17 @@ parameters with torch's gradients. So a step shows its own mistakes only, and no
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import optax as optax_library
 import torch
 
 from mlp_workload.errors import UserError
 from twincheck.jax_training import JaxRun
 from twincheck.optimizer_causes import numbers_in
+from twincheck.recording import require_dtype
 from twincheck.torch_training import TorchRun
 from twincheck.training_result import Difference, Training
 from twincheck.training_steps import Compared
@@ -60,15 +62,30 @@ def train(
     optimizers work in float64, so a setting with a smaller effect can be told from rounding too. It is reported if its
     cause is known and its effect exceeds 16 eps of float32 of the update.
     """
-    if steps < 1:
-        raise UserError(f"steps must be at least 1, not {steps}")
+    require_dtype(dtype)
+    optional = {"jax_loss": jax_loss, "jax_inputs": jax_inputs, "jax_average": jax_average}
+    given = {name: function for name, function in optional.items() if function is not None}
+    _require(pair, batches, steps, {"torch_loss": torch_loss} | given)
     torch_run = TorchRun(pair.torch, torch_optimizer, torch_loss)
-    jax_run = JaxRun(pair, jax_loss or torch_loss, optax, jax_inputs, jax_average)
+    jax_run = JaxRun(pair, jax_loss, torch_loss, optax, jax_inputs, jax_average)
     compared = Compared(pair, torch_run, jax_run, dtype)
     for inputs, targets in _repeated(batches, steps):
         compared.step(inputs, targets)
     compared.explain(numbers_in(optax))
     return compared.result
+
+
+def _require(pair: Any, batches: Any, steps: Any, functions: Mapping[str, Any]) -> None:
+    """Raises `UserError` if an argument of `train` is of another kind than it must be."""
+    if not hasattr(pair, "pairing"):
+        raise UserError(f"train takes what pair(torch_side, jax_side) returns, not {type(pair).__name__}")
+    if not isinstance(steps, int | np.integer) or steps < 1:
+        raise UserError(f"steps must be a whole number of at least 1, not {steps!r}")
+    if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+        raise UserError(f"batches must be a list of (inputs, targets) or yield such, not {type(batches).__name__}")
+    for name, function in functions.items():
+        if not callable(function):
+            raise UserError(f"{name} must be a function, not {type(function).__name__}")
 
 
 def _repeated(batches: Iterable[Any], steps: int) -> Iterator[tuple[Any, Any]]:
@@ -78,8 +95,11 @@ def _repeated(batches: Iterable[Any], steps: int) -> Iterator[tuple[Any, Any]]:
         first = done
         for batch in itertools.islice(source, steps - first):
             if not isinstance(batch, tuple | list) or len(batch) != 2:
-                raise UserError(f"a batch is a pair (inputs, targets), not {type(batch).__name__}")
+                raise UserError(
+                    f"a batch is a pair (inputs, targets), not {type(batch).__name__}: write [(inputs, targets)]"
+                )
             done += 1
             yield batch[0], batch[1]
         if done == first:
-            raise UserError("there are no batches to train on")
+            ended = f"batches ended after {done} of {steps} steps, and gave none when asked again: give a list"
+            raise UserError(ended if done else "there are no batches to train on")

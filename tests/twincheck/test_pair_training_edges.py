@@ -145,7 +145,7 @@ def test_batches_are_repeated(batches: Any) -> None:
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_there_is_at_least_one_step(steps: int) -> None:
-    with pytest.raises(UserError, match=f"steps must be at least 1, not {steps}"):
+    with pytest.raises(UserError, match=f"at least 1, not {steps}"):
         train(linear_pair(), sgd(lr=0.1), optax.sgd(0.1), steps=steps)
 
 
