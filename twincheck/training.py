@@ -49,7 +49,8 @@ def train(
         torch_loss: takes the torch model's output and the targets as tensors.
         jax_loss: the same for JAX; without it `torch_loss` serves for both.
         jax_inputs: turns inputs of the torch model into those of the JAX model, if that is more than a transposition.
-        jax_average: `jax_average(average, parameters)` returns the new average of the parameters.
+        jax_average: `jax_average(average, parameters)` returns the new average of the parameters. Needed exactly if the
+            function of `torch_optimizer` returns one.
         dtype: what both models compute in. The optimizers work in float64; in float32 parameters are rounded after each
             step, and a difference counts only if it is there in float64 too, from the same state.
 

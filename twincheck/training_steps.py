@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from mlp_workload.errors import UserError
 from twincheck.bounds import ALLOWED_EPS, ALLOWED_LOSS, EPS, ROUNDING_FLOOR
 from twincheck.jax_side import cast, is_array
 from twincheck.jax_training import JaxRun
@@ -215,15 +216,24 @@ class Compared:
     def _averages(
         self, before: Mapping[str, Array], after: Mapping[str, Array], average: Mapping[str, Array] | None
     ) -> list[Difference]:
-        if average is None or self._jax.average is None:
+        if average is None:
             return []
+        if self._jax.average is None:
+            raise UserError(
+                "torch_optimizer's function returns a module, the average of the weights: give "
+                "jax_average=lambda average, parameters: ..., or return nothing"
+            )
         weights = [w for w in self._weights if all(source.name in average for source in w.sources)]
+        if not weights:
+            raise UserError("the module that torch_optimizer's function returns must have the model's parameters")
         previous = self._average or {w.jax: w(before) for w in weights}
         self._average = {w.jax: w(average) for w in weights}
         with self._jax.precision("float64"):
             ours = self._jax.average(
                 {n: jnp.asarray(a) for n, a in previous.items()}, {w.jax: jnp.asarray(w(after)) for w in weights}
             )
+        if not isinstance(ours, Mapping) or not {w.jax for w in weights} <= ours.keys():
+            raise UserError("jax_average must return the new average of all parameters, a dict by their names")
         return [
             self._difference("average", w.jax, w.sources[0].name, np.asarray(ours[w.jax]), self._average[w.jax])
             for w in weights
@@ -231,6 +241,8 @@ class Compared:
 
     def explain(self, numbers: Mapping[str, Sequence[float]]) -> None:
         """Says why the losses, running statistics and updates differ."""
+        if self._jax.average is not None and self._average is None:
+            raise UserError("jax_average is given, but torch has no average: torch_optimizer's function must return it")
         frozen = {w.jax for w in self._weights if not any(s.name in self._pair.torch.trainable for s in w.sources)}
         rounding = self._jax.side.trainable - self._has_gradient - frozen
         if self._drift:

@@ -1,5 +1,6 @@
 """Wrong arguments of training side by side: each ends in one line that says what to write."""
 
+import itertools
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from flax import nnx
 from torch import nn, optim
+from torch.optim.swa_utils import AveragedModel
 
 import twincheck as tc
 from mlp_workload.errors import UserError
@@ -107,6 +109,56 @@ def test_a_wrong_argument_ends_in_one_line(options: dict[str, Any], line: str) -
     with pytest.raises(UserError, match=re.escape(line)) as raised:
         train(**options)
     assert "\n" not in str(raised.value)
+
+
+def averaging(first: int = 0) -> Any:
+    """Returns what makes torch's optimizer; its step returns an average from the step `first` on."""
+
+    def make(model: nn.Module) -> Any:
+        optimizer, average = optim.SGD(model.parameters(), lr=0.1), AveragedModel(model)
+        steps = itertools.count()
+
+        def step() -> nn.Module | None:
+            optimizer.step()
+            if next(steps) < first:
+                return None
+            average.update_parameters(model)
+            return average
+
+        return step
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"torch_optimizer": averaging()}, "give jax_average=lambda average, parameters: ..., or return nothing"),
+        ({"torch_optimizer": averaging(1)}, "give jax_average=lambda average, parameters: ..., or return nothing"),
+        ({"jax_average": lambda average, new: new}, "torch_optimizer's function must return it"),
+        (
+            {"torch_optimizer": averaging(5), "jax_average": lambda average, new: new},
+            "torch_optimizer's function must return it",
+        ),
+        (
+            {"torch_optimizer": lambda model: lambda: nn.Linear(2, 2), "jax_average": lambda average, new: new},
+            "must have the model's parameters",
+        ),
+        (
+            {"torch_optimizer": averaging(), "jax_average": lambda average, new: None},
+            "jax_average must return the new average of all parameters",
+        ),
+    ],
+)
+def test_an_average_of_one_side_alone_is_refused(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=re.escape(line)):
+        train(**options)
+
+
+def test_an_average_may_start_later() -> None:
+    result = train(torch_optimizer=averaging(1), jax_average=lambda average, new: new)
+    assert result.same, str(result)
+    assert result.largest["average"].step == 1
 
 
 @pytest.mark.parametrize(
