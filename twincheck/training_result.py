@@ -65,7 +65,7 @@ class Training:
         drift = "" if self.drift is None else f"; by itself the JAX model drifts by up to {self.drift:.1e}"
         lines = [f"{self.steps} steps, {found}{drift}"]
         lines += [f"    {kind}: up to {worst.relative:.1e} (step {worst.step})" for kind, worst in self.largest.items()]
-        lines += [f"{finding.name}: {finding.says} Fix: {finding.fix}" for finding in self.findings]
+        lines += [f"{f.name}: {f.says}" + (f" Fix: {f.fix}" if f.fix else "") for f in self.findings]
         return "\n".join([*lines, *self.notes])
 
 

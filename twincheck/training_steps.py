@@ -13,7 +13,7 @@ from twincheck.jax_side import cast, is_array
 from twincheck.jax_training import JaxRun
 from twincheck.optimizer_causes import StateRecord, explain_loss, explain_state, explain_updates
 from twincheck.recording import Array, has_shape, leaves, map_leaves
-from twincheck.report import Finding
+from twincheck.report import UNKNOWN, Finding, Report
 from twincheck.torch_training import TorchRun
 from twincheck.training_result import Difference, Kind, Pass, Training
 from twincheck.update_rules import UpdateRecord
@@ -38,7 +38,8 @@ class Compared:
         self._drift: dict[str, float] = {}
         self._has_gradient: set[str] = set()
         self._not_compared: set[str] = set()
-        self._checked = False
+        self._confirmed = False
+        self._cleared: dict[tuple[Kind, str], Difference] = {}
         self._average: dict[str, Array] | None = None
         generator = np.random.default_rng(0)
         sizes = {weight.jax: int(np.prod(jax_run.side.variables[weight.jax].shape)) for weight in self._weights}
@@ -142,23 +143,33 @@ class Compared:
         inputs: Any,
         arrays: list[Any],
     ) -> list[Difference]:
-        """Checks every place once something is out; where the check finds no place out, neither is the step."""
-        out = [d for d in differences if d.out and d.kind in ("output", "gradient")]
-        if not out or (self._checked and self.result.findings):
+        """Checks every place if something is out; if the check finds the models the same, so is the step.
+
+        Nothing is checked again after a mismatch, nor for differences that are no larger than those cleared before.
+        """
+        out = {(d.kind, d.name): d for d in differences if d.out and d.kind in ("output", "gradient")}
+        if not out or self._confirmed:
             return differences
-        given = iter(arrays)
-        side = dataclasses.replace(
-            self._jax.side,
-            variables=self._values(before),
-            inputs=map_leaves(lambda _: np.asarray(next(given)), self._jax.side.inputs, is_array),
-        )
-        model = self._torch.model
-        report = self._pair.at(self._pair.torch.at(model, inputs), side, computed.cotangents).check()
-        self._checked = True
-        self.result.findings += report.findings
-        if report.findings:
-            return differences
-        return [dataclasses.replace(d, allowed=np.inf) if d in out else d for d in differences]
+        larger = {
+            key: d for key, d in out.items() if key not in self._cleared or d.relative > self._cleared[key].relative
+        }
+        if larger:
+            given = iter(arrays)
+            side = dataclasses.replace(
+                self._jax.side,
+                variables=self._values(before),
+                inputs=map_leaves(lambda _: np.asarray(next(given)), self._jax.side.inputs, is_array),
+            )
+            torch_side = self._pair.torch.at(self._torch.model, inputs)
+            report: Report = self._pair.at(torch_side, side, computed.cotangents).check()
+            if not report.same:
+                self._confirmed = True
+                says = f"step {self.result.steps}: {report.verdict}."
+                self.result.findings += report.findings or [Finding(UNKNOWN, says, "", tuple(report.unexplained))]
+                return differences
+            self._cleared |= larger
+            self.result.notes += [note for note in report.notes if note not in self.result.notes]
+        return [dataclasses.replace(d, allowed=np.inf) if (d.kind, d.name) in out else d for d in differences]
 
     def _update(self, before: Mapping[str, Array], computed: Pass) -> list[Difference]:
         """Compares what the two optimizers add to torch's parameters, given torch's gradients."""
@@ -251,6 +262,11 @@ class Compared:
             if drift := self._drift[name]:
                 text = f"{name}: its gradient is 0 but for rounding. An optimizer such as Adam makes steps of that"
                 self.result.notes.append(f"{text}, and it drifts by up to {drift:.1e}.")
+        for kind in ("output", "gradient"):
+            if cleared := [d for d in self._cleared.values() if d.kind == kind]:
+                more = f", and {len(cleared) - 1} more" if len(cleared) > 1 else ""
+                worst = max(cleared, key=lambda d: d.relative)
+                self.result.notes.append(f"{worst}{more}: a check of every place finds the models the same there.")
         if self._not_compared:
             text = f"running statistics of {self._jax.side.framework} are not compared"
             self.result.notes.append(f"{text}: {', '.join(sorted(self._not_compared))}")
@@ -272,7 +288,7 @@ class Compared:
         for name in unexplained:
             text = f"{self._updates[name]}: no known cause."
             if name in out:
-                self.result.findings.append(Finding("unknown", text, "", ()))
+                self.result.findings.append(Finding(UNKNOWN, text, "", ()))
             else:
                 self.result.notes.append(f"{text} Less than float32's rounding.")
 
