@@ -27,7 +27,7 @@ class JaxRun:
         pair: Any,
         loss: Callable[[Any, Any], Any] | None,
         torch_loss: Callable[[Any, Any], Any],
-        optimizer: optax_library.GradientTransformation,
+        optimizer: Any,
         convert: Callable[[Any], Any] | None,
         average: Callable[[Any, Any], Any] | None,
     ) -> None:

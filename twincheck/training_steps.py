@@ -11,10 +11,11 @@ from mlp_workload.errors import UserError
 from twincheck.bounds import ALLOWED_EPS, ALLOWED_LOSS, EPS, ROUNDING_FLOOR
 from twincheck.jax_side import cast, is_array
 from twincheck.jax_training import JaxRun
-from twincheck.optimizer_causes import StateRecord, explain_loss, explain_state, explain_updates
+from twincheck.optimizer_causes import StateRecord, explain_loss, explain_state
 from twincheck.recording import Array, has_shape, leaves, map_leaves
 from twincheck.report import UNKNOWN, Finding, Report
 from twincheck.torch_training import TorchRun
+from twincheck.training_causes import add_causes
 from twincheck.training_result import Difference, Kind, Pass, Training
 from twincheck.update_rules import UpdateRecord
 from twincheck.weights import Weight
@@ -147,7 +148,9 @@ class Compared:
 
         Nothing is checked again after a mismatch, nor for differences that are no larger than those cleared before.
         """
-        out = {(d.kind, d.name): d for d in differences if d.out and d.kind in ("output", "gradient")}
+        out: dict[tuple[Kind, str], Difference] = {
+            (d.kind, d.name): d for d in differences if d.out and d.kind in ("output", "gradient")
+        }
         if not out or self._confirmed:
             return differences
         larger = {
@@ -272,25 +275,7 @@ class Compared:
             self.result.notes.append(f"{text}: {', '.join(sorted(self._not_compared))}")
         self.result.findings += [self._loss] if self._loss else []
         self.result.findings += explain_state(list(self._states.values()))
-        out = {name for name, difference in self._updates.items() if difference.out}
-        found, unexplained = explain_updates(self._records, sorted(self._updates), numbers)
-        for finding, names in found:
-            worst = max((self._updates[name] for name in names), key=lambda d: d.relative)
-            harmless = worst.relative <= ALLOWED_EPS * EPS["float32"]
-            size = f"{worst.relative:.1e} of the update of {worst.name} in step {worst.step}"
-            where = f"({len(names)} parameter{'s' * (len(names) > 1)}, {size})"
-            if harmless and not out & set(names):
-                self.result.notes.append(f"{finding.name}: {finding.says} Less than float32's rounding. {where}")
-            else:
-                self.result.findings.append(dataclasses.replace(finding, says=f"{finding.says} {where}"))
-                if self.result.first is None:
-                    self.result.first = min((self._updates[name] for name in names), key=lambda d: d.step)
-        for name in unexplained:
-            text = f"{self._updates[name]}: no known cause."
-            if name in out:
-                self.result.findings.append(Finding(UNKNOWN, text, "", ()))
-            else:
-                self.result.notes.append(f"{text} Less than float32's rounding.")
+        add_causes(self.result, self._records, self._updates, numbers)
 
 
 def _distance(a: Array, b: Array) -> float:
