@@ -40,6 +40,12 @@ Above the 16 of a bound, so that what is left is another mismatch and not the sa
 NO_GRADIENT = 1e-10
 """Part of the largest gradient below which a gradient is the rounding of zero, in float64; eps is 2e-16."""
 
+ROUNDING_FLOOR = 1e-12
+"""A gradient below this part of the largest one is rounding, as that of a key's bias, which is 0 by symmetry.
+
+Float64's rounding of a sum is some 1e-15 of its terms, and a few layers of sums are a thousand times that at most.
+"""
+
 RECENT = 8
 """Arrays before a place that may have been added to what a residual carries: about one block of a model."""
 

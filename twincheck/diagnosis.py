@@ -20,8 +20,8 @@ from twincheck.causes.settings import SettingMismatch, compare_settings
 from twincheck.causes.table import BY_NAME, HYPOTHESES
 from twincheck.check import Mismatch
 from twincheck.layouts import weight_layouts
-from twincheck.recording import Array, Patch
-from twincheck.report import Finding
+from twincheck.recording import Array, Patch, reason
+from twincheck.report import UNKNOWN, Finding
 
 _VANISHES = 30
 """A hypothesis explains a place if it makes the mismatch this many times smaller, or brings it within its bound."""
@@ -52,7 +52,10 @@ class Hypothesis:
 
 
 def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list[str]]:
-    """Returns a finding for each cause of the places that are out, and notes on settings that differ without effect."""
+    """Returns a finding for each cause of the places that are out, and notes.
+
+    They name settings that differ without effect and, if a cause is unknown, hypotheses that could not be tried.
+    """
     out = [place for place in places if place.out]
     settings = list(_settings_that_differ(pair))
     if not out:
@@ -62,18 +65,20 @@ def diagnose(pair: Any, places: Sequence[Mismatch]) -> tuple[list[Finding], list
     probe = Probe(pair, [p for p in places if p.kind in ("code", "module") and _stretch(p) in stretches])
     found = _explain(probe, [*_of_settings(settings), *_of_tied_weights(pair)])
     mended = {path for tried in found.hypotheses.values() for hypothesis in tried for path, _, _ in hypothesis.settings}
-    return _findings(pair, out, modules, _causes(pair, probe, found)), _notes(settings, mended)
+    findings = _findings(pair, out, modules, _causes(pair, probe, found))
+    unknown = any(finding.name == UNKNOWN for finding in findings)
+    return findings, _notes(settings, mended) + (_not_tried(probe.failed) if unknown else [])
 
 
 class Probe:
     """Runs the JAX model forward on torch's tensors under hypotheses, and looks at the places that are out.
 
-    `failed` has the errors of hypotheses that do not fit the model.
+    `failed` has the errors of hypotheses that the model fails with, each tried alone.
     """
 
     def __init__(self, pair: Any, places: Sequence[Mismatch]) -> None:
         self.places = places
-        self.failed: list[Exception] = []
+        self.failed: list[tuple[Cause, Exception]] = []
         self._pair = pair
         self._base = self._values(())
         self._sources = [self._sources_of(place) for place in places]
@@ -134,7 +139,8 @@ class Probe:
         try:
             values = self._values(hypotheses)
         except Exception as error:
-            self.failed.append(error)
+            if len(hypotheses) == 1:
+                self.failed.append((hypotheses[0].cause, error))
             return
         for index, (place, before, after) in enumerate(zip(self.places, self._base, values, strict=True)):
             if after is None or before is None or place.theirs is None:
@@ -271,6 +277,18 @@ def _notes(settings: Sequence[tuple[str, SettingMismatch]], explained: set[str])
     ]
 
 
+def _not_tried(failed: Sequence[tuple[Cause, Exception]]) -> list[str]:
+    """Returns a line for each error, with the causes that it kept from being tried."""
+    causes: dict[str, list[str]] = defaultdict(list)
+    for cause, error in failed:
+        error = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        causes[f"{type(error).__name__}: {reason(error)}"].append(cause.name)
+    return [
+        f"not tried where the cause is unknown: {', '.join(dict.fromkeys(names))} (the JAX model fails then: {error})"
+        for error, names in causes.items()
+    ]
+
+
 Stretch = tuple[str, str]
 Named = tuple[Cause | None, str]
 """A cause, or None, and the evidence for it."""
@@ -310,7 +328,7 @@ def _findings(
         if stretch not in causes and place.kind == "gradient of parameter":
             stretch = _code_with(pair, place, out, in_module) or stretch
         for cause, evidence in causes.get(stretch, [(None, "")]):
-            key = (cause.name, evidence) if cause else ("unknown", str(stretch))
+            key = (cause.name, evidence) if cause else (UNKNOWN, str(stretch))
             places = groups.setdefault(key, (cause, evidence, []))[2]
             if place not in places:
                 places.append(place)
@@ -352,6 +370,6 @@ def _stretch(place: Mismatch, modules: Iterable[str] = ()) -> Stretch:
 def _finding(cause: Cause | None, evidence: str, places: Sequence[Mismatch]) -> Finding:
     places = sorted(places, key=lambda place: place.kind.startswith("gradient"))
     if cause is None:
-        return Finding("unknown", f"{places[0]} differs, and no known cause explains it.", "", tuple(places))
+        return Finding(UNKNOWN, f"{places[0]} differs, and no known cause explains it.", "", tuple(places))
     references = tuple(page for page in (cause.torch_reference, cause.jax_reference) if page)
     return Finding(cause.name, cause.says, cause.fix, tuple(places), evidence, references)

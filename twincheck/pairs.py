@@ -18,7 +18,7 @@ from twincheck.departure import Departure, find
 from twincheck.diagnosis import diagnose
 from twincheck.layouts import Layout, activation_layouts, distances, output_layout
 from twincheck.pairing import Pairing, pair_calls
-from twincheck.recording import Array, Call, Cotangents, Enough, Force, Patch, Place, Recording, is_float
+from twincheck.recording import Array, Call, Cotangents, Enough, Force, Patch, Place, Recording, is_float, require_dtype
 from twincheck.report import Report
 from twincheck.unpaired import Unpaired, unpaired
 from twincheck.untied import untied
@@ -339,12 +339,6 @@ class Pair:
             if layout is not None:
                 result[b] = layout(self._drawn[a])
         return result
-
-
-def require_dtype(dtype: str) -> None:
-    """Raises `UserError` if `dtype` is not one in which models are compared."""
-    if dtype not in ("float32", "float64"):
-        raise UserError(f'dtype is "float32" or "float64", not {dtype!r}')
 
 
 def _is_rounding(place: Mismatch) -> bool:

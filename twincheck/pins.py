@@ -18,7 +18,7 @@ import numpy as np
 
 from mlp_workload.errors import UserError, one_line, refusal
 from mlp_workload.files import clear_write_errors, read_at_most, write_atomically
-from twincheck.recording import Array, Call, Place, is_float, leaves, map_leaves
+from twincheck.recording import Array, Call, Place, has_shape, is_float, leaves, map_leaves
 
 LARGEST_STORED = 2**20
 """Most bytes of the weights, and of the inputs, in a pin."""
@@ -91,7 +91,7 @@ def check(path: Path, side: Any) -> None:
     if inputs:
         _check_fit(path, "inputs", inputs, given)
         stored = iter(inputs[name] for name in given)
-        side.inputs = map_leaves(lambda array: next(stored), side.inputs, _is_array)
+        side.inputs = map_leaves(lambda array: next(stored), side.inputs, has_shape)
     elif digest(given) != about["input"]:
         raise UserError(f"{path}: the inputs are not those that were pinned")
     recording = side.run("float64")
@@ -220,7 +220,7 @@ def _group(arrays: Mapping[str, Array], kind: str) -> dict[str, Array]:
 
 
 def _inputs(side: Any) -> list[Array]:
-    return [_storable(array) for array in leaves(side.inputs, _is_array)]
+    return [_storable(array) for array in leaves(side.inputs, has_shape)]
 
 
 def _storable(array: Any) -> Array:
@@ -231,7 +231,3 @@ def _storable(array: Any) -> Array:
 
 def _ports(call: Call) -> tuple[tuple[Literal["input", "output"], list[Array]], ...]:
     return ("input", call.inputs), ("output", call.outputs)
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")

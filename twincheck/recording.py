@@ -261,6 +261,11 @@ def is_float(array: Any) -> bool:
     return bool(np.issubdtype(array.dtype, np.floating)) or np.dtype(array.dtype).kind == "V"
 
 
+def has_shape(value: Any) -> bool:
+    """Tells whether a value is an array of any framework."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
 def leaves(value: Any, is_array: Callable[[Any], bool]) -> Iterator[Any]:
     """Yields the arrays in nested tuples, lists, mappings and dataclasses, in order."""
     if is_array(value):
@@ -336,6 +341,23 @@ def invoke(call: Callable[..., Any] | None, model: Any, inputs: Any) -> Any:
 def reason(error: Exception) -> str:
     """Returns the first line of an error's message."""
     return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no reason given")
+
+
+def require_dtype(dtype: str) -> None:
+    """Raises `UserError` if `dtype` is not one in which models are compared."""
+    if dtype not in ("float32", "float64"):
+        raise UserError(f'dtype is "float32" or "float64", not {dtype!r}')
+
+
+@contextlib.contextmanager
+def clear_errors(what: str, hint: str) -> Iterator[None]:
+    """Turns an error of the user's code into one line that names it and says what it takes."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} failed: {type(error).__name__}: {reason(error)}. ({hint})") from error
 
 
 def model_failed(framework: str, error: Exception, *, only_in_float64: bool = False) -> UserError:

@@ -63,7 +63,9 @@ def test_a_patch_that_fails_is_passed_over() -> None:
     probe = Probe(both(HYPOTHESIS_PAIRS[0], wrong=True), [])
     hypothesis = Hypothesis(BY_NAME["gelu-tanh"], "", functions({"jax.nn.gelu": lambda gelu: fail}))
     assert not list(probe.changes([hypothesis]))
-    assert "no such thing" in str(probe.failed[0])
+    ((cause, error),) = probe.failed
+    assert cause is hypothesis.cause
+    assert "no such thing" in str(error)
 
 
 class TorchAttention(torch.nn.Module):

@@ -18,6 +18,7 @@ import twincheck as tc
 from mlp_workload.errors import UserError
 from twincheck import training
 from twincheck.optimizer_causes import explain_updates
+from twincheck.pairs import Pair
 from twincheck.training import _repeated
 from twincheck.update_rules import UpdateRecord
 
@@ -108,6 +109,42 @@ def test_a_step_that_is_cleared_clears_no_other() -> None:
     assert (result.first.kind, result.first.step) == ("output", 1)
 
 
+def test_a_difference_that_is_cleared_is_a_note_and_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks: list[Any] = []
+    check = Pair.check
+    monkeypatch.setattr(Pair, "check", lambda self: checks.append(self) or check(self))
+    torch.manual_seed(0)
+    pair = tc.pair(tc.torch(TorchCancelling(), X), tc.nnx(JaxCancelling(), X))
+    result = train(pair, sgd(lr=1e-20), optax.sgd(1e-20), BATCHES[:1], steps=4)
+    assert result.same, str(result)
+    assert len(checks) == 1
+    (note,) = (note for note in result.notes if "output 0" in note)
+    assert f"{result.largest['output'].relative:.1e} of its size" in note
+
+
+class JaxWithBias(JaxCancelling):
+    """Has one more bias, which torch lacks and which is 0 in the pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nnx.Param(jnp.zeros((1, 3)))
+
+    def __call__(self, x: Any) -> Any:
+        return super().__call__(x) + self.extra[...]
+
+
+def test_a_difference_stays_if_the_check_finds_the_models_not_the_same() -> None:
+    """Here the check finds no place out: only a parameter has no counterpart."""
+    torch.manual_seed(0)
+    pair = tc.pair(tc.torch(TorchCancelling(), X), tc.nnx(JaxWithBias(), X))
+    report = pair.check()
+    assert not report.findings
+    assert not report.same
+    result = train(pair, sgd(lr=1e-3), optax.sgd(1e-3), BATCHES[:1])
+    assert (result.first.kind, result.first.step) == ("output", 0), str(result)
+    assert [finding.says for finding in result.findings] == [f"step 0: {report.verdict}."]
+
+
 class Fresh:
     """Batches that are made anew in each pass over them; `alive` are those that still exist."""
 
@@ -145,7 +182,7 @@ def test_batches_are_repeated(batches: Any) -> None:
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_there_is_at_least_one_step(steps: int) -> None:
-    with pytest.raises(UserError, match=f"steps must be at least 1, not {steps}"):
+    with pytest.raises(UserError, match=f"at least 1, not {steps}"):
         train(linear_pair(), sgd(lr=0.1), optax.sgd(0.1), steps=steps)
 
 

@@ -1,6 +1,8 @@
 """Tests of verdicts: differences that no single place shows, and what is said of what can't be compared."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,8 +14,12 @@ from flax import nnx
 
 import twincheck as tc
 from mlp_workload.errors import UserError
+from twincheck import diagnosis
+from twincheck.causes.replace import functions
+from twincheck.causes.table import BY_NAME
 from twincheck.layouts import Layout, nearest, output_layout
 from twincheck.pairs import Pair
+from twincheck.report import UNKNOWN
 from twincheck.torch_side import to_numpy
 
 IDS = np.array([[1, 2, 3], [3, 0, 1]])
@@ -133,6 +139,28 @@ def test_a_model_that_is_wrong_only_when_it_runs_by_itself(monkeypatch: pytest.M
     report = check(lambda y: y, lambda y: y * factor["by itself"])
     assert [str(place) for place in report.out] == ["output 0 of the JAX model run by itself"]
     assert report.verdict == "not the same model: 1 of 7 places of unknown cause"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "causes", "noted"),
+    [
+        (lambda y: y.cos() * y.exp(), jax.nn.gelu, [UNKNOWN], True),
+        (torch.nn.functional.gelu, jax.nn.gelu, ["gelu-tanh"], False),
+        (partial(torch.nn.functional.gelu, approximate="tanh"), jax.nn.gelu, [], False),
+    ],
+)
+def test_a_cause_that_could_not_be_tried_is_a_note(
+    theirs: Any, ours: Any, causes: list[str], noted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> object:
+        raise ValueError("no such thing")
+
+    failing = replace(BY_NAME["gelu-erf"], patch=functions({"jax.nn.gelu": lambda gelu: fail}))
+    monkeypatch.setattr(diagnosis, "HYPOTHESES", (failing, BY_NAME["gelu-tanh"]))
+    report = check(theirs, lambda y: ours(y))
+    assert list(dict.fromkeys(finding.name for finding in report.findings)) == causes, str(report)
+    note = "not tried where the cause is unknown: gelu-erf (the JAX model fails then: ValueError: no such thing)"
+    assert list(report.notes) == [note] * noted
 
 
 def test_a_large_difference_in_float32_alone_is_kept_beside_rounding() -> None:
