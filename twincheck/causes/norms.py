@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from twincheck.causes.cause import NORMS_PAGE, Cause, torch_page
-from twincheck.causes.replace import Function, attributes, functions, together
+from twincheck.causes.replace import Function, attributes, functions
 from twincheck.recording import Patch
 
 NORMS = tuple(
@@ -83,14 +83,6 @@ def _unbiased_running_variance(original: Function) -> Function:
 unbiased_running_variance = functions({}, {"flax.nnx.BatchNorm.__call__": _unbiased_running_variance})
 batch_norm_evaluates = attributes(
     ("flax.nnx.BatchNorm", "flax.linen.BatchNorm"), {"use_running_average": True}, use_running_average=True
-)
-dropout_off = together(
-    attributes(("flax.nnx.Dropout", "flax.linen.Dropout"), {"rate": 0.0}),
-    attributes(
-        ("flax.nnx.MultiHeadAttention", "flax.linen.MultiHeadAttention"),
-        {"dropout_rate": 0.0, "deterministic": True},
-        deterministic=True,
-    ),
 )
 
 
