@@ -1,4 +1,4 @@
-"""From places that differ to causes in words.
+"""Names the causes of places that differ, in words.
 
 A cause is a setting that differs between two paired modules, or a known difference between the frameworks whose patch
 makes the mismatch vanish, or a simple operation that turns the JAX tensor into torch's.
@@ -24,17 +24,16 @@ from twincheck.recording import Array, Patch
 from twincheck.report import Finding
 
 _VANISHES = 30
-"""A hypothesis explains a place if it makes the mismatch this many times smaller, or brings it within its bound."""
+"""A hypothesis explains a place if it makes the difference this many times smaller, or smaller than its bound."""
 
 _STANDS = 3
-"""The same for a place that is within its bound while gradients there are out."""
+"""The same factor for a place whose value is within its bound, but whose gradients are not."""
 
 _SECOND_CAUSES = 12
-"""Second hypotheses that are tried at a place that none explains alone."""
-
+"""If no hypothesis explains a place alone, the best one is tried together with up to this many others."""
 
 TIED = "tied-weights"
-"""The cause that other values of a parameter show."""
+"""The cause that is found by giving a JAX parameter the values of another parameter of torch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +154,7 @@ class Probe:
 
 @dataclass
 class Explanations:
-    """What explains places, by their index: hypotheses, one or several together, and causes that values show."""
+    """Explanations of places, by their index: hypotheses, one or several together, and causes that values show."""
 
     hypotheses: dict[int, tuple[Hypothesis, ...]] = field(default_factory=dict)
     values: dict[int, tuple[str, ...]] = field(default_factory=dict)
