@@ -200,8 +200,8 @@ def _rate(history: History, simulated: Array) -> tuple[Array, Change] | None:
         says = f"the learning rate is {float(rates[0, 0]):g} in torch and {float(ours[0, 0]):g} in optax."
         change = Change("learning-rate", "lr", 0, says, fix)
     elif steps > 2 and near(ours[:-1], rates[1:]):
-        change = Change("schedule-shift", "lr", 1, "optax's schedule is one step ahead of torch's.",
-                         "optax.join_schedules, or lambda count: schedule(count - 1).")  # fmt: skip
+        fix = f"optax.join_schedules([optax.constant_schedule({float(rates[0, 0])!r}), schedule], [1])."
+        change = Change("schedule-shift", "lr", 1, "optax's schedule is one step ahead of torch's.", fix)
     elif steps > 2 and near(ours[1:], rates[:-1]):
         change = Change("schedule-shift", "lr", -1, "optax's schedule is one step behind torch's.",
                          "lambda count: schedule(count + 1).")  # fmt: skip

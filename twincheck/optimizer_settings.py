@@ -57,6 +57,8 @@ _SWITCHES: dict[str, list[Change]] = {
                 "nesterov=False."),
     ],
     "NAdam": [
+        Change("nesterov", "adam_nesterov", False, "torch uses Nesterov's momentum in Adam (NAdam), optax doesn't.",
+               "optax.nadam, whose momentum is constant, where torch's grows with the steps (momentum_decay)."),
         Change("nadam-schedule", "adam_nesterov", True,
                 "torch's NAdam lets the momentum grow with the steps (momentum_decay); optax.nadam keeps it constant.",
                 "write torch's rule as a transformation of its own; optax has none."),
@@ -91,17 +93,27 @@ def possible_changes(history: History, numbers: Mapping[str, Sequence[float]]) -
                 continue
             says = f"{key} is {shown} in torch and {value:g} in optax."
             name, fix = cause, f"give optax the value {shown} for it."
+            if not constant:
+                fix = "optax.inject_hyperparams for values that change, optax.partition for groups of parameters."
             if key == "eps_root":
                 says = f"optax adds {value:g} inside Adam's square root (eps_root), torch outside only."
             elif cause == "betas" and not constant:
                 name = "one-cycle"
                 says = f"torch's OneCycleLR also changes the momentum; optax keeps {key} = {value:g}."
-                fix = "cycle_momentum=False in torch, or optax.inject_hyperparams in JAX."
+                fix = "optax.inject_hyperparams in JAX, or cycle_momentum=False in torch."
+            elif key == "initial":
+                says = f"the mean of squares starts at 0 in torch and at {value:g} in optax."
+                fix = "initial_scale=0.0."
+            elif key == "dampening":
+                says, fix = f"torch dampens the momentum (dampening={shown}); optax does not.", "dampening=0 in torch."
+            elif key == "lr_decay":
+                says = f"torch lets the learning rate decay (lr_decay={shown}); optax keeps it."
+                fix = f"the schedule lambda count: learning_rate / (1 + count * {shown})."
             elif key == "weight_decay" and value == 0:
                 says = f"optax applies no weight decay, torch {shown}."
             elif key == "weight_decay" and not np.any(own):
                 says = f"optax applies a weight decay of {value:g} where torch has none."
-                fix = "leave these parameters out by the mask in optax."
+                fix = "weight_decay=0, or a mask in optax that leaves these parameters out."
             changes.append(Change(name, key, value, says, fix))
     if history.kind == "SGD":
         own = bool(history.settings["nesterov"])
@@ -111,8 +123,9 @@ def possible_changes(history: History, numbers: Mapping[str, Sequence[float]]) -
     if history.settings.get("maximize"):
         changes.append(Change("sign", "maximize", False, "torch goes up the gradient (maximize=True), optax down.",
                                "optax.chain(optax.scale(-1.0), ...), or maximize=False in torch."))  # fmt: skip
-    switches = _SWITCHES.get(history.kind, []) + (_SWITCHES["Adam"] if history.kind == "AdamW" else [])
-    changes += switches
+    changes += _SWITCHES.get(family if history.kind == "AdamW" else history.kind, [])
+    if history.kind in ("Adam", "AdamW"):
+        changes += _amsgrad_changes(bool(history.settings.get("amsgrad")))
     if np.any(history.settings.get("weight_decay", 0.0)) or numbers.get("weight_decay"):
         decoupled = history.kind == "AdamW" or bool(history.settings.get("decoupled_weight_decay"))
         where = "behind the scaling, apart from the gradient", "in the gradient, before the scaling"
@@ -123,31 +136,67 @@ def possible_changes(history: History, numbers: Mapping[str, Sequence[float]]) -
     return _clip_changes(history, numbers) + changes
 
 
+_AMSGRAD = (
+    "in place of optax.scale_by_adam or scale_by_amsgrad: "
+    "optax.chain(optax.inject_hyperparams(functools.partial(optax.scale_by_amsgrad, bias_correction_nu=False))"
+    "(b1=b1, b2=b2, eps=lambda count: eps * jnp.sqrt(1 - b2 ** (count + 1))), "
+    "optax.scale_by_schedule(lambda count: jnp.sqrt(1 - b2 ** (count + 1))))."
+)
+"""torch's rule: the correction of the bias is taken out of the root."""
+
+
+def _amsgrad_changes(amsgrad: bool) -> list[Change]:
+    if not amsgrad:
+        says = "optax uses AMSGrad, torch doesn't (amsgrad=False)."
+        return [Change("amsgrad", "amsgrad", "optax", says, "use optax.adam.")]
+    order = "torch keeps the largest second moment before correcting its bias, optax.amsgrad after."
+    return [
+        Change("amsgrad", "amsgrad", False, "torch uses AMSGrad (amsgrad=True), optax doesn't.", _AMSGRAD),
+        Change("amsgrad", "amsgrad", "optax", order, _AMSGRAD),
+    ]
+
+
 def _clip_changes(history: History, numbers: Mapping[str, Sequence[float]]) -> list[Change]:
-    theirs = history.clipped_at
-    each = history.clipped_each_at if theirs is None else None
+    """Returns the ways in which optax may clip gradients otherwise than torch does, here or nowhere."""
+    norm = history.clipped_norm
+    each = history.clipped_each_norm if norm is None else None
+    value = history.clipped_value if norm is None and each is None else None
+    right: str | None = None
+    says = "torch doesn't clip the gradients"
+    if norm is not None:
+        says = f"torch clips all gradients together to a norm of {norm:g}"
+        right = f"optax.clip_by_global_norm({norm:g})"
+    elif each is not None:
+        says = f"torch clips each parameter's gradient by itself to a norm of {each:g}"
+        right = (
+            "optax.stateless_with_tree_map"
+            f"(lambda g, _: g * jnp.minimum(1.0, {each:g} / (jnp.sqrt((g**2).sum()) + 1e-6)))"
+        )
+    elif value is not None:
+        says, right = f"torch clips each element of the gradients at {value:g}", f"optax.clip({value:g})"
+    elif not np.array_equal(history.gradient, history.entering):
+        says, right = "torch changes the gradients before its optimizer gets them", "the same change"
     changes = []
-    if theirs is not None:
+    if norm is not None:
         changes.append(Change(
-            "clip-epsilon", "clip", ("norm", theirs),
-            f"torch's clip_grad_norm_ scales by {theirs:g} / (norm + 1e-6), optax by {theirs:g} / norm.",
+            "clip-epsilon", "clip", ("norm", norm),
+            f"torch's clip_grad_norm_ scales by {norm:g} / (norm + 1e-6), optax by {norm:g} / norm.",
             "none needed; optax has no option for it.",
         ))  # fmt: skip
         changes.append(Change(
-            "clip-each", "clip", ("each", theirs),
-            f"torch clips all gradients together to a norm of {theirs:g}; optax each parameter's by itself.",
-            "use optax.clip_by_global_norm on all parameters at once.",
+            "clip-each", "clip", ("each", norm), f"{says}, optax each parameter's by itself.",
+            f"{right} on all parameters at once.",
         ))  # fmt: skip
-    if not np.array_equal(history.gradient, history.entering):
-        changes.append(Change("clip", "clip", ("none", 0.0), "torch clips the gradients, optax doesn't.",
-                               f"optax.chain(optax.clip_by_global_norm({theirs or each or 1.0:g}), ...)."))  # fmt: skip
-    for size in dict.fromkeys([*numbers.get("max_norm", ()), *([each] if each else [])]):
+    if right is not None:
+        changes.append(Change("clip", "clip", ("none", 0.0), f"{says}, optax doesn't.", f"optax.chain({right}, ...)."))
+    norms = dict.fromkeys([*numbers.get("max_norm", ()), *([each] if each else [])])
+    values = dict.fromkeys(numbers.get("max_delta", ()))
+    for how, size, theirs, wrong, what in (
+        *(("norm", size, norm, "optax.clip_by_global_norm", "all together to a norm of") for size in norms),
+        *(("value", size, value, "optax.clip", "each element at") for size in values),
+    ):
         if size != theirs:
-            shown = f"to a norm of {theirs:g}" if theirs else "each parameter's by itself" if each else "not at all"
-            changes.append(Change("clip-each" if each else "clip", "clip", ("norm", size),
-                                   f"torch clips the gradients {shown}, optax all together to a norm of {size:g}.",
-                                   "clip alike on both sides."))  # fmt: skip
-    for size in numbers.get("max_delta", ()):
-        changes.append(Change("clip", "clip", ("value", size), f"optax clips each element at {size:g}, torch doesn't.",
-                               "use optax.clip_by_global_norm for clip_grad_norm_."))  # fmt: skip
+            cause = "clip-each" if how == "norm" and each else "clip"
+            fix = f"{right} in place of {wrong}({size:g})." if right else f"take out {wrong}({size:g})."
+            changes.append(Change(cause, "clip", (how, size), f"{says}, optax {what} {size:g}.", fix))
     return changes
