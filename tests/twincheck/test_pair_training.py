@@ -267,7 +267,11 @@ def fixed(finding: Any, **names: Any) -> Any:
 @LONG
 def test_the_fix_of_a_shifted_schedule_is_right_in_every_step(by: int) -> None:
     torch_optimizer = scheduled(CosineAnnealingLR, T_max=20)
-    schedule = (lambda count: cosine(count + 1)) if by > 0 else (lambda count: cosine(jnp.maximum(count - 1, 0)))
+    rates = [float(cosine(max(step + by, 0))) for step in range(20)]
+
+    def schedule(count: Any) -> Any:
+        return jnp.asarray(rates)[count]  # at -1 the last one
+
     (finding,) = train(torch_optimizer, optax.adamw(schedule, weight_decay=1e-2)).findings
     assert finding.name == "schedule-shift"
     result = train(torch_optimizer, optax.adamw(fixed(finding, schedule=schedule), weight_decay=1e-2))
