@@ -194,6 +194,12 @@ def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
     if left():
         rest = probe.relevant([cause for cause in HYPOTHESES if cause.name not in shown])
         try_all(itertools.takewhile(lambda _: left(), rest))
+    for index in left():  # a tensor that the other side pads in the module
+        place = probe.places[index]
+        for i, tried in list(found.hypotheses.items()) if place.kind == "code" and place.has_own_shape else ():
+            inside = probe.places[i]
+            if (inside.kind, inside.after) == ("module", place.after) and all("padding" in h.cause.name for h in tried):
+                found.hypotheses[index] = tried
     pairs: dict[tuple[Hypothesis, Hypothesis], dict[int, float]] = {}
     for index in left():
         candidates = sorted(changing[index], key=_left)
@@ -241,7 +247,7 @@ def _of_settings(settings: Sequence[tuple[str, SettingMismatch]]) -> list[Hypoth
     """Returns a hypothesis for each setting that differs, for all modules in which it differs in the same way."""
     groups: dict[tuple[str, str], list[tuple[str, str, Any]]] = defaultdict(list)
     for path, mismatch in settings:
-        if mismatch.cause in BY_NAME:
+        if mismatch.cause in BY_NAME and mismatch.has_option:
             groups[mismatch.cause, str(mismatch)].append((path, mismatch.jax_name, mismatch.expected))
     return [Hypothesis(BY_NAME[cause], text, None, tuple(changes)) for (cause, text), changes in groups.items()]
 
@@ -260,13 +266,14 @@ def _of_tied_weights(pair: Any) -> Iterator[Hypothesis]:
 
 def _notes(settings: Sequence[tuple[str, SettingMismatch]], explained: set[str]) -> list[str]:
     """Returns the settings that differ and explain no place, each kind once."""
-    groups: dict[str, list[str]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path, mismatch in settings:
         if path not in explained:
-            groups[str(mismatch)].append(path)
+            fix = "" if mismatch.has_option else f". Fix: {BY_NAME[mismatch.cause].fix}"
+            groups[str(mismatch), fix].append(path)
     return [
-        f"{text}, at {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-        for text, paths in groups.items()
+        f"{text}, at {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "") + fix
+        for (text, fix), paths in groups.items()
     ]
 
 

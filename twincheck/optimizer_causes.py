@@ -217,16 +217,15 @@ def _rate(history: History, simulated: Array) -> tuple[Array, Change] | None:
 
 def explain_loss(ours: float, theirs: float, sizes: Sequence[int], where: str) -> Finding:
     """Returns why losses differ at the same outputs. `sizes` are numbers that a mean may be divided by."""
-    factor = ours / theirs if theirs else np.inf
+    factor, evidence = ours / theirs if theirs else np.inf, "the two losses at torch's outputs"
     for size in sizes:
-        for value, what in ((size, "a sum in place of a mean"), (1 / size, "a mean in place of a sum")):
+        for value, name, what in ((size, "loss-reduction", "a sum"), (1 / size, "loss-reduction-sum", "a mean")):
             if size > 1 and abs(factor / value - 1) < 1e-5:
-                says = f"the JAX loss is {factor:g} times torch's: {what} over {size}. {where}"
-                return Finding(
-                    "loss-scale", says, "divide alike in both losses.", (), "the two losses at torch's outputs"
-                )
+                other, fix = ("a mean", "losses.mean()") if what == "a sum" else ("a sum", "losses.sum()")
+                says = f"the JAX loss is {factor:g} times torch's: {what} over {size} in place of {other}. {where}"
+                return Finding(name, says, fix, (), evidence)
     says = f"the losses differ at the same outputs: {theirs:.6g} in torch and {ours:.6g} in JAX. {where}"
-    return Finding("loss", says, "compare the two loss functions.", (), "the two losses at torch's outputs")
+    return Finding("loss", says, "compare the two loss functions.", (), evidence)
 
 
 @dataclass(frozen=True)
@@ -263,6 +262,9 @@ def _state_causes(state: StateRecord) -> list[tuple[str, str, str]]:
     if np.array_equal(before, ours):
         return [("running-statistics", "the JAX model leaves its running statistics as they were.",
                  "use_running_average=False while training.")]  # fmt: skip
+    if np.array_equal(before, theirs):
+        return [("running-statistics", "torch leaves its running statistics as they were, the JAX model does not.",
+                 "use_running_average=True, or momentum=1.")]  # fmt: skip
     if not m:
         return [unknown]
     batch = (theirs - (1 - m) * before) / m
@@ -287,5 +289,5 @@ def _state_causes(state: StateRecord) -> list[tuple[str, str, str]]:
             return [unknown]
         says = f"JAX's running variance is the batch's, torch's is multiplied by n / (n - 1), n = {count:.0f}."
         fix = "multiply the batch's variance by n / (n - 1) for the running one."
-        found.append(("biased-variance", says, fix))
+        found.append(("batch-norm-running-variance", says, fix))
     return found or [unknown]

@@ -83,6 +83,21 @@ def test_nothing_is_found_in_a_right_pair(pair: Pair) -> None:
     assert mismatches(pair, pair.right()) == []
 
 
+def test_an_option_that_the_jax_layer_lacks_is_not_asked_for() -> None:
+    (mismatch,) = compare_settings("Embedding", {"padding_idx": 0}, "Embed", {"features": 4})
+    assert str(mismatch) == "torch has padding_idx=0, for which the JAX layer has no option"
+
+
+def test_a_gru_cell_of_equinox_has_torchs_two_biases() -> None:
+    assert compare_settings("GRUCell", {"bias": True}, "GRUCell", {"use_bias": True}) == []
+
+
+def test_a_mode_of_padding_is_a_value_that_flax_takes() -> None:
+    settings = plain_settings(vars(nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular")))
+    (mismatch,) = compare_settings("Conv1d", settings, "Conv", {"kernel_size": (3,), "padding": "SAME"})
+    assert mismatch.expected == "CIRCULAR"
+
+
 def test_a_mismatch_says_both_values() -> None:
     (mismatch,) = compare_settings("BatchNorm2d", {"momentum": 0.1}, "BatchNorm", {"momentum": 0.1})
     assert str(mismatch) == "torch has momentum=0.1, so JAX needs momentum=0.9; it has 0.1"
@@ -99,6 +114,7 @@ def test_a_mismatch_says_both_values() -> None:
         ("norm-epsilon", nn.LayerNorm(4), "LayerNorm", {"eps": 1e-6}),
         ("batch-norm-momentum", nn.BatchNorm1d(4), "BatchNorm", {"decay_rate": 0.99}),
         ("batch-norm-mode", nn.BatchNorm1d(4).eval(), "BatchNorm", {"use_running_average": False}),
+        ("batch-norm-training", nn.BatchNorm1d(4), "BatchNorm", {"use_running_average": True}),
         ("conv-padding", nn.Conv1d(1, 1, 3), "Conv", {"kernel_size": (3,), "padding": "CAUSAL"}),
         ("conv-padding", nn.Conv1d(1, 1, 5, padding="same"), "Conv", {"kernel_size": (5,), "padding": "VALID"}),
         ("conv-strides", nn.Conv2d(1, 1, 3, stride=2), "Conv2d", {"stride": (1, 1)}),

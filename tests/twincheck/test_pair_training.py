@@ -296,7 +296,7 @@ def test_the_epsilon_of_clipping_is_a_note() -> None:
 
 def test_a_sum_in_place_of_a_mean_is_named() -> None:
     result = train(*SAME["adam"], jax_loss=lambda output, labels: len(labels) * jax_loss(output, labels))
-    assert [finding.name for finding in result.findings] == ["loss-scale"], str(result)
+    assert [finding.name for finding in result.findings] == ["loss-reduction"], str(result)
     assert result.first.kind == "loss"
 
 
@@ -343,7 +343,7 @@ def test_float32_is_no_mismatch() -> None:
 @pytest.mark.parametrize(
     ("jax_model", "causes"),
     [
-        (lambda: JaxConv(nnx.BatchNorm), {"biased-variance"}),
+        (lambda: JaxConv(nnx.BatchNorm), {"batch-norm-running-variance"}),
         (lambda: JaxConv(momentum=0.1), {"batch-norm-momentum"}),
     ],
 )
@@ -355,6 +355,13 @@ def test_running_statistics_are_part_of_the_state(jax_model: Callable[[], nnx.Mo
     )  # fmt: skip
     assert {finding.name for finding in result.findings} == causes, str(result)
     assert result.first.kind == "state"
+
+
+def test_a_mean_in_place_of_a_sum_is_named() -> None:
+    result = train(*SAME["adam"], torch_loss=partial(nn.functional.cross_entropy, reduction="sum"))
+    (finding,) = result.findings
+    assert (finding.name, finding.fix) == ("loss-reduction-sum", "losses.sum()")
+    assert "a mean over 6 in place of a sum" in finding.says
 
 
 @pytest.mark.parametrize(("kept", "same"), [(0.9, True), (0.8, False)])

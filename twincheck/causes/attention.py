@@ -175,15 +175,15 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "attention-unscaled",
-        "Attention: torch does not scale the scores here, as in T5; JAX multiplies them by 1 / sqrt(size of a head).",
-        "jax.nn.dot_product_attention(..., scale=1.0)",
+        "Attention: JAX's scores have a factor 1 / sqrt(size of a head) that torch's lack, as in T5.",
+        "jax.nn.dot_product_attention(..., scale=1.0), or without the factor",
         SDPA_PAGE,
         JAX_ATTENTION_PAGE,
         attention_scale(0.5),
     ),
     Cause(
         "attention-scale",
-        "Attention: torch multiplies the scores by 1 / sqrt(size of a head), JAX does not.",
+        "Attention: torch's scores have a factor 1 / sqrt(size of a head) that JAX's lack.",
         "scores / jnp.sqrt(head_size)",
         SDPA_PAGE,
         JAX_ATTENTION_PAGE,

@@ -65,34 +65,42 @@ def recognise(
     a, b = a.astype(np.float64), b.astype(np.float64)
     before = [np.asarray(e, np.float64) for e in earlier]
     if a.size == 1:
-        return LOSS_REDUCTION if _is_sum_for_mean(a, b, before) and not specific else None
+        return None if specific else _loss_reduction(a, b, before)
     if a.size < SMALLEST or (np.isfinite(a).all() and np.isfinite(b).all() and (np.ptp(b) == 0 or distance(a, b) == 0)):
         return None
     if a.ndim > 2:  # channels last, beside each array as it is
         before = [laid for e in before for laid in ((np.moveaxis(e, 1, -1), e) if e.ndim == a.ndim else (e,))]
     with np.errstate(all="ignore"):  # activations of large values, infinities on both sides
-        if any(_is_scaled(a, b, np.asarray(e, np.float64)) for e in embedded):
-            return EMBEDDING_SCALE
+        for e in embedded:
+            if cause := _embedding_scale(a, b, np.asarray(e, np.float64)):
+                return cause
         return next(
             (cause for evidence in (SPECIFIC if specific else EVIDENCE) if (cause := evidence.find(a, b, before))), None
         )
 
 
-LOSS_REDUCTION, EMBEDDING_SCALE = "loss-reduction", "embedding-scale"
-
-
-def _is_sum_for_mean(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """Tells whether one of two losses is a sum over examples where the other is a mean."""
+def _loss_reduction(ours: Array, theirs: Array, earlier: Sequence[Array]) -> str | None:
+    """Returns the cause if one of two losses is a sum over examples and the other a mean."""
     factor = float(theirs.ravel()[0]) / float(ours.ravel()[0]) if ours.any() else math.nan
-    return any(_either(factor, n) for e in earlier[-RECENT:] for n in _counts(e.shape))
+    for count in {n for e in earlier[-RECENT:] for n in _counts(e.shape)}:
+        if is_near(factor, count):
+            return "loss-reduction-sum"
+        if is_near(factor, 1 / count):
+            return "loss-reduction"
+    return None
 
 
-def _is_scaled(ours: Array, theirs: Array, embedded: Array) -> bool:
-    """Tells whether one side has the embedding times the square root of its size, where the other has it alone."""
+def _embedding_scale(ours: Array, theirs: Array, embedded: Array) -> str | None:
+    """Returns the cause if one side has the embedding times the square root of its size, and the other has it alone."""
     if embedded.shape != ours.shape:
-        return False
+        return None
     root = embedded.shape[-1] ** 0.5
-    return any(mends(ours + k * embedded, ours, theirs) for k in (root - 1, 1 - root, 1 - 1 / root, 1 / root - 1))
+    for more in (root - 1, 1 - 1 / root):  # the embedding itself may be of the one side or of the other
+        if mends(ours + more * embedded, ours, theirs):
+            return "embedding-scale"
+        if mends(ours - more * embedded, ours, theirs):
+            return "embedding-unscaled"
+    return None
 
 
 def _nan_rows(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -194,17 +202,16 @@ def _negative_slope(ours: Array, theirs: Array, earlier: Sequence[Array]) -> boo
     return factor is not None and mends(np.where(negative, ours * factor, ours), ours, theirs)
 
 
-def _one_block_offset(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """One of four blocks of the last axis is 1 apart."""
-    if ours.shape[-1] % 4:
-        return False
-    size = ours.shape[-1] // 4
-    for block, sign in itertools.product(range(4), (1.0, -1.0)):
-        changed = ours.copy()
-        changed[..., block * size : (block + 1) * size] += sign
-        if mends(changed, ours, theirs):
-            return True
-    return False
+def _one_block_offset(offset: float) -> Recognise:
+    """Recognises one of four blocks of the last axis to which torch adds an offset, and JAX does not."""
+
+    def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
+        if ours.shape[-1] % 4:
+            return False
+        added = offset * np.repeat(np.eye(4), ours.shape[-1] // 4, axis=1)
+        return any(mends(ours + block, ours, theirs) for block in added)
+
+    return recognise
 
 
 def _factor_per_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -273,7 +280,8 @@ EVIDENCE: Sequence[Evidence] = (
     _is("activation-doubled", _doubled),
     _is("residual-norm", other_residual),
     _is("leaky-slope", _negative_slope),
-    _is("forget-gate-bias", _one_block_offset),
+    _is("forget-gate-bias", _one_block_offset(-1.0)),
+    _is("forget-gate-bias-left-out", _one_block_offset(1.0)),
     _is("lstm-gate-order", gate_blocks(4)),
     _is("gru-gate-order", gate_blocks(3)),
     _is("transposed", transposed),
@@ -291,5 +299,7 @@ EVIDENCE: Sequence[Evidence] = (
 )
 """From specific to general."""
 
-CAUSES = {LOSS_REDUCTION, EMBEDDING_SCALE}.union(*(evidence.causes for evidence in EVIDENCE))
+CAUSES = {"loss-reduction", "loss-reduction-sum", "embedding-scale", "embedding-unscaled"}.union(
+    *(evidence.causes for evidence in EVIDENCE)
+)
 """All causes that values can show."""

@@ -66,21 +66,6 @@ def _one_plus_scale(original: Function) -> Function:
 rms_one_plus_scale = functions({}, {"flax.nnx.RMSNorm.__call__": _one_plus_scale})
 
 
-def _unbiased_running_variance(original: Function) -> Function:
-    def call(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        given = args[0] if args else kwargs.get("use_running_average")
-        if self.use_running_average if given is None else given:
-            return original(self, x, *args, **kwargs)
-        before = self.var[...]
-        out = original(self, x, *args, **kwargs)
-        count, kept = x.size // x.shape[self.axis], self.momentum * before
-        self.var[...] = kept + (self.var[...] - kept) * (count / max(count - 1, 1))
-        return out
-
-    return call
-
-
-unbiased_running_variance = functions({}, {"flax.nnx.BatchNorm.__call__": _unbiased_running_variance})
 batch_norm_evaluates = attributes(
     ("flax.nnx.BatchNorm", "flax.linen.BatchNorm"), {"use_running_average": True}, use_running_average=True
 )
@@ -185,7 +170,6 @@ CAUSES: Sequence[Cause] = (
         "Multiply the new variance by n / (n - 1), or accept it: predictions differ by 1 / (2n).",
         torch_page("nn.BatchNorm2d"),
         NORMS_PAGE,
-        unbiased_running_variance,
     ),
     Cause(
         "batch-norm-mode",
@@ -194,5 +178,12 @@ CAUSES: Sequence[Cause] = (
         torch_page("nn.BatchNorm2d"),
         NORMS_PAGE,
         batch_norm_evaluates,
+    ),
+    Cause(
+        "batch-norm-training",
+        "BatchNorm: torch uses the statistics of the batch here (training mode), JAX its running statistics.",
+        "model.train(), or use_running_average=False",
+        torch_page("nn.BatchNorm2d"),
+        NORMS_PAGE,
     ),
 )

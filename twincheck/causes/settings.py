@@ -58,7 +58,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class SettingMismatch:
-    """A setting that differs: the expected value is torch's in the terms of JAX."""
+    """A setting that differs. The expected value is torch's in the terms of JAX; the JAX layer may lack the option."""
 
     cause: str
     torch_name: str
@@ -66,8 +66,11 @@ class SettingMismatch:
     jax_name: str
     jax_value: Any
     expected: Any
+    has_option: bool
 
     def __str__(self) -> str:
+        if not self.has_option:
+            return f"torch has {self.torch_name}={self.torch_value}, for which the JAX layer has no option"
         needed = f"torch has {self.torch_name}={self.torch_value}, so JAX needs {self.jax_name}={self.expected}"
         return f"{needed}; it has {self.jax_value}"
 
@@ -92,10 +95,9 @@ def compare_settings(torch_kind: str, torch: Settings, jax_kind: str, jax: Setti
         actual = value if value is SKIP else setting.read(value, jax)
         if expected is SKIP or actual is SKIP or _same(expected, actual):
             continue
+        theirs, has_option = torch[setting.torch_name], setting.jax_name in jax
         found.append(
-            SettingMismatch(
-                setting.cause, setting.torch_name, torch[setting.torch_name], setting.jax_name, value, expected
-            )
+            SettingMismatch(setting.cause, setting.torch_name, theirs, setting.jax_name, value, expected, has_option)
         )
     return found
 
@@ -132,7 +134,9 @@ def _torch_padding(value: Any, settings: Settings) -> Any:
         value = 0
     pads = _halves(extents) if value == "same" else tuple((p, p) for p in _spatial(value, len(extents)))
     mode = settings.get("padding_mode", "zeros")
-    return pads if mode == "zeros" else (mode, pads)
+    if mode == "zeros":
+        return pads
+    return mode.upper() if pads == _halves(extents) else (mode, pads)
 
 
 def _jax_padding(value: Any, settings: Settings) -> Any:
@@ -148,11 +152,7 @@ def _jax_padding(value: Any, settings: Settings) -> Any:
         return tuple((extent - 1, 0) for extent in extents)
     if any(s != 1 for s in strides):
         return SKIP  # it depends on the size of the input
-    return {
-        "SAME": _halves(extents),
-        "CIRCULAR": ("circular", _halves(extents)),
-        "REFLECT": ("reflect", _halves(extents)),
-    }.get(value, SKIP)
+    return {"SAME": _halves(extents), "CIRCULAR": value, "REFLECT": value}.get(value, SKIP)
 
 
 def _torch_transposed_padding(value: Any, settings: Settings) -> Any:
@@ -206,8 +206,23 @@ CONVS = ("Conv1d", "Conv2d", "Conv3d")
 CONV_TRANSPOSES = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 
 
-def _unless_none(value: Any, settings: Settings) -> Any:
+def _skip_none(value: Any, settings: Settings) -> Any:
     return SKIP if value is None else value
+
+
+def _evaluates(training: Any, settings: Settings) -> Any:
+    """Returns Flax's use_running_average of a norm of torch in evaluation mode."""
+    return SKIP if training else True
+
+
+def _trains(training: Any, settings: Settings) -> Any:
+    """Returns Flax's use_running_average of a norm of torch in training mode."""
+    return False if training else SKIP
+
+
+def _hidden_bias(value: Any, settings: Settings) -> Any:
+    """Returns whether a GRU cell has torch's second bias; Equinox's, with `use_bias`, adds it up where torch does."""
+    return SKIP if "use_bias" in settings else value
 
 
 def _kept(value: Any, settings: Settings) -> Any:
@@ -218,21 +233,16 @@ def _kept(value: Any, settings: Settings) -> Any:
 def _modules() -> list[Setting]:
     norms = (*LAYER_NORMS, *BATCH_NORMS, "GroupNorm")
     table = [
-        Setting("norm-epsilon", norms, JAX_NORMS, torch_name, jax_name, _unless_none)
+        Setting("norm-epsilon", norms, JAX_NORMS, torch_name, jax_name, _skip_none)
         for torch_name in ("eps", "variance_epsilon")
         for jax_name in ("epsilon", "eps")
     ]
     table += [
         Setting("batch-norm-momentum", BATCH_NORMS, ("BatchNorm",), "momentum", "momentum", _kept),
         Setting("batch-norm-momentum", BATCH_NORMS, ("BatchNorm",), "momentum", "decay_rate", _kept),
-        Setting(
-            "batch-norm-mode",
-            BATCH_NORMS,
-            ("BatchNorm",),
-            "training",
-            "use_running_average",
-            lambda v, _: not v,
-            lambda v, _: SKIP if v is None else v,
+        *(
+            Setting(cause, BATCH_NORMS, ("BatchNorm",), "training", "use_running_average", convert, _skip_none)
+            for cause, convert in (("batch-norm-mode", _evaluates), ("batch-norm-training", _trains))
         ),
         Setting("norm-axes", ("LayerNorm",), ("LayerNorm",), "normalized_shape", "reduction_axes", _normalized_axes),
         Setting("norm-groups", ("GroupNorm",), ("GroupNorm",), "num_groups", "num_groups"),
@@ -244,7 +254,9 @@ def _modules() -> list[Setting]:
         Setting("padding-index", ("Embedding",), ("Embed", "Embedding"), "padding_idx", "padding_idx", missing=None),
         Setting("embedding-max-norm", ("Embedding",), ("Embed", "Embedding"), "max_norm", "max_norm", missing=None),
         Setting("leaky-slope", ("LeakyReLU",), ("LeakyReLU",), "negative_slope", "negative_slope"),
-        Setting("gru-two-biases", ("GRU", "GRUCell"), ("GRUCell",), "bias", "hidden_bias", missing=False),
+        Setting(
+            "gru-two-biases", ("GRU", "GRUCell"), ("GRUCell",), "bias", "hidden_bias", read=_hidden_bias, missing=False
+        ),
     ]
     for torch_kinds, jax_kinds in ((CONVS, ("Conv",)), (CONV_TRANSPOSES, ("ConvTranspose",))):
         table += [
