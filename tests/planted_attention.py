@@ -168,10 +168,9 @@ ATTENTION_PAIRS = (
     dense(
         "dropout-on",
         layer,
-        layer,
-        layer,
+        lambda net, x: net.layer(x, deterministic=True),
+        lambda net, x: net.layer(x, deterministic=False),
         layers=lambda: {"layer": nn.Dropout(0.5).eval()},
-        right_layers=flax_layers(nnx.Dropout, 0.5, deterministic=True),
-        wrong_layers=flax_layers(nnx.Dropout, 0.5),
+        right_layers=flax_layers(nnx.Dropout, 0.5),
     ),
 )

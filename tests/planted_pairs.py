@@ -14,11 +14,13 @@ from planted_nets import dense, elementwise, flax_layers, image, layer, layers, 
 from planted_places import (
     FILTER,
     GemmaNorm,
+    OwnGroupNorm,
     UnbiasedNorm,
     Unflipped,
     WrittenGemmaNorm,
     WrittenNorm,
     conv,
+    convolved,
     corner_matrix,
     epsilon,
     filtered,
@@ -30,6 +32,7 @@ from planted_places import (
     pool,
     resized,
     same_layer,
+    torch_convolved,
     torch_gates,
     torch_loss,
     torch_three_gates,
@@ -121,12 +124,12 @@ SOFTMAX_PAIRS = (
     ),
 )
 NORM_PAIRS = (
-    epsilon("norm-epsilon", 1e-5, 1e-6),
+    epsilon("norm-epsilon", 1e-5, 1e-6, nn.LayerNorm),
     epsilon("norm-epsilon-1e-6", 1e-6, 1e-5),
     epsilon("norm-epsilon-1e-12", 1e-12, 1e-6),
     norm(
         "norm-epsilon-1e-3",
-        layers(nn.GroupNorm, 2, 8, eps=1e-3),
+        layers(OwnGroupNorm, 2, 8, eps=1e-3),
         flax_layers(nnx.GroupNorm, 8, num_groups=2, epsilon=1e-3),
         flax_layers(nnx.GroupNorm, 8, num_groups=2),
     ),
@@ -149,8 +152,8 @@ NORM_PAIRS = (
         lambda net, x: net.layer(x + 50),
         lambda net, x: net.layer(x + 50),
         layers=layers(nn.LayerNorm, 8),
-        right_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_fast_variance=False),
-        wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5),
+        right_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32),
+        wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, dtype=jnp.float32),
     ),
     norm(
         "rms-norm-offset",
@@ -162,11 +165,10 @@ NORM_PAIRS = (
     image(
         "batch-norm-mode",
         layer,
-        layer,
-        layer,
+        lambda net, x: net.layer(x, use_running_average=True),
+        lambda net, x: net.layer(x, use_running_average=False),
         layers=lambda: {"layer": nn.BatchNorm2d(4).eval()},
         right_layers=flax_layers(nnx.BatchNorm, 4, use_running_average=True, momentum=0.9),
-        wrong_layers=flax_layers(nnx.BatchNorm, 4, use_running_average=False, momentum=0.9),
     ),
 )
 CONV_PAIRS = (
@@ -189,7 +191,12 @@ CONV_PAIRS = (
         right_layers=flax_layers(nnx.Conv, 4, 4, (3, 3), padding=((2, 0), (2, 0))),
         wrong_layers=flax_layers(nnx.Conv, 4, 4, (3, 3)),
     ),
-    conv("conv-padding-none", {}, {"padding": "VALID"}, {}),
+    image(
+        "conv-padding-none",
+        torch_convolved,
+        convolved("VALID"),
+        convolved("SAME"),
+    ),
     dense(
         "conv-kernel-flip",
         lambda net, x: F.conv1d(x[:, None], torch.tensor([[FILTER]]), padding=1)[:, 0],
@@ -233,7 +240,10 @@ CONV_PAIRS = (
         pool("max_pool", padding="SAME"),
     ),
     image(
-        "pool-padding-none", lambda net, x: F.max_pool2d(x, 3, 2), pool("max_pool"), pool("max_pool", padding="SAME")
+        "pool-padding-none",
+        lambda net, x: F.max_pool2d(x, 3, 2).mean((2, 3), keepdim=True),
+        lambda net, x: pool("max_pool")(net, x).mean((1, 2), keepdims=True),
+        lambda net, x: pool("max_pool", padding="SAME")(net, x).mean((1, 2), keepdims=True),
     ),
     image(
         "pool-max",

@@ -194,12 +194,9 @@ def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
     if left():
         rest = probe.relevant([cause for cause in HYPOTHESES if cause.name not in shown])
         try_all(itertools.takewhile(lambda _: left(), rest))
-    for index in left():  # a tensor that the other side pads in the module
-        place = probe.places[index]
-        for i, tried in list(found.hypotheses.items()) if place.kind == "code" and place.has_own_shape else ():
-            inside = probe.places[i]
-            if (inside.kind, inside.after) == ("module", place.after) and all("padding" in h.cause.name for h in tried):
-                found.hypotheses[index] = tried
+    for index in left():
+        if padding := _padding_behind(probe, found, probe.places[index]):
+            found.hypotheses[index] = padding
     pairs: dict[tuple[Hypothesis, Hypothesis], dict[int, float]] = {}
     for index in left():
         candidates = sorted(changing[index], key=_left)
@@ -214,6 +211,16 @@ def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
         if probe.places[index].out and (names := probe.shown(index)):
             found.values[index] = names
     return found
+
+
+def _padding_behind(probe: Probe, found: Explanations, place: Mismatch) -> tuple[Hypothesis, ...]:
+    """Returns what explains the module behind a place, if it is padding and torch pads before that module."""
+    if place.kind == "code" and place.has_own_shape:
+        for index, tried in found.hypotheses.items():
+            module = probe.places[index]
+            if (module.kind, module.after) == ("module", place.after) and all("padding" in h.cause.name for h in tried):
+                return tried
+    return ()
 
 
 def _shape(place: Mismatch) -> tuple[int, ...] | None:
@@ -248,7 +255,8 @@ def _of_settings(settings: Sequence[tuple[str, SettingMismatch]]) -> list[Hypoth
     groups: dict[tuple[str, str], list[tuple[str, str, Any]]] = defaultdict(list)
     for path, mismatch in settings:
         if mismatch.cause in BY_NAME and mismatch.has_option:
-            groups[mismatch.cause, str(mismatch)].append((path, mismatch.jax_name, mismatch.expected))
+            changes = {mismatch.jax_name: mismatch.expected, **mismatch.derived}
+            groups[mismatch.cause, str(mismatch)] += [(path, name, value) for name, value in changes.items()]
     return [Hypothesis(BY_NAME[cause], text, None, tuple(changes)) for (cause, text), changes in groups.items()]
 
 

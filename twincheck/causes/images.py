@@ -274,13 +274,6 @@ CAUSES: Sequence[Cause] = (
         LINEAR_PAGE,
     ),
     Cause(
-        "conv-groups",
-        "Convolution: the numbers of groups differ.",
-        "nnx.Conv(..., feature_group_count=...) as torch's groups",
-        torch_page("nn.Conv2d"),
-        LINEAR_PAGE,
-    ),
-    Cause(
         "conv-transpose-padding",
         "ConvTranspose: torch's padding takes away from the output, Flax's SAME puts an odd pixel on the other side.",
         "nnx.ConvTranspose(..., padding=[(k - 1 - p, k - 1 - p + output_padding), ...])",

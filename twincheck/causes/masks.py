@@ -1,5 +1,7 @@
 """Attention masks: the patches that undo their differences, and what differs."""
 
+import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,13 +22,15 @@ LEAST_MASKED_OUT = -1.0
 _where = jnp.where
 
 
-def _masked_where(change: Callable[[Any, Any, Any], Any], below: float = MASKED_OUT) -> dict[str, Wrap]:
+def _masked_where(
+    change: Callable[[Any, Any, Any], Any], below: float = MASKED_OUT, least: float = -math.inf
+) -> dict[str, Wrap]:
     """Returns a replacement of `jnp.where` for calls that fill in masked scores, given (condition, scores, fill)."""
 
     def is_fill(value: Any) -> bool:
         if value is None or np.ndim(value) or isinstance(value, jax.core.Tracer):
             return False
-        return bool(np.asarray(value).dtype.kind == "f" and float(value) < below)
+        return bool(np.asarray(value).dtype.kind == "f" and least <= float(value) < below)
 
     def wrap(where: Function) -> Function:
         def call(condition: Any, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
@@ -56,7 +60,7 @@ def mask_fill(fill: float) -> Patch:
 
 
 mask_low_enough = functions(
-    _masked_where(lambda condition, x, _: _where(condition, x, lowest(x)), below=LEAST_MASKED_OUT)
+    _masked_where(lambda condition, x, _: _where(condition, x, lowest(x)), LEAST_MASKED_OUT, -sys.float_info.max)
 )
 mask_added = functions(_masked_where(lambda condition, x, _: x + _where(condition, 0.0, -1e4).astype(x.dtype)))
 

@@ -73,6 +73,14 @@ batch_norm_evaluates = attributes(
 
 CAUSES: Sequence[Cause] = (
     Cause(
+        "fast-variance",
+        "Norm: Flax computes the variance as E[x^2] - E[x]^2 by default, which loses digits if the mean is large.",
+        "nnx.LayerNorm(..., use_fast_variance=False)",
+        torch_page("nn.LayerNorm"),
+        NORMS_PAGE,
+        fast_variance,
+    ),
+    Cause(
         "norm-epsilon",
         "Norm: the epsilons differ; torch's default is 1e-5, Flax's 1e-6, but 1e-5 for BatchNorm.",
         "epsilon=1e-5 in the norm, or torch's eps",
@@ -126,14 +134,6 @@ CAUSES: Sequence[Cause] = (
         "Use the epsilon of the PyTorch model, inside the root as it does or outside.",
         torch_page("nn.LayerNorm"),
         NORMS_PAGE,
-    ),
-    Cause(
-        "fast-variance",
-        "Norm: Flax computes the variance as E[x^2] - E[x]^2 by default, which loses digits if the mean is large.",
-        "nnx.LayerNorm(..., use_fast_variance=False)",
-        torch_page("nn.LayerNorm"),
-        NORMS_PAGE,
-        fast_variance,
     ),
     Cause(
         "rms-norm-offset",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Settings = Mapping[str, Any]
@@ -44,6 +44,7 @@ class Setting:
         convert: returns torch's value in the terms of JAX, or SKIP, given the value and all of torch's settings.
         read: returns JAX's value in a form that can be compared, given the value and all of JAX's settings.
         missing: JAX's value if it has no such attribute; by default there is nothing to compare.
+        derived: returns other attributes that JAX's value decides, given torch's value and all of JAX's settings.
     """
 
     cause: str
@@ -54,6 +55,7 @@ class Setting:
     convert: Convert = compact
     read: Convert = compact
     missing: Any = SKIP
+    derived: Callable[[Any, Settings], Settings] = lambda value, settings: {}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class SettingMismatch:
     jax_value: Any
     expected: Any
     has_option: bool
+    derived: Settings = field(default_factory=dict)
 
     def __str__(self) -> str:
         if not self.has_option:
@@ -96,8 +99,11 @@ def compare_settings(torch_kind: str, torch: Settings, jax_kind: str, jax: Setti
         if expected is SKIP or actual is SKIP or _same(expected, actual):
             continue
         theirs, has_option = torch[setting.torch_name], setting.jax_name in jax
+        derived = setting.derived(expected, jax)
         found.append(
-            SettingMismatch(setting.cause, setting.torch_name, theirs, setting.jax_name, value, expected, has_option)
+            SettingMismatch(
+                setting.cause, setting.torch_name, theirs, setting.jax_name, value, expected, has_option, derived
+            )
         )
     return found
 
@@ -210,6 +216,12 @@ def _skip_none(value: Any, settings: Settings) -> Any:
     return SKIP if value is None else value
 
 
+def _group_size(groups: Any, settings: Settings) -> Settings:
+    """Returns the size of a group, which nnx.GroupNorm keeps beside their number."""
+    size = settings.get("group_size")
+    return {} if size is None else {"group_size": size * settings["num_groups"] // groups}
+
+
 def _evaluates(training: Any, settings: Settings) -> Any:
     """Returns Flax's use_running_average of a norm of torch in evaluation mode."""
     return SKIP if training else True
@@ -245,7 +257,7 @@ def _modules() -> list[Setting]:
             for cause, convert in (("batch-norm-mode", _evaluates), ("batch-norm-training", _trains))
         ),
         Setting("norm-axes", ("LayerNorm",), ("LayerNorm",), "normalized_shape", "reduction_axes", _normalized_axes),
-        Setting("norm-groups", ("GroupNorm",), ("GroupNorm",), "num_groups", "num_groups"),
+        Setting("norm-groups", ("GroupNorm",), ("GroupNorm",), "num_groups", "num_groups", derived=_group_size),
         Setting("norm-groups", ("GroupNorm",), ("GroupNorm",), "num_groups", "groups"),
         Setting("dropout-rate", ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"), ("Dropout",), "p", "rate"),
         Setting("dropout-rate", ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"), ("Dropout",), "p", "p"),
@@ -262,7 +274,6 @@ def _modules() -> list[Setting]:
         table += [
             Setting("conv-strides", torch_kinds, jax_kinds, "stride", "strides", read=one_if_none),
             Setting("conv-dilation", torch_kinds, jax_kinds, "dilation", "kernel_dilation", read=one_if_none),
-            Setting("conv-groups", torch_kinds, jax_kinds, "groups", "feature_group_count"),
         ]
     table += [
         Setting("conv-padding", CONVS, ("Conv",), "padding", "padding", _torch_padding, _jax_padding),
@@ -283,7 +294,7 @@ def _modules() -> list[Setting]:
     table += [
         Setting(f"conv-{name}", (kind,), (kind,), torch_name, torch_name)
         for kind in same
-        for name, torch_name in (("strides", "stride"), ("dilation", "dilation"), ("groups", "groups"))
+        for name, torch_name in (("strides", "stride"), ("dilation", "dilation"))
     ]
     return table
 
