@@ -1,7 +1,6 @@
 """The smallest pair of models for each cause that a patch undoes."""
 
 import functools
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,49 +9,34 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 from jax.nn import gelu
+from planted_attention import ATTENTION_PAIRS
 from planted_nets import dense, elementwise, flax_layers, image, layer, layers, words
 from planted_places import (
     FILTER,
-    KEPT,
-    ROW_HIDDEN,
     GemmaNorm,
+    OwnGroupNorm,
     UnbiasedNorm,
     Unflipped,
     WrittenGemmaNorm,
     WrittenNorm,
-    apply_rotary,
-    apply_rotary_pairs,
-    causal_attention,
     conv,
+    convolved,
     corner_matrix,
     epsilon,
     filtered,
     in_half,
-    jax_attention,
     jax_gates,
-    jax_grouped,
-    jax_heads,
     jax_loss,
     jax_three_gates,
-    multiplied_attention,
     norm,
     pool,
     resized,
-    rotary,
-    rotary_in_bfloat16,
     same_layer,
-    torch_added_mask,
-    torch_attention,
-    torch_filled_mask,
+    torch_convolved,
     torch_gates,
-    torch_grouped,
     torch_loss,
-    torch_rotary,
-    torch_rotate_halves,
-    torch_rotate_pairs,
     torch_three_gates,
     weighted,
-    written_attention,
 )
 from torch import nn
 
@@ -140,12 +124,12 @@ SOFTMAX_PAIRS = (
     ),
 )
 NORM_PAIRS = (
-    epsilon("norm-epsilon", 1e-5, 1e-6),
+    epsilon("norm-epsilon", 1e-5, 1e-6, nn.LayerNorm),
     epsilon("norm-epsilon-1e-6", 1e-6, 1e-5),
     epsilon("norm-epsilon-1e-12", 1e-12, 1e-6),
     norm(
         "norm-epsilon-1e-3",
-        layers(nn.GroupNorm, 2, 8, eps=1e-3),
+        layers(OwnGroupNorm, 2, 8, eps=1e-3),
         flax_layers(nnx.GroupNorm, 8, num_groups=2, epsilon=1e-3),
         flax_layers(nnx.GroupNorm, 8, num_groups=2),
     ),
@@ -168,8 +152,8 @@ NORM_PAIRS = (
         lambda net, x: net.layer(x + 50),
         lambda net, x: net.layer(x + 50),
         layers=layers(nn.LayerNorm, 8),
-        right_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_fast_variance=False),
-        wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5),
+        right_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32),
+        wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, dtype=jnp.float32),
     ),
     norm(
         "rms-norm-offset",
@@ -181,11 +165,10 @@ NORM_PAIRS = (
     image(
         "batch-norm-mode",
         layer,
-        layer,
-        layer,
+        lambda net, x: net.layer(x, use_running_average=True),
+        lambda net, x: net.layer(x, use_running_average=False),
         layers=lambda: {"layer": nn.BatchNorm2d(4).eval()},
         right_layers=flax_layers(nnx.BatchNorm, 4, use_running_average=True, momentum=0.9),
-        wrong_layers=flax_layers(nnx.BatchNorm, 4, use_running_average=False, momentum=0.9),
     ),
 )
 CONV_PAIRS = (
@@ -208,7 +191,12 @@ CONV_PAIRS = (
         right_layers=flax_layers(nnx.Conv, 4, 4, (3, 3), padding=((2, 0), (2, 0))),
         wrong_layers=flax_layers(nnx.Conv, 4, 4, (3, 3)),
     ),
-    conv("conv-padding-none", {}, {"padding": "VALID"}, {}),
+    image(
+        "conv-padding-none",
+        torch_convolved,
+        convolved("VALID"),
+        convolved("SAME"),
+    ),
     dense(
         "conv-kernel-flip",
         lambda net, x: F.conv1d(x[:, None], torch.tensor([[FILTER]]), padding=1)[:, 0],
@@ -252,7 +240,10 @@ CONV_PAIRS = (
         pool("max_pool", padding="SAME"),
     ),
     image(
-        "pool-padding-none", lambda net, x: F.max_pool2d(x, 3, 2), pool("max_pool"), pool("max_pool", padding="SAME")
+        "pool-padding-none",
+        lambda net, x: F.max_pool2d(x, 3, 2).mean((2, 3), keepdim=True),
+        lambda net, x: pool("max_pool")(net, x).mean((1, 2), keepdims=True),
+        lambda net, x: pool("max_pool", padding="SAME")(net, x).mean((1, 2), keepdims=True),
     ),
     image(
         "pool-max",
@@ -289,152 +280,6 @@ CONV_PAIRS = (
         lambda net, x: F.interpolate(x, (5, 5)),
         lambda net, x: x[:, np.arange(5) * 8 // 5][:, :, np.arange(5) * 8 // 5],
         resized("nearest", 5),
-    ),
-)
-ATTENTION_PAIRS = (
-    replace(
-        words(
-            "attention-float32",
-            lambda net, x: torch_attention(x),
-            lambda net, x: written_attention(x, 0.5),
-            lambda net, x: jax_attention(x),
-        ),
-        float64=True,
-    ),
-    words(
-        "attention-unscaled",
-        lambda net, x: torch_attention(x, scale=1.0),
-        lambda net, x: jax_attention(x, scale=1.0),
-        lambda net, x: nnx.dot_product_attention(*jax_heads(x)).reshape(x.shape),
-    ),
-    words(
-        "attention-scale",
-        lambda net, x: torch_attention(x),
-        lambda net, x: written_attention(x, 0.5),
-        lambda net, x: written_attention(x, 1.0),
-    ),
-    words(
-        "attention-scale",
-        lambda net, x: torch_attention(x),
-        lambda net, x: multiplied_attention(x, 0.5),
-        lambda net, x: multiplied_attention(x, 1.0),
-    ),
-    words(
-        "attention-other-scale",
-        lambda net, x: torch_attention(x),
-        lambda net, x: multiplied_attention(x, 0.5),
-        lambda net, x: multiplied_attention(x, 8**-0.5),
-    ),
-    words(
-        "attention-other-scale",
-        lambda net, x: torch_attention(x),
-        lambda net, x: jax_attention(x),
-        lambda net, x: jax_attention(x, scale=8**-0.5),
-    ),
-    words(
-        "attention-causal",
-        lambda net, x: torch_attention(x, is_causal=True),
-        lambda net, x: jax_attention(x, is_causal=True),
-        lambda net, x: written_attention(x, 0.5),
-    ),
-    words(
-        "attention-not-causal",
-        lambda net, x: torch_attention(x),
-        lambda net, x: jax_attention(x),
-        lambda net, x: jax_attention(x, is_causal=True),
-    ),
-    words(
-        "attention-not-causal",
-        lambda net, x: torch_attention(x),
-        lambda net, x: written_attention(x, 0.5),
-        lambda net, x: causal_attention(x),
-    ),
-    words(
-        "causal-mask",
-        lambda net, x: torch_attention(x, is_causal=True),
-        lambda net, x: causal_attention(x),
-        lambda net, x: causal_attention(x, 1),
-    ),
-    words(
-        "causal-mask",
-        lambda net, x: torch_attention(x, is_causal=True),
-        lambda net, x: causal_attention(x),
-        lambda net, x: written_attention(x, 0.5, jnp.tri(x.shape[1], k=1, dtype=bool)[None, None], -jnp.inf),
-    ),
-    words(
-        "mask-fill",
-        lambda net, x: torch_attention(x, attn_mask=torch.tensor(KEPT)),
-        lambda net, x: written_attention(x, 0.5, jnp.asarray(KEPT), -1e9),
-        lambda net, x: written_attention(x, 0.5, jnp.asarray(KEPT), -5.0),
-    ),
-    words(
-        "mask-polarity",
-        lambda net, x: torch_attention(x, attn_mask=torch.tensor(KEPT)),
-        lambda net, x: jax_attention(x, mask=jnp.asarray(KEPT)),
-        lambda net, x: written_attention(x, 0.5, ~jnp.asarray(KEPT), -1e9),
-    ),
-    words(
-        "mask-value",
-        torch_added_mask,
-        lambda net, x: jax_attention(x, bias=jnp.where(jnp.asarray(ROW_HIDDEN), 0.0, -1e4).astype(x.dtype)),
-        lambda net, x: written_attention(x, 0.5, jnp.asarray(ROW_HIDDEN), -1e9),
-    ),
-    words(
-        "mask-value-finite",
-        torch_filled_mask,
-        lambda net, x: written_attention(x, 0.5, jnp.asarray(ROW_HIDDEN), jnp.finfo(x.dtype).min),
-        lambda net, x: written_attention(x, 0.5, jnp.asarray(ROW_HIDDEN), -jnp.inf),
-    ),
-    words(
-        "heads-tiled",
-        lambda net, x: torch_grouped(x, True),
-        lambda net, x: jax_grouped(x, True),
-        lambda net, x: jax_grouped(x, False),
-    ),
-    words(
-        "heads-repeated",
-        lambda net, x: torch_grouped(x, False),
-        lambda net, x: jax_grouped(x, False),
-        lambda net, x: jax_grouped(x, True),
-    ),
-    words(
-        "rotary-interleaved",
-        lambda net, x: torch_rotate_pairs(x),
-        lambda net, x: apply_rotary_pairs(x),
-        lambda net, x: apply_rotary(x),
-    ),
-    words(
-        "rotary-halves",
-        lambda net, x: torch_rotate_halves(x),
-        lambda net, x: apply_rotary(x),
-        lambda net, x: apply_rotary_pairs(x),
-    ),
-    words(
-        "rotary-bfloat16",
-        lambda net, x: torch_rotate_halves(x),
-        lambda net, x: apply_rotary(x),
-        lambda net, x: rotary_in_bfloat16(x),
-    ),
-    words(
-        "rotary-base",
-        lambda net, x: torch_rotary(x),
-        lambda net, x: rotary(x),
-        lambda net, x: rotary(x, base=500_000.0),
-    ),
-    words(
-        "rotary-direction",
-        lambda net, x: torch_rotary(x),
-        lambda net, x: rotary(x),
-        lambda net, x: rotary(x, sign=-1.0),
-    ),
-    dense(
-        "dropout-on",
-        layer,
-        layer,
-        layer,
-        layers=lambda: {"layer": nn.Dropout(0.5).eval()},
-        right_layers=flax_layers(nnx.Dropout, 0.5, deterministic=True),
-        wrong_layers=flax_layers(nnx.Dropout, 0.5),
     ),
 )
 OTHER_PAIRS = (

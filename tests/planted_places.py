@@ -233,11 +233,16 @@ def corner_matrix(old: int, new: int) -> np.ndarray:
 
 
 def conv(cause: str, torch_conv: dict[str, Any], right: dict[str, Any], wrong: dict[str, Any], kernel: int = 3) -> Pair:
+    """Returns a pair of convolutions whose outputs are averaged over space, so that any of their sizes fit."""
+
+    def averaged(net: Any, x: jax.Array) -> jax.Array:
+        return net.layer(x).mean((1, 2), keepdims=True)
+
     return image(
         cause,
-        layer,
-        layer,
-        layer,
+        lambda net, x: net.layer(x).mean((2, 3), keepdim=True),
+        averaged,
+        averaged,
         layers=layers(nn.Conv2d, 4, 4, kernel, **torch_conv),
         right_layers=flax_layers(nnx.Conv, 4, 4, (kernel, kernel), **right),
         wrong_layers=flax_layers(nnx.Conv, 4, 4, (kernel, kernel), **wrong),
@@ -258,13 +263,41 @@ def norm(cause: str, torch_norm: Layers, right: Layers, wrong: Layers, tiny: boo
     return dense(cause, place, place, place, layers=torch_norm, right_layers=right, wrong_layers=wrong)
 
 
-def epsilon(cause: str, eps: float, wrong: float) -> Pair:
+class OwnLayerNorm(nn.LayerNorm):
+    """A norm whose settings are not known, as that of a model with norms of its own."""
+
+
+class OwnGroupNorm(nn.GroupNorm):
+    """The same for groups."""
+
+
+def epsilon(cause: str, eps: float, wrong: float, kind: type[nn.LayerNorm] = OwnLayerNorm) -> Pair:
     return norm(
         cause,
-        layers(nn.LayerNorm, 8, eps=eps),
+        layers(kind, 8, eps=eps),
         flax_layers(nnx.LayerNorm, 8, epsilon=eps),
         flax_layers(nnx.LayerNorm, 8, epsilon=wrong),
     )
+
+
+KERNEL = np.random.default_rng(0).normal(size=(3, 3, 4, 4))
+
+
+def torch_convolved(net: Any, x: torch.Tensor) -> torch.Tensor:
+    """Returns the mean over space of a convolution without padding."""
+    kernel = torch.tensor(KERNEL).movedim((-1, -2), (0, 1)).to(x.dtype)
+    return F.conv2d(x, kernel).mean((2, 3), keepdim=True)
+
+
+def convolved(padding: str) -> Place:
+    """Returns the same in JAX, with a padding."""
+
+    def place(net: Any, x: jax.Array) -> jax.Array:
+        kernel = jnp.asarray(KERNEL, x.dtype)
+        out = jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return out.mean((1, 2), keepdims=True)
+
+    return place
 
 
 def filtered(x: jax.Array, kernel: jax.Array) -> jax.Array:

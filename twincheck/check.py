@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from twincheck.bounds import ALLOWED_EPS, ALLOWED_LOSS, EPS
-from twincheck.departure import Departure
+from twincheck.first_wrong_operation import WrongOperation
 from twincheck.layouts import Layout, distances, nearest, output_layout, usual_axes
 from twincheck.pairing import Link, Pairing
 from twincheck.recording import Array, Call, Enough, Place, Recording
@@ -67,7 +67,7 @@ class Mismatch:
     tensors: the code between two modules, one module, one of these backwards, or the whole model. Without a `place` it
     is the returned array `output`, or a parameter's gradient. With `boundary` only the line between module and code is
     drawn elsewhere, and the next place agrees. With `carried` the difference comes from another place by a residual.
-    `departure` is where the JAX model leaves torch's values, if that is known.
+    `wrong_operation` is the first one of the JAX model there whose result differs from torch's, if that is known.
     """
 
     kind: Kind
@@ -81,7 +81,7 @@ class Mismatch:
     output: int = 0
     boundary: bool = False
     carried: bool = False
-    departure: Departure | None = field(default=None, repr=False, compare=False)
+    wrong_operation: WrongOperation | None = field(default=None, repr=False, compare=False)
     ours: Array | None = field(default=None, repr=False, compare=False)
     theirs: Array | None = field(default=None, repr=False, compare=False)
 

@@ -1,4 +1,4 @@
-"""From places that differ to causes in words.
+"""Names the causes of places that differ, in words.
 
 A cause is a setting that differs between two paired modules, or a known difference between the frameworks whose patch
 makes the mismatch vanish, or a simple operation that turns the JAX tensor into torch's.
@@ -24,17 +24,16 @@ from twincheck.recording import Array, Patch, reason
 from twincheck.report import UNKNOWN, Finding
 
 _VANISHES = 30
-"""A hypothesis explains a place if it makes the mismatch this many times smaller, or brings it within its bound."""
+"""A hypothesis explains a place if it makes the difference this many times smaller, or smaller than its bound."""
 
 _STANDS = 3
-"""The same for a place that is within its bound while gradients there are out."""
+"""The same factor for a place whose value is within its bound, but whose gradients are not."""
 
 _SECOND_CAUSES = 12
-"""Second hypotheses that are tried at a place that none explains alone."""
-
+"""If no hypothesis explains a place alone, the best one is tried together with up to this many others."""
 
 TIED = "tied-weights"
-"""The cause that other values of a parameter show."""
+"""The cause that is found by giving a JAX parameter the values of another parameter of torch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +160,7 @@ class Probe:
 
 @dataclass
 class Explanations:
-    """What explains places, by their index: hypotheses, one or several together, and causes that values show."""
+    """Explanations of places, by their index: hypotheses, one or several together, and causes that values show."""
 
     hypotheses: dict[int, tuple[Hypothesis, ...]] = field(default_factory=dict)
     values: dict[int, tuple[str, ...]] = field(default_factory=dict)
@@ -201,6 +200,9 @@ def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
     if left():
         rest = probe.relevant([cause for cause in HYPOTHESES if cause.name not in shown])
         try_all(itertools.takewhile(lambda _: left(), rest))
+    for index in left():
+        if padding := _padding_behind(probe, found, probe.places[index]):
+            found.hypotheses[index] = padding
     pairs: dict[tuple[Hypothesis, Hypothesis], dict[int, float]] = {}
     for index in left():
         candidates = sorted(changing[index], key=_left)
@@ -215,6 +217,16 @@ def _explain(probe: Probe, settings: Sequence[Hypothesis]) -> Explanations:
         if probe.places[index].out and (names := probe.shown(index)):
             found.values[index] = names
     return found
+
+
+def _padding_behind(probe: Probe, found: Explanations, place: Mismatch) -> tuple[Hypothesis, ...]:
+    """Returns what explains the module behind a place, if it is padding and torch pads before that module."""
+    if place.kind == "code" and place.has_own_shape:
+        for index, tried in found.hypotheses.items():
+            module = probe.places[index]
+            if (module.kind, module.after) == ("module", place.after) and all("padding" in h.cause.name for h in tried):
+                return tried
+    return ()
 
 
 def _shape(place: Mismatch) -> tuple[int, ...] | None:
@@ -248,8 +260,9 @@ def _of_settings(settings: Sequence[tuple[str, SettingMismatch]]) -> list[Hypoth
     """Returns a hypothesis for each setting that differs, for all modules in which it differs in the same way."""
     groups: dict[tuple[str, str], list[tuple[str, str, Any]]] = defaultdict(list)
     for path, mismatch in settings:
-        if mismatch.cause in BY_NAME:
-            groups[mismatch.cause, str(mismatch)].append((path, mismatch.jax_name, mismatch.expected))
+        if mismatch.cause in BY_NAME and mismatch.has_option:
+            changes = {mismatch.jax_name: mismatch.expected, **mismatch.derived}
+            groups[mismatch.cause, str(mismatch)] += [(path, name, value) for name, value in changes.items()]
     return [Hypothesis(BY_NAME[cause], text, None, tuple(changes)) for (cause, text), changes in groups.items()]
 
 
@@ -267,13 +280,14 @@ def _of_tied_weights(pair: Any) -> Iterator[Hypothesis]:
 
 def _notes(settings: Sequence[tuple[str, SettingMismatch]], explained: set[str]) -> list[str]:
     """Returns the settings that differ and explain no place, each kind once."""
-    groups: dict[str, list[str]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path, mismatch in settings:
         if path not in explained:
-            groups[str(mismatch)].append(path)
+            fix = "" if mismatch.has_option else f". Fix: {BY_NAME[mismatch.cause].fix}"
+            groups[str(mismatch), fix].append(path)
     return [
-        f"{text}, at {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-        for text, paths in groups.items()
+        f"{text}, at {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "") + fix
+        for (text, fix), paths in groups.items()
     ]
 
 

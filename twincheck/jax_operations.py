@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from twincheck.departure import Line, Operation, sums, users_line
+from twincheck.first_wrong_operation import Line, Operation, sums, users_line
 from twincheck.jax_calls import VISIT, is_array
 from twincheck.jax_side import JaxSide
 from twincheck.recording import Array, Force, Place, is_float

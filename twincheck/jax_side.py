@@ -1,4 +1,4 @@
-"""What the JAX sides of a pair share: one pass, eager and differentiated, whose tensors can be seen and replaced."""
+"""Parts that all JAX sides share: one pass, eager and differentiated, whose tensors can be seen and replaced."""
 
 import contextlib
 import itertools

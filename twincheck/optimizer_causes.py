@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from twincheck.optimizer_settings import Change, possible_changes
 from twincheck.recording import Array
 from twincheck.report import Finding
 from twincheck.update_rules import History, UpdateRecord, simulate
@@ -27,17 +28,6 @@ EXACT = 1e-9
 
 That is far above float64's rounding of Adam's rule, and far below the effect of a setting.
 """
-
-
-@dataclass(frozen=True)
-class _Change:
-    """A setting that the JAX side may have in place of torch's, and the cause that it then is."""
-
-    cause: str
-    key: str
-    value: Any
-    says: str
-    fix: str
 
 
 def numbers_in(transformation: Any) -> dict[str, list[float]]:
@@ -73,139 +63,6 @@ def numbers_in(transformation: Any) -> dict[str, list[float]]:
 
     visit(tuple(transformation), "")
     return {name: sorted(values) for name, values in found.items()}
-
-
-_VALUES: dict[str, list[tuple[str, str, tuple[str, ...], tuple[float, ...]]]] = {
-    # (cause, torch's setting, optax's names for it, values to try besides those that the transformation holds)
-    "Adam": [
-        ("weight-decay", "weight_decay", ("weight_decay",), (0.0, 1e-4, 1e-2)),
-        ("betas", "b1", ("b1",), (0.9,)),
-        ("betas", "b2", ("b2",), (0.999, 0.99, 0.95)),
-        ("epsilon", "eps", ("eps",), (1e-8, 1e-6, 1e-7)),
-        ("epsilon-in-root", "eps_root", ("eps_root", "eps"), (1e-8,)),
-    ],
-    "SGD": [
-        ("weight-decay", "weight_decay", ("weight_decay",), (0.0, 1e-4, 1e-2)),
-        ("momentum", "momentum", ("momentum", "decay"), (0.0, 0.9)),
-        ("dampening", "dampening", (), (0.0,)),
-    ],
-    "RMSprop": [
-        ("weight-decay", "weight_decay", ("weight_decay",), (0.0, 1e-4, 1e-2)),
-        ("rmsprop-decay", "alpha", ("decay",), (0.9, 0.99)),
-        ("epsilon", "eps", ("eps",), (1e-8,)),
-        ("initial-accumulator", "initial", ("initial_scale",), (1.0,)),
-        ("momentum", "momentum", ("momentum",), (0.0, 0.9)),
-    ],
-    "Adagrad": [
-        ("weight-decay", "weight_decay", ("weight_decay",), (0.0, 1e-4)),
-        ("initial-accumulator", "initial_accumulator_value", ("initial_accumulator_value",), (0.1,)),
-        ("epsilon", "eps", ("eps",), (1e-7, 1e-10)),
-        ("lr-decay", "lr_decay", (), (0.0,)),
-    ],
-}  # fmt: skip
-
-_SWITCHES: dict[str, list[_Change]] = {
-    "Adam": [
-        _Change("bias-correction", "bias_correction", False, "optax doesn't correct Adam's means for their start at 0.",
-                "use optax.scale_by_adam, which does."),
-        _Change("nesterov", "adam_nesterov", True, "optax uses Nesterov's momentum in Adam, torch doesn't.",
-                "nesterov=False."),
-    ],
-    "NAdam": [
-        _Change("nadam-schedule", "adam_nesterov", True,
-                "torch's NAdam lets the momentum grow with the steps (momentum_decay); optax.nadam keeps it constant.",
-                "write torch's rule as a transformation of its own; optax has none."),
-    ],
-    "RMSprop": [
-        _Change("epsilon-in-root", "eps_inside", True,
-                "optax adds RMSprop's epsilon inside the square root, torch outside.", "eps_in_sqrt=False."),
-        _Change("momentum-order", "rate_inside", True,
-                "optax.rmsprop applies the momentum to updates that the learning rate has scaled, torch before it.",
-                "optax.chain(optax.scale_by_rms(...), optax.trace(momentum), optax.scale_by_learning_rate(schedule))."),
-        _Change("bias-correction", "rms_correction", True, "optax corrects RMSprop's mean for its start at 0.",
-                "bias_correction=False."),
-    ],
-    "Adagrad": [
-        _Change("epsilon-in-root", "eps_inside", True, "optax adds Adagrad's epsilon inside the root, torch outside.",
-                "use a smaller epsilon in optax; there is no option."),
-    ],
-}  # fmt: skip
-
-
-def _pool(history: History, numbers: Mapping[str, Sequence[float]]) -> list[_Change]:
-    """Returns the changes worth trying."""
-    family = {"AdamW": "Adam", "NAdam": "Adam"}.get(history.kind, history.kind)
-    changes: list[_Change] = []
-    for cause, key, names, usual in _VALUES.get(family, []):
-        own = history.settings.get(key, 0.0)
-        constant = np.ptp(own) == 0 if isinstance(own, np.ndarray) else True
-        shown = f"{float(np.mean(own)):g}" if constant else "of several sizes"
-        held = [number for name in names for number in numbers.get(name, ())]
-        for value in dict.fromkeys([*held, *usual]):
-            if np.all(own == value):
-                continue
-            says = f"{key} is {shown} in torch and {value:g} in optax."
-            name, fix = cause, f"give optax the value {shown} for it."
-            if key == "eps_root":
-                says = f"optax adds {value:g} inside Adam's square root (eps_root), torch outside only."
-            elif cause == "betas" and not constant:
-                name = "one-cycle"
-                says = f"torch's OneCycleLR also changes the momentum; optax keeps {key} = {value:g}."
-                fix = "cycle_momentum=False in torch, or optax.inject_hyperparams in JAX."
-            elif key == "weight_decay" and value == 0:
-                says = f"optax applies no weight decay, torch {shown}."
-            elif key == "weight_decay" and not np.any(own):
-                says = f"optax applies a weight decay of {value:g} where torch has none."
-                fix = "leave these parameters out by the mask in optax."
-            changes.append(_Change(name, key, value, says, fix))
-    if history.kind == "SGD":
-        own = bool(history.settings["nesterov"])
-        with_without = ("with", "without") if own else ("without", "with")
-        says = f"torch's momentum is {with_without[0]} Nesterov's, optax's {with_without[1]}."
-        changes.append(_Change("nesterov", "nesterov", not own, says, f"nesterov={own}."))
-    if history.settings.get("maximize"):
-        changes.append(_Change("sign", "maximize", False, "torch goes up the gradient (maximize=True), optax down.",
-                               "optax.chain(optax.scale(-1.0), ...), or maximize=False in torch."))  # fmt: skip
-    switches = _SWITCHES.get(history.kind, []) + (_SWITCHES["Adam"] if history.kind == "AdamW" else [])
-    changes += switches
-    if np.any(history.settings.get("weight_decay", 0.0)) or numbers.get("weight_decay"):
-        decoupled = history.kind == "AdamW" or bool(history.settings.get("decoupled_weight_decay"))
-        where = "behind the scaling, apart from the gradient", "in the gradient, before the scaling"
-        ours, theirs = where if not decoupled else where[::-1]
-        says = f"torch adds the weight decay {theirs}; optax {ours}."
-        order = "optax.add_decayed_weights " + ("after" if decoupled else "before") + " the scaling in optax.chain."
-        changes.append(_Change("coupled-decay", "coupled", decoupled, says, f"put {order}"))
-    return _clip_changes(history, numbers) + changes
-
-
-def _clip_changes(history: History, numbers: Mapping[str, Sequence[float]]) -> list[_Change]:
-    theirs = history.clipped_at
-    each = history.clipped_each_at if theirs is None else None
-    changes = []
-    if theirs is not None:
-        changes.append(_Change(
-            "clip-epsilon", "clip", ("norm", theirs),
-            f"torch's clip_grad_norm_ scales by {theirs:g} / (norm + 1e-6), optax by {theirs:g} / norm.",
-            "none needed; optax has no option for it.",
-        ))  # fmt: skip
-        changes.append(_Change(
-            "clip-each", "clip", ("each", theirs),
-            f"torch clips all gradients together to a norm of {theirs:g}; optax each parameter's by itself.",
-            "use optax.clip_by_global_norm on all parameters at once.",
-        ))  # fmt: skip
-    if not np.array_equal(history.gradient, history.entering):
-        changes.append(_Change("clip", "clip", ("none", 0.0), "torch clips the gradients, optax doesn't.",
-                               f"optax.chain(optax.clip_by_global_norm({theirs or each or 1.0:g}), ...)."))  # fmt: skip
-    for size in dict.fromkeys([*numbers.get("max_norm", ()), *([each] if each else [])]):
-        if size != theirs:
-            shown = f"to a norm of {theirs:g}" if theirs else "each parameter's by itself" if each else "not at all"
-            changes.append(_Change("clip-each" if each else "clip", "clip", ("norm", size),
-                                   f"torch clips the gradients {shown}, optax all together to a norm of {size:g}.",
-                                   "clip alike on both sides."))  # fmt: skip
-    for size in numbers.get("max_delta", ()):
-        changes.append(_Change("clip", "clip", ("value", size), f"optax clips each element at {size:g}, torch doesn't.",
-                               "use optax.clip_by_global_norm for clip_grad_norm_."))  # fmt: skip
-    return changes
 
 
 def explain_updates(
@@ -271,7 +128,7 @@ def _which(records: Sequence[UpdateRecord], names: Sequence[str], explained: Seq
 
 def _search(
     records: Sequence[UpdateRecord], names: Sequence[str], numbers: Mapping[str, Sequence[float]]
-) -> tuple[list[_Change], list[str]]:
+) -> tuple[list[Change], list[str]]:
     """Returns the fewest changes that explain a parameter's updates, and all parameters that they explain.
 
     The parameter that is out the most is explained first.
@@ -286,11 +143,11 @@ def _search(
     base = simulate(history, {})
     if base is None or not _fits(history, base, history.theirs).all():
         return [], []
-    pool = _pool(history, numbers)
+    pool = possible_changes(history, numbers)
     depth = 3 if len(kept) <= 4 * STEPS_AFTER else 2
     for size in range(1, depth + 1):
         for with_rate in (False, True):
-            best: tuple[list[_Change], list[str]] = [], []
+            best: tuple[list[Change], list[str]] = [], []
             for changes in _subsets(pool, size - with_rate):
                 simulated = simulate(history, {change.key: change.value for change in changes})
                 if simulated is None:
@@ -307,7 +164,7 @@ def _search(
     return [], []
 
 
-def _subsets(pool: Sequence[_Change], size: int) -> Iterator[tuple[_Change, ...]]:
+def _subsets(pool: Sequence[Change], size: int) -> Iterator[tuple[Change, ...]]:
     for changes in itertools.combinations(pool, size):
         if len({change.key for change in changes}) == size:
             yield changes
@@ -321,7 +178,7 @@ def _explained(history: History, fits: Array) -> list[str]:
     return [name for name, where in history.slices() if fits[:, where].all()]
 
 
-def _rate(history: History, simulated: Array) -> tuple[Array, _Change] | None:
+def _rate(history: History, simulated: Array) -> tuple[Array, Change] | None:
     """Returns the factor of each step between optax's updates and these, if there is one, and what it says."""
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = (simulated * history.ours).sum(1, keepdims=True) / (simulated**2).sum(1, keepdims=True)
@@ -337,16 +194,16 @@ def _rate(history: History, simulated: Array) -> tuple[Array, _Change] | None:
 
     steps = len(rates)
     if near(factor, -np.ones_like(factor)):
-        change = _Change("sign", "lr", -1, "optax goes up the gradient: the updates have the wrong sign.",
+        change = Change("sign", "lr", -1, "optax goes up the gradient: the updates have the wrong sign.",
                          "optax.scale(-learning_rate), or optax.scale_by_learning_rate.")  # fmt: skip
     elif near(factor, factor[:1]):
         says = f"the learning rate is {float(rates[0, 0]):g} in torch and {float(ours[0, 0]):g} in optax."
-        change = _Change("learning-rate", "lr", 0, says, fix)
+        change = Change("learning-rate", "lr", 0, says, fix)
     elif steps > 2 and near(ours[:-1], rates[1:]):
-        change = _Change("schedule-shift", "lr", 1, "optax's schedule is one step ahead of torch's.",
-                         "optax.join_schedules, or lambda count: schedule(count - 1).")  # fmt: skip
+        fix = f"optax.join_schedules([optax.constant_schedule({float(rates[0, 0])!r}), schedule], [1])."
+        change = Change("schedule-shift", "lr", 1, "optax's schedule is one step ahead of torch's.", fix)
     elif steps > 2 and near(ours[1:], rates[:-1]):
-        change = _Change("schedule-shift", "lr", -1, "optax's schedule is one step behind torch's.",
+        change = Change("schedule-shift", "lr", -1, "optax's schedule is one step behind torch's.",
                          "lambda count: schedule(count + 1).")  # fmt: skip
     else:
         step = int(np.argmax(np.abs(factor - 1) > 1e-9))
@@ -354,22 +211,21 @@ def _rate(history: History, simulated: Array) -> tuple[Array, _Change] | None:
             f"the learning rates differ: in step {step} it is {float(rates[step, 0]):g} in torch "
             f"and {float(ours[step, 0]):g} in optax."
         )
-        change = _Change("schedule", "lr", 2, says, fix)
+        change = Change("schedule", "lr", 2, says, fix)
     return factor, change
 
 
 def explain_loss(ours: float, theirs: float, sizes: Sequence[int], where: str) -> Finding:
     """Returns why losses differ at the same outputs. `sizes` are numbers that a mean may be divided by."""
-    factor = ours / theirs if theirs else np.inf
+    factor, evidence = ours / theirs if theirs else np.inf, "the two losses at torch's outputs"
     for size in sizes:
-        for value, what in ((size, "a sum in place of a mean"), (1 / size, "a mean in place of a sum")):
+        for value, name, what in ((size, "loss-reduction", "a sum"), (1 / size, "loss-reduction-sum", "a mean")):
             if size > 1 and abs(factor / value - 1) < 1e-5:
-                says = f"the JAX loss is {factor:g} times torch's: {what} over {size}. {where}"
-                return Finding(
-                    "loss-scale", says, "divide alike in both losses.", (), "the two losses at torch's outputs"
-                )
+                other, fix = ("a mean", "losses.mean()") if what == "a sum" else ("a sum", "losses.sum()")
+                says = f"the JAX loss is {factor:g} times torch's: {what} over {size} in place of {other}. {where}"
+                return Finding(name, says, fix, (), evidence)
     says = f"the losses differ at the same outputs: {theirs:.6g} in torch and {ours:.6g} in JAX. {where}"
-    return Finding("loss", says, "compare the two loss functions.", (), "the two losses at torch's outputs")
+    return Finding("loss", says, "compare the two loss functions.", (), evidence)
 
 
 @dataclass(frozen=True)
@@ -406,6 +262,9 @@ def _state_causes(state: StateRecord) -> list[tuple[str, str, str]]:
     if np.array_equal(before, ours):
         return [("running-statistics", "the JAX model leaves its running statistics as they were.",
                  "use_running_average=False while training.")]  # fmt: skip
+    if np.array_equal(before, theirs):
+        return [("running-statistics", "torch leaves its running statistics as they were, the JAX model does not.",
+                 "use_running_average=True, or momentum=1.")]  # fmt: skip
     if not m:
         return [unknown]
     batch = (theirs - (1 - m) * before) / m
@@ -430,5 +289,5 @@ def _state_causes(state: StateRecord) -> list[tuple[str, str, str]]:
             return [unknown]
         says = f"JAX's running variance is the batch's, torch's is multiplied by n / (n - 1), n = {count:.0f}."
         fix = "multiply the batch's variance by n / (n - 1) for the running one."
-        found.append(("biased-variance", says, fix))
+        found.append(("batch-norm-running-variance", says, fix))
     return found or [unknown]

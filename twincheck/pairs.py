@@ -14,8 +14,8 @@ from twincheck.bounds import DECISIVE, DOUBTFUL, EPS, ROUNDED_DEEP
 from twincheck.carried import mark_carried
 from twincheck.causes.replace import calls_of
 from twincheck.check import Forcing, Mismatch, Passes, compare, compare_places, loss_of, scale_of
-from twincheck.departure import Departure, find
 from twincheck.diagnosis import diagnose
+from twincheck.first_wrong_operation import WrongOperation, first_wrong_operation
 from twincheck.layouts import Layout, activation_layouts, distances, output_layout
 from twincheck.pairing import Pairing, pair_calls
 from twincheck.recording import Array, Call, Cotangents, Enough, Force, Patch, Place, Recording, is_float, require_dtype
@@ -127,7 +127,7 @@ class Pair:
             self.torch.require_repeatable()
         places = self._settle_boundaries(places, passes)
         if finest == "float64":
-            places = self._with_departures(places)
+            places = self._with_wrong_operations(places)
         places = mark_carried(places, self.before, {link.jax.call.path for link in self.pairing.links})
         ties = list(untied(self.weights, places))
         tied = {place.key for finding in ties for place in finding.places}
@@ -185,8 +185,8 @@ class Pair:
             return places
         return [settled_place(place, settled, place.place in groups) for place in places]
 
-    def _with_departures(self, places: list[Mismatch]) -> list[Mismatch]:
-        """Adds to the places that are out in the forward pass where JAX leaves torch's values."""
+    def _with_wrong_operations(self, places: list[Mismatch]) -> list[Mismatch]:
+        """Adds the first wrong operation of the JAX model to the places that are out in the forward pass."""
         from twincheck import jax_operations, torch_operations
 
         def is_asked(place: Mismatch) -> bool:
@@ -197,11 +197,11 @@ class Pair:
         theirs = torch_operations.operations(self.torch)
         ends, outputs = jax_operations.operations(self.jax, Forcing(self.pairing, self.truth, self._layouts))
 
-        def departure(place: Mismatch) -> Departure | None:
+        def found(place: Mismatch) -> WrongOperation | None:
             end = outputs[place.output] if place.place is None else ends.get(place.place)
-            return find(end, theirs) if end is not None else None
+            return first_wrong_operation(end, theirs) if end is not None else None
 
-        return [replace(place, departure=departure(place)) if is_asked(place) else place for place in places]
+        return [replace(place, wrong_operation=found(place)) if is_asked(place) else place for place in places]
 
     def _free_outputs(self, dtype: str) -> tuple[str, list[Array]]:
         """Runs the JAX model by itself, in float64 if it can be; a check in `dtype` float64 requires that."""

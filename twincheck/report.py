@@ -1,4 +1,4 @@
-"""What a check found: every place compared, the causes, and what could not be paired."""
+"""The result of a check: every place compared, the causes, and what could not be paired."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,7 @@ from mlp_workload.errors import escaped
 from mlp_workload.files import clear_write_errors, expand, write_atomically, write_json
 from twincheck.check import Mismatch
 from twincheck.conversion import code
-from twincheck.departure import Line
+from twincheck.first_wrong_operation import Line
 from twincheck.pairing import Pairing
 from twincheck.unpaired import Unpaired
 
@@ -191,10 +191,10 @@ def _extent(finding: Finding) -> dict[str, str]:
 
 
 def _code(place: Mismatch) -> dict[str, str]:
-    """Returns the operation at which JAX leaves torch's values at a place, and torch's there, with lines of code."""
-    departure = place.departure
-    ours = {"JAX": f"{departure.operation}{_at(departure.line)}"} if departure else {}
-    return ours | ({"torch": f"{departure.torch}{_at(departure.torch_line)}"} if departure and departure.torch else {})
+    """Returns the first wrong operation of JAX at a place, and torch's there, with their lines of code."""
+    wrong = place.wrong_operation
+    ours = {"JAX": f"{wrong.operation}{_at(wrong.line)}"} if wrong else {}
+    return ours | ({"torch": f"{wrong.torch}{_at(wrong.torch_line)}"} if wrong and wrong.torch else {})
 
 
 def _at(line: Line | None) -> str:

@@ -9,7 +9,7 @@ import torch as pytorch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from twincheck.departure import Operation, sums, users_line
+from twincheck.first_wrong_operation import Operation, sums, users_line
 from twincheck.recording import leaves
 from twincheck.torch_side import TorchSide, is_tensor, to_numpy
 

@@ -84,25 +84,33 @@ class History:
             start += size
 
     @property
-    def clipped_at(self) -> float | None:
-        """Returns the norm that torch's gradients were clipped to, if they were, by `clip_grad_norm_`."""
+    def clipped_norm(self) -> float | None:
+        """Returns the norm that torch's gradients were clipped to together, if they were, by `clip_grad_norm_`."""
         return _clip_norm(self.gradient, self.entering, self.total_norm)
 
     @property
-    def clipped_each_at(self) -> float | None:
+    def clipped_each_norm(self) -> float | None:
         """Returns the norm that each of torch's gradients was clipped to by itself, if they were."""
         return _clip_norm(self.gradient, self.entering, self.own_norm)
 
+    @property
+    def clipped_value(self) -> float | None:
+        """Returns the value that each element of torch's gradients was clipped at, if it was, by `clip_grad_value_`."""
+        if np.array_equal(self.gradient, self.entering):
+            return None
+        size = np.abs(self.entering).max()
+        return float(size) if np.array_equal(np.clip(self.gradient, -size, size), self.entering) else None
+
 
 def _clip_norm(raw: Array, entering: Array, norm: Array) -> float | None:
-    used = np.abs(raw) > 1e-3 * np.abs(raw).max(axis=1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factor = np.where(used, entering / raw, np.nan)
-    cut = factor < 1 - 1e-12
-    sizes = (factor * (norm + 1e-6))[cut]
-    if not sizes.size or np.ptp(sizes) > 1e-6 * sizes.max():
+    """Returns the norm that gradients were clipped to, if what entered the optimizer is that, everywhere."""
+    cut = np.abs(entering) < np.abs(raw) * (1 - 1e-12)
+    if not cut.any():
         return None
-    return float(f"{np.median(sizes):.10g}")
+    norm = np.broadcast_to(norm, raw.shape)
+    size = float(f"{np.median((entering / np.where(cut, raw, 1.0) * (norm + 1e-6))[cut]):.10g}")
+    clipped = raw * np.minimum(1.0, size / (norm + 1e-6))
+    return size if (np.abs(clipped - entering) <= 1e-6 * np.abs(entering).max()).all() else None
 
 
 def _clipped(history: History, clip: tuple[str, float] | None) -> Array:
@@ -121,7 +129,7 @@ def _clipped(history: History, clip: tuple[str, float] | None) -> Array:
 def simulate(history: History, changes: Mapping[str, Any]) -> Array | None:
     """Returns the updates that torch's rule gives with these settings changed; None for a rule that isn't known."""
     s = {"coupled": history.kind != "AdamW", **history.settings, **changes}
-    if s.get("amsgrad") or history.kind not in DIRECTIONS:
+    if history.kind not in DIRECTIONS:
         return None
     if s.get("decoupled_weight_decay") and "coupled" not in changes:
         s["coupled"] = False
@@ -145,11 +153,17 @@ def _adam(s: Mapping[str, Any], memory: dict[str, Any], g: Array, t: int) -> Arr
     corrected = s.get("bias_correction", True)
     c1, c2 = (1 - b1**n, 1 - b2**n) if corrected else (1.0, 1.0)
     mean = b1 * m / (1 - b1 ** (n + 1)) + (1 - b1) * g / c1 if s.get("adam_nesterov") else m / c1
-    return np.asarray(mean / (np.sqrt(v / c2 + s.get("eps_root", 0.0)) + s["eps"]))
+    if s.get("amsgrad") == "optax":  # it takes the largest after the correction, torch before
+        v = memory["largest"] = np.maximum(memory.get("largest", 0.0), v / c2)
+    else:
+        if s.get("amsgrad"):
+            v = memory["largest"] = np.maximum(memory.get("largest", 0.0), v)
+        v = v / c2
+    return np.asarray(mean / (np.sqrt(v + s.get("eps_root", 0.0)) + s["eps"]))
 
 
 def _nadam(s: Mapping[str, Any], memory: dict[str, Any], g: Array, t: int) -> Array:
-    if s.get("adam_nesterov"):
+    if "adam_nesterov" in s:
         return _adam(s, memory, g, t)
     b1, b2, n = s["b1"], s["b2"], t + 1
     m = memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g

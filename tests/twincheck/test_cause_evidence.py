@@ -40,6 +40,12 @@ PAIRS = (
     plain("activation-left-out", F.relu, nnx.relu, same),
     plain("activation-doubled", torch.sigmoid, nnx.sigmoid, lambda x: nnx.sigmoid(nnx.sigmoid(x))),
     plain("leaky-slope", lambda x: F.leaky_relu(x, 0.2), lambda x: nnx.leaky_relu(x, 0.2), nnx.leaky_relu),
+    plain(
+        "forget-gate-bias-left-out",
+        lambda x: x + torch.eye(4)[2].repeat_interleave(2),
+        lambda x: x + jnp.asarray([[0, 0, 0, 0, 1, 1, 0, 0]], x.dtype),
+        same,
+    ),
     plain("forget-gate-bias", same, same, lambda x: x + jnp.asarray([[0, 0, 1, 1, 0, 0, 0, 0]], x.dtype)),
     plain("lstm-gate-order", same, same, lambda x: x[:, [0, 1, 4, 5, 2, 3, 6, 7]]),
     plain("gru-gate-order", lambda x: x[:, :6], lambda x: x[:, :6], lambda x: x[:, [2, 3, 0, 1, 4, 5]], width=6),
@@ -205,7 +211,8 @@ def test_another_term_is_recognised(cause: str) -> None:
 def test_an_embedding_is_scaled_only_where_there_is_one() -> None:
     embedded, positions = normal(2, 5, 16), normal(1, 5, 16, seed=1)
     theirs = embedded + positions
-    assert recognise(4 * embedded + positions, theirs, [], [embedded]) == "embedding-scale"
+    assert recognise(4 * embedded + positions, theirs, [], [embedded]) == "embedding-unscaled"
+    assert recognise(embedded / 4 + positions, theirs, [], [embedded]) == "embedding-scale"  # torch scales it inside
     assert recognise(embedded + positions, 4 * embedded + positions, [], [embedded]) == "embedding-scale"
     assert recognise(4 * theirs, theirs, [theirs]) == "constant-factor"
     assert recognise(theirs, theirs, [], [embedded]) is None
@@ -215,7 +222,7 @@ def test_a_sum_for_a_mean_is_only_of_losses() -> None:
     logits = normal(6, 8)
     losses = (logits**2).sum(-1)
     assert recognise(losses.sum(), losses.mean(), [logits]) == "loss-reduction"
-    assert recognise(losses.mean(), losses.sum(), [logits]) == "loss-reduction"
+    assert recognise(losses.mean(), losses.sum(), [logits]) == "loss-reduction-sum"
     assert recognise(losses.sum(), losses.sum() * 0.7, [logits]) is None
     assert recognise(losses.sum(), losses.sum(), [logits]) is None
     assert recognise(6 * losses.repeat(2), losses.repeat(2), [logits]) == "constant-factor"
@@ -248,7 +255,7 @@ def test_every_evidence_has_a_cause_and_a_test() -> None:
         | {activation_cause(*pair) for pair in ACTIVATION_PAIRS}
         | set(TERMS)
         | {"nhwc-flatten", "padding-index", "token-types", "residual-norm", "embedding-scale", "loss-reduction"}
-        | {"positions-left-out"}
+        | {"positions-left-out", "embedding-unscaled", "loss-reduction-sum"}
     )
     assert tested == CAUSES
     assert set(BY_NAME) >= CAUSES

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from flax import linen, nnx
 from planted_nets import Pair, to_jax
 from planted_pairs import HYPOTHESIS_PAIRS
+from planted_settings import SETTING_PAIRS
 
 import twincheck
 from mlp_workload.errors import UserError
@@ -36,6 +37,33 @@ def both(pair: Pair, wrong: bool) -> Any:
 
 def named(report: Report) -> set[str]:
     return {finding.name for finding in report.findings}
+
+
+NOT_NAMED = {
+    "attention-float32": "the bounds are those of float32 if a part is computed in float32, and a note says so",
+}
+"""Causes that a patch undoes and no check of their pair names, each with the reason."""
+
+
+@pytest.mark.long("checks a pair for each cause")
+@pytest.mark.parametrize("pair", HYPOTHESIS_PAIRS, ids=lambda pair: pair.cause)
+def test_every_cause_that_a_patch_undoes_is_named(pair: Pair) -> None:
+    report = both(pair, wrong=True).check("float64" if pair.float64 else "float32")
+    assert named(report) == ({pair.cause} - NOT_NAMED.keys()), str(report)
+    assert any("float32" in note for note in report.notes) or pair.cause not in NOT_NAMED
+
+
+SETTINGS_NOT_NAMED = {
+    "batch-norm-momentum": "changes no output, and is a note",
+    "dropout-rate": "changes no output, and layers without parameters are not paired",
+}
+"""Settings whose pairs no check names, each with the reason."""
+
+
+@pytest.mark.long("checks a pair for each setting")
+@pytest.mark.parametrize("pair", SETTING_PAIRS, ids=lambda pair: pair.cause)
+def test_every_setting_that_differs_is_named(pair: Pair) -> None:
+    assert (pair.cause in named(both(pair, wrong=True).check())) == (pair.cause not in SETTINGS_NOT_NAMED)
 
 
 @pytest.mark.parametrize("pair", [pair for pair in HYPOTHESIS_PAIRS if pair.cause in FEW], ids=lambda pair: pair.cause)

@@ -1,56 +1,17 @@
 """The comparison of settings finds what is planted, and nothing in right pairs."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from flax import nnx
-from planted_nets import Pair, dense, flax_layers, layer, layers, words
-from planted_pairs import CONV_PAIRS, HYPOTHESIS_PAIRS, MOMENTUM_PAIR
-from planted_places import conv, norm
+from planted_nets import Pair
+from planted_pairs import HYPOTHESIS_PAIRS
+from planted_settings import SETTING_PAIRS
 from torch import nn
 
 from twincheck.causes.settings import SETTINGS, SettingMismatch, compare_settings
 from twincheck.causes.table import BY_NAME
 from twincheck.recording import plain_settings
-
-SETTING_PAIRS = (
-    *(pair for pair in HYPOTHESIS_PAIRS if pair.cause in ("norm-epsilon", "conv-transpose-padding")),
-    *(replace(pair, cause="conv-padding") for pair in CONV_PAIRS if pair.cause == "conv-padding-none"),
-    MOMENTUM_PAIR,
-    norm(
-        "norm-groups",
-        layers(nn.GroupNorm, 2, 8),
-        flax_layers(nnx.GroupNorm, 8, num_groups=2, epsilon=1e-5),
-        flax_layers(nnx.GroupNorm, 8, num_groups=4, epsilon=1e-5),
-        tiny=False,
-    ),
-    words(
-        "norm-axes",
-        layer,
-        layer,
-        layer,
-        layers=layers(nn.LayerNorm, (5, 8), elementwise_affine=False),
-        right_layers=flax_layers(
-            nnx.LayerNorm, 8, epsilon=1e-5, reduction_axes=(-2, -1), use_bias=False, use_scale=False
-        ),
-        wrong_layers=flax_layers(nnx.LayerNorm, 8, epsilon=1e-5, use_bias=False, use_scale=False),
-    ),
-    conv("conv-strides", {"stride": 2, "padding": 1}, {"strides": 2, "padding": 1}, {"strides": (1, 1), "padding": 1}),
-    conv("conv-dilation", {"dilation": 2, "padding": 2}, {"kernel_dilation": 2}, {"padding": 2}),
-    conv("conv-groups", {"groups": 2, "padding": 1}, {"feature_group_count": 2}, {"padding": 1}),
-    conv("conv-padding", {"padding": 2}, {"padding": 2}, {"padding": ((2, 1), (2, 1))}),
-    conv("conv-padding", {"padding": 1, "padding_mode": "circular"}, {"padding": "CIRCULAR"}, {"padding": "SAME"}),
-    dense(
-        "dropout-rate",
-        layer,
-        layer,
-        layer,
-        layers=lambda: {"layer": nn.Dropout(0.1).eval()},
-        right_layers=flax_layers(nnx.Dropout, 0.1, deterministic=True),
-        wrong_layers=flax_layers(nnx.Dropout, 0.2, deterministic=True),
-    ),
-)
 
 
 def mismatches(pair: Pair, net: nnx.Module) -> list[SettingMismatch]:
@@ -83,6 +44,21 @@ def test_nothing_is_found_in_a_right_pair(pair: Pair) -> None:
     assert mismatches(pair, pair.right()) == []
 
 
+def test_an_option_that_the_jax_layer_lacks_is_not_asked_for() -> None:
+    (mismatch,) = compare_settings("Embedding", {"padding_idx": 0}, "Embed", {"features": 4})
+    assert str(mismatch) == "torch has padding_idx=0, for which the JAX layer has no option"
+
+
+def test_a_gru_cell_of_equinox_has_torchs_two_biases() -> None:
+    assert compare_settings("GRUCell", {"bias": True}, "GRUCell", {"use_bias": True}) == []
+
+
+def test_a_mode_of_padding_is_a_value_that_flax_takes() -> None:
+    settings = plain_settings(vars(nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular")))
+    (mismatch,) = compare_settings("Conv1d", settings, "Conv", {"kernel_size": (3,), "padding": "SAME"})
+    assert mismatch.expected == "CIRCULAR"
+
+
 def test_a_mismatch_says_both_values() -> None:
     (mismatch,) = compare_settings("BatchNorm2d", {"momentum": 0.1}, "BatchNorm", {"momentum": 0.1})
     assert str(mismatch) == "torch has momentum=0.1, so JAX needs momentum=0.9; it has 0.1"
@@ -99,6 +75,7 @@ def test_a_mismatch_says_both_values() -> None:
         ("norm-epsilon", nn.LayerNorm(4), "LayerNorm", {"eps": 1e-6}),
         ("batch-norm-momentum", nn.BatchNorm1d(4), "BatchNorm", {"decay_rate": 0.99}),
         ("batch-norm-mode", nn.BatchNorm1d(4).eval(), "BatchNorm", {"use_running_average": False}),
+        ("batch-norm-training", nn.BatchNorm1d(4), "BatchNorm", {"use_running_average": True}),
         ("conv-padding", nn.Conv1d(1, 1, 3), "Conv", {"kernel_size": (3,), "padding": "CAUSAL"}),
         ("conv-padding", nn.Conv1d(1, 1, 5, padding="same"), "Conv", {"kernel_size": (5,), "padding": "VALID"}),
         ("conv-strides", nn.Conv2d(1, 1, 3, stride=2), "Conv2d", {"stride": (1, 1)}),

@@ -1,10 +1,12 @@
 """Two models trained side by side: those that train alike show no mismatch, and planted faults are named."""
 
+import functools
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -79,6 +81,19 @@ def clipped(norm: float, *, each: bool = False) -> Callable[[nn.Module], Any]:
         def step() -> None:
             for parameters in [[p] for p in model.parameters()] if each else [list(model.parameters())]:
                 nn.utils.clip_grad_norm_(parameters, norm)
+            optimizer.step()
+
+        return step
+
+    return make
+
+
+def clipped_by_value(value: float) -> Callable[[nn.Module], Any]:
+    def make(model: nn.Module) -> Any:
+        optimizer = optim.SGD(model.parameters(), lr=1e-2)
+
+        def step() -> None:
+            nn.utils.clip_grad_value_(model.parameters(), value)
             optimizer.step()
 
         return step
@@ -163,6 +178,10 @@ FAULTS = {
     "frozen": (lambda model: optim.SGD(model.last.parameters(), lr=1e-2), optax.sgd(1e-2), {"frozen"}),
     "no-clip": (clipped(0.3), optax.sgd(1e-2), {"clip"}),
     "clip-size": (clipped(0.3), optax.chain(optax.clip_by_global_norm(0.2), optax.sgd(1e-2)), {"clip"}),
+    "amsgrad": (use(optim.Adam, lr=1e-3, amsgrad=True), optax.amsgrad(1e-3), {"amsgrad"}),
+    "no-amsgrad": (use(optim.AdamW, lr=1e-3, amsgrad=True), optax.adamw(1e-3, weight_decay=1e-2), {"amsgrad"}),
+    "amsgrad-alone": (use(optim.Adam, lr=1e-3), optax.amsgrad(1e-3), {"amsgrad"}),
+    "no-nadam": (use(optim.NAdam, lr=1e-3), optax.adam(1e-3), {"nesterov"}),
     "clip-each": (clipped(0.3, each=True), optax.chain(optax.clip_by_global_norm(0.3), optax.sgd(1e-2)), {"clip-each"}),
 }  # fmt: skip
 
@@ -177,6 +196,97 @@ def test_a_fault_of_the_optimizer_is_named(name: str) -> None:
     assert result.first.kind == "update"
 
 
+CLIPS = {
+    "value-alone": (
+        use(optim.SGD, lr=1e-2), optax.clip(0.03), "torch doesn't clip the gradients, optax each element at 0.03.",
+        "take out optax.clip(0.03).",
+    ),
+    "norm-alone": (
+        use(optim.SGD, lr=1e-2), optax.clip_by_global_norm(0.3),
+        "torch doesn't clip the gradients, optax all together to a norm of 0.3.",
+        "take out optax.clip_by_global_norm(0.3).",
+    ),
+    "no-value": (
+        clipped_by_value(0.03), optax.identity(), "torch clips each element of the gradients at 0.03, optax doesn't.",
+        "optax.chain(optax.clip(0.03), ...).",
+    ),
+    "one-value-for-another": (
+        clipped_by_value(0.03), optax.clip(0.02),
+        "torch clips each element of the gradients at 0.03, optax each element at 0.02.",
+        "optax.clip(0.03) in place of optax.clip(0.02).",
+    ),
+    "norm-for-value": (
+        clipped_by_value(0.03), optax.clip_by_global_norm(0.3),
+        "torch clips each element of the gradients at 0.03, optax all together to a norm of 0.3.",
+        "optax.clip(0.03) in place of optax.clip_by_global_norm(0.3).",
+    ),
+    "value-for-norm": (
+        clipped(0.3), optax.clip(0.03),
+        "torch clips all gradients together to a norm of 0.3, optax each element at 0.03.",
+        "optax.clip_by_global_norm(0.3) in place of optax.clip(0.03).",
+    ),
+    "no-norm": (
+        clipped(0.3), optax.identity(), "torch clips all gradients together to a norm of 0.3, optax doesn't.",
+        "optax.chain(optax.clip_by_global_norm(0.3), ...).",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLIPS)
+@LONG
+def test_both_ways_of_clipping_are_told_apart(name: str) -> None:
+    torch_optimizer, clip, says, fix = CLIPS[name]
+    (finding,) = train(torch_optimizer, optax.chain(clip, optax.sgd(1e-2))).findings
+    assert finding.name == "clip"
+    assert finding.says.startswith(says), finding.says
+    assert finding.fix == fix
+
+
+def test_gradients_that_torch_changes_otherwise_are_not_clipped() -> None:
+    def make(model: nn.Module) -> Any:
+        optimizer = optim.SGD(model.parameters(), lr=1e-2)
+
+        def step() -> None:
+            for number, parameter in enumerate(model.parameters()):
+                parameter.grad *= 0.5 + 0.1 * number
+            optimizer.step()
+
+        return step
+
+    (finding,) = train(make, optax.sgd(1e-2), steps=4).findings
+    assert finding.says.startswith("torch changes the gradients before its optimizer gets them, optax doesn't.")
+
+
+def fixed(finding: Any, **names: Any) -> Any:
+    """Returns what the code of a finding's fix gives."""
+    code = finding.fix.rpartition("scale_by_amsgrad: ")[2].rstrip(".")
+    return eval(code, {"optax": optax, "jnp": jnp, "functools": functools, **names})  # noqa: S307
+
+
+@pytest.mark.parametrize("by", [1, -1])
+@LONG
+def test_the_fix_of_a_shifted_schedule_is_right_in_every_step(by: int) -> None:
+    torch_optimizer = scheduled(CosineAnnealingLR, T_max=20)
+    rates = [float(cosine(max(step + by, 0))) for step in range(20)]
+
+    def schedule(count: Any) -> Any:
+        return jnp.asarray(rates)[count]  # at -1 the last one
+
+    (finding,) = train(torch_optimizer, optax.adamw(schedule, weight_decay=1e-2)).findings
+    assert finding.name == "schedule-shift"
+    result = train(torch_optimizer, optax.adamw(fixed(finding, schedule=schedule), weight_decay=1e-2))
+    assert result.same, str(result)
+
+
+@LONG
+def test_the_fix_of_amsgrad_is_torchs_rule() -> None:
+    torch_optimizer = use(optim.Adam, lr=1e-3, amsgrad=True)
+    (finding,) = train(torch_optimizer, optax.amsgrad(1e-3)).findings
+    scaled = fixed(finding, b1=0.9, b2=0.999, eps=1e-8)
+    result = train(torch_optimizer, optax.chain(scaled, optax.scale_by_learning_rate(1e-3)))
+    assert result.same, str(result)
+
+
 @LONG
 def test_the_epsilon_of_clipping_is_a_note() -> None:
     result = train(clipped(0.5), optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1e-2)))
@@ -186,7 +296,7 @@ def test_the_epsilon_of_clipping_is_a_note() -> None:
 
 def test_a_sum_in_place_of_a_mean_is_named() -> None:
     result = train(*SAME["adam"], jax_loss=lambda output, labels: len(labels) * jax_loss(output, labels))
-    assert [finding.name for finding in result.findings] == ["loss-scale"], str(result)
+    assert [finding.name for finding in result.findings] == ["loss-reduction"], str(result)
     assert result.first.kind == "loss"
 
 
@@ -233,7 +343,7 @@ def test_float32_is_no_mismatch() -> None:
 @pytest.mark.parametrize(
     ("jax_model", "causes"),
     [
-        (lambda: JaxConv(nnx.BatchNorm), {"biased-variance"}),
+        (lambda: JaxConv(nnx.BatchNorm), {"batch-norm-running-variance"}),
         (lambda: JaxConv(momentum=0.1), {"batch-norm-momentum"}),
     ],
 )
@@ -245,6 +355,13 @@ def test_running_statistics_are_part_of_the_state(jax_model: Callable[[], nnx.Mo
     )  # fmt: skip
     assert {finding.name for finding in result.findings} == causes, str(result)
     assert result.first.kind == "state"
+
+
+def test_a_mean_in_place_of_a_sum_is_named() -> None:
+    result = train(*SAME["adam"], torch_loss=partial(nn.functional.cross_entropy, reduction="sum"))
+    (finding,) = result.findings
+    assert (finding.name, finding.fix) == ("loss-reduction-sum", "losses.sum()")
+    assert "a mean over 6 in place of a sum" in finding.says
 
 
 @pytest.mark.parametrize(("kept", "same"), [(0.9, True), (0.8, False)])

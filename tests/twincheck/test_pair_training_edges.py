@@ -17,7 +17,7 @@ from torch import nn, optim
 import twincheck as tc
 from mlp_workload.errors import UserError
 from twincheck import training
-from twincheck.optimizer_causes import explain_updates
+from twincheck.optimizer_causes import StateRecord, explain_state, explain_updates
 from twincheck.pairs import Pair
 from twincheck.training import _repeated
 from twincheck.update_rules import UpdateRecord
@@ -291,11 +291,22 @@ class LinenNorm(linen.Module):
         return linen.BatchNorm(False, momentum=self.momentum, name="norm")(x)
 
 
+@pytest.mark.parametrize(("kept", "line"), [("ours", "the JAX model leaves"), ("theirs", "torch leaves")])
+def test_running_statistics_that_one_side_leaves_are_named(kept: str, line: str) -> None:
+    before, after = np.arange(3.0), np.ones(3)
+    arrays = {"ours": after, "theirs": after} | {kept: before}
+    (finding,) = explain_state([StateRecord("norm.mean", 0.1, before, **arrays)])
+    assert finding.name == "running-statistics"
+    assert finding.says.startswith(line)
+
+
 def test_running_statistics_of_linen_are_compared() -> None:
     torch.manual_seed(0)
     module = LinenNorm(0.8)
     jax_side = tc.linen(module, module.init(jax.random.key(0), X), X)
     result = train(tc.pair(tc.torch(TorchNorm(), X, train=True), jax_side), sgd(lr=0.1), optax.sgd(0.1))
-    assert {finding.name for finding in result.findings} == {"batch-norm-momentum", "biased-variance"}, str(result)
+    assert {finding.name for finding in result.findings} == {"batch-norm-momentum", "batch-norm-running-variance"}, str(
+        result
+    )
     assert result.first.kind == "state"
     assert not any("not compared" in note for note in result.notes)

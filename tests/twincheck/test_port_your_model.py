@@ -39,7 +39,7 @@ def test_every_mistake_is_in_the_tests_here():
 @COMPILES
 def test_flaxs_own_batch_norm_is_named(monkeypatch):
     monkeypatch.setattr(flax_model, "BatchNorm", nnx.BatchNorm)
-    assert found() == ["biased-variance"]
+    assert found() == ["batch-norm-running-variance"]
 
 
 def test_the_fixed_batch_norm_keeps_its_statistics_in_evaluation():

@@ -214,7 +214,7 @@ CAUSES: Sequence[Cause] = (
     Cause(
         "activation-doubled",
         "Activation: JAX applies one more activation than torch, to the same values.",
-        "Apply the activation once.",
+        "Leave the additional activation out.",
         "https://docs.pytorch.org/docs/stable/nn.html#non-linear-activations-weighted-sum-nonlinearity",
         ACTIVATIONS_PAGE,
     ),
@@ -276,8 +276,8 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "std-ddof",
-        "std and var: torch divides by n - 1 by default, jax.numpy by n.",
-        "jnp.std(x, axis, ddof=1)",
+        "std and var: one side divides by n - 1, as torch by default, the other by n, as jax.numpy by default.",
+        "jnp.std(x, axis, ddof=1), which is torch's default; ddof=0 for torch's correction=0",
         torch_page("std"),
         jax_page("jax.numpy.std"),
         spread(1),

@@ -1,4 +1,4 @@
-"""What a cause is, and the pages that document both sides."""
+"""The class of causes, and the pages that document both sides."""
 
 from dataclasses import dataclass
 

@@ -6,25 +6,28 @@ layout. It says whether one simple operation turns the first into the second. Va
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from twincheck.causes.terms import AGREES, FUNCTIONS, RECENT, SAMPLE, recognise_terms
+from twincheck.causes.agreement import MENDED, SMALLEST, Array, Recognise, common_factor, distance, is_near, mends
+from twincheck.causes.earlier import other_residual, pooled, residual, token_types
+from twincheck.causes.rearranged import (
+    differs_at_border,
+    flattened,
+    gate_blocks,
+    permuted,
+    reversed_axes,
+    shifted,
+    transposed,
+)
+from twincheck.causes.terms import AGREES, FUNCTIONS, RECENT, recognise_terms
 from twincheck.causes.terms import CAUSES as TERM_CAUSES
 
-Array = NDArray[np.float64]
-Recognise = Callable[[Array, Array, Sequence[Array]], bool]
-
-MENDED = 30
-"""An explanation must make the distance this many times smaller."""
 NEAR_ONE = 1e-2
 """A factor of the size of an epsilon's effect may in truth be another one for each row."""
-SMALLEST = 8
-"""Arrays with fewer values agree with anything."""
 
 
 @dataclass(frozen=True)
@@ -62,59 +65,42 @@ def recognise(
     a, b = a.astype(np.float64), b.astype(np.float64)
     before = [np.asarray(e, np.float64) for e in earlier]
     if a.size == 1:
-        return LOSS_REDUCTION if _is_sum_for_mean(a, b, before) and not specific else None
-    if a.size < SMALLEST or (
-        np.isfinite(a).all() and np.isfinite(b).all() and (np.ptp(b) == 0 or _distance(a, b) == 0)
-    ):
+        return None if specific else _loss_reduction(a, b, before)
+    if a.size < SMALLEST or (np.isfinite(a).all() and np.isfinite(b).all() and (np.ptp(b) == 0 or distance(a, b) == 0)):
         return None
     if a.ndim > 2:  # channels last, beside each array as it is
         before = [laid for e in before for laid in ((np.moveaxis(e, 1, -1), e) if e.ndim == a.ndim else (e,))]
     with np.errstate(all="ignore"):  # activations of large values, infinities on both sides
-        if any(_is_scaled(a, b, np.asarray(e, np.float64)) for e in embedded):
-            return EMBEDDING_SCALE
+        for e in embedded:
+            if cause := _embedding_scale(a, b, np.asarray(e, np.float64)):
+                return cause
         return next(
             (cause for evidence in (SPECIFIC if specific else EVIDENCE) if (cause := evidence.find(a, b, before))), None
         )
 
 
-LOSS_REDUCTION, EMBEDDING_SCALE = "loss-reduction", "embedding-scale"
-
-
-def _is_sum_for_mean(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """Tells whether one of two losses is a sum over examples where the other is a mean."""
+def _loss_reduction(ours: Array, theirs: Array, earlier: Sequence[Array]) -> str | None:
+    """Returns the cause if one of two losses is a sum over examples and the other a mean."""
     factor = float(theirs.ravel()[0]) / float(ours.ravel()[0]) if ours.any() else math.nan
-    return any(_either(factor, n) for e in earlier[-RECENT:] for n in _counts(e.shape))
+    for count in {n for e in earlier[-RECENT:] for n in _counts(e.shape)}:
+        if is_near(factor, count):
+            return "loss-reduction-sum"
+        if is_near(factor, 1 / count):
+            return "loss-reduction"
+    return None
 
 
-def _is_scaled(ours: Array, theirs: Array, embedded: Array) -> bool:
-    """Tells whether one side has the embedding times the square root of its size, where the other has it alone."""
+def _embedding_scale(ours: Array, theirs: Array, embedded: Array) -> str | None:
+    """Returns the cause if one side has the embedding times the square root of its size, and the other has it alone."""
     if embedded.shape != ours.shape:
-        return False
+        return None
     root = embedded.shape[-1] ** 0.5
-    return any(_mends(ours + k * embedded, ours, theirs) for k in (root - 1, 1 - root, 1 - 1 / root, 1 / root - 1))
-
-
-def _distance(a: Array, b: Array) -> float:
-    return float(np.max(np.abs(a - b), initial=0.0))
-
-
-def _mends(changed: Array, ours: Array, theirs: Array) -> bool:
-    """Says whether `changed` agrees with `theirs`, and is much nearer to it than `ours`."""
-    if not (np.isfinite(changed).all() and np.isfinite(theirs).all() and np.isfinite(ours).all()):
-        return False
-    distance = _distance(changed, theirs)
-    return distance <= AGREES * float(np.abs(theirs).max()) and distance * MENDED <= _distance(ours, theirs)
-
-
-def _factor(ours: Array, theirs: Array) -> float | None:
-    """Returns the factor between the arrays, None if it is not the same everywhere."""
-    square = float((ours * ours).sum())
-    factor = float((ours * theirs).sum()) / square if square > 0 and math.isfinite(square) else math.nan
-    return factor if math.isfinite(factor) and _mends(ours * factor, ours, theirs) else None
-
-
-def _is_near(a: float, b: float, relative: float = 1e-5) -> bool:
-    return abs(a - b) <= relative * abs(b)
+    for more in (root - 1, 1 - 1 / root):  # the embedding itself may be of the one side or of the other
+        if mends(ours + more * embedded, ours, theirs):
+            return "embedding-scale"
+        if mends(ours - more * embedded, ours, theirs):
+            return "embedding-unscaled"
+    return None
 
 
 def _nan_rows(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -125,19 +111,19 @@ def _nan_rows(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     return (
         bool(rows.any() and kept.any())
         and whole
-        and _distance(ours[kept], theirs[kept]) <= AGREES * np.abs(theirs[kept]).max()
+        and distance(ours[kept], theirs[kept]) <= AGREES * np.abs(theirs[kept]).max()
     )
 
 
 def _sign(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    return _mends(-ours, ours, theirs)
+    return mends(-ours, ours, theirs)
 
 
 def _scaled(accepts: Callable[[float, tuple[int, ...]], bool]) -> Recognise:
     """Recognises a constant factor theirs / ours that is accepted, given the shape."""
 
     def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-        factor = _factor(ours, theirs)
+        factor = common_factor(ours, theirs)
         return factor is not None and accepts(factor, ours.shape)
 
     return recognise
@@ -145,15 +131,15 @@ def _scaled(accepts: Callable[[float, tuple[int, ...]], bool]) -> Recognise:
 
 def _is_one_factor(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     """One factor is between the arrays, and one for each row is not much nearer."""
-    factor = _factor(ours, theirs)
+    factor = common_factor(ours, theirs)
     if factor is None:
         return False
-    by_row = _distance(ours * _factors_of_rows(ours, theirs), theirs)
-    return ours.ndim < 2 or by_row * MENDED > _distance(ours * factor, theirs) or abs(factor - 1) > NEAR_ONE
+    by_row = distance(ours * _factors_of_rows(ours, theirs), theirs)
+    return ours.ndim < 2 or by_row * MENDED > distance(ours * factor, theirs) or abs(factor - 1) > NEAR_ONE
 
 
 def _either(factor: float, expected: float) -> bool:
-    return expected != 1 and (_is_near(factor, expected) or _is_near(1 / factor, expected))
+    return expected != 1 and (is_near(factor, expected) or is_near(1 / factor, expected))
 
 
 def _counts(shape: tuple[int, ...]) -> set[int]:
@@ -191,7 +177,7 @@ ACTIVATIONS = (*FUNCTIONS.values(), _softmax, _log_softmax)
 
 def _left_out(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
     """Torch applies an activation to what the JAX side gives out as it is."""
-    return any(_mends(f(ours), ours, theirs) for f in ACTIVATIONS)
+    return any(mends(f(ours), ours, theirs) for f in ACTIVATIONS)
 
 
 def _doubled(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -203,8 +189,8 @@ def _applied(function: Callable[[Array], Array], ours: Array, theirs: Array) -> 
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return False
     expected = function(theirs)
-    apart = _distance(expected, ours)
-    return apart <= AGREES * float(np.abs(ours).max()) and apart * MENDED <= _distance(theirs, ours)
+    apart = distance(expected, ours)
+    return apart <= AGREES * float(np.abs(ours).max()) and apart * MENDED <= distance(theirs, ours)
 
 
 def _negative_slope(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -212,100 +198,20 @@ def _negative_slope(ours: Array, theirs: Array, earlier: Sequence[Array]) -> boo
     negative = theirs < 0
     if not (negative.any() and (~negative).any() and np.array_equal(negative, ours < 0)) or negative.sum() < SMALLEST:
         return False
-    factor = _factor(ours[negative], theirs[negative])
-    return factor is not None and _mends(np.where(negative, ours * factor, ours), ours, theirs)
+    factor = common_factor(ours[negative], theirs[negative])
+    return factor is not None and mends(np.where(negative, ours * factor, ours), ours, theirs)
 
 
-def _gate_blocks(count: int) -> Recognise:
-    """Recognises blocks of the last axis in another order."""
+def _one_block_offset(offset: float) -> Recognise:
+    """Recognises one of four blocks of the last axis to which torch adds an offset, and JAX does not."""
 
     def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-        if ours.shape[-1] % count or ours.shape[-1] < 2 * count:
+        if ours.shape[-1] % 4:
             return False
-        blocks = np.split(ours, count, axis=-1)
-        orders = list(itertools.permutations(range(count)))[1:]
-        return any(_mends(np.concatenate([blocks[i] for i in order], axis=-1), ours, theirs) for order in orders)
+        added = offset * np.repeat(np.eye(4), ours.shape[-1] // 4, axis=1)
+        return any(mends(ours + block, ours, theirs) for block in added)
 
     return recognise
-
-
-def _one_block_offset(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """One of four blocks of the last axis is 1 apart."""
-    if ours.shape[-1] % 4:
-        return False
-    size = ours.shape[-1] // 4
-    for block, sign in itertools.product(range(4), (1.0, -1.0)):
-        changed = ours.copy()
-        changed[..., block * size : (block + 1) * size] += sign
-        if _mends(changed, ours, theirs):
-            return True
-    return False
-
-
-def _factorizations(size: int) -> Iterator[tuple[int, int]]:
-    return ((n, size // n) for n in range(2, size // 2 + 1) if size % n == 0)
-
-
-def _flattened(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """The last axis, seen as a matrix, is transposed, as by flattening channels last against channels first."""
-    last = ours.shape[-1]
-    return any(
-        _mends(ours.reshape(*ours.shape[:-1], n, m).swapaxes(-1, -2).reshape(ours.shape), ours, theirs)
-        for n, m in _factorizations(last)
-    )
-
-
-def _reversed(axes: Callable[[int], Sequence[int]]) -> Recognise:
-    def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-        return any(_mends(np.flip(ours, axis), ours, theirs) for axis in axes(ours.ndim) if ours.shape[axis] > 1)
-
-    return recognise
-
-
-def _transposed(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """Two axes of one length are exchanged."""
-    return any(
-        _mends(ours.swapaxes(i, j), ours, theirs)
-        for i, j in itertools.combinations(range(ours.ndim), 2)
-        if ours.shape[i] == ours.shape[j]
-    )
-
-
-def _shifted(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """The values lie one or two places further along an axis other than the last."""
-    for axis, by in itertools.product(range(max(ours.ndim - 1, 0)), (1, 2)):
-        if ours.shape[axis] < by + 3:
-            continue
-        a, b = np.moveaxis(ours, axis, 0), np.moveaxis(theirs, axis, 0)
-        if any(_agrees_shifted(x, y, by) for x, y in ((a, b), (b, a))):
-            return True
-    return False
-
-
-def _agrees_shifted(a: Array, b: Array, by: int) -> bool:
-    return _mends(a[by:], a[:-by], b[:-by])
-
-
-def _border(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """Images of shape (batch, height, width, channels) that differ only at their borders."""
-    if ours.ndim != 4 or min(ours.shape[1:3]) < 4:
-        return False
-    changed = ours.copy()
-    changed[:, [0, -1]] = theirs[:, [0, -1]]
-    changed[:, :, [0, -1]] = theirs[:, :, [0, -1]]
-    return _mends(changed, ours, theirs)
-
-
-def _permuted(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """The last axis is in another order; at least four rows make sure of it."""
-    a, b = ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, theirs.shape[-1])
-    if len(a) < 4 or a.shape[-1] < 3:
-        return False
-    if not np.allclose(np.sort(a[0]), np.sort(b[0]), rtol=0, atol=AGREES * np.abs(b[0]).max()):
-        return False
-    order = np.empty(a.shape[-1], int)
-    order[np.argsort(b[0], kind="stable")] = np.argsort(a[0], kind="stable")
-    return _mends(a[:, order], a, b)
 
 
 def _factor_per_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -313,7 +219,7 @@ def _factor_per_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> boo
     if ours.shape[-1] < 4:
         return False
     factor = _factors_of_rows(ours, theirs)
-    return bool((np.abs(factor - 1) < 0.5).all()) and _mends(ours * factor, ours, theirs)
+    return bool((np.abs(factor - 1) < 0.5).all()) and mends(ours * factor, ours, theirs)
 
 
 def _factors_of_rows(ours: Array, theirs: Array) -> Array:
@@ -328,7 +234,7 @@ def _offset(axes: Callable[[int], tuple[int, ...]]) -> Recognise:
         along = axes(ours.ndim)
         if math.prod(ours.shape[axis] for axis in along) < 4:
             return False
-        return _mends(ours + (theirs - ours).mean(along, keepdims=True), ours, theirs)
+        return mends(ours + (theirs - ours).mean(along, keepdims=True), ours, theirs)
 
     return recognise
 
@@ -337,77 +243,7 @@ def _same_for_all_examples(ours: Array, theirs: Array, earlier: Sequence[Array])
     """The difference is the same for all examples, at each position another one."""
     if ours.ndim < 3 or len(ours) < 2 or all(np.array_equal(example, theirs[0]) for example in theirs[1:]):
         return False
-    return _mends(ours + (theirs - ours)[:1], ours, theirs)
-
-
-def _same_shape(ours: Array, earlier: Sequence[Array]) -> list[Array]:
-    return [e for e in earlier if e.shape == ours.shape and np.isfinite(e).all()]
-
-
-def _token_types(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """An earlier array that is the same at all positions is missing from a sum."""
-    rows = [
-        e
-        for e in _same_shape(ours, earlier)
-        if e.ndim > 1 and np.array_equal(e, np.broadcast_to(e[..., :1, :], e.shape))
-    ]
-    return any(_mends(ours + e, ours, theirs) for e in rows)
-
-
-def _residual(sign: float) -> Recognise:
-    def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-        return any(_mends(ours + sign * e, ours, theirs) for e in _same_shape(ours, earlier))
-
-    return recognise
-
-
-def _other_residual(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """A sum has another of the earlier arrays as a term."""
-    terms = _same_shape(ours, earlier)
-    if not terms or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
-        return False
-    some = np.linspace(0, ours.size - 1, min(ours.size, SAMPLE)).astype(int)  # the sums of all pairs would take minutes
-    missing = (theirs - ours).ravel()[some]
-    samples = np.stack([e.ravel()[some] for e in terms])
-    close = AGREES * float(np.abs(theirs).max())
-    for e, sample in zip(terms, samples, strict=True):
-        for i in np.flatnonzero(np.abs(sample - samples - missing).max(1) <= close):
-            if _mends(ours + e - terms[i], ours, theirs):
-                return True
-    return False
-
-
-def _pooled(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """Both sides are drawn from one sequence or image: a position, the mean, the sum or the largest value."""
-    for whole in _wholes([e for e in earlier if e.ndim > ours.ndim and len(e) == len(ours) and np.isfinite(e).all()]):
-        for rows in _rows(whole, ours.shape):
-            choices = [rows[:, 0], rows[:, -1], rows.mean(1), rows.max(1), rows[:, 1:].mean(1), rows.sum(1)]
-            ours_is, theirs_is = (
-                [i for i, choice in enumerate(choices) if _distance(choice, a) <= AGREES * np.abs(a).max()]
-                for a in (ours, theirs)
-            )
-            if ours_is and theirs_is and not set(ours_is) & set(theirs_is):
-                return True
-    return False
-
-
-def _wholes(earlier: Sequence[Array]) -> Iterator[Array]:
-    """Yields arrays that may be pooled: earlier ones, and sums of two recent ones, as they are and activated."""
-    yield from earlier
-    recent = earlier[-RECENT:]
-    sums = (a + b for a, b in itertools.combinations(recent, 2) if a.shape == b.shape)
-    for array in (*recent, *sums):
-        yield array
-        for name in ("relu", "gelu", "silu"):
-            yield FUNCTIONS[name](array)
-
-
-def _rows(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
-    """Yields an array (batch, ..., features) as (batch, rows, features), channels last and first."""
-    for moved in (array, np.moveaxis(array, 1, -1)) if array.ndim > 2 else (array,):
-        rest = moved.ndim - len(shape) + 1
-        if moved.shape[rest:] == shape[1:] and math.prod(moved.shape[1:rest]) > 1:
-            yield moved.reshape(shape[0], -1, *shape[1:])
+    return mends(ours + (theirs - ours)[:1], ours, theirs)
 
 
 def _zero_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
@@ -419,11 +255,11 @@ def _zero_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
 
 
 SPECIFIC: Sequence[Evidence] = (
-    _is("pooling", _pooled),
+    _is("pooling", pooled),
     Evidence(TERM_CAUSES, recognise_terms),
-    _is("token-types", _token_types),
-    _is("residual-left-out", _residual(1.0)),
-    _is("residual-doubled", _residual(-1.0)),
+    _is("token-types", token_types),
+    _is("residual-left-out", residual(1.0)),
+    _is("residual-doubled", residual(-1.0)),
 )
 """Evidence that no other cause shows: both sides are made of the same earlier arrays."""
 
@@ -442,18 +278,19 @@ EVIDENCE: Sequence[Evidence] = (
     _is("constant-factor", _is_one_factor),
     _is("activation-left-out", _left_out),
     _is("activation-doubled", _doubled),
-    _is("residual-norm", _other_residual),
+    _is("residual-norm", other_residual),
     _is("leaky-slope", _negative_slope),
-    _is("forget-gate-bias", _one_block_offset),
-    _is("lstm-gate-order", _gate_blocks(4)),
-    _is("gru-gate-order", _gate_blocks(3)),
-    _is("transposed", _transposed),
-    _is("channels-reversed", _reversed(lambda ndim: (-1,))),
-    _is("axis-reversed", _reversed(lambda ndim: range(ndim - 1))),
-    _is("nhwc-flatten", _flattened),
-    _is("channels-permuted", _permuted),
-    _is("shifted", _shifted),
-    _is("padding-border", _border),
+    _is("forget-gate-bias", _one_block_offset(-1.0)),
+    _is("forget-gate-bias-left-out", _one_block_offset(1.0)),
+    _is("lstm-gate-order", gate_blocks(4)),
+    _is("gru-gate-order", gate_blocks(3)),
+    _is("transposed", transposed),
+    _is("channels-reversed", reversed_axes(lambda ndim: (-1,))),
+    _is("axis-reversed", reversed_axes(lambda ndim: range(ndim - 1))),
+    _is("nhwc-flatten", flattened),
+    _is("channels-permuted", permuted),
+    _is("shifted", shifted),
+    _is("padding-border", differs_at_border),
     _is("constant-offset", _offset(lambda ndim: tuple(range(ndim)))),
     _is("bias-left-out", _offset(lambda ndim: tuple(range(ndim - 1)))),
     _is("bias-left-out", _offset(lambda ndim: tuple(range(ndim - 2)) if ndim > 3 else ())),  # with heads apart
@@ -462,5 +299,7 @@ EVIDENCE: Sequence[Evidence] = (
 )
 """From specific to general."""
 
-CAUSES = {LOSS_REDUCTION, EMBEDDING_SCALE}.union(*(evidence.causes for evidence in EVIDENCE))
+CAUSES = {"loss-reduction", "loss-reduction-sum", "embedding-scale", "embedding-unscaled"}.union(
+    *(evidence.causes for evidence in EVIDENCE)
+)
 """All causes that values can show."""

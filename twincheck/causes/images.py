@@ -222,7 +222,7 @@ CAUSES: Sequence[Cause] = (
     Cause(
         "conv-padding",
         "Convolution: the padding differs; Flax's default is SAME, which pads a strided convolution more at the end.",
-        "nnx.Conv(..., padding=((p, p), (p, p))) with torch's padding p",
+        'nnx.Conv(..., padding=((p, p), (p, p))) with torch\'s padding p; "CIRCULAR" or "REFLECT" for its padding_mode',
         torch_page("nn.Conv2d"),
         LINEAR_PAGE,
         conv_padding_symmetric,
@@ -253,8 +253,8 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "conv-kernel-flip",
-        "Convolution: torch slides the kernel as it is, the JAX side flips it, as jnp.convolve does.",
-        "jnp.convolve(x, kernel[::-1]), or do not flip the kernel",
+        "Convolution: one side flips the kernel, as jnp.convolve does, the other does not, as torch's layers.",
+        "jnp.convolve(x, kernel[::-1]), or jnp.flip(kernel, spatial axes) for other functions",
         torch_page("nn.Conv1d"),
         jax_page("jax.numpy.convolve"),
         conv_kernel_flip,
@@ -274,13 +274,6 @@ CAUSES: Sequence[Cause] = (
         LINEAR_PAGE,
     ),
     Cause(
-        "conv-groups",
-        "Convolution: the numbers of groups differ.",
-        "nnx.Conv(..., feature_group_count=...) as torch's groups",
-        torch_page("nn.Conv2d"),
-        LINEAR_PAGE,
-    ),
-    Cause(
         "conv-transpose-padding",
         "ConvTranspose: torch's padding takes away from the output, Flax's SAME puts an odd pixel on the other side.",
         "nnx.ConvTranspose(..., padding=[(k - 1 - p, k - 1 - p + output_padding), ...])",
@@ -290,8 +283,8 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "conv-transpose-flip",
-        "ConvTranspose: torch's kernel is the gradient of a convolution's, Flax's is that kernel flipped in space.",
-        "jnp.flip(kernel, spatial axes) when the weights are loaded, or transpose_kernel=True with (k, k, out, in)",
+        "ConvTranspose: the JAX layer uses the kernel flipped in height and width, compared with torch.",
+        "jnp.flip(kernel, spatial axes) in this layer; nnx.ConvTranspose takes torch's kernel flipped",
         torch_page("nn.ConvTranspose2d"),
         LINEAR_PAGE,
         conv_transpose_flip,

@@ -7,8 +7,8 @@ from twincheck.causes.cause import LINEAR_PAGE, Cause, jax_page, torch_page
 CAUSES: Sequence[Cause] = (
     Cause(
         "nhwc-flatten",
-        "Layout: torch flattens (channels, height, width), JAX (height, width, channels).",
-        "x.transpose(0, 3, 1, 2).reshape(len(x), -1)",
+        "Layout: the sides flatten in different orders: (channels, height, width) and (height, width, channels).",
+        "x.transpose(0, 3, 1, 2).reshape(len(x), -1), if torch flattens channels first",
         torch_page("flatten"),
         jax_page("jax.numpy.reshape"),
     ),
@@ -51,21 +51,21 @@ CAUSES: Sequence[Cause] = (
     Cause(
         "constant-factor",
         "Scale: the values differ by one factor.",
-        "Multiply by the factor.",
+        "Multiply by torch's factor divided by JAX's.",
         torch_page("mul"),
         jax_page("jax.numpy.multiply"),
     ),
     Cause(
         "constant-offset",
         "Offset: the values differ by one constant.",
-        "Add the constant.",
+        "Add the constant that torch adds, or leave out what JAX adds.",
         torch_page("add"),
         jax_page("jax.numpy.add"),
     ),
     Cause(
         "bias-left-out",
         "Bias: each channel differs by a constant of its own.",
-        "Add the bias of the PyTorch model.",
+        "Add the bias of the PyTorch model, or leave out one that it has not.",
         torch_page("nn.Linear"),
         LINEAR_PAGE,
     ),

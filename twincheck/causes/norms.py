@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from twincheck.causes.cause import NORMS_PAGE, Cause, torch_page
-from twincheck.causes.replace import Function, attributes, functions, together
+from twincheck.causes.replace import Function, attributes, functions
 from twincheck.recording import Patch
 
 NORMS = tuple(
@@ -66,35 +66,20 @@ def _one_plus_scale(original: Function) -> Function:
 rms_one_plus_scale = functions({}, {"flax.nnx.RMSNorm.__call__": _one_plus_scale})
 
 
-def _unbiased_running_variance(original: Function) -> Function:
-    def call(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        given = args[0] if args else kwargs.get("use_running_average")
-        if self.use_running_average if given is None else given:
-            return original(self, x, *args, **kwargs)
-        before = self.var[...]
-        out = original(self, x, *args, **kwargs)
-        count, kept = x.size // x.shape[self.axis], self.momentum * before
-        self.var[...] = kept + (self.var[...] - kept) * (count / max(count - 1, 1))
-        return out
-
-    return call
-
-
-unbiased_running_variance = functions({}, {"flax.nnx.BatchNorm.__call__": _unbiased_running_variance})
 batch_norm_evaluates = attributes(
     ("flax.nnx.BatchNorm", "flax.linen.BatchNorm"), {"use_running_average": True}, use_running_average=True
-)
-dropout_off = together(
-    attributes(("flax.nnx.Dropout", "flax.linen.Dropout"), {"rate": 0.0}),
-    attributes(
-        ("flax.nnx.MultiHeadAttention", "flax.linen.MultiHeadAttention"),
-        {"dropout_rate": 0.0, "deterministic": True},
-        deterministic=True,
-    ),
 )
 
 
 CAUSES: Sequence[Cause] = (
+    Cause(
+        "fast-variance",
+        "Norm: Flax computes the variance as E[x^2] - E[x]^2 by default, which loses digits if the mean is large.",
+        "nnx.LayerNorm(..., use_fast_variance=False)",
+        torch_page("nn.LayerNorm"),
+        NORMS_PAGE,
+        fast_variance,
+    ),
     Cause(
         "norm-epsilon",
         "Norm: the epsilons differ; torch's default is 1e-5, Flax's 1e-6, but 1e-5 for BatchNorm.",
@@ -151,14 +136,6 @@ CAUSES: Sequence[Cause] = (
         NORMS_PAGE,
     ),
     Cause(
-        "fast-variance",
-        "Norm: Flax computes the variance as E[x^2] - E[x]^2 by default, which loses digits if the mean is large.",
-        "nnx.LayerNorm(..., use_fast_variance=False)",
-        torch_page("nn.LayerNorm"),
-        NORMS_PAGE,
-        fast_variance,
-    ),
-    Cause(
         "rms-norm-offset",
         "RMSNorm: torch multiplies by 1 + weight here, as in Gemma, Flax by the weight.",
         "nnx.RMSNorm with the scale 1 + weight",
@@ -193,7 +170,6 @@ CAUSES: Sequence[Cause] = (
         "Multiply the new variance by n / (n - 1), or accept it: predictions differ by 1 / (2n).",
         torch_page("nn.BatchNorm2d"),
         NORMS_PAGE,
-        unbiased_running_variance,
     ),
     Cause(
         "batch-norm-mode",
@@ -202,5 +178,12 @@ CAUSES: Sequence[Cause] = (
         torch_page("nn.BatchNorm2d"),
         NORMS_PAGE,
         batch_norm_evaluates,
+    ),
+    Cause(
+        "batch-norm-training",
+        "BatchNorm: torch uses the statistics of the batch here (training mode), JAX its running statistics.",
+        "model.train(), or use_running_average=False",
+        torch_page("nn.BatchNorm2d"),
+        NORMS_PAGE,
     ),
 )

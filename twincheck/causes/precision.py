@@ -100,8 +100,15 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "loss-reduction",
-        'Loss: one side takes the mean over the batch (torch\'s default reduction="mean"), the other the sum.',
+        'Loss: torch takes the mean over the batch here (its default reduction="mean"), JAX the sum.',
         "losses.mean()",
+        torch_page("nn.CrossEntropyLoss"),
+        optax_page("losses.html"),
+    ),
+    Cause(
+        "loss-reduction-sum",
+        'Loss: torch takes the sum over the batch here (reduction="sum"), JAX the mean.',
+        "losses.sum()",
         torch_page("nn.CrossEntropyLoss"),
         optax_page("losses.html"),
     ),

@@ -37,7 +37,7 @@ MISTAKES: Sequence[tuple[str, Mapping[str, object]]] = (
     ("gru-update", {"keeps_new": True}),
     ("activation-sigmoid", {"sigmoid": "hard-sigmoid"}),
     ("recurrent-start", {"start": 1.0}),
-    ("embedding-scale", {"scaled": True}),
+    ("embedding-unscaled", {"scaled": True}),
     ("recurrent-direction", {"reverse": False}),
     ("recurrent-direction", {"reverse": True}),
     ("recurrent-direction", {"turned_back": False}),

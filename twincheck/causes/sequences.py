@@ -25,8 +25,15 @@ CAUSES: Sequence[Cause] = (
     # Embeddings, residuals, pooling of a sequence
     Cause(
         "embedding-scale",
-        "Embedding: one side multiplies it by the square root of its size, the other does not.",
+        "Embedding: torch multiplies it by the square root of its size, JAX does not.",
         "embed(tokens) * jnp.sqrt(features)",
+        torch_page("nn.Embedding"),
+        LINEAR_PAGE,
+    ),
+    Cause(
+        "embedding-unscaled",
+        "Embedding: JAX multiplies it by the square root of its size, torch does not.",
+        "embed(tokens) without the factor",
         torch_page("nn.Embedding"),
         LINEAR_PAGE,
     ),
@@ -60,8 +67,8 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "positions-left-out",
-        "Embedding: torch adds the same array to every example, as position embeddings, JAX none or another one.",
-        "x + positions",
+        "Embedding: the sides add different arrays, each the same for all examples, as positions; one may add none.",
+        "x + positions, with the positions of the PyTorch model",
         torch_page("nn.Embedding"),
         LINEAR_PAGE,
     ),
@@ -140,7 +147,7 @@ CAUSES: Sequence[Cause] = (
     Cause(
         "recurrent-direction",
         "Recurrent layer: JAX runs a sequence in the other direction, or gives its outputs out in that order.",
-        "nnx.RNN(cell, reverse=True, keep_order=True) for torch's second direction",
+        "nnx.RNN(cell) for torch's first direction, nnx.RNN(cell, reverse=True, keep_order=True) for its second",
         torch_page("nn.GRU"),
         RECURRENT_PAGE,
     ),
@@ -158,5 +165,12 @@ CAUSES: Sequence[Cause] = (
         "Subtract 1 from the forget gate's bias when the weights are loaded.",
         torch_page("nn.LSTM"),
         "https://dm-haiku.readthedocs.io/en/latest/api.html#lstm",
+    ),
+    Cause(
+        "forget-gate-bias-left-out",
+        "LSTM: torch adds 1 to the forget gate; JAX does not.",
+        "jax.nn.sigmoid(f + 1)",
+        torch_page("nn.LSTM"),
+        RECURRENT_PAGE,
     ),
 )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Settings = Mapping[str, Any]
@@ -44,6 +44,7 @@ class Setting:
         convert: returns torch's value in the terms of JAX, or SKIP, given the value and all of torch's settings.
         read: returns JAX's value in a form that can be compared, given the value and all of JAX's settings.
         missing: JAX's value if it has no such attribute; by default there is nothing to compare.
+        derived: returns other attributes that JAX's value decides, given torch's value and all of JAX's settings.
     """
 
     cause: str
@@ -54,11 +55,12 @@ class Setting:
     convert: Convert = compact
     read: Convert = compact
     missing: Any = SKIP
+    derived: Callable[[Any, Settings], Settings] = lambda value, settings: {}
 
 
 @dataclass(frozen=True)
 class SettingMismatch:
-    """A setting that differs: the expected value is torch's in the terms of JAX."""
+    """A setting that differs. The expected value is torch's in the terms of JAX; the JAX layer may lack the option."""
 
     cause: str
     torch_name: str
@@ -66,8 +68,12 @@ class SettingMismatch:
     jax_name: str
     jax_value: Any
     expected: Any
+    has_option: bool
+    derived: Settings = field(default_factory=dict)
 
     def __str__(self) -> str:
+        if not self.has_option:
+            return f"torch has {self.torch_name}={self.torch_value}, for which the JAX layer has no option"
         needed = f"torch has {self.torch_name}={self.torch_value}, so JAX needs {self.jax_name}={self.expected}"
         return f"{needed}; it has {self.jax_value}"
 
@@ -92,9 +98,11 @@ def compare_settings(torch_kind: str, torch: Settings, jax_kind: str, jax: Setti
         actual = value if value is SKIP else setting.read(value, jax)
         if expected is SKIP or actual is SKIP or _same(expected, actual):
             continue
+        theirs, has_option = torch[setting.torch_name], setting.jax_name in jax
+        derived = setting.derived(expected, jax)
         found.append(
             SettingMismatch(
-                setting.cause, setting.torch_name, torch[setting.torch_name], setting.jax_name, value, expected
+                setting.cause, setting.torch_name, theirs, setting.jax_name, value, expected, has_option, derived
             )
         )
     return found
@@ -132,7 +140,9 @@ def _torch_padding(value: Any, settings: Settings) -> Any:
         value = 0
     pads = _halves(extents) if value == "same" else tuple((p, p) for p in _spatial(value, len(extents)))
     mode = settings.get("padding_mode", "zeros")
-    return pads if mode == "zeros" else (mode, pads)
+    if mode == "zeros":
+        return pads
+    return mode.upper() if pads == _halves(extents) else (mode, pads)
 
 
 def _jax_padding(value: Any, settings: Settings) -> Any:
@@ -148,11 +158,7 @@ def _jax_padding(value: Any, settings: Settings) -> Any:
         return tuple((extent - 1, 0) for extent in extents)
     if any(s != 1 for s in strides):
         return SKIP  # it depends on the size of the input
-    return {
-        "SAME": _halves(extents),
-        "CIRCULAR": ("circular", _halves(extents)),
-        "REFLECT": ("reflect", _halves(extents)),
-    }.get(value, SKIP)
+    return {"SAME": _halves(extents), "CIRCULAR": value, "REFLECT": value}.get(value, SKIP)
 
 
 def _torch_transposed_padding(value: Any, settings: Settings) -> Any:
@@ -206,8 +212,29 @@ CONVS = ("Conv1d", "Conv2d", "Conv3d")
 CONV_TRANSPOSES = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 
 
-def _unless_none(value: Any, settings: Settings) -> Any:
+def _skip_none(value: Any, settings: Settings) -> Any:
     return SKIP if value is None else value
+
+
+def _group_size(groups: Any, settings: Settings) -> Settings:
+    """Returns the size of a group, which nnx.GroupNorm keeps beside their number."""
+    size = settings.get("group_size")
+    return {} if size is None else {"group_size": size * settings["num_groups"] // groups}
+
+
+def _evaluates(training: Any, settings: Settings) -> Any:
+    """Returns Flax's use_running_average of a norm of torch in evaluation mode."""
+    return SKIP if training else True
+
+
+def _trains(training: Any, settings: Settings) -> Any:
+    """Returns Flax's use_running_average of a norm of torch in training mode."""
+    return False if training else SKIP
+
+
+def _hidden_bias(value: Any, settings: Settings) -> Any:
+    """Returns whether a GRU cell has torch's second bias; Equinox's, with `use_bias`, adds it up where torch does."""
+    return SKIP if "use_bias" in settings else value
 
 
 def _kept(value: Any, settings: Settings) -> Any:
@@ -218,24 +245,19 @@ def _kept(value: Any, settings: Settings) -> Any:
 def _modules() -> list[Setting]:
     norms = (*LAYER_NORMS, *BATCH_NORMS, "GroupNorm")
     table = [
-        Setting("norm-epsilon", norms, JAX_NORMS, torch_name, jax_name, _unless_none)
+        Setting("norm-epsilon", norms, JAX_NORMS, torch_name, jax_name, _skip_none)
         for torch_name in ("eps", "variance_epsilon")
         for jax_name in ("epsilon", "eps")
     ]
     table += [
         Setting("batch-norm-momentum", BATCH_NORMS, ("BatchNorm",), "momentum", "momentum", _kept),
         Setting("batch-norm-momentum", BATCH_NORMS, ("BatchNorm",), "momentum", "decay_rate", _kept),
-        Setting(
-            "batch-norm-mode",
-            BATCH_NORMS,
-            ("BatchNorm",),
-            "training",
-            "use_running_average",
-            lambda v, _: not v,
-            lambda v, _: SKIP if v is None else v,
+        *(
+            Setting(cause, BATCH_NORMS, ("BatchNorm",), "training", "use_running_average", convert, _skip_none)
+            for cause, convert in (("batch-norm-mode", _evaluates), ("batch-norm-training", _trains))
         ),
         Setting("norm-axes", ("LayerNorm",), ("LayerNorm",), "normalized_shape", "reduction_axes", _normalized_axes),
-        Setting("norm-groups", ("GroupNorm",), ("GroupNorm",), "num_groups", "num_groups"),
+        Setting("norm-groups", ("GroupNorm",), ("GroupNorm",), "num_groups", "num_groups", derived=_group_size),
         Setting("norm-groups", ("GroupNorm",), ("GroupNorm",), "num_groups", "groups"),
         Setting("dropout-rate", ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"), ("Dropout",), "p", "rate"),
         Setting("dropout-rate", ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"), ("Dropout",), "p", "p"),
@@ -244,13 +266,14 @@ def _modules() -> list[Setting]:
         Setting("padding-index", ("Embedding",), ("Embed", "Embedding"), "padding_idx", "padding_idx", missing=None),
         Setting("embedding-max-norm", ("Embedding",), ("Embed", "Embedding"), "max_norm", "max_norm", missing=None),
         Setting("leaky-slope", ("LeakyReLU",), ("LeakyReLU",), "negative_slope", "negative_slope"),
-        Setting("gru-two-biases", ("GRU", "GRUCell"), ("GRUCell",), "bias", "hidden_bias", missing=False),
+        Setting(
+            "gru-two-biases", ("GRU", "GRUCell"), ("GRUCell",), "bias", "hidden_bias", read=_hidden_bias, missing=False
+        ),
     ]
     for torch_kinds, jax_kinds in ((CONVS, ("Conv",)), (CONV_TRANSPOSES, ("ConvTranspose",))):
         table += [
             Setting("conv-strides", torch_kinds, jax_kinds, "stride", "strides", read=one_if_none),
             Setting("conv-dilation", torch_kinds, jax_kinds, "dilation", "kernel_dilation", read=one_if_none),
-            Setting("conv-groups", torch_kinds, jax_kinds, "groups", "feature_group_count"),
         ]
     table += [
         Setting("conv-padding", CONVS, ("Conv",), "padding", "padding", _torch_padding, _jax_padding),
@@ -271,7 +294,7 @@ def _modules() -> list[Setting]:
     table += [
         Setting(f"conv-{name}", (kind,), (kind,), torch_name, torch_name)
         for kind in same
-        for name, torch_name in (("strides", "stride"), ("dilation", "dilation"), ("groups", "groups"))
+        for name, torch_name in (("strides", "stride"), ("dilation", "dilation"))
     ]
     return table
 

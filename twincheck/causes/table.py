@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from twincheck.causes import activations, attention, images, layout, norms, precision, sequences
+from twincheck.causes import activations, attention, dropout, images, layout, masks, norms, precision, rotary, sequences
 from twincheck.causes.cause import Cause
 
 CAUSES: Sequence[Cause] = (
@@ -10,6 +10,9 @@ CAUSES: Sequence[Cause] = (
     *norms.CAUSES,
     *images.CAUSES,
     *attention.CAUSES,
+    *masks.CAUSES,
+    *rotary.CAUSES,
+    *dropout.CAUSES,
     *sequences.CAUSES,
     *layout.CAUSES,
     *precision.CAUSES,

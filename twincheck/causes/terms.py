@@ -16,7 +16,10 @@ Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
 AGREES = 2e-5
-"""Of the largest value: float32 through a few hundred sums, and far below any difference that has a name."""
+"""Arrays agree if they differ by less than this part of their largest value.
+
+That is what float32 loses in a few hundred sums, and far less than any difference that has a name.
+"""
 SAMPLE = 64
 """Values that are looked at before whole arrays are."""
 RECENT = 8

@@ -1,4 +1,4 @@
-"""The line of code at which the JAX model leaves torch's values."""
+"""The line of code with the first wrong operation of the JAX model."""
 
 import linecache
 import math
@@ -14,7 +14,7 @@ from torch import nn
 import twincheck as tc
 from twincheck import jax_operations, torch_operations
 from twincheck.check import Forcing
-from twincheck.departure import Line, agree, find, sums, users_line
+from twincheck.first_wrong_operation import Line, agree, first_wrong_operation, sums, users_line
 from twincheck.recording import invoke
 
 
@@ -67,19 +67,20 @@ def pair_with(**changed):
 def test_the_line_is_named_with_what_torch_does_there(changed, mark, of_torch):
     report = pair_with(**changed).check()
     (place,) = [place for place in report.out if place.kind == "code"]
-    line = place.departure.line
-    assert mark in linecache.getline(line.file, line.number), place.departure
-    assert place.departure.torch == of_torch
-    assert "def forward" not in linecache.getline(place.departure.torch_line.file, place.departure.torch_line.number)
+    line = place.wrong_operation.line
+    assert mark in linecache.getline(line.file, line.number), place.wrong_operation
+    assert place.wrong_operation.torch == of_torch
+    torch_line = place.wrong_operation.torch_line
+    assert "def forward" not in linecache.getline(torch_line.file, torch_line.number)
     assert mark in str(report)
 
 
-def test_a_right_model_leaves_torch_nowhere():
+def test_a_right_model_has_no_wrong_operation():
     pair = pair_with()
     theirs = torch_operations.operations(pair.torch)
     ends, outputs = jax_operations.operations(pair.jax, Forcing(pair.pairing, pair.truth, {}))
     assert len(ends) == 6  # in and out of the model and its two layers
-    assert [find(end, theirs) for end in (*ends.values(), *outputs)] == [None] * 7
+    assert [first_wrong_operation(end, theirs) for end in (*ends.values(), *outputs)] == [None] * 7
 
 
 def test_tensors_of_one_size_are_told_apart():

@@ -1,4 +1,4 @@
-"""The operation at which the JAX model leaves torch's values, inside the code that computes one place."""
+"""The first operation of the JAX model with a wrong result, inside the code that computes one place."""
 
 import linecache
 import sys
@@ -32,7 +32,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Departure:
+class WrongOperation:
     """The first operation whose result torch has nowhere, and the one of torch on the same tensors, if any."""
 
     operation: str
@@ -84,8 +84,8 @@ class Operation:
     given: list[Sums] = field(default_factory=list)
 
 
-def find(end: Operation, torch: Sequence[Operation]) -> Departure | None:
-    """Returns where the operations that lead to `end`, from torch's own tensors, leave those of torch."""
+def first_wrong_operation(end: Operation, torch: Sequence[Operation]) -> WrongOperation | None:
+    """Returns the first operation on the way from torch's own tensors to `end` whose result torch has nowhere."""
     known = Known(torch)
     operations = list(_slice(end))
     right = {id(operation) for operation in operations if not operation.name or known.has(operation.outputs)}
@@ -103,8 +103,8 @@ def find(end: Operation, torch: Sequence[Operation]) -> Departure | None:
         for theirs in torch:
             takes = any(agree(a, b) for a in theirs.given for b in given)
             if takes and not all(any(agree(a, b) for b in ours) for a in theirs.outputs):
-                return Departure(operation.name, operation.line, theirs.name, theirs.line)
-        return Departure(operation.name, operation.line)
+                return WrongOperation(operation.name, operation.line, theirs.name, theirs.line)
+        return WrongOperation(operation.name, operation.line)
     return None
 
 
