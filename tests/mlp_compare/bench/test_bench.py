@@ -45,7 +45,8 @@ def test_each_variant_trains_as_the_trainer_does(name, preset, batch_size, digit
 
 
 def test_scikit_learn_trains_as_the_trainer_does(digits):
-    config = dataclasses.replace(SMALL, activation="relu", last_activation="none", learning_rate=0.1)
+    config = dataclasses.replace(SMALL, activation="relu", last_activation="none", learning_rate=0.1, pixel_mean=0.3)
+    config = dataclasses.replace(config, pixel_std=0.5)
     start = initial_parameters(config.initialization, config.widths(digits.pixels, digits.classes), seed=0)
     library, reference = (VARIANTS[variant].load()(config, digits, start) for variant in ("sklearn", "torch"))
     library.compile()
@@ -163,6 +164,7 @@ def test_a_variant_answers_from_a_process_of_its_own():
     sample = ask("jax", dataclasses.replace(PRESETS["leaky"], hidden=(5,), device="cpu"), epochs=2, examples=400)
     assert sample["ready_seconds"] >= sample["start_seconds"] + sample["import_seconds"] + sample["compile_seconds"]
     assert (len(sample["epoch_seconds"]), sample["device"]) == (2, "cpu")
+    assert sample["first_epoch_seconds"] > 0
 
 
 def test_a_timed_process_has_threads_of_its_own_and_no_settings_for_a_library(monkeypatch):

@@ -163,6 +163,7 @@ def test_cuda_and_cudnn_with_their_files(monkeypatch):
     facts = {
         "devices": [{"name": "gpu (H100)", "memory": 2**36}], "versions": {"torch": "2"}, "threads": 16, **BUILT,
         "libraries": {
+            "libcuda": {"version": "13.0", "file": "/opt/cuda/lib64/libcuda.so.1"},
             "libcudart": {"version": "12.4", "file": "/opt/cuda/lib64/libcudart.so.12"},
             "libcublas": {"version": "13.0.0", "file": "/site-packages/nvidia/libcublas.so.13"},
             "libcudnn": {"version": "9.1.0", "file": "/site-packages/nvidia/libcudnn.so.9"},
@@ -171,6 +172,7 @@ def test_cuda_and_cudnn_with_their_files(monkeypatch):
     assert lines(frameworks.findings(TORCH, Answer(facts, 0, 60, ""), Gpus())) == [
         "ok PyTorch: torch 2; sees gpu (H100) with 64.0 GiB; 16 threads",
         "ok PyTorch CUDA: built for CUDA 13.0 and cuDNN 9.10.2",
+        "ok PyTorch CUDA: libcuda 13.0, /opt/cuda/lib64/libcuda.so.1",
         "note PyTorch CUDA: libcudart 12.4, /opt/cuda/lib64/libcudart.so.12, by LD_LIBRARY_PATH; "
         "fix: unset LD_LIBRARY_PATH",
         "ok PyTorch CUDA: libcublas 13.0.0, /site-packages/nvidia/libcublas.so.13",
