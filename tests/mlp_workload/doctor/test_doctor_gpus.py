@@ -11,7 +11,7 @@ import pytest
 from doctor_helpers import JAX_RELEASE, TORCH_RELEASE, lines, plant_version
 from helpers import ROOT
 
-from mlp_workload.doctor import frameworks
+from mlp_workload.doctor import frameworks, libraries
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.frameworks import JAX, TORCH
 from mlp_workload.doctor.gpus import Gpu, Gpus
@@ -156,6 +156,11 @@ def test_a_variable_that_hides_the_gpu_is_named(variable, value, monkeypatch):
     gpus, answer = Gpus("580.1", (Gpu("H100", 81559, 80000, "9.0"),)), Answer(ON_CPU | BUILT, 0, 60, "")
     expected = f"note JAX device: {variable} hides the H100; fix: unset {variable}"
     assert expected in lines(frameworks.findings(JAX, answer, gpus))
+
+
+@pytest.mark.parametrize(("number", "version"), [(8907, "8.9.7"), (90000, "9.0.0"), (91002, "9.10.2")])
+def test_the_number_of_a_cudnn_is_its_version(number, version):
+    assert libraries.cudnn_version(number) == version
 
 
 def test_cuda_and_cudnn_with_their_files(monkeypatch):
