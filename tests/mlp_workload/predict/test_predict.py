@@ -199,3 +199,11 @@ def test_a_run_on_images_of_another_size_takes_these_as_they_are(tmp_path):
     without_record(folder, gone)
     with pytest.raises(UserError, match="is gone"):
         Trained.load(gone).see(picture, "picture")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"devices": 8, "split_hidden": 2, "matmul_precision": "tf32"}, {"gpu": 1}], ids=str
+)
+def test_a_run_on_gpus_predicts_on_one_cpu(settings, tmp_path):
+    config = Config(device="gpu", deterministic=True, **settings)
+    assert Trained(tmp_path, config, {}).on_cpu == Config(device="cpu")
