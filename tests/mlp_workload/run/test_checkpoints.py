@@ -250,7 +250,7 @@ def test_only_a_run_that_goes_on_from_a_folder_is_told_to_name_another(source, r
         raise UserError("it is gone")
 
     monkeypatch.setattr(inputs, "load", load)
-    with pytest.raises(UserError, match="^--dataset it is gone") as caught:
+    with pytest.raises(UserError, match=r"^--dataset it is gone") as caught:
         inputs.load_dataset(Config(dataset=source), resume)
     assert ("name the folder" in str(caught.value)) == (source == "idx:nowhere" and resume)
 
