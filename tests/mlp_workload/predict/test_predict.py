@@ -12,7 +12,7 @@ from tolerances import FORWARD_BACKWARD, PROBABILITIES
 
 import reference_torch.train
 from mlp_workload.config import Config
-from mlp_workload.data.framing import ImageFormat
+from mlp_workload.data.framing import MNIST, ImageFormat
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.predict import command
@@ -207,3 +207,17 @@ def test_a_run_on_images_of_another_size_takes_these_as_they_are(tmp_path):
 def test_a_run_on_gpus_predicts_on_one_cpu(settings, tmp_path):
     config = Config(device="gpu", deterministic=True, **settings)
     assert Trained(tmp_path, config, {}).on_cpu == Config(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("images", "layout"),
+    [
+        (ImageFormat((6, 5), False, MNIST), "rows of 5x6, light on dark"),
+        (ImageFormat((6, 5), True, None), "rows of 6x5, transposed"),
+        (None, ""),
+    ],
+)
+def test_the_layout_is_that_of_the_networks_pixels(images, layout, tmp_path):
+    trained = Trained(tmp_path, Config(), {})
+    vars(trained)["known_images"] = images
+    assert trained.layout == layout
