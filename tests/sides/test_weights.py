@@ -157,5 +157,7 @@ def test_the_first_weights_of_a_run_are_of_its_dtype(dtype, digits, tmp_path):
     save_weights(config.initial_weights, start)
     assert {array.dtype for array in initial_weights(config, digits).values()} == {np.dtype(dtype)}
     save_weights(config.initial_weights, start | {"layers.1.bias": np.full(3, 1e300)})
-    with contextlib.nullcontext() if dtype == "float64" else pytest.raises(UserError, match="layers.1.bias holds inf"):
+    with (
+        contextlib.nullcontext() if dtype == "float64" else pytest.raises(UserError, match=r"layers\.1\.bias holds inf")
+    ):
         initial_weights(config, digits)

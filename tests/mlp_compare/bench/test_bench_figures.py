@@ -6,10 +6,13 @@ import re
 import numpy as np
 import pytest
 from helpers import ROOT
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from mlp_compare.bench import benchmark, picture, tables
 from mlp_compare.bench.timings import break_even, ratio
 from mlp_compare.bench.variants import CONTROL, SEEDS_VARIANTS, VARIANTS
+from mlp_compare.figures import COLOURS, INK
 from mlp_workload.errors import UserError
 
 
@@ -84,6 +87,34 @@ def test_any_choice_of_variants_is_shown(result, left):
     assert tables.View.of(result).remarks
     assert b"<svg" in picture.draw(result)
     assert result["variants"][left[0]]["name"] in tables.markdown(result)
+
+
+def test_the_picture_has_a_bar_for_each_variant_from_the_control_and_the_fastest_down(result):
+    figures, axes = tables.Figures(result), Figure().subplots()
+    picture._draw_epochs(axes, figures)
+    names = [CONTROL, *figures.ordered()]
+    assert [label.get_text() for label in axes.get_yticklabels()][::-1] == [figures.title(name) for name in names]
+    bars = list(axes.patches)[::-1]
+    np.testing.assert_allclose([bar.get_width() for bar in bars], [np.median(figures.seconds[name]) for name in names])
+    kinds = {"jax": COLOURS[0], "control": COLOURS[0], "torch": COLOURS[1], "peer": COLOURS[2], "lower_bound": INK}
+    for name, bar in zip(names, bars, strict=True):
+        assert to_hex(bar.get_facecolor()) == kinds[figures.variants[name]["kind"]]
+
+
+@pytest.mark.parametrize("varied", ["batch size", "width"])
+def test_the_picture_of_a_sweep_has_microseconds_an_example(varied, result):
+    figures, axes = tables.Figures(result), Figure().subplots()
+    picture._draw_sweep(axes, figures, varied)
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines) == [figures.title(name) for name in ("jax", "torch", "torch-hand")]
+    for name in ("jax", "torch", "torch-hand"):
+        points = [point for point in result["sweep"] if (point["varied"], point["variant"]) == (varied, name)]
+        line = lines[figures.title(name)]
+        expected = benchmark.BATCH_SIZES if varied == "batch size" else benchmark.WIDTHS
+        assert line.get_xdata().tolist() == list(expected)
+        cost = [np.median(point["epoch_seconds"]) / point["examples"] for point in points]
+        np.testing.assert_allclose(line.get_ydata(), np.multiply(cost, 1e6))
+        assert (line.get_linestyle() == "--") == (name == "torch-hand")
 
 
 @pytest.mark.parametrize(
