@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from mlp_compare.bench import benchmark, picture, tables
-from mlp_compare.bench.timings import break_even, ratio
+from mlp_compare.bench.timings import break_even, medians, ratio
 from mlp_compare.bench.variants import CONTROL, SEEDS_VARIANTS, VARIANTS
 from mlp_compare.figures import COLOURS, INK
 from mlp_workload.errors import UserError
@@ -147,6 +147,40 @@ def test_where_pytorch_wins_follows_from_the_samples(result):
 
     assert wins(0.1)
     assert not wins(10)
+
+
+def test_pytorch_wins_only_if_the_whole_interval_says_so(result):
+    changed = copy.deepcopy(result)
+    jax, torch = (changed["variants"][name]["samples"] for name in ("jax", "torch"))
+    for number, (one, other) in enumerate(zip(jax, torch, strict=True)):
+        other["epoch_seconds"] = [np.median(one["epoch_seconds"]) * (1.2 if number % 2 else 0.8)]
+    over = tables.Figures(changed).ratio("jax", "torch")
+    assert over.low < 1 < over.high
+    assert not [line for line in tables.View.of(changed).torch_wins if line.startswith("PyTorch, eager trains")]
+
+
+@pytest.mark.parametrize(("factor", "wins"), [(10, True), (0.1, False)])
+def test_where_pytorch_trains_several_models_faster_follows_from_the_samples(factor, wins, result):
+    changed = copy.deepcopy(result)
+    for sample in changed["seeds"]["variants"]["jax-vmap"]["samples"]:
+        sample["epoch_seconds"] = [factor * seconds for seconds in sample["epoch_seconds"]]
+    line = "8 models, PyTorch, torch.func.vmap against JAX, one vmapped program: ratio"
+    assert any(one.startswith(line) for one in tables.View.of(changed).torch_wins) is wins
+
+
+def test_all_that_was_left_out_is_said(result):
+    changed = copy.deepcopy(result) | {"left_out": {"sklearn": "one: no memory"}}
+    changed["seeds"]["left_out"] = {"torch-vmap": "other: fails"}
+    page = tables.markdown(changed)
+    for line in ("- left out: one: no memory", "- left out: other: fails"):
+        assert line in page.splitlines()
+
+
+def test_a_quantity_that_one_process_lacks_has_no_median():
+    samples = [{"total_seconds": 1.0, "to_target_seconds": 2.0}, {"total_seconds": 3.0}]
+    assert medians(samples) == {"total_seconds": 2.0}
+    epochs = [{"epoch_seconds": [1.0, 2.0, 6.0], "device": "cpu"}, {"epoch_seconds": [4.0], "device": "cpu"}]
+    assert medians(epochs) == {"epoch_seconds": 3.0}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,3 +222,18 @@ def test_the_layout_is_that_of_the_networks_pixels(images, layout, tmp_path):
     trained = Trained(tmp_path, Config(), {})
     vars(trained)["known_images"] = images
     assert trained.layout == layout
+
+
+def test_an_image_that_is_named_twice_is_answered_once(tmp_path, capsys):
+    trained = Trained(tmp_path, Config(), {})
+    vars(trained).update(known_images=ImageFormat((28, 28), False, MNIST), class_names=("a", "b", "c", "d"))
+    field = np.zeros((28, 28), np.uint8)
+    field[5:24, 12:17] = 255
+    path = tmp_path / "one.png"
+    path.write_bytes(png(field, "PNG"))
+    network = SimpleNamespace(predict=lambda _: SimpleNamespace(probabilities=np.array([[0.1, 0.5, 0.15, 0.25]])))
+    options = command.Predict(run=tmp_path, images=(path, path))
+    assert command.predict(options, trained, lambda _: network, "predict")
+    assert capsys.readouterr().out == f"{path}: b 50.0%, d 25.0%, c 15.0%; seen: {tmp_path / 'seen/one.png'}\n"
+    options = command.Predict(run=tmp_path, images=(path, tmp_path / "gone.png"))
+    assert not command.predict(options, trained, lambda _: network, "predict")
