@@ -16,7 +16,7 @@ from mlp_compare.accuracy import measurement
 from mlp_compare.accuracy.equivalence import equivalence
 from mlp_compare.accuracy.measurement import Cell, Measurement
 from mlp_compare.bench import tables
-from mlp_compare.figures import inline, to_svg
+from mlp_compare.figures import INK, inline, style, to_svg
 from mlp_compare.old_names import with_current_names
 from mlp_compare.parity import bound_table, output
 from mlp_compare.parity.result import Mismatch, Report, Worst
@@ -318,6 +318,16 @@ def test_an_inline_figure_has_ids_of_its_own_and_names_no_host():
         assert set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text)) <= own
         assert "//" not in text
         assert "xlink" not in text
+
+
+def test_a_figure_is_drawn_on_the_page_in_its_colour_of_text():
+    with style():
+        figure = Figure()
+        figure.subplots().set(title="a title")
+        text = inline(to_svg(figure), "name", "title")
+    assert "currentColor" in text
+    assert INK not in text
+    assert "fill: #ffffff" not in text
 
 
 @words_only

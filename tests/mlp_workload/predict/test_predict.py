@@ -17,7 +17,7 @@ from mlp_workload.data.framing import MNIST, ImageFormat
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.predict import command
-from mlp_workload.predict.digit import is_already
+from mlp_workload.predict.digit import _strokes, is_already
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run import recorded
 from mlp_workload.run.output_options import OutputOptions
@@ -237,3 +237,11 @@ def test_an_image_that_is_named_twice_is_answered_once(tmp_path, capsys):
     assert capsys.readouterr().out == f"{path}: b 50.0%, d 25.0%, c 15.0%; seen: {tmp_path / 'seen/one.png'}\n"
     options = command.Predict(run=tmp_path, images=(path, tmp_path / "gone.png"))
     assert not command.predict(options, trained, lambda _: network, "predict")
+
+
+def test_strokes_are_the_large_parts_inside_the_picture_if_there_are_any():
+    """A desk at the border and dirt are none."""
+    desk, stroke, dirt = np.zeros((3, 40, 40), bool)
+    desk[:6], stroke[15:25, 18:22], dirt[33, 33] = True, True, True
+    np.testing.assert_array_equal(_strokes(desk | stroke | dirt), stroke)
+    np.testing.assert_array_equal(_strokes(desk | dirt), desk)

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from helpers import without_record, write_idx_folder, write_run
+from helpers import make_digits, without_record, write_idx_folder, write_run
 from pictures import png
 from PIL import Image
 from tfds_files import write as write_prepared
@@ -198,7 +198,8 @@ def test_a_record_of_others_that_makes_no_sense_is_refused(name, value, message,
         getattr(Trained.load(folder), "class_names" if name == "class_names" else "image_format")
 
 
-def test_the_data_of_a_run_are_where_it_was_resumed(digits, tmp_path):
+def test_the_data_of_a_run_are_where_it_was_resumed(tmp_path):
+    digits = make_digits()
     config = Config(hidden=(8,), dataset="idx:nowhere")
     parameters = initial_parameters("torch_linear", config.widths(digits.pixels, digits.classes), 0)
     float32 = {name: array.astype(np.float32) for name, array in parameters.items()}
