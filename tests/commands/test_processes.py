@@ -7,7 +7,9 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import pytest
+import torch
 from helpers import TRAINERS, assert_one_line, ends, free_port, processes, slurm_step, write_idx_folder
 from on_devices import BATCH, part_of_mnist
 from safetensors.numpy import load_file
@@ -30,6 +32,8 @@ from mlp_workload.run.checkpoint import Checkpoints
 from mlp_workload.run.output_options import OutputOptions
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.weights import save_weights
+from reference_torch.data_parallel import DataParallelTrainer
+from reference_torch.distributed import ProcessGroup
 
 UNWATCHED = OutputOptions(visdom="off", quiet=True)
 TRAIN = {"jax": jax_mlp.train.train, "torch": reference_torch.train.train}
@@ -69,7 +73,7 @@ def test_two_processes_end_100_steps_of_mnist_as_one(side, preset, run, tmp_path
 
 @pytest.mark.parametrize("side", ["torch", pytest.param("jax", marks=SLOW_JAX)])
 def test_two_processes_end_as_one(side, digits, tmp_path):
-    small = {"hidden": (8, 6), "batch_size": 20, "learning_rate": 0.1, "momentum": 0.9}
+    small = {"hidden": (8, 6), "batch_size": 20, "learning_rate": 0.1, "momentum": 0.9, "label_smoothing": 0.1}
     config = dataclasses.replace(PRESETS[{"jax": "relu", "torch": "leaky"}[side]], dtype="float64", **small)
     assert_end_as_one(side, config, digits, tmp_path)
 
@@ -83,7 +87,15 @@ def assert_end_as_one(side: str, config: Config, dataset: Dataset, tmp_path: Pat
     flags = ["--preset", config.preset, "--dtype", "float64", "--epochs", "1", "--devices", "2", "--run-dir", "run"]
     flags += ["--dataset", write_idx_folder(data, dataset), "--batch-size", str(config.batch_size), "--hidden"]
     flags += [*map(str, config.hidden), "--learning-rate", str(config.learning_rate), "--momentum"]
-    flags += [str(config.momentum), "--initial-weights", "start.safetensors", "--visdom", "off"]
+    flags += [
+        str(config.momentum),
+        "--label-smoothing",
+        str(config.label_smoothing),
+        "--initial-weights",
+        "start.safetensors",
+        "--visdom",
+        "off",
+    ]
     if torchrun is None:
         with processes(side, tmp_path, *flags) as started:
             (first, told, warned), other = ends(started)
@@ -231,11 +243,14 @@ def test_what_a_launcher_says(monkeypatch):
     assert distributed.ProcessOptions(processes=4).for_run(eight) == distributed.ProcessGroup(processes=4, process=3)
     with pytest.raises(UserError, match="--process 2: its launcher calls this process 3"):
         distributed.ProcessOptions(process=2).for_run(eight)
+    assert distributed.ProcessOptions(processes=2, process=0).for_run(eight) == distributed.ProcessGroup(processes=2)
     assert distributed.ProcessOptions().for_run(Config(devices=1)) == alone
     assert distributed.own_gpus(2) == [6, 7]
     for seen, own in {"0,1,2,3,4,5,6,7": [6, 7], "2,3": [0, 1], "5": [0]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
         assert distributed.own_gpus(2) == own
+    monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", "1")
+    assert distributed.own_gpus(2) is None, "JAX reads it"
     for name, value in slurm_step(3, 2).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="--devices must be divisible by --processes 3: try 6 or 9, got 8"):
@@ -248,6 +263,33 @@ def test_a_run_goes_on_by_another_number_of_processes(monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     options = parse_config(["--resume", str(tmp_path), "--devices", "5"], jax_mlp.train.Options)
     assert options.process_options.for_run(options.config) == distributed.ProcessGroup(processes=5, process=0)
+
+
+@pytest.mark.parametrize("coordinator", ["node:1234", None])
+def test_a_launcher_is_asked_for_the_place_to_meet_only_if_none_is_named(coordinator, monkeypatch):
+    told = {}
+
+    def initialize(*arguments, **options):
+        told.update(options, place=arguments)
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: told.update(left=True))
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    with distributed.ProcessGroup(coordinator, 2, 1).join(Config(devices=2)):
+        assert "left" not in told
+    assert (told["place"], told["left"]) == ((coordinator, 2, 1), True)
+    assert told["cluster_detection_method"] == ("deactivate" if coordinator else None)
+    assert told["jax_enable_preemption_service"] is False, "it would take SIGTERM, which stops a run"
+
+
+def test_a_logit_is_alive_if_an_example_of_any_process_makes_it_positive(digits, monkeypatch):
+    def gather(parts, own):
+        parts[:] = [own, dataclasses.replace(own, positive=~own.positive)]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    config = dataclasses.replace(PRESETS["relu"], hidden=(8,), device="cpu")
+    trainer = DataParallelTrainer(ProcessGroup(0, 2, 0), config, digits, None)
+    assert trainer.evaluate().never_positive == []
 
 
 def test_processes_without_a_place_to_meet(run):

@@ -1,5 +1,6 @@
 """One run on many devices: the numbers of one device, and no example left out or counted twice."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
 
 import jax_mlp.train
+from jax_mlp import sharding
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.errors import UserError
 from mlp_workload.run.output_options import OutputOptions
@@ -145,6 +147,31 @@ def test_fewer_devices_than_were_asked_for(tmp_path):
     with pytest.raises(UserError, match=rf"--devices {2 * seen}: JAX sees {seen} \(cpu\)"):
         jax_mlp.train.train(config, OutputOptions(visdom="off", quiet=True))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_devices_of_one_process_share_a_hidden_layer(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(sharding, "find_devices", lambda _: jax.devices("cpu")[:1] * 6)
+    config = Config(devices=6, split_hidden=2, batch_size=6)
+    with pytest.raises(UserError, match="--split-hidden must divide the 3 devices of a process, got 2"):
+        sharding.find_mesh(config)
+    assert sharding.find_mesh(dataclasses.replace(config, split_hidden=1)).mesh.shape == {"batch": 6, "hidden": 1}
+
+
+def test_a_cpu_counts_as_many_devices_unless_their_number_is_set(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.config, "update", lambda *setting: asked.append(setting))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setitem(jax.config.values, "jax_num_cpu_devices", -1)
+    with pytest.raises(UserError, match=f"--devices must be at most {sharding.CPU_DEVICES} in a process, got 65"):
+        sharding.ask_for_cpu_devices(sharding.CPU_DEVICES + 1)
+    sharding.ask_for_cpu_devices(1)
+    assert asked == []
+    sharding.ask_for_cpu_devices(sharding.CPU_DEVICES)
+    assert asked == [("jax_num_cpu_devices", sharding.CPU_DEVICES)]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    sharding.ask_for_cpu_devices(2)
+    assert len(asked) == 1
 
 
 def test_many_devices_are_not_for_many_seeds(run):

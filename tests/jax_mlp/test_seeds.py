@@ -46,12 +46,14 @@ def test_each_seed_ends_as_alone(trainer, run, small, tmp_path):
     together = json.loads((tmp_path / "many/seeds.json").read_text())
     assert together["at_once"] == (2 if trainer == "jax_mlp.train" else 1)
     groups = [seeds[0] for seeds in ([[4, 5], [6]] if together["at_once"] == 2 else [[4], [5], [6]])]
-    seconds = 0.0
+    seconds = compile_seconds = 0.0
     for seed in groups:
         summary = RecordedRun.load(tmp_path / f"many/seed-{seed}").summary
         assert summary["at_once"] == together["at_once"]
         seconds += summary["train_seconds"] + summary["evaluate_seconds"]
+        compile_seconds += summary["compile_seconds"]
     assert together["model_epochs_per_second"] == pytest.approx(6 / seconds)
+    assert together["compile_seconds"] == pytest.approx(compile_seconds), "the program is compiled once"
     for seed, said in zip((4, 5, 6), together["seeds"], strict=True):
         alone = ["--seed", str(seed), "--run-dir", f"alone-{seed}", "--visdom", "off"]
         assert run(trainer, *flags, *alone).returncode == 0
@@ -179,8 +181,15 @@ def test_a_line_for_each_seed_and_one_for_all(trainer, run, small, tmp_path):
     assert "seeds 0 to 1" in lines[0]
     for seed in (0, 1):
         assert lines[2 + seed].startswith(f"seed   {seed}  test loss {seeds[seed]['test_loss']:.4f}")
-        assert f"accuracy {correct[seed] / 31:.2%}" in lines[2 + seed]
-    assert f"2 seeds: {np.mean(correct):.1f} of 31 correct in the mean" in lines[4]
+        lost = ", ".join(map(str, seeds[seed]["lost_classes"]))
+        assert lines[2 + seed].endswith(
+            f"accuracy {correct[seed] / 31:.2%}" + (f"  lost classes {lost}" if lost else "")
+        )
+    assert any(each["lost_classes"] for each in seeds)
+    assert lines[4] == (
+        f"2 seeds: {np.mean(correct):.1f} of 31 correct in the mean, standard deviation {np.std(correct, ddof=1):.1f}, "
+        f"from {min(correct)} to {max(correct)}"
+    )
     assert lines[-1] == "a run folder for each seed, and seeds.json, are in many"
 
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlp_workload.metrics import Evaluation, recalls, worst
+from mlp_workload.errors import UserError
+from mlp_workload.metrics import Evaluation, Mistakes, recalls, worst
 
 
 def evaluation(losses, predictions, labels, classes):
@@ -52,3 +53,11 @@ def test_float32_losses_are_summed_in_float64():
     losses = np.full(2**25, 0.1, np.float32)
     one = Evaluation(losses, np.zeros(2**25, np.int8), np.zeros(2**25, np.int8), np.ones(1, bool), losses)
     assert one.loss == pytest.approx(float(np.float32(0.1)), rel=1e-12)
+
+
+@pytest.mark.parametrize(("example", "prediction"), [(5, 0), (0, 3)])
+def test_mistakes_of_another_test_set_are_refused(example, prediction):
+    labels = np.array([0, 1, 2, 1, 0])
+    assert Mistakes([4], [2]).predicted(labels, 3).tolist() == [0, 1, 2, 1, 2]
+    with pytest.raises(UserError, match="a test set other than one of 5 examples in 3 classes"):
+        Mistakes([example], [prediction]).predicted(labels, 3)

@@ -1,5 +1,6 @@
 """The tutorial's loop, and the numbers that it prints."""
 
+import copy
 import re
 
 import pytest
@@ -38,3 +39,31 @@ def test_what_was_seen_is_counted_in_examples(part, capsys, monkeypatch):
     monkeypatch.setattr(tutorial_loop, "_PRINT_EVERY", 1)
     tutorial_loop.train(model, torch.optim.SGD(model.parameters(), 0.01), loader, torch.device("cpu"), epoch=1)
     assert re.findall(r"epoch 1, (\d+) of 7", capsys.readouterr().out) == ["0", "3", "6"]
+
+
+def test_each_step_follows_the_gradient_of_its_own_batch(part):
+    model, loader = part
+    alone = copy.deepcopy(model)
+    tutorial_loop.train(model, torch.optim.SGD(model.parameters(), 0.1), loader, torch.device("cpu"), epoch=1)
+    for images, labels in loader:
+        loss = torch.nn.functional.cross_entropy(alone(images.flatten(1)), labels)
+        parameters = [*alone.parameters()]
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.data -= 0.1 * gradient
+    for one, other in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_each_epoch_has_all_examples_in_another_order(digits, monkeypatch):
+    orders = []
+    monkeypatch.setattr(
+        tutorial_loop, "train", lambda model, optimizer, loader, *_: orders.append(torch.cat([y for _, y in loader]))
+    )
+    monkeypatch.setattr(tutorial_loop, "test", lambda *_: None)
+    tutorial_loop.run(Config(hidden=(4,), epochs=2, device="cpu"), digits)
+    one, other = orders
+    in_order = torch.tensor(digits.train.labels)
+    assert not torch.equal(one, in_order)
+    assert not torch.equal(one, other)
+    for order in orders:
+        assert torch.equal(order.sort().values, in_order.sort().values.to(order.dtype))

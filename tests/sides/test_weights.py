@@ -1,5 +1,7 @@
 """Parameters by their canonical names: files, and both frameworks' own forms."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ import reference_torch.weights
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
+from mlp_workload.run.inputs import initial_weights
 from mlp_workload.weights import load_weights, parameter_shapes, save_weights
 
 WIDTHS = (20, 6, 6, 4)
@@ -144,3 +147,17 @@ def test_a_state_dict_of_the_parameters_has_their_bytes():
         assert tensor.numpy().tobytes() == state[key].numpy().tobytes()
         assert tensor.data_ptr() != state[key].data_ptr()
     model.load_state_dict(returned, strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_first_weights_of_a_run_are_of_its_dtype(dtype, digits, tmp_path):
+    """And finite in it."""
+    config = Config(hidden=(4,), dtype=dtype, initial_weights=tmp_path / "start.safetensors")
+    start = initial_parameters("torch_linear", config.widths(digits.pixels, digits.classes), 0)
+    save_weights(config.initial_weights, start)
+    assert {array.dtype for array in initial_weights(config, digits).values()} == {np.dtype(dtype)}
+    save_weights(config.initial_weights, start | {"layers.1.bias": np.full(3, 1e300)})
+    with (
+        contextlib.nullcontext() if dtype == "float64" else pytest.raises(UserError, match=r"layers\.1\.bias holds inf")
+    ):
+        initial_weights(config, digits)

@@ -12,23 +12,28 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import ClassVar
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from helpers import ROOT
 from in_process import InProcess
+from matplotlib.figure import Figure
 from warm import python
 
 import mlp_compare.accuracy.__main__ as accuracy
-from mlp_compare.accuracy import equivalence, measurement, runner
+from mlp_compare.accuracy import distributions, equivalence, measurement, runner
 from mlp_compare.accuracy.__main__ import Accuracy
+from mlp_compare.accuracy.measurement import Cell
 from mlp_compare.accuracy.runner import OWN_ORDERS
+from mlp_compare.comparable import require_comparable
 from mlp_workload.batches import epoch_order
 from mlp_workload.config import LARGEST_SEED, PRESETS
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.interface import TITLES, package_of
+from mlp_workload.sinks.console import Output
 
 COMMAND = "mlp_compare.accuracy"
 SMALL = ("--seeds", "2", "--epochs", "1", "--preset", "relu", "--last-activation", "none")
@@ -134,9 +139,6 @@ def test_the_picture_is_an_svg_with_a_dot_for_each_run(measured):
 
 
 def test_the_picture_is_the_same_whenever_the_counts_are():
-    from mlp_compare.accuracy import distributions
-    from mlp_compare.accuracy.measurement import Cell
-
     counts = {"jax": [9553, 9556], "torch": [9568, 9539]}
     found = equivalence.equivalence(*counts.values(), paired=True, two_humps=False)
     cells = [
@@ -159,6 +161,79 @@ def test_status_1_says_that_a_cell_is_different(monkeypatch, tmp_path):
         with pytest.raises(SystemExit) as stop:
             accuracy.main()
         assert stop.value.code == status
+
+
+class Counts:
+    """A side on a CPU, or on the device in `others`. Its runs end as those of every other with their seed."""
+
+    others: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, framework, worker):
+        self._framework = framework
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def do(self, method, config, pairing=None):
+        if method == "final_correct":
+            return 9550 + config.seed
+        versions = {"versions": {self._framework: "1"}}
+        return {"device": self.others.get(self._framework, "cpu"), "precision": "IEEE float32", "environment": versions}
+
+
+@pytest.mark.parametrize(
+    ("last_activation", "seeds", "result", "said"),
+    [
+        ("none", 2, "equivalent", False),
+        ("same", 2, "too few seeds", True),
+        ("same", equivalence.TWO_HUMP_SEEDS, "equivalent", False),
+    ],
+)
+def test_few_seeds_allow_no_result_where_a_run_can_lose_a_class(last_activation, seeds, result, said, monkeypatch):
+    monkeypatch.setattr(measurement, "WorkerProcess", Counts)
+    configs = Accuracy(preset="relu", last_activation=last_activation).configs
+    measured = measurement.measure(configs, seeds, Output(quiet=True))
+    assert [cell.equivalence.result for cell in measured.cells] == [result] * 2
+    assert [cell.correct["jax"] for cell in measured.cells] == [[9550 + seed for seed in range(seeds)]] * 2
+    console = Output(file=StringIO())
+    measurement.print_measurement(console, measured)
+    assert ("accuracies have two humps" in " ".join(console.file.getvalue().split())) is said
+
+
+def test_accuracies_on_different_devices_are_not_compared(monkeypatch):
+    monkeypatch.setattr(measurement, "WorkerProcess", Counts)
+    monkeypatch.setitem(Counts.others, "torch", "gpu (A)")
+    with pytest.raises(
+        UserError, match=r"their device differs: jax on cpu, torch on gpu \(A\); name one with --device"
+    ):
+        measurement.measure(Accuracy().configs, 2, Output(quiet=True))
+
+
+@pytest.mark.parametrize(("setting", "flag"), [("device", "--device"), ("precision", "--matmul-precision")])
+def test_what_was_computed_otherwise_is_not_compared(setting, flag):
+    same = {"device": "cpu", "precision": "IEEE float32"}
+    require_comparable({"one": same, "other": same})
+    with pytest.raises(UserError, match=f"their {setting} differs: one .*, other .*; name one with {flag}$"):
+        require_comparable({"one": same, "other": same | {setting: "another"}})
+
+
+def test_the_picture_has_the_margin_around_pytorchs_mean_and_lines_between_pairs():
+    counts = {"jax": [9553, 9555], "torch": [9600, 9602]}
+    found = equivalence.equivalence(*counts.values(), paired=True, two_humps=False)
+    config = Accuracy().configs[0]
+    axes = Figure().subplots()
+    distributions._draw_group(axes, [Cell(config, pairing, counts, found) for pairing in ("paired", "unpaired")])
+    bands, lines = axes.collections[::3], [line for line in axes.lines if line.get_marker() == "None"]
+    assert len(bands) == 2
+    for band in bands:
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == (9601 - equivalence.MARGIN, 9601 + equivalence.MARGIN)
+    assert [line.get_ydata().tolist() for line in lines] == [[9553, 9600], [9555, 9602]]
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["JAX\npaired", "PyTorch\npaired", "JAX\nunpaired", "PyTorch\nunpaired"]
 
 
 def test_the_flags_choose_the_cells():

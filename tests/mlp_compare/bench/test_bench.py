@@ -1,11 +1,15 @@
 """The benchmark: each variant trains before it is timed, and the command measures what it is asked for."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import re
 import sys
 import time
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +22,40 @@ from rich.progress import Progress
 from tolerances import MODEL_FLOAT64
 
 import mlp_compare.bench.__main__ as bench
-from mlp_compare.bench import benchmark, lower_bound, tables, timing_worker, whole_commands
+from mlp_compare.bench import benchmark, lower_bound, processes, tables, timing_worker, whole_commands
 from mlp_compare.bench.processes import ProcessFailed, ask
-from mlp_compare.bench.variants import CONTROL, SEEDS_VARIANTS, VARIANTS
+from mlp_compare.bench.variants import CONTROL, MODELS, SEEDS_VARIANTS, VARIANTS
 from mlp_workload.batches import epoch_order
+from mlp_workload.cli.trainer import TrainingOptions, parse_config
 from mlp_workload.config import PRESETS, Config
 from mlp_workload.data import Dataset, Examples
+from mlp_workload.environment.description import usable_cores
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
+from mlp_workload.sinks.console import Output
+from mlp_workload.weights import save_weights
+
+SMALL = dataclasses.replace(PRESETS["leaky"], hidden=(8,), batch_size=20, dtype="float64", device="cpu")
 
 
 @pytest.mark.parametrize(("preset", "batch_size"), [("leaky", 20), ("relu", 103)])  # the last batch of 20s is smaller
 @pytest.mark.parametrize("name", ["jax", "jax-step", "torch-fused", "torch-hand", "torch-tutorial"])
 def test_each_variant_trains_as_the_trainer_does(name, preset, batch_size, digits):
     check_against_the_trainer(name, preset, batch_size, digits)
+
+
+def test_scikit_learn_trains_as_the_trainer_does(digits):
+    config = dataclasses.replace(SMALL, activation="relu", last_activation="none", learning_rate=0.1, pixel_mean=0.3)
+    config = dataclasses.replace(config, pixel_std=0.5)
+    start = initial_parameters(config.initialization, config.widths(digits.pixels, digits.classes), seed=0)
+    library, reference = (VARIANTS[variant].load()(config, digits, start) for variant in ("sklearn", "torch"))
+    library.compile()
+    for epoch in (1, 2):
+        order = epoch_order(0, epoch, 103)[:100]
+        library.train_steps(library.prepare(order))
+        reference.train_steps(order)
+    for parameter, array in reference.state().items():
+        MODEL_FLOAT64.assert_close(library.state()[parameter], array, parameter)
 
 
 @pytest.mark.long("compiles C++")
@@ -140,6 +164,181 @@ def test_a_variant_answers_from_a_process_of_its_own():
     sample = ask("jax", dataclasses.replace(PRESETS["leaky"], hidden=(5,), device="cpu"), epochs=2, examples=400)
     assert sample["ready_seconds"] >= sample["start_seconds"] + sample["import_seconds"] + sample["compile_seconds"]
     assert (len(sample["epoch_seconds"]), sample["device"]) == (2, "cpu")
+    assert sample["first_epoch_seconds"] > 0
+
+
+def test_a_timed_process_has_threads_of_its_own_and_no_settings_for_a_library(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "XLA_FLAGS", "TORCH_LOGS"):
+        monkeypatch.setenv(name, "77")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    told = processes.environment()
+    assert "77" not in told.values()
+    assert told["CUDA_VISIBLE_DEVICES"] == "3"
+    for library in ("OMP", "MKL", "OPENBLAS"):
+        assert told[f"{library}_NUM_THREADS"] == str(usable_cores())
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", "float64"), ("auto", "float32")])
+def test_a_variant_is_asked_without_kept_programs_and_on_a_cpu_without_gpus(device, dtype, monkeypatch):
+    told = {}
+    monkeypatch.setattr(processes, "run", lambda *_, variables, text: told.update(variables) or "{}")
+    ask("jax", Config(device=device, dtype=dtype))
+    assert (told["JAX_COMPILATION_CACHE_DIR"], told["TORCHINDUCTOR_FORCE_DISABLE_CACHES"]) == ("", "1")
+    assert told["JAX_ENABLE_X64"] == str(int(dtype == "float64"))
+    assert told.get("CUDA_VISIBLE_DEVICES") == ("" if device == "cpu" else None)
+
+
+def test_all_settings_reach_the_variants_and_the_whole_commands():
+    network = {"batch_size": 50, "hidden": (5,), "dtype": "float32"}
+    computing = {"device": "gpu", "gpu": 1, "matmul_precision": "tf32"}
+    options = bench.Bench(**network, **computing)
+    assert {name: getattr(options.config, name) for name in network | computing} == network | computing
+    assert (options.config.activation, options.config.last_activation) == ("relu", "none")
+    typed = parse_config(options.device_flags, TrainingOptions).config
+    assert {name: getattr(typed, name) for name in computing} == computing
+
+
+class Rounds:
+    """Answers for the timed processes: `seconds` (variant, start) of an epoch; `started` lists the variants."""
+
+    def __init__(self, monkeypatch, seconds=lambda variant, start: 1.0):
+        self.started, self._seconds = [], seconds
+        monkeypatch.setattr(benchmark, "ask", self._ask)
+
+    def _ask(self, variant, config, epochs):
+        self.started.append(variant)
+        seconds = self._seconds(variant, len(self.started) - 1)
+        return {"epoch_seconds": [seconds] * epochs, "device": "cpu", "precision": "IEEE float32"}
+
+    def run(self, *names, most=8):
+        self.left_out = {}
+        return benchmark._rounds(names, self.left_out, Config(), most, 1, Progress(console=Console(quiet=True)))
+
+
+def test_each_pair_of_rounds_goes_there_and_back_from_another_variant(monkeypatch):
+    rounds = Rounds(monkeypatch)
+    rounds.run("jax", "torch", "sklearn", most=4)
+    there, back, other, again = np.reshape(rounds.started, (4, 4)).tolist()
+    assert there == ["jax", "torch", "sklearn", "jax"]
+    assert other == ["torch", "sklearn", "jax", "jax"]
+    assert (back, again) == (there[::-1], other[::-1])
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.0, 6), (0.01, 6), (0.05, 8)])
+def test_rounds_end_early_where_the_intervals_are_narrow(noise, expected, monkeypatch):
+    def seconds(variant, start):
+        return 1 + noise * (-1) ** (start // 3) if variant == "torch" else 1.0
+
+    samples = Rounds(monkeypatch, seconds).run("jax", "torch")
+    assert {name: len(runs) for name, runs in samples.items()} == dict.fromkeys(("jax", "torch", CONTROL), expected)
+
+
+def test_rounds_end_early_only_after_a_pair(monkeypatch):
+    monkeypatch.setattr(benchmark, "_are_narrow", lambda samples, first: len(samples[first]) > 6)
+    assert len(Rounds(monkeypatch).run("jax", "torch")["jax"]) == 8
+
+
+def test_an_optional_variant_that_fails_is_left_out_with_its_reason_and_another_ends_all(monkeypatch):
+    def seconds(variant, start):
+        if variant == fails and start > 3:
+            raise ProcessFailed(f"{variant}: no memory")
+        return 1.0
+
+    fails = "sklearn"
+    rounds = Rounds(monkeypatch, seconds)
+    assert list(rounds.run("jax", "sklearn", most=4)) == ["jax", CONTROL]
+    assert rounds.left_out == {"sklearn": "sklearn: no memory"}
+    fails = "jax"
+    with pytest.raises(ProcessFailed, match="jax: no memory"):
+        Rounds(monkeypatch, seconds).run("jax", "sklearn")
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "expected"),
+    [
+        ({}, "cpu", "seeds whole sweep"),
+        ({"seeds": False}, "cpu", "whole sweep"),
+        ({"whole": False}, "cpu", "seeds sweep"),
+        ({"sweep": False}, "cpu", "seeds whole"),
+        ({"quick": True}, "cpu", ""),
+        ({"device": "auto"}, "gpu", "whole sweep"),
+    ],
+    ids=str,
+)
+def test_the_flags_choose_what_is_measured(flags, device, expected, monkeypatch):
+    """Several models at once only on a CPU; if quick, four rounds of three epochs of the variants alone."""
+    timed = []
+
+    def rounds(names, left_out, config, most, epochs, progress):
+        timed.append((most, epochs))
+        facts = {"device": device, "precision": "IEEE float32", "environment": {"versions": {}}}
+        return {name: [facts | {"epoch_seconds": [1.0]}] for name in (*names, CONTROL)}
+
+    monkeypatch.setattr(benchmark, "ask", lambda *_, **options: {"device": device})
+    monkeypatch.setattr(benchmark, "_check", lambda *_: None)
+    monkeypatch.setattr(benchmark, "_rounds", rounds)
+    monkeypatch.setattr(benchmark, "_seeds", lambda *_: "measured")
+    monkeypatch.setattr(benchmark, "_sweep", lambda *_: "measured")
+    monkeypatch.setattr(whole_commands, "measure", lambda *_: "measured")
+    *_, result = benchmark.measure(bench.Bench(**{"device": "cpu"} | flags), Output(quiet=True))
+    assert [name for name in ("seeds", "whole", "sweep") if result[name] == "measured"] == expected.split()
+    assert timed == [(4, 3) if flags.get("quick") else (8, 5)]
+
+
+def test_the_float64_check_has_exact_products_whatever_is_timed(monkeypatch, tmp_path):
+    asked = []
+
+    def ask(variant, config, state, **options):
+        asked.append((config.dtype, config.matmul_precision))
+        save_weights(Path(state), initial_parameters("torch_linear", config.widths(784, 10), 0))
+        return {"device": "cpu"}
+
+    monkeypatch.setattr(benchmark, "ask", ask)
+    config = bench.Bench(hidden=(5,), matmul_precision="tf32").config
+    benchmark._check(["jax", "torch"], {}, config, tmp_path, Progress(console=Console(quiet=True)))
+    assert asked == [("float64", "highest")] * 2
+
+
+class Remembered:
+    """Several models that train nothing, with the `losses` of each."""
+
+    packages, device, losses = ("numpy",), "cpu", ((1.0, 2.0),) * MODELS
+
+    def __init__(self, *arguments):
+        pass
+
+    def compile(self):
+        pass
+
+    def train_steps(self, orders):
+        return np.array(self.losses)
+
+    def parameters(self):
+        return {"layers.0.bias": np.zeros(3)}
+
+
+def test_models_that_are_timed_together_see_other_batches_and_in_the_check_the_same(digits):
+    order = np.arange(1000)
+    equal, others = (timing_worker.SeveralModels(Remembered, equal, SMALL, digits, {}) for equal in (True, False))
+    np.testing.assert_array_equal(equal.prepare(order), [order] * MODELS)
+    assert others.prepare(order)[:, 0].tolist() == [20 * model for model in range(MODELS)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "agree"),
+    [
+        (((1.0, 2.0),) * MODELS, True),
+        (((1.0, 2.0),) * (MODELS - 1), False),
+        (((1.0, 2.0),) * (MODELS - 1) + ((1.0, 2.1),), False),
+        (((1.0, np.nan),) * MODELS, False),
+    ],
+)
+def test_equal_models_that_end_apart_are_refused(losses, agree, digits, monkeypatch):
+    monkeypatch.setattr(Remembered, "losses", losses)
+    models = timing_worker.SeveralModels(Remembered, True, SMALL, digits, {})
+    models.train_steps(models.prepare(np.arange(100)))
+    with contextlib.nullcontext() if agree else pytest.raises(UserError, match="equal models have losses"):
+        assert list(models.state()) == ["layers.0.bias"]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +407,41 @@ def test_the_lower_bound_counts_the_operations_of_a_step():
     assert lower_bound.operations((784, 200, 200, 10), 60_000) == 52_752_000_000
 
 
+@pytest.mark.parametrize("library", [lower_bound.NumPy, lower_bound.Torch])
+def test_an_epoch_of_the_lower_bound_has_the_products_of_all_its_steps(library, digits):
+    bound = library(SMALL, digits, None)
+    product, operations = bound._product, []
+
+    def counted(a, b, out):
+        operations.append(2 * a.shape[0] * a.shape[1] * b.shape[1])
+        return product(a, b, out=out)
+
+    bound._product = counted
+    bound.train_steps(np.arange(100))
+    assert sum(operations) == lower_bound.operations((30, 8, 3), 100)
+    for number, (layer, outputs) in enumerate(zip(bound._layers, bound._out, strict=True)):
+        x, w, d = map(np.asarray, layer)
+        expected = [x @ w.T, d.T @ x, d @ w]
+        for found, array in list(zip(outputs, expected, strict=True))[: 3 if number else 2]:
+            MODEL_FLOAT64.assert_close(np.asarray(found), array)
+
+
+def test_an_epoch_of_jaxs_lower_bound_has_all_its_steps(digits, monkeypatch):
+    products, programs = lower_bound.jax_products, []
+
+    def traced(*arguments):
+        programs.append(jax.make_jaxpr(products, static_argnums=(1, 2))(*arguments))
+        return products(*arguments)
+
+    monkeypatch.setattr(lower_bound, "jax_products", traced)
+    bound = lower_bound.Jax(SMALL, digits, None)
+    bound.compile()
+    bound.train_steps(np.arange(100))
+    (program,) = programs
+    (scan,) = [equation for equation in program.eqns if equation.primitive.name == "scan"]
+    assert scan.params["length"] == 5
+
+
 def test_names_of_earlier_versions_are_understood():
     chosen, left_out = benchmark._possible(["floor-torch", "torch-article", "floor-numpy"], gpu=False, batch_size=7000)
     assert chosen == ["torch-tutorial"]
@@ -233,6 +467,76 @@ def test_the_sweep_and_several_models_at_once(asked_here, monkeypatch):
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr(benchmark, "_SWEPT_OPERATIONS", 1e9)
     check_sweep_and_seeds(few)
+
+
+class Commands:
+    """Stands for the commands: `started` lists them, and each leaves the events of two epochs."""
+
+    def __init__(self, monkeypatch, dashboard=False):
+        self.started = []
+        clock = SimpleNamespace(time=lambda: 100.0, monotonic=itertools.count(step=20).__next__)
+        for name, value in {"ROUNDS": 2, "time": clock, "find_spec": lambda _: None}.items():
+            monkeypatch.setattr(whole_commands, name, value)
+        if dashboard:
+            flags = ["--visdom", "required", "--visdom-port", "1"]
+            monkeypatch.setattr(whole_commands, "_dashboard", lambda _: contextlib.nullcontext(flags))
+        monkeypatch.setattr(whole_commands.processes, "run", self._run)
+        self.samples = whole_commands.measure(["--device", "cpu"], Progress(console=Console(quiet=True)))
+
+    def _run(self, name, module, *flags, variables=None):
+        self.started.append((name, flags, (variables or {}).get("JAX_COMPILATION_CACHE_DIR")))
+        if "--run-dir" in flags:
+            folder = Path(flags[flags.index("--run-dir") + 1])
+            folder.mkdir()
+            epoch = [{"event": "train_losses", "seconds": 3}, {"event": "evaluated", "test_examples": 100}]
+            right = ({"test_correct": 84}, {"test_correct": 85})
+            events = [{"event": "run_started"}, *epoch, *epoch, {"event": "run_finished"}]
+            events = [event | {"time": 105 + number} | right[number > 2] for number, event in enumerate(events)]
+            (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+
+    def of(self, name):
+        return [(flags, cache) for own, flags, cache in self.started if own == name]
+
+
+@pytest.mark.parametrize("dashboard", [False, True])
+def test_whole_commands_take_turns_there_and_back(dashboard, monkeypatch):
+    commands = Commands(monkeypatch, dashboard)
+    there = [name for name in whole_commands.COMMANDS if dashboard or "dashboard" not in name]
+    names = [name for name, _, _ in commands.started]
+    warming = [name for name in reversed(there) if whole_commands.COMMANDS[name][0] == "jax_mlp.train"]
+    assert names == [*warming, *there, *reversed(there)]
+    assert {name: len(samples) for name, samples in commands.samples.items()} == dict.fromkeys(there, 2)
+
+
+def test_only_the_first_command_of_a_round_finds_no_kept_programs(monkeypatch):
+    commands = Commands(monkeypatch)
+    first = {cache for _, cache in commands.of(whole_commands.JAX_FIRST)}
+    later = {cache for name in (whole_commands.JAX_LATER, whole_commands.JAX_GIVEN) for _, cache in commands.of(name)}
+    assert len(first) == 3
+    assert len(later) == 1
+    assert not first & later
+
+
+def test_whole_commands_differ_in_what_their_names_say(monkeypatch):
+    commands = Commands(monkeypatch, dashboard=True)
+    for name in whole_commands.COMMANDS:
+        for flags, _ in commands.of(name):
+            line = " ".join(flags)
+            assert "--device cpu --epochs 10" in line, name
+            if name == whole_commands.TUTORIAL:
+                continue
+            assert ("--visdom required" if "dashboard" in name else "--visdom off") in line
+            assert ("--checkpoint-every" in line) is ("without checkpoints" in name)
+            assert ("--last-activation none --initial-weights" in line) is ("given weights" in name)
+
+
+def test_whole_commands_are_timed_by_their_events(monkeypatch):
+    """The events begin 5 s after the command; an epoch ends each 2 s, of which its steps take 3."""
+    samples = Commands(monkeypatch).samples
+    parts = {"ready_seconds": 3, "first_epoch_done_seconds": 6, "run_seconds": 5, "total_seconds": 20}
+    assert samples[whole_commands.JAX_LATER] == [parts] * 2
+    assert samples[whole_commands.TORCH_GIVEN] == [parts | {"to_target_seconds": 9}] * 2, "85 % are enough"
+    assert samples[whole_commands.TUTORIAL] == [{"total_seconds": 20}] * 2
 
 
 @pytest.mark.long("trains an epoch of MNIST four times")

@@ -6,10 +6,13 @@ import re
 import numpy as np
 import pytest
 from helpers import ROOT
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from mlp_compare.bench import benchmark, picture, tables
-from mlp_compare.bench.timings import break_even, ratio
+from mlp_compare.bench.timings import break_even, medians, ratio
 from mlp_compare.bench.variants import CONTROL, SEEDS_VARIANTS, VARIANTS
+from mlp_compare.figures import COLOURS, INK
 from mlp_workload.errors import UserError
 
 
@@ -86,6 +89,34 @@ def test_any_choice_of_variants_is_shown(result, left):
     assert result["variants"][left[0]]["name"] in tables.markdown(result)
 
 
+def test_the_picture_has_a_bar_for_each_variant_from_the_control_and_the_fastest_down(result):
+    figures, axes = tables.Figures(result), Figure().subplots()
+    picture._draw_epochs(axes, figures)
+    names = [CONTROL, *figures.ordered()]
+    assert [label.get_text() for label in axes.get_yticklabels()][::-1] == [figures.title(name) for name in names]
+    bars = list(axes.patches)[::-1]
+    np.testing.assert_allclose([bar.get_width() for bar in bars], [np.median(figures.seconds[name]) for name in names])
+    kinds = {"jax": COLOURS[0], "control": COLOURS[0], "torch": COLOURS[1], "peer": COLOURS[2], "lower_bound": INK}
+    for name, bar in zip(names, bars, strict=True):
+        assert to_hex(bar.get_facecolor()) == kinds[figures.variants[name]["kind"]]
+
+
+@pytest.mark.parametrize("varied", ["batch size", "width"])
+def test_the_picture_of_a_sweep_has_microseconds_an_example(varied, result):
+    figures, axes = tables.Figures(result), Figure().subplots()
+    picture._draw_sweep(axes, figures, varied)
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines) == [figures.title(name) for name in ("jax", "torch", "torch-hand")]
+    for name in ("jax", "torch", "torch-hand"):
+        points = [point for point in result["sweep"] if (point["varied"], point["variant"]) == (varied, name)]
+        line = lines[figures.title(name)]
+        expected = benchmark.BATCH_SIZES if varied == "batch size" else benchmark.WIDTHS
+        assert line.get_xdata().tolist() == list(expected)
+        cost = [np.median(point["epoch_seconds"]) / point["examples"] for point in points]
+        np.testing.assert_allclose(line.get_ydata(), np.multiply(cost, 1e6))
+        assert (line.get_linestyle() == "--") == (name == "torch-hand")
+
+
 @pytest.mark.parametrize(
     ("quota", "cores", "words"),
     [
@@ -116,6 +147,40 @@ def test_where_pytorch_wins_follows_from_the_samples(result):
 
     assert wins(0.1)
     assert not wins(10)
+
+
+def test_pytorch_wins_only_if_the_whole_interval_says_so(result):
+    changed = copy.deepcopy(result)
+    jax, torch = (changed["variants"][name]["samples"] for name in ("jax", "torch"))
+    for number, (one, other) in enumerate(zip(jax, torch, strict=True)):
+        other["epoch_seconds"] = [np.median(one["epoch_seconds"]) * (1.2 if number % 2 else 0.8)]
+    over = tables.Figures(changed).ratio("jax", "torch")
+    assert over.low < 1 < over.high
+    assert not [line for line in tables.View.of(changed).torch_wins if line.startswith("PyTorch, eager trains")]
+
+
+@pytest.mark.parametrize(("factor", "wins"), [(10, True), (0.1, False)])
+def test_where_pytorch_trains_several_models_faster_follows_from_the_samples(factor, wins, result):
+    changed = copy.deepcopy(result)
+    for sample in changed["seeds"]["variants"]["jax-vmap"]["samples"]:
+        sample["epoch_seconds"] = [factor * seconds for seconds in sample["epoch_seconds"]]
+    line = "8 models, PyTorch, torch.func.vmap against JAX, one vmapped program: ratio"
+    assert any(one.startswith(line) for one in tables.View.of(changed).torch_wins) is wins
+
+
+def test_all_that_was_left_out_is_said(result):
+    changed = copy.deepcopy(result) | {"left_out": {"sklearn": "one: no memory"}}
+    changed["seeds"]["left_out"] = {"torch-vmap": "other: fails"}
+    page = tables.markdown(changed)
+    for line in ("- left out: one: no memory", "- left out: other: fails"):
+        assert line in page.splitlines()
+
+
+def test_a_quantity_that_one_process_lacks_has_no_median():
+    samples = [{"total_seconds": 1.0, "to_target_seconds": 2.0}, {"total_seconds": 3.0}]
+    assert medians(samples) == {"total_seconds": 2.0}
+    epochs = [{"epoch_seconds": [1.0, 2.0, 6.0], "device": "cpu"}, {"epoch_seconds": [4.0], "device": "cpu"}]
+    assert medians(epochs) == {"epoch_seconds": 3.0}
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ from mlp_compare.parity import bound_table
 from mlp_compare.parity.__main__ import TRACED, Parity
 from mlp_compare.parity.faults.start import near_zero
 from mlp_compare.parity.lockstep import Lockstep, near_ties
-from mlp_compare.parity.output import print_report
-from mlp_compare.parity.result import Report, Worst
-from mlp_compare.parity.worker import Evaluated, Worker
+from mlp_compare.parity.output import as_json, print_report
+from mlp_compare.parity.result import Mismatch, Report, Worst
+from mlp_compare.parity.sign_flips import SignFlip
+from mlp_compare.parity.worker import Evaluated, FreeRun, Worker
 from mlp_workload.config import PRESETS
 from mlp_workload.data import load
 from mlp_workload.errors import UserError
@@ -272,6 +273,93 @@ def test_adam_in_float32_says_that_each_step_began_from_common_parameters(optimi
     print_report(console, config, 10, Report(steps_compared=10), facts, bound_table.table(dtype, 784))
     line = "adamw in float32 amplifies rounding: each step began from common parameters"
     assert (line in console.file.getvalue()) == ((optimizer, dtype) == ("adamw", "float32"))
+
+
+def said(report, steps=20):
+    console = Output(width=120, file=io.StringIO())
+    facts = {side: {"framework": f"{side} 1", "device": "cpu"} for side in ("jax", "torch")}
+    print_report(console, PRESETS["leaky"], steps, report, facts, bound_table.table("float64", 784))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("flips", [10, 12])
+def test_ten_sign_flips_are_printed_and_how_many_more_there_are(flips):
+    text = said(Report(sign_flips=[SignFlip(4, 0, number, 0, 1e-9, -1e-9, 1e-7) for number in range(flips)]))
+    assert f"ReLU sign flips: {flips}, " in text
+    assert "after step 4 each step began" in text
+    assert len(re.findall(r"^  step 4, layers\.0\.pre_activation", text, re.M)) == 10
+    assert ("and 2 more (--json has them all)" in text) == (flips == 12)
+    assert ("more" in text) == (flips == 12)
+
+
+def test_each_near_tie_is_printed_and_what_is_right_at_the_end():
+    def free_run(correct):
+        return FreeRun(np.ones(1), {}, Evaluated({"evaluation.correct": np.array(correct)}, np.ones(1)))
+
+    report = Report(near_ties=["step 20, test example 3", "step 20, test example 5"], steps_compared=20)
+    report.correct = {0: (1, 2), 20: (8000, 8001)}
+    report.free_runs = free_run(7000), free_run(7001)
+    text = said(report)
+    for example in (3, 5):
+        assert f"near tie: step 20, test example {example}: rounding chooses" in text
+    assert "correct on the test set after step 20: jax 8000, torch 8001" in text
+    assert "after 20 steps by the trainers' own epochs: jax 7000, torch 7001" in text
+
+
+def test_a_mismatch_is_printed_with_both_values_its_bound_and_its_note():
+    found = Difference("layers.0.weight", (3, 4), 0.5, 0.25, 0.25, 0.5, 10.0, 1e-13)
+    text = said(Report(mismatch=Mismatch(7, found, "it has built up")))
+    assert "first mismatch: step 7, update, layers.0.weight[3, 4]" in text
+    for words in ("  jax    0.5", "  torch  0.25", "  2.50e-01 apart, allowed 1.00e-13 (", "  it has built up"):
+        assert words in text
+    assert "parity holds" not in text
+    shapes = dataclasses.replace(found, index=(), note="(2, 3) and (3, 2)")
+    assert "first mismatch: step 7, update, layers.0.weight\n  (2, 3) and (3, 2)\n" in said(
+        Report(mismatch=Mismatch(7, shapes))
+    )
+
+
+def test_the_file_has_the_note_of_a_mismatch_or_of_its_difference():
+    found = Difference("layers.0.weight", (), 0.5, 0.25, 0.25, 0.5, 10.0, 1e-13, note="other shapes")
+    for note, expected in (("built up", "built up"), ("", "other shapes")):
+        report = Report(mismatch=Mismatch(7, found, note))
+        content = as_json(PRESETS["leaky"], 9, report, {}, bound_table.table("float64", 784))
+        assert content["first_mismatch"]["note"] == expected
+        assert content["within_bounds"] is False
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "phase"),
+    [
+        (0, "layers.0.weight", "start"),
+        (1, "layers.0.weight", "update"),
+        (1, "layers.0.weight.momentum", "update"),
+        (1, "optimizer.step", "update"),
+        (1, "batch.digest", "batch"),
+        (1, "inputs", "batch"),
+        (1, "layers.0.pre_activation", "forward"),
+        (1, "logits", "forward"),
+        (1, "loss", "loss"),
+        (1, "logits.grad", "backward"),
+        (1, "layers.0.weight.grad", "backward"),
+        (1, "evaluation.loss", "evaluation"),
+        (1, "epochs.loss", "whole epochs"),
+    ],
+)
+def test_a_mismatch_names_the_part_of_the_step(step, name, phase):
+    assert Mismatch(step, Difference(name, (), 0.5, 0.25, 0.25, 0.5, 10.0, 1e-13)).phase == phase
+
+
+def test_the_worst_of_a_quantity_is_the_one_nearest_its_bound():
+    report = Report()
+    for step, bound in ((1, 3.0), (2, 2.0), (3, 4.0)):
+        report.take("loss", step, Difference("loss", (), 0.0, 1.0, 1.0, 1.0, 1.0, bound))
+    assert report.worst["loss"].step == 2
+
+
+def test_products_of_another_precision_have_no_bounds():
+    with pytest.raises(UserError, match="--matmul-precision: parity is checked with highest"):
+        Parity(config=dataclasses.replace(PRESETS["leaky"], matmul_precision="tf32"))
 
 
 def test_the_command_itself_loads_neither_framework():

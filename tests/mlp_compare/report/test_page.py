@@ -1,6 +1,8 @@
 """The report's words and numbers, on runs made for it."""
 
+import base64
 import dataclasses
+import io
 import json
 import re
 
@@ -8,12 +10,13 @@ import numpy as np
 import pytest
 from helpers import FACTS, ROOT, recorded, write_idx_folder
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mlp_compare.accuracy import measurement
 from mlp_compare.accuracy.equivalence import equivalence
 from mlp_compare.accuracy.measurement import Cell, Measurement
 from mlp_compare.bench import tables
-from mlp_compare.figures import inline, to_svg
+from mlp_compare.figures import INK, inline, style, to_svg
 from mlp_compare.old_names import with_current_names
 from mlp_compare.parity import bound_table, output
 from mlp_compare.parity.result import Mismatch, Report, Worst
@@ -183,6 +186,81 @@ def test_why_there_are_no_weights_is_said(content, mnist, tmp_path):
     assert re.search(f"The weights are of no use: .*{why[content]}", render([run], []))
 
 
+def run_on(dataset, monkeypatch, **options):
+    monkeypatch.setattr("mlp_workload.run.recorded.load_if_present", lambda *_: dataset)
+    return recorded(facts=FACTS | {"dataset_digest": dataset.digest}, **options)
+
+
+def pixels(picture, mode):
+    content = base64.b64decode(picture.removeprefix("data:image/png;base64,"))
+    return np.asarray(Image.open(io.BytesIO(content)).convert(mode))
+
+
+@words_only
+def test_mistakes_are_pictured_as_people_read_them_with_label_and_prediction(monkeypatch):
+    images, labels = np.random.default_rng(0).integers(0, 256, (50, 4, 5), np.uint8), np.arange(50, dtype=np.int32) % 2
+    dataset = Dataset("d", *[Examples(images, labels)] * 2, ("left", "right"), transposed=True)
+    run = run_on(dataset, monkeypatch)
+    wrong = [*range(3, 48)]
+    last = dataclasses.replace(run.evaluations[-1], mistakes=Mistakes(wrong, [1 - labels[k] for k in wrong]))
+    page = render([dataclasses.replace(run, events=(*run.events, last))], [])
+    found = re.findall(r'<img src="([^"]*)" alt="test image (\d+)"[^>]*>(\w+) → (\w+)<', page)
+    assert [int(example) for _, example, _, _ in found] == wrong[:40]
+    assert "; the first 40," in page
+    for picture, example, label, prediction in found:
+        np.testing.assert_array_equal(pixels(picture, "L"), images[int(example)].T)
+        assert (label, prediction) == (("left", "right"), ("right", "left"))[labels[int(example)]]
+
+
+@words_only
+@pytest.mark.parametrize(("units", "said"), [(21, "all 21 units"), (201, "the first 200 of 201 units")])
+def test_the_weights_of_a_unit_are_a_tile_of_20_in_a_row(units, said, digits, monkeypatch, tmp_path):
+    """Positive ones are blue and negative ones red; digits are of 6x5 pixels, with an edge around each tile."""
+    weights = np.zeros((units, 6, 5), np.float32)
+    weights[1, 0, 2], weights[20, 5, 0] = 1.0, -1.0
+    run = run_on(digits, monkeypatch, folder=tmp_path, hidden=(units,))
+    parameters = initial_parameters("torch_linear", (30, units, 3), 0) | {"layers.0.weight": weights.reshape(units, 30)}
+    save_weights(
+        tmp_path / "weights.safetensors", {name: array.astype(np.float32) for name, array in parameters.items()}
+    )
+    page = render([run], [])
+    assert f"The weights of {said}, blue positive and red negative" in page
+    (picture,) = re.findall(r'<img class="weights" src="([^"]*)"', page)
+    red, _, blue = np.moveaxis(pixels(picture, "RGB").astype(int), -1, 0)
+    assert red.shape == (8 * -(-min(units, 200) // 20), 7 * 20)
+    np.testing.assert_array_equal(np.argwhere(blue > red + 50), [[1, 7 + 1 + 2]])
+    np.testing.assert_array_equal(np.argwhere(red > blue + 50), [[8 + 1 + 5, 1]])
+
+
+@words_only
+def test_runs_in_folders_of_one_name_are_told_apart_and_each_has_a_line_of_its_own():
+    page = render([recorded("runs/a"), recorded("others/a"), recorded("others/b")], [])
+    assert len({*re.findall(r'stroke-dasharray="(.*?)"', page)}) == 3
+    for folder in ("runs/a", "others/a"):
+        assert f"</svg> {folder}" in page
+
+
+@words_only
+def test_the_times_of_a_run_that_is_not_finished_are_those_of_its_events():
+    page = render([recorded(finished=False)], [])
+    shares = [float(share) for share in re.findall(r'<span style="background:#\w+;width:([\d.]+)%', page)]
+    np.testing.assert_allclose(shares, [80, 20], atol=0.01)
+
+
+def test_results_of_tests_stand_at_their_steps(monkeypatch):
+    drawn = {}
+
+    def to_svg_too(figure):
+        (axes,) = figure.axes
+        drawn[axes.get_title()] = [line.get_xydata().tolist() for line in axes.lines]
+        return to_svg(figure)
+
+    monkeypatch.setattr("mlp_compare.report.page.to_svg", to_svg_too)
+    render([recorded()], [])
+    assert drawn["test loss"] == [[[3, 0.5], [6, 0.5]]]
+    assert drawn["test accuracy"] == [[[3, 0.7], [6, 0.7]]]
+
+
 def through_a_file(content):
     return json.loads(to_json(content))
 
@@ -240,6 +318,16 @@ def test_an_inline_figure_has_ids_of_its_own_and_names_no_host():
         assert set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text)) <= own
         assert "//" not in text
         assert "xlink" not in text
+
+
+def test_a_figure_is_drawn_on_the_page_in_its_colour_of_text():
+    with style():
+        figure = Figure()
+        figure.subplots().set(title="a title")
+        text = inline(to_svg(figure), "name", "title")
+    assert "currentColor" in text
+    assert INK not in text
+    assert "fill: #ffffff" not in text
 
 
 @words_only

@@ -11,7 +11,7 @@ import pytest
 from doctor_helpers import JAX_RELEASE, TORCH_RELEASE, lines, plant_version
 from helpers import ROOT
 
-from mlp_workload.doctor import frameworks
+from mlp_workload.doctor import frameworks, libraries
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.frameworks import JAX, TORCH
 from mlp_workload.doctor.gpus import Gpu, Gpus
@@ -158,11 +158,17 @@ def test_a_variable_that_hides_the_gpu_is_named(variable, value, monkeypatch):
     assert expected in lines(frameworks.findings(JAX, answer, gpus))
 
 
+@pytest.mark.parametrize(("number", "version"), [(8907, "8.9.7"), (90000, "9.0.0"), (91002, "9.10.2")])
+def test_the_number_of_a_cudnn_is_its_version(number, version):
+    assert libraries.cudnn_version(number) == version
+
+
 def test_cuda_and_cudnn_with_their_files(monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/cuda/lib64:")
     facts = {
         "devices": [{"name": "gpu (H100)", "memory": 2**36}], "versions": {"torch": "2"}, "threads": 16, **BUILT,
         "libraries": {
+            "libcuda": {"version": "13.0", "file": "/opt/cuda/lib64/libcuda.so.1"},
             "libcudart": {"version": "12.4", "file": "/opt/cuda/lib64/libcudart.so.12"},
             "libcublas": {"version": "13.0.0", "file": "/site-packages/nvidia/libcublas.so.13"},
             "libcudnn": {"version": "9.1.0", "file": "/site-packages/nvidia/libcudnn.so.9"},
@@ -171,6 +177,7 @@ def test_cuda_and_cudnn_with_their_files(monkeypatch):
     assert lines(frameworks.findings(TORCH, Answer(facts, 0, 60, ""), Gpus())) == [
         "ok PyTorch: torch 2; sees gpu (H100) with 64.0 GiB; 16 threads",
         "ok PyTorch CUDA: built for CUDA 13.0 and cuDNN 9.10.2",
+        "ok PyTorch CUDA: libcuda 13.0, /opt/cuda/lib64/libcuda.so.1",
         "note PyTorch CUDA: libcudart 12.4, /opt/cuda/lib64/libcudart.so.12, by LD_LIBRARY_PATH; "
         "fix: unset LD_LIBRARY_PATH",
         "ok PyTorch CUDA: libcublas 13.0.0, /site-packages/nvidia/libcublas.so.13",

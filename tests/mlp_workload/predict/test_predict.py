@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from tolerances import FORWARD_BACKWARD, PROBABILITIES
 
 import reference_torch.train
 from mlp_workload.config import Config
-from mlp_workload.data.framing import ImageFormat
+from mlp_workload.data.framing import MNIST, ImageFormat
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.predict import command
-from mlp_workload.predict.digit import is_already
+from mlp_workload.predict.digit import _strokes, is_already
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run import recorded
 from mlp_workload.run.output_options import OutputOptions
@@ -199,3 +200,48 @@ def test_a_run_on_images_of_another_size_takes_these_as_they_are(tmp_path):
     without_record(folder, gone)
     with pytest.raises(UserError, match="is gone"):
         Trained.load(gone).see(picture, "picture")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"devices": 8, "split_hidden": 2, "matmul_precision": "tf32"}, {"gpu": 1}], ids=str
+)
+def test_a_run_on_gpus_predicts_on_one_cpu(settings, tmp_path):
+    config = Config(device="gpu", deterministic=True, **settings)
+    assert Trained(tmp_path, config, {}).on_cpu == Config(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("images", "layout"),
+    [
+        (ImageFormat((6, 5), False, MNIST), "rows of 5x6, light on dark"),
+        (ImageFormat((6, 5), True, None), "rows of 6x5, transposed"),
+        (None, ""),
+    ],
+)
+def test_the_layout_is_that_of_the_networks_pixels(images, layout, tmp_path):
+    trained = Trained(tmp_path, Config(), {})
+    vars(trained)["known_images"] = images
+    assert trained.layout == layout
+
+
+def test_an_image_that_is_named_twice_is_answered_once(tmp_path, capsys):
+    trained = Trained(tmp_path, Config(), {})
+    vars(trained).update(known_images=ImageFormat((28, 28), False, MNIST), class_names=("a", "b", "c", "d"))
+    field = np.zeros((28, 28), np.uint8)
+    field[5:24, 12:17] = 255
+    path = tmp_path / "one.png"
+    path.write_bytes(png(field, "PNG"))
+    network = SimpleNamespace(predict=lambda _: SimpleNamespace(probabilities=np.array([[0.1, 0.5, 0.15, 0.25]])))
+    options = command.Predict(run=tmp_path, images=(path, path))
+    assert command.predict(options, trained, lambda _: network, "predict")
+    assert capsys.readouterr().out == f"{path}: b 50.0%, d 25.0%, c 15.0%; seen: {tmp_path / 'seen/one.png'}\n"
+    options = command.Predict(run=tmp_path, images=(path, tmp_path / "gone.png"))
+    assert not command.predict(options, trained, lambda _: network, "predict")
+
+
+def test_strokes_are_the_large_parts_inside_the_picture_if_there_are_any():
+    """A desk at the border and dirt are none."""
+    desk, stroke, dirt = np.zeros((3, 40, 40), bool)
+    desk[:6], stroke[15:25, 18:22], dirt[33, 33] = True, True, True
+    np.testing.assert_array_equal(_strokes(desk | stroke | dirt), stroke)
+    np.testing.assert_array_equal(_strokes(desk | dirt), desk)

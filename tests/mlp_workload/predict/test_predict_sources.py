@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from helpers import without_record, write_idx_folder, write_run
+from helpers import make_digits, without_record, write_idx_folder, write_run
 from pictures import png
 from PIL import Image
 from tfds_files import write as write_prepared
@@ -17,10 +17,13 @@ from mlp_workload.config import Config
 from mlp_workload.data import Dataset, Examples
 from mlp_workload.data.framing import MNIST, ImageFormat
 from mlp_workload.errors import UserError
+from mlp_workload.events import RunResumed, RunStarted
+from mlp_workload.initial import initial_parameters
 from mlp_workload.predict import image_file
 from mlp_workload.predict.digit import SHAPE
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run.output_options import OutputOptions
+from mlp_workload.sinks.json_lines import JsonLines
 
 AS_MANY = 97
 """Pictures of 100 that must be right."""
@@ -193,3 +196,17 @@ def test_a_record_of_others_that_makes_no_sense_is_refused(name, value, message,
     (folder / "events.jsonl").write_text(json.dumps(json.loads(first) | {name: value}) + "\n")
     with pytest.raises(UserError, match=message):
         getattr(Trained.load(folder), "class_names" if name == "class_names" else "image_format")
+
+
+def test_the_data_of_a_run_are_where_it_was_resumed(tmp_path):
+    digits = make_digits()
+    config = Config(hidden=(8,), dataset="idx:nowhere")
+    parameters = initial_parameters("torch_linear", config.widths(digits.pixels, digits.classes), 0)
+    float32 = {name: array.astype(np.float32) for name, array in parameters.items()}
+    run = write_run(tmp_path / "run", config, float32)
+    sink = JsonLines(run / "events.jsonl")
+    sink.emit(RunStarted(config, {}))
+    assert Trained.load(run).known_images is None
+    sink.emit(RunResumed(dataclasses.replace(config, dataset=write_idx_folder(tmp_path, digits)), {}, 6))
+    sink.close()
+    assert Trained.load(run).known_images.shape == (6, 5)

@@ -16,7 +16,7 @@ from stopped_runs import EPOCHS, bytes_of, said, train
 from mlp_workload.config import Config
 from mlp_workload.errors import UserError
 from mlp_workload.files import read_safetensors
-from mlp_workload.run import checkpoint, session
+from mlp_workload.run import checkpoint, inputs, session
 from mlp_workload.run.signals import Stopped
 
 
@@ -242,6 +242,17 @@ def test_data_and_run_may_have_moved(stopped, tmp_path):
     moved = dataclasses.replace(stopped, run_dir=tmp_path / "elsewhere", dataset=f"idx:{tmp_path / 'moved'}")
     train("torch", moved, resume=True)
     assert bytes_of(moved.run_dir) == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("source", "resume"), [("idx:nowhere", True), ("idx:nowhere", False), ("tfds:mnist", True)])
+def test_only_a_run_that_goes_on_from_a_folder_is_told_to_name_another(source, resume, monkeypatch):
+    def load(*_):
+        raise UserError("it is gone")
+
+    monkeypatch.setattr(inputs, "load", load)
+    with pytest.raises(UserError, match=r"^--dataset it is gone") as caught:
+        inputs.load_dataset(Config(dataset=source), resume)
+    assert ("name the folder" in str(caught.value)) == (source == "idx:nowhere" and resume)
 
 
 def test_a_clock_that_was_set_back_changes_nothing(stopped, tmp_path):

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from mlp_workload.config import PRESETS
 from mlp_workload.errors import UserError
-from mlp_workload.events import Evaluated, RunFinished, RunStarted, TrainLosses, Warned
+from mlp_workload.events import Evaluated, RunFinished, RunResumed, RunStarted, TrainLosses, Warned
 from mlp_workload.metrics import Evaluation, Mistakes
 from mlp_workload.run.recorded import RecordedRun
 from mlp_workload.sinks.json_lines import JsonLines, read_events
@@ -112,6 +113,24 @@ def test_a_run_beside_a_seeds_json_is_itself(folder):
     (folder / "seeds.json").write_text("{}\n")
     (folder / "seed-0").mkdir()
     assert [run.folder for run in RecordedRun.load_all([folder])] == [folder]
+
+
+def test_the_runs_of_seeds_are_in_the_order_of_their_numbers(folder, tmp_path_factory):
+    seeds = tmp_path_factory.mktemp("seeds")
+    (seeds / "seeds.json").write_text("{}\n")
+    for seed in (10, 2, 9):
+        shutil.copytree(folder, seeds / f"seed-{seed}")
+    assert [run.folder.name for run in RecordedRun.load_all([seeds])] == ["seed-2", "seed-9", "seed-10"]
+
+
+def test_a_resumed_run_has_the_settings_that_it_went_on_by(folder):
+    settings = dataclasses.replace(CONFIG, epochs=5)
+    sink = JsonLines(folder / "events.jsonl", resumed=True)
+    sink.emit(RunResumed(settings, {"framework": "torch"}, 4))
+    sink.close()
+    recorded = RecordedRun.load(folder)
+    assert (recorded.config, recorded.framework) == (settings, "jax")
+    assert [facts["framework"] for facts in recorded.all_facts] == ["jax", "torch"]
 
 
 def test_seeds_of_which_no_run_has_begun_are_one_error(tmp_path):

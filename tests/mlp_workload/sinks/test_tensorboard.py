@@ -5,7 +5,10 @@ import pytest
 from helpers import write_idx_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mlp_workload.events import Evaluated, TrainLosses
+from mlp_workload.metrics import Mistakes
 from mlp_workload.run.recorded import RecordedRun
+from mlp_workload.sinks.tensorboard import TensorBoard
 
 
 @pytest.mark.parametrize("trainer", ["jax_mlp.train", "reference_torch.train"])
@@ -27,3 +30,14 @@ def test_the_scalars_are_those_of_events_jsonl(trainer, run, digits, tmp_path):
         scalars = board.Scalars(tag)
         assert [scalar.step for scalar in scalars] == list(steps)
         np.testing.assert_array_equal([scalar.value for scalar in scalars], np.float32(values))
+
+
+def test_what_is_not_finite_is_left_out(tmp_path):
+    sink = TensorBoard(tmp_path / "tensorboard")
+    sink.emit(TrainLosses(2, 5, np.array([2.0, np.nan, np.inf, 1.0]), "", 0.1))
+    sink.emit(Evaluated(2, 8, np.nan, np.nan, 5, 10, Mistakes([], []), 0.1))
+    sink.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    found = {tag: [(scalar.step, scalar.value) for scalar in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
+    assert found == {"train/loss": [(5, 2.0), (8, 1.0)], "test/accuracy": [(8, 0.5)]}
