@@ -11,6 +11,7 @@ from torch import nn
 
 from twincheck.causes.settings import SETTINGS, SettingMismatch, compare_settings
 from twincheck.causes.table import BY_NAME
+from twincheck.diagnosis import _notes
 from twincheck.recording import plain_settings
 
 
@@ -47,6 +48,8 @@ def test_nothing_is_found_in_a_right_pair(pair: Pair) -> None:
 def test_an_option_that_the_jax_layer_lacks_is_not_asked_for() -> None:
     (mismatch,) = compare_settings("Embedding", {"padding_idx": 0}, "Embed", {"features": 4})
     assert str(mismatch) == "torch has padding_idx=0, for which the JAX layer has no option"
+    (note,) = _notes([("embed", mismatch), ("other", mismatch)], set())
+    assert note == f"{mismatch}, at embed and 1 more. Fix: {BY_NAME['padding-index'].fix}"
 
 
 def test_a_gru_cell_of_equinox_has_torchs_two_biases() -> None:

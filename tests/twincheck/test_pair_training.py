@@ -263,6 +263,15 @@ def fixed(finding: Any, **names: Any) -> Any:
     return eval(code, {"optax": optax, "jnp": jnp, "functools": functools, **names})  # noqa: S307
 
 
+@LONG
+def test_the_fix_of_clipping_each_gradient_by_itself_is_right() -> None:
+    torch_optimizer = clipped(0.3, each=True)
+    (finding,) = train(torch_optimizer, optax.chain(optax.clip_by_global_norm(0.3), optax.sgd(1e-2))).findings
+    clip = eval(finding.fix.partition(" in place of ")[0], {"optax": optax, "jnp": jnp})  # noqa: S307
+    result = train(torch_optimizer, optax.chain(clip, optax.sgd(1e-2)))
+    assert result.same, str(result)
+
+
 @pytest.mark.parametrize("by", [1, -1])
 @LONG
 def test_the_fix_of_a_shifted_schedule_is_right_in_every_step(by: int) -> None:
