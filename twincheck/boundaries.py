@@ -6,13 +6,24 @@ from typing import Any
 
 from twincheck.bounds import NEARLY_VANISHES
 from twincheck.calls import join
+from twincheck.causes.evidence import zero_row
 from twincheck.check import Mismatch
 
 
 def settles(places: Sequence[Mismatch], settled: Mapping[tuple[Any, ...], Mismatch]) -> bool:
-    """Tells whether the mismatch at all places vanishes, or nearly: then another one is left."""
-    found = [(place.difference, settled.get(place.key)) for place in places]
-    return all(after and (not after.out or after.difference < before / NEARLY_VANISHES) for before, after in found)
+    """Tells whether the mismatch at all places vanishes, or is another one: a much smaller one, or at padding."""
+    found = [(place, settled.get(place.key)) for place in places]
+    return all(
+        after and (not after.out or after.difference < place.difference / NEARLY_VANISHES or _is_at_padding(after))
+        for place, after in found
+    )
+
+
+def _is_at_padding(place: Mismatch) -> bool:
+    """Tells whether only the row of an embedding's gradient differs to which torch's padding_idx gives none."""
+    if place.kind != "gradient of parameter" or place.ours is None or place.theirs is None or place.has_own_shape:
+        return False
+    return zero_row(place.ours, place.theirs)
 
 
 def settled_place(place: Mismatch, settled: Mapping[tuple[Any, ...], Mismatch], released: bool) -> Mismatch:
@@ -25,7 +36,7 @@ def settled_place(place: Mismatch, settled: Mapping[tuple[Any, ...], Mismatch], 
         return after if after is not None and after.out and not place.boundary else place
     if released or (after is not None and not after.out):
         return replace(place, boundary=True)
-    return place if after is None or after.difference > place.difference else after
+    return place if after is None or (after.difference > place.difference and not _is_at_padding(after)) else after
 
 
 def without_own_shapes(places: Sequence[Mismatch]) -> Iterator[Mismatch]:

@@ -337,7 +337,7 @@ def _findings(
         if stretch not in causes and place.kind == "gradient of code":
             stretch = next((_stretch(other) for other in out[number:] if other.kind == "code"), stretch)
         in_module = place.kind != "gradient of parameter" or stretch[0] in modules
-        if stretch not in causes and in_module and (name := recognise(place.ours, place.theirs)):
+        if stretch not in causes and (name := recognise(place.ours, place.theirs, specific=not in_module)):
             causes[stretch] = [(BY_NAME.get(name), "the values of the gradient show it")]
         if stretch not in causes and place.kind == "gradient of parameter":
             stretch = _code_with(pair, place, out, in_module) or stretch

@@ -246,8 +246,8 @@ def _same_for_all_examples(ours: Array, theirs: Array, earlier: Sequence[Array])
     return mends(ours + (theirs - ours)[:1], ours, theirs)
 
 
-def _zero_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """One row of a matrix is zero in torch's array alone, the others agree."""
+def zero_row(ours: Array, theirs: Array, earlier: Sequence[Array] = ()) -> bool:
+    """Tells whether one row of a matrix is zero in torch's array alone, and the others agree."""
     if ours.ndim != 2:
         return False
     differs = np.abs(ours - theirs).max(1) > AGREES * np.abs(theirs).max()
@@ -255,18 +255,18 @@ def _zero_row(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
 
 
 SPECIFIC: Sequence[Evidence] = (
+    _is("padding-index", zero_row),
     _is("pooling", pooled),
     Evidence(TERM_CAUSES, recognise_terms),
     _is("token-types", token_types),
     _is("residual-left-out", residual(1.0)),
     _is("residual-doubled", residual(-1.0)),
 )
-"""Evidence that no other cause shows: both sides are made of the same earlier arrays."""
+"""Evidence that no other cause shows: one row is zero, or both sides are made of the same earlier arrays."""
 
 EVIDENCE: Sequence[Evidence] = (
     _is("masked-rows", _nan_rows),
     _is("low-precision", _rounded(8)),
-    _is("padding-index", _zero_row),
     *SPECIFIC,
     _is("sign", _sign),
     _is(
