@@ -73,6 +73,13 @@ def test_adam_agrees(dtype, mnist):
     assert {"first_moments", "second_moments", "optimizer"} <= report.worst.keys()
 
 
+@pytest.mark.parametrize(("rebased_at", "apart"), [(None, [1, 2, 3, 4]), (3, [1, 2, 3, 1]), (1, [1, 1, 1, 1])])
+def test_the_steps_apart_are_counted_up_to_the_first_from_which_both_go_on_as_one(rebased_at, apart, digits):
+    lockstep = Lockstep(PRESETS["leaky"], digits, [], 4)
+    lockstep._rebased_at = rebased_at
+    assert [lockstep._steps_apart(step) for step in (1, 2, 3, 4)] == apart
+
+
 def test_only_adam_drifts_further_in_float64():
     row = "parameters"
     assert bound_table.table("float64", 784, 100)[row].absolute == bound_table.DRIFT_FLOAT64
