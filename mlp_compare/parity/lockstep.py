@@ -295,7 +295,7 @@ def _unexplained(flip: SignFlip) -> Difference:
     absolute = abs(flip.a - flip.b)
     ulps = absolute / float(np.spacing(np.float64(max(abs(flip.a), abs(flip.b)))))
     name, index = pre_activation(flip.layer), (flip.example, flip.unit)
-    return Difference(name, index, flip.a, flip.b, absolute, 1.0, ulps, min(flip.rounding, absolute / 2))
+    return Difference(name, index, flip.a, flip.b, absolute, 1.0, ulps, flip.rounding)
 
 
 def near_ties(a: Evaluated, b: Evaluated, table: bound_table.Table) -> Iterator[int]:
