@@ -77,6 +77,15 @@ def test_adam_agrees(dtype, mnist):
     assert {"first_moments", "second_moments", "optimizer"} <= report.worst.keys()
 
 
+@pytest.mark.parametrize(
+    ("settings", "terms"),
+    [({"batch_size": 800}, 800), ({"hidden": (900,)}, 900), ({"hidden": (), "batch_size": 1}, 784)],
+)
+def test_the_longest_sum_makes_the_bounds(settings, terms, mnist):
+    lockstep = Lockstep(dataclasses.replace(PRESETS["leaky"], **settings), mnist, [], 4)
+    assert lockstep.table() == bound_table.table("float32", terms)
+
+
 class Other(Worker):
     """A worker of torch on another device, or that starts from other weights."""
 
