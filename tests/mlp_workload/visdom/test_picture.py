@@ -1,5 +1,6 @@
 """What the windows show, whatever server there is."""
 
+import dataclasses
 import re
 import threading
 from pathlib import Path
@@ -147,3 +148,15 @@ def test_a_run_is_drawn_beside_others_less_often_than_by_itself(digits, tmp_path
     assert drawn.count("compare") == 2, "after 12 and after 24 seconds"
     sink._attempt(drawing, last=True)
     assert drawn[-1] == "complete"
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_images_are_shown_as_people_read_them_ten_to_a_row(transposed, digits):
+    """31 images of 6x5 pixels, or of 5x6, with a gap of two."""
+    shown = Picture(dataclasses.replace(digits, transposed=transposed)).images
+    height, width = (5, 6) if transposed else (6, 5)
+    assert shown.shape == (4 * (height + 2), 10 * (width + 2))
+    for number, image in enumerate(digits.test.images):
+        top, left = number // 10 * (height + 2), number % 10 * (width + 2)
+        tile = shown[top : top + height, left : left + width]
+        np.testing.assert_array_equal(tile, image.T if transposed else image)
