@@ -35,7 +35,7 @@ class Lockstep:
     def __init__(self, config: Config, dataset: Dataset, sides: Sequence[WorkerProcess], steps: int) -> None:
         self._config, self._sides, self._steps = config, sides, steps
         self._epoch = steps_per_epoch(len(dataset.train), config.batch_size)
-        terms = max(*config.widths(dataset.pixels, dataset.classes), min(config.batch_size, len(dataset.train)))
+        terms = max(*config.widths(dataset.pixels, dataset.classes), config.batch_size)
         adaptive_rate = config.learning_rate / config.epsilon if is_adaptive(config) else 0.0
         self._table = partial(bound_table.table, config.dtype, terms, adaptive_rate=adaptive_rate)
         self._rebased_at = 1 if rebases_always(config) else None
@@ -295,7 +295,7 @@ def _unexplained(flip: SignFlip) -> Difference:
     absolute = abs(flip.a - flip.b)
     ulps = absolute / float(np.spacing(np.float64(max(abs(flip.a), abs(flip.b)))))
     name, index = pre_activation(flip.layer), (flip.example, flip.unit)
-    return Difference(name, index, flip.a, flip.b, absolute, 1.0, ulps, min(flip.rounding, absolute / 2))
+    return Difference(name, index, flip.a, flip.b, absolute, 1.0, ulps, flip.rounding)
 
 
 def near_ties(a: Evaluated, b: Evaluated, table: bound_table.Table) -> Iterator[int]:

@@ -149,3 +149,15 @@ def test_errors(arguments, message):
     with pytest.raises(UserError) as error:
         example(*arguments)
     assert str(error.value) == f"{message} (--help lists the flags)"
+
+
+def test_defaults_are_shown_as_they_are_typed(text_of):
+    text = " ".join(text_of(bench.Bench).split())
+    for sentence, default in (
+        ("in two minutes.", "off"),
+        ("as they are typed.", "on"),
+        ("Widths of the hidden layers.", "200 200"),
+        ("Examples per step.", "200"),
+    ):
+        assert f"{sentence} (default: {default})" in text
+    assert "this new SVG file. (default" not in text

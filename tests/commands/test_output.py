@@ -1,6 +1,7 @@
 """What the trainers print: in a pipe, on a terminal, where nobody reads, where there is no room."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, assert_one_line, trainers
 from warm import python
+
+from mlp_workload.cli.parse import one_line_errors
 
 COLD = pytest.mark.long("starts the real interpreter, which imports a framework")
 
@@ -156,3 +159,11 @@ def test_nobody_reading_ends_the_articles_program_quietly(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=240) == 1
+
+
+def test_what_the_encoding_of_the_output_lacks_is_replaced(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", newline="\n"))
+    with one_line_errors("program"):
+        print("9553 ± 2")
+    assert written.getvalue() == b"9553 ? 2\n"

@@ -159,11 +159,12 @@ def test_pytorch_wins_only_if_the_whole_interval_says_so(result):
     assert not [line for line in tables.View.of(changed).torch_wins if line.startswith("PyTorch, eager trains")]
 
 
-@pytest.mark.parametrize(("factor", "wins"), [(10, True), (0.1, False)])
+@pytest.mark.parametrize(("factor", "wins"), [(1.1, True), (0.9, False)])
 def test_where_pytorch_trains_several_models_faster_follows_from_the_samples(factor, wins, result):
     changed = copy.deepcopy(result)
-    for sample in changed["seeds"]["variants"]["jax-vmap"]["samples"]:
-        sample["epoch_seconds"] = [factor * seconds for seconds in sample["epoch_seconds"]]
+    jax, torch = (changed["seeds"]["variants"][name]["samples"] for name in ("jax-vmap", "torch-vmap"))
+    for one, other in zip(jax, torch, strict=True):
+        one["epoch_seconds"] = [factor * seconds for seconds in other["epoch_seconds"]]
     line = "8 models, PyTorch, torch.func.vmap against JAX, one vmapped program: ratio"
     assert any(one.startswith(line) for one in tables.View.of(changed).torch_wins) is wins
 

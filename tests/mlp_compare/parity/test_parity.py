@@ -282,6 +282,12 @@ def said(report, steps=20):
     return console.file.getvalue()
 
 
+@pytest.mark.parametrize(("bound", "said_of_it"), [(1e-13, "1.0e-13"), (0.0, "equal")])
+def test_the_bound_of_what_is_equal_is_shown_too(bound, said_of_it):
+    found = Difference("loss", (), 1.0, 1.0, 0.0, 0.0, 0.0, bound)
+    assert re.search(rf"^ *loss +equal +{said_of_it} *$", said(Report(worst={"loss": Worst(3, found)})), re.M)
+
+
 @pytest.mark.parametrize("flips", [10, 12])
 def test_ten_sign_flips_are_printed_and_how_many_more_there_are(flips):
     text = said(Report(sign_flips=[SignFlip(4, 0, number, 0, 1e-9, -1e-9, 1e-7) for number in range(flips)]))

@@ -8,6 +8,7 @@ import pytest
 from doctor_helpers import JAX_RELEASE, lines, plant_package
 from helpers import ROOT
 
+import jax_mlp.doctor_probe
 from mlp_workload.doctor import frameworks
 from mlp_workload.doctor.answer import Answer
 from mlp_workload.doctor.frameworks import JAX, TORCH
@@ -88,3 +89,10 @@ def test_a_product_is_held_against_numpys(multiply, state):
 def test_a_variable_that_spoils_products_is_named(monkeypatch):
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     assert frameworks._product(JAX, 1.0, 0.1).fix == "unset NVIDIA_TF32_OVERRIDE"
+
+
+def test_the_probe_of_jax_keeps_no_programs_and_takes_no_memory_in_advance(monkeypatch):
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XLA_PYTHON_CLIENT_PREALLOCATE"):
+        monkeypatch.setenv(name, "before")
+    assert any(facts == {"doing": "import jax"} for facts in jax_mlp.doctor_probe.facts())
+    assert (os.environ["JAX_COMPILATION_CACHE_DIR"], os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]) == ("", "false")

@@ -122,6 +122,9 @@ def test_a_server_that_answers(tmp_path, monkeypatch):
         ({"status": 500, "reason": "Internal Server Error"},
          ["wrong Visdom: 0.2.4 with tornado 6.5 answers 500 Internal Server Error instead of its page; "
           "fix: pip install --force-reinstall visdom"]),
+        ({"versions": {"visdom": "0.2.4", "tornado": "6.6"}, "status": 403, "reason": "Forbidden"},
+         ["wrong Visdom: 0.2.4 with tornado 6.6 answers 403 Forbidden instead of its page; "
+          "fix: pip install 'tornado<6.6'"]),
         ({"doing": "import visdom", "error": {"type": "ImportError", "said": "no", "missing": None}},
          ["wrong Visdom: 0.2.4 with tornado 6.5 import visdom fails: no (ImportError); "
           "fix: make setup, or pip install '.[visdom]' in the project's folder"]),
@@ -130,6 +133,13 @@ def test_a_server_that_answers(tmp_path, monkeypatch):
 def test_what_visdoms_page_lacks(facts, expected):
     facts = {"versions": {"visdom": "0.2.4", "tornado": "6.5"}} | facts
     assert lines(visdom_server.page(Answer(facts, 0, 60, ""))) == expected
+
+
+def test_a_variable_of_visdom_that_makes_no_sense(monkeypatch):
+    monkeypatch.setenv("VISDOM_PORT", "http")
+    assert lines([visdom_server.server()]) == [
+        "wrong Visdom server: VISDOM_PORT must be from 1 to 65535, got 'http'; fix: correct the variable, or unset it"
+    ]
 
 
 def test_a_tfds_that_does_not_import(tmp_path, monkeypatch):

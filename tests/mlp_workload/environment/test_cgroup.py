@@ -81,7 +81,9 @@ def test_a_system_without_cgroups_has_no_limits(tmp_path):
     assert usable_cores(tmp_path) == runnable_cores()
 
 
-@pytest.mark.parametrize(("quota", "cores"), [(20_000, 1), (100_000, 1), (150_000, 1), (299_999, 2), (10**7, 4)])
+@pytest.mark.parametrize(
+    ("quota", "cores"), [(20_000, 1), (100_000, 1), (150_000, 1), (299_999, 2), (400_000, 4), (10**7, 4)]
+)
 def test_whole_cores_of_a_quota_round_down_to_one_at_least(quota, cores, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     plant(tmp_path, "0::/", V2, {f"{IN_V2}/cpu.max": f"{quota} 100000"})

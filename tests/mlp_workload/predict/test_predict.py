@@ -17,7 +17,7 @@ from mlp_workload.data.framing import MNIST, ImageFormat
 from mlp_workload.errors import UserError
 from mlp_workload.initial import initial_parameters
 from mlp_workload.predict import command
-from mlp_workload.predict.digit import _strokes, is_already
+from mlp_workload.predict.digit import _in_box, _strokes, is_already
 from mlp_workload.predict.trained import Trained
 from mlp_workload.run import recorded
 from mlp_workload.run.output_options import OutputOptions
@@ -245,3 +245,10 @@ def test_strokes_are_the_large_parts_inside_the_picture_if_there_are_any():
     desk[:6], stroke[15:25, 18:22], dirt[33, 33] = True, True, True
     np.testing.assert_array_equal(_strokes(desk | stroke | dirt), stroke)
     np.testing.assert_array_equal(_strokes(desk | dirt), desk)
+
+
+@pytest.mark.parametrize(("shape", "drawn"), [((28, 28), (5, 20)), ((28, 12), (3, 12)), ((4, 28), (4, 16))])
+def test_a_digit_is_scaled_to_the_box_and_to_the_image(shape, drawn):
+    scaled = _in_box(np.ones((10, 40)), shape, box=20)
+    assert scaled.shape == drawn
+    assert scaled.max() == 1

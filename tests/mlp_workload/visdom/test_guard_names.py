@@ -8,6 +8,7 @@ import pytest
 from dashboard_process import dashboard, until, until_registered
 
 from mlp_workload.visdom.guard import Environments
+from mlp_workload.visdom.server import host_headers
 
 WINDOW = {"data": [{"type": "text", "content": "mine"}], "layout": {}, "win": "w"}
 BAD_NAMES = [
@@ -189,3 +190,16 @@ def test_no_use_of_a_bad_name_is_allowed(name):
             use(name)
     assert list(environments) == ["main"]
     assert "prüfung 1.b+c" not in environments
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "headers"),
+    [
+        ("Host.Example", 8097, {"host.example:8097"}),
+        ("host.example", 80, {"host.example:80", "host.example"}),
+        ("host.example", 443, {"host.example:443", "host.example"}),
+        ("fd00::7", 8097, {"[fd00::7]:8097"}),
+    ],
+)
+def test_browsers_omit_default_ports(host, port, headers):
+    assert host_headers(host, port) == headers

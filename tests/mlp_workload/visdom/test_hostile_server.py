@@ -268,3 +268,20 @@ def test_a_replay_whose_events_lack_a_fact_is_one_line_beside_the_server(capsys)
     lacking = RecordedRun(None, Config(), {"framework": "jax"}, ())
     dashboard._replay_here([lacking], VisdomServer())
     assert capsys.readouterr().err == "warning: None: its events do not say its dataset digest\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (b"401 Unauthorized", b"", "it refuses, and may need a password"),
+        (b"400 Bad Request", b"", "it refuses, and may need a password"),
+        (b"400 Bad Request", b"a text", "answers 400 Bad Request"),
+        (b"403 Forbidden", b"", "start the dashboard with --allow-host 127.0.0.1:"),
+        (b"404 Not Found", b"", "answers 404 Not Found"),
+    ],
+    ids=["401", "empty 400", "400 with a text", "403", "404"],
+)
+def test_what_a_refusal_means(status, body, said):
+    answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    with answering(answer) as port, pytest.raises(Unreachable, match=said):
+        VisdomServer(host="127.0.0.1", port=port).connect()

@@ -1,7 +1,10 @@
 """What the windows show, whatever server there is."""
 
+import dataclasses
 import re
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +12,9 @@ import pytest
 from mlp_workload.config import Config
 from mlp_workload.events import Evaluated, RunStarted, TrainLosses
 from mlp_workload.metrics import Mistakes
+from mlp_workload.sinks import visdom
 from mlp_workload.visdom.picture import Curve, Picture
+from mlp_workload.visdom.server import VisdomServer
 from mlp_workload.visdom.windows import LONGEST_NAME, comparison_name, environment_name, trace_name
 
 DIGEST = "0a1b2c3d4e5f"
@@ -56,6 +61,7 @@ def test_wrong_predictions_stand_out(digits):
     picture.take(Evaluated(1, 7, 0.5, 0.1, 29, 31, Mistakes([1, 30], [2, 1]), 0.1))
     assert "step 7: 29 of the first 31 right" in picture.labels
     assert picture.labels.count("#b00020") == 2
+    assert len(re.findall('background:#b00020" title="b">c<', picture.labels)) == 1, "b was taken for c"
     assert picture.labels.count("<tr>") == 4
     assert picture.labels.count("<td") == 31
 
@@ -125,3 +131,32 @@ def test_means_of_losses_at_the_end_of_float64_are_gaps():
     curve = Curve()
     curve.add(1, [1e308] * 4 + [1.0, 3.0, 1.0, 3.0])
     np.testing.assert_array_equal(curve.points(2)[1], [np.nan, 2.0])
+
+
+def test_a_run_is_drawn_beside_others_less_often_than_by_itself(digits, tmp_path, monkeypatch):
+    drawn, now = [], [0.0]
+    methods = ("update", "compare", "complete")
+    drawing = SimpleNamespace(**{name: lambda _, name=name: drawn.append(name) for name in methods})
+    no_thread = SimpleNamespace(Thread=lambda **_: SimpleNamespace(start=lambda: None), Event=threading.Event)
+    monkeypatch.setattr(visdom, "threading", no_thread)
+    monkeypatch.setattr(visdom, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    sink = visdom.Visdom(VisdomServer(), Config(), digits, tmp_path, "jax", quiet=True)
+    for second in range(0, 36, 2):
+        now[0] = float(second)
+        assert sink._attempt(drawing, last=False) is drawing
+    assert drawn.count("update") == 18
+    assert drawn.count("compare") == 2, "after 12 and after 24 seconds"
+    sink._attempt(drawing, last=True)
+    assert drawn[-1] == "complete"
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_images_are_shown_as_people_read_them_ten_to_a_row(transposed, digits):
+    """31 images of 6x5 pixels, or of 5x6, with a gap of two."""
+    shown = Picture(dataclasses.replace(digits, transposed=transposed)).images
+    height, width = (5, 6) if transposed else (6, 5)
+    assert shown.shape == (4 * (height + 2), 10 * (width + 2))
+    for number, image in enumerate(digits.test.images):
+        top, left = number // 10 * (height + 2), number % 10 * (width + 2)
+        tile = shown[top : top + height, left : left + width]
+        np.testing.assert_array_equal(tile, image.T if transposed else image)
