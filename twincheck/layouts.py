@@ -159,10 +159,10 @@ def weight_layouts(kind: str, shape: Sequence[int], target: Sequence[int]) -> It
     spatial = tuple(range(2, len(source)))
     orders: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     as_it_is = tuple(range(len(source)))
-    if len(source) == 2 and kind not in ("Embedding", "Conv1D", "Parameter"):
-        orders = [((1, 0), ()), ((0, 1), ())]
-    elif len(source) == 2:
+    if len(source) == 2 and kind in ("Embedding", "Conv1D", "Parameter"):
         orders = [((0, 1), ()), ((1, 0), ())]
+    elif len(source) == 2:
+        orders = [((1, 0), ()), ((0, 1), ())]
     elif len(source) >= 3 and kind.startswith("ConvTranspose"):
         last = tuple(range(len(spatial)))
         orders = [((*spatial, 0, 1), last), ((*spatial, 0, 1), ()), ((*spatial, 1, 0), ()), ((*spatial, 1, 0), last)]

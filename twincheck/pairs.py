@@ -159,7 +159,15 @@ class Pair:
             yield self.jax.framework
 
     def _compare(self, passes: Passes) -> list[Mismatch]:
-        return compare_places(self.pairing, self.weights, passes, self.outputs)
+        places = compare_places(self.pairing, self.weights, passes, self.outputs)
+        return [place for place in places if not self._neither_trains(place)]
+
+    def _neither_trains(self, place: Mismatch) -> bool:
+        """Tells whether a place is the gradient of a parameter that torch freezes and JAX stops the gradient of."""
+        if place.kind != "gradient of parameter" or place.ours is None or place.ours.any():
+            return False
+        (weight,) = (weight for weight in self.weights if weight.jax == place.after)
+        return not any(source.name in self.torch.trainable for source in weight.sources)
 
     def _settle_boundaries(self, places: list[Mismatch], passes: Passes) -> list[Mismatch]:
         """Clears places that differ only because one model computes in a module what the other computes beside it.

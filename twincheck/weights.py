@@ -124,7 +124,9 @@ def _as_others_of_their_kind(weights: Mapping[str, Weight], kinds: Mapping[str, 
 def _of_link(
     link: Link, torch_parameters: Mapping[str, Array], jax_parameters: Mapping[str, Array], out_in: bool
 ) -> dict[str, Weight]:
-    kind = link.torch[0].call.kind
+    settings, kind = link.torch[0].call.settings, link.torch[0].call.kind
+    if "num_embeddings" in settings:  # a class of its own may have any name
+        kind = "Embedding"
     if kind in ("GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"):
         pieces = _recurrent_pieces(kind, link.torch[0].parameters)
     elif kind == "MultiheadAttention":
