@@ -53,9 +53,13 @@ def without_own_shapes(places: Sequence[Mismatch]) -> Iterator[Mismatch]:
 
 
 def following_places(first: Mismatch, out: Sequence[Mismatch]) -> list[Mismatch]:
-    """Returns the places that are out and computed from the tensor at `first` alone."""
+    """Returns the places that are out and computed from the tensor at `first`.
+
+    If modules that do not take that tensor are called before the code that does, it is the next code that is out.
+    """
     if first.kind == "module":
-        return [place for place in out if place.kind == "code" and place.before == first.after]
+        code = [place for place in out[out.index(first) :] if place.kind == "code"]
+        return [place for place in code if place.before == first.after] or code[:1]
     if first.kind == "code":
         return [place for place in out if place.kind == "module" and place.after == first.after]
     if first.kind == "gradient of code" and first.place is not None:

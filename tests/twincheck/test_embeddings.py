@@ -18,7 +18,7 @@ class Positions(nn.Embedding):
     """A table whose values are looked up by place; what it is given has the shape alone."""
 
     def forward(self, ids):
-        return super().forward(torch.arange(ids.shape[1]))
+        return super().forward(torch.arange(ids.shape[1]).expand(ids.shape))
 
 
 class Scaled(nn.Embedding):
@@ -45,9 +45,10 @@ class Port(nnx.Module):
         self.scale, self.first, self.frozen = scale, first, frozen
 
     def __call__(self, ids):
+        tokens = self.tokens(ids) * self.scale
         positions = self.positions(jnp.broadcast_to(jnp.arange(ids.shape[1]) + self.first, ids.shape))
         positions = jax.lax.stop_gradient(positions) if self.frozen else positions
-        return self.head(jnp.tanh(self.tokens(ids) * self.scale + positions))
+        return self.head(jnp.tanh(tokens + positions))
 
 
 def check(model, port):
