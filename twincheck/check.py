@@ -15,7 +15,7 @@ from twincheck.bounds import ALLOWED_EPS, ALLOWED_LOSS, EPS
 from twincheck.first_wrong_operation import WrongOperation
 from twincheck.layouts import Layout, distances, nearest, output_layout, usual_axes
 from twincheck.pairing import Link, Pairing
-from twincheck.recording import Array, Call, Enough, Place, Recording, is_float
+from twincheck.recording import Array, Call, Enough, Place, Recording
 from twincheck.weights import Weight
 
 
@@ -117,8 +117,7 @@ class Mismatch:
 class Forcing:
     """torch's tensors, laid out for the places of the JAX model; `seen` are the values that arrived there.
 
-    Positions, tokens and masks stay the JAX model's own: modules may mean other things by them, and what a module makes
-    of wrong ones is out. If `enough` names places, the pass is broken off when all of them have been seen.
+    If `enough` names places, the pass is broken off when all of them have been seen.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Forcing:
             if not self.enough:
                 raise Enough
         theirs = self.theirs(place, value)
-        return None if theirs is None or place in self._free or not is_float(value) else theirs
+        return None if theirs is None or place in self._free else theirs
 
     def theirs(self, place: Place, value: Array | None = None) -> Array | None:
         """Returns torch's tensor at a place in the layout of the JAX model, if there is one that fits."""
