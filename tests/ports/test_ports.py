@@ -21,14 +21,6 @@ IN_FLOAT32 = (
 )  # fmt: skip
 """Families that compute a part in float32, or hold a table in it, even in float64."""
 
-WRONGLY_JUDGED = {
-    "blenderbot": "the tables of positions get wrong weights",
-    "mbart": "the gradient at padding is of unknown cause",
-    "whisper": "the decoder's table of positions gets wrong weights",
-    "xglm": "the gradients around an embedding that is scaled inside its module are out",
-}
-"""Families that agree, in which a check finds more than the gradient at padding."""
-
 PADDED = "padding-index"
 """torch gives the padding token's embedding no gradient, Flax does."""
 
@@ -66,12 +58,7 @@ def family_pair(name: str) -> Any:
     return tc.pair(tc.torch(pair.torch_model, pair.torch_inputs), port)
 
 
-def expected_to_fail(name: str) -> Any:
-    reason = WRONGLY_JUDGED.get(name)
-    return pytest.param(name, marks=pytest.mark.xfail(reason=reason, strict=True)) if reason else name
-
-
-@pytest.mark.parametrize("name", [expected_to_fail(name) for name in AGREE])
+@pytest.mark.parametrize("name", AGREE)
 def test_a_family_that_agrees_is_the_same(name: str) -> None:
     pair = family_pair(name)
     for dtype in ("float32", "float64"):
