@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -99,6 +102,9 @@ class Trainer(OnDevice):
 
     def max_over_processes(self, number: int) -> int:
         return self._mesh.max_over_processes(number)
+
+    def profile(self, folder: Path) -> AbstractContextManager[Any]:
+        return jax.profiler.trace(folder, create_perfetto_trace=True)
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
         self._state, tensors, gradients = self._trace_step(self._state, *self._train, batch)

@@ -15,6 +15,7 @@ from hashlib import sha256
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,6 +93,9 @@ class Trainer(Implementation, Protocol):
 
     def max_over_processes(self, number: int) -> int:
         """Returns the largest `number` of all processes of the run, which all call this; 32 bits, with a sign."""
+
+    def profile(self, folder: Path) -> AbstractContextManager[Any]:
+        """Writes a trace of what runs within the context into `folder`, by the framework's own profiler."""
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> Mapping[str, Array]:
         """Trains on the examples `batch` (b,), as `train_steps` does on each batch; returns `step_tensors`."""

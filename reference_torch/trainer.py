@@ -1,8 +1,13 @@
 """Training in PyTorch: eager steps, the update by `torch.optim`."""
 
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import profiler
 
 from mlp_workload.batches import EVALUATED_AT_ONCE
 from mlp_workload.config import Config
@@ -89,6 +94,9 @@ class Trainer(OnDevice):
 
     def max_over_processes(self, number: int) -> int:
         return number
+
+    def profile(self, folder: Path) -> AbstractContextManager[Any]:
+        return profiler.profile(on_trace_ready=profiler.tensorboard_trace_handler(str(folder)))
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
         examples = self._select(self._indices(batch))

@@ -1,6 +1,8 @@
 """Training in NumPy, a step at a time."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,9 @@ class Trainer:
 
     def max_over_processes(self, number: int) -> int:
         return number
+
+    def profile(self, folder: Path) -> AbstractContextManager[Any]:
+        raise UserError("--profile: NumPy has no profiler")
 
     def trace_step(self, batch: npt.NDArray[np.int32]) -> dict[str, Array]:
         return step_tensors(self._step(batch) | self.state())

@@ -55,6 +55,8 @@ class TrainingOptions:
             raise UserError(f"--run-dir {run_dir}: a run that is resumed stays in its folder")
         if self.seeds is not None and self.checkpoints != CheckpointOptions():
             raise UserError("--resume, --resume-or-start and --checkpoint-every are for one run, not for --seeds")
+        if self.seeds is not None and self.output.profile is not None:
+            raise UserError("--profile is for one run, not for --seeds")
         if self.seeds is not None and self.config.devices > 1:
             raise UserError("--devices is for one run, not for --seeds, which trains a model on each core")
 

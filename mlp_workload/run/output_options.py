@@ -34,10 +34,15 @@ class OutputOptions:
     """Password for a server with login; better set VISDOM_PASSWORD, which other users of the machine cannot read."""
     tensorboard: bool = False
     """Writes scalars for TensorBoard to the run folder's tensorboard/."""
+    profile: int | None = None
+    """Traces this many steps, up to the end of the first epoch, with the framework's profiler into the run folder's
+    profile/, for Perfetto and TensorBoard."""
     quiet: bool = False
     """Prints only warnings, on standard error."""
 
     def __post_init__(self) -> None:
+        if self.profile is not None and self.profile < 1:
+            raise UserError(f"--profile must be at least 1, got {self.profile}")
         ignored = self.server.ignored if self.visdom != "off" else ()
         if ignored and self.visdom == "required":
             raise UserError(ignored[0])

@@ -69,6 +69,7 @@ class Run:
         self._began = time.perf_counter()
         self._config, self._output = config, output or OutputOptions()
         self._every, self._resume = checkpoint_every, resume
+        self._profiled_steps, self._profiling = self._output.profile, contextlib.ExitStack()
         self._is_first = is_first
         self._recorder: Recorder | None = None
         self._schedule: Checkpointer | None = None
@@ -140,6 +141,7 @@ class Run:
         self._steps = steps_per_epoch(len(dataset.train), config.batch_size)
         past = self._open() if self._is_first else ()
         signals = self._stack.enter_context(StopSignals())
+        self._stack.enter_context(self._profiling)
         self._schedule = Checkpointer(
             self._recorder, config.run_dir, self._every, signals, trainer.max_over_processes, from_step
         )
@@ -177,6 +179,10 @@ class Run:
             if drawn != self._epoch:
                 drawn, self._order = self._epoch, epoch_order(self._config.seed, self._epoch, len(self._dataset.train))
             last = self._schedule.pause(self._step, self._offset, self._steps)
+            if self._profiled_steps:
+                last, self._profiled_steps = min(last, self._offset + self._profiled_steps), None
+                if self._recorder:
+                    self._profiling.enter_context(self._trainer.profile(self._recorder.folder.path / "profile"))
             self._clock = time.perf_counter()
             self._part = Part(self._order, self._offset, last, last == self._steps)
             yield self._part
@@ -184,6 +190,7 @@ class Run:
     def trained(self, losses: Losses) -> None:
         """Takes the losses (steps,) of the part that was trained."""
         self._seconds += time.perf_counter() - self._clock
+        self._profiling.close()
         assert len(losses) == self._part.last - self._part.first, "the trainer returns the loss of each batch"
         self._losses.append(losses)
         self._offset = self._part.last
@@ -233,7 +240,8 @@ class Run:
         """Raises `UserError` in each process of the run if they differ in flags, data, versions, step or state."""
         same = replace(self._config, dataset="mnist", transpose_images=None, run_dir=None, initial_weights=None)
         versions = describe_environment(self._trainer.packages)["versions"]
-        number = zlib.crc32(f"{same.to_json()} {self._dataset.digest} {self._every} {step} {versions}".encode())
+        told = f"{same.to_json()} {self._dataset.digest} {self._every} {self._profiled_steps} {step} {versions}"
+        number = zlib.crc32(told.encode())
         for _, array in sorted(state.items()):
             number = zlib.crc32(np.ascontiguousarray(array).data, number)
         number //= 2  # of 32 bits with a sign
