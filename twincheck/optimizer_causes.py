@@ -218,9 +218,9 @@ def _rate(history: History, simulated: Array) -> tuple[Array, Change] | None:
 def explain_loss(ours: float, theirs: float, sizes: Sequence[int], where: str) -> Finding:
     """Returns why losses differ at the same outputs. `sizes` are numbers that a mean may be divided by."""
     factor, evidence = ours / theirs if theirs else np.inf, "the two losses at torch's outputs"
-    for size in sizes:
+    for size in (size for size in sizes if size > 1):
         for value, name, what in ((size, "loss-reduction", "a sum"), (1 / size, "loss-reduction-sum", "a mean")):
-            if size > 1 and abs(factor / value - 1) < 1e-5:
+            if abs(factor / value - 1) < 1e-5:
                 other, fix = ("a mean", "losses.mean()") if what == "a sum" else ("a sum", "losses.sum()")
                 says = f"the JAX loss is {factor:g} times torch's: {what} over {size} in place of {other}. {where}"
                 return Finding(name, says, fix, (), evidence)

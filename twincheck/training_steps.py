@@ -282,7 +282,8 @@ def _distance(a: Array, b: Array) -> float:
     if a.shape != b.shape:
         return float("inf")
     with np.errstate(invalid="ignore"):
-        apart = np.where(a == b, 0.0, np.abs(np.float64(a) - np.float64(b)))  # equal infinities are 0 apart
+        same = (a == b) | (np.isnan(a) & np.isnan(b))  # infinities and NaN too
+        apart = np.where(same, 0.0, np.abs(np.float64(a) - np.float64(b)))
     return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
 
 

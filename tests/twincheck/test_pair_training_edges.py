@@ -79,6 +79,21 @@ def test_a_float32_update_that_is_not_finite_allows_nothing() -> None:
     assert {finding.name for finding in result.findings} == {"unknown"}
 
 
+def test_a_loss_that_is_nan_in_both_is_no_mismatch() -> None:
+    diverged = [(np.full_like(x, np.nan), targets) for x, targets in BATCHES]
+    assert train(linear_pair(), sgd(lr=0.1), optax.sgd(0.1), diverged).first is None
+
+
+def test_a_loss_with_an_axis_of_no_values_is_compared() -> None:
+    pair, empty = linear_pair(), np.zeros((len(X), 0))
+    result = tc.train(
+        pair, [(X, empty)], 1, torch_optimizer=sgd(lr=0.1), optax=optax.sgd(0.1),
+        torch_loss=lambda output, _: output.sum(), jax_loss=lambda output, _: output.sum() * 1.5,
+    )  # fmt: skip
+    assert result.first.kind == "loss"
+    assert result.findings[0].name == "loss"
+
+
 def test_an_update_smaller_than_the_parameters_rounding_is_no_mismatch() -> None:
     result = train(linear_pair(), sgd(lr=1e-20), optax.sgd(1e-20))
     assert result.same, str(result)

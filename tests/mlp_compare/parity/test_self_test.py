@@ -11,7 +11,7 @@ from warm import python
 
 from mlp_compare.parity import self_test
 from mlp_compare.parity.faults import FAULTS
-from mlp_compare.parity.faults.fault import replaced
+from mlp_compare.parity.faults.fault import replaced, wrapped
 from mlp_compare.parity.result import Mismatch
 from mlp_compare.parity.worker import Worker
 from twincheck.comparison import Difference
@@ -100,3 +100,10 @@ def test_a_method_that_a_fault_replaced_is_itself_again(name):
     with replaced(f"torch:Tensor.{name}", lambda original: (name, original))():
         assert getattr(torch.Tensor, name)[0] == name
     assert dict(vars(torch.Tensor)) == before
+
+
+def test_a_wrapper_gets_the_original_and_all_arguments():
+    x = torch.tensor([[3.0, 1.0, 2.0]])
+    with wrapped("torch:Tensor.argmax", lambda right, x, dim: right(-x, dim=dim))():
+        assert x.argmax(dim=-1).tolist() == [1]
+    assert x.argmax(dim=-1).tolist() == [0]
