@@ -170,7 +170,7 @@ framework = contextlib.contextmanager(lambda config: (yield Trainer))
         ("os", "--sides os: there is no module os.train"),
         ("without_framework", "--sides without_framework: without_framework.train has no `framework`"),
         ("without_its_library", "--sides without_its_library: there is no module no_such_library"),
-        ("lacking", "--sides lacking: its trainer lacks trace_step, train_steps of mlp_workload/interface.py"),
+        ("lacking", "--sides lacking: its trainer lacks profile, trace_step, train_steps of mlp_workload/interface.py"),
     ],
 )
 def test_what_is_no_side_is_named(side, message, digits, tmp_path, monkeypatch):
