@@ -88,6 +88,7 @@ images, test_images = (
     jnp.asarray(part.images.reshape(len(part), -1)) for part in (mnist.train, mnist.test)
 )
 labels, test_labels = jnp.asarray(mnist.train.labels), jnp.asarray(mnist.test.labels)
+train_set, test_set = (images, labels), (test_images, test_labels)
 batches = [
     epoch_order(seed=0, epoch=epoch, examples=len(labels)).reshape(30, -1, 200) for epoch in (1, 2)
 ]
@@ -102,15 +103,16 @@ def forward(weights, images):
     return leaky_relu(x) @ weights["layers.1.weight"].T + weights["layers.1.bias"]
 
 
-def right(weights, labels):
-    """Share of the test images that are right."""
-    return (forward(weights, test_images).argmax(axis=-1) == labels).mean()
+def right(weights, images, labels):
+    """Share of the images that are right."""
+    return (forward(weights, images).argmax(axis=-1) == labels).mean()
 
 
 # %%
 @partial(jax.jit, static_argnums=0)
-def train(loss, weights, batches, labels, rate):
+def train(loss, weights, batches, train_set, test_set, rate):
     """Returns the weights after `batches` (parts, steps, batch), and `right` after each part."""
+    images, labels = train_set
 
     def step(weights, batch):
         gradient = jax.grad(lambda w: loss(forward(w, images[batch]), labels[batch]))(weights)
@@ -118,18 +120,18 @@ def train(loss, weights, batches, labels, rate):
 
     def part(weights, batches):
         weights, _ = jax.lax.scan(step, weights, batches)
-        return weights, right(weights, test_labels)
+        return weights, right(weights, *test_set)
 
     return jax.lax.scan(part, weights, batches)
 
 
 # %%
-wrong, _ = train(cross_entropy, start, batches[0], (labels + 1) % 10, 0.5)
+wrong, _ = train(cross_entropy, start, batches[0], (images, (labels + 1) % 10), test_set, 0.5)
 sure = jax.nn.softmax(forward(wrong, test_images)).max(axis=-1)
 say(
-    f"Taught wrongly, {right(wrong, (test_labels + 1) % 10):.1%} of the test images are taken "
-    f"for the next digit, with a probability of {sure.mean():.3f} on average, and "
-    f"{right(wrong, test_labels):.1%} are right."
+    f"Taught wrongly, {right(wrong, test_images, (test_labels + 1) % 10):.1%} of the test images "
+    f"are taken for the next digit, with a probability of {sure.mean():.3f} on average, and "
+    f"{right(wrong, *test_set):.1%} are right."
 )
 
 # %% The right labels, with each loss and several learning rates
@@ -137,9 +139,11 @@ RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 steps = 10 * np.arange(31)
 with figure("Right answers while the right labels are learned") as axes:
     for (name, loss), colour in zip(LOSSES.items(), COLOURS, strict=False):
-        runs = {rate: train(loss, wrong, batches[1], labels, rate)[1] for rate in RATES}
+        runs = {
+            rate: train(loss, wrong, batches[1], train_set, test_set, rate)[1] for rate in RATES
+        }
         best = max(runs, key=lambda rate: runs[rate].mean())
-        curve = 100 * np.array([right(wrong, test_labels), *runs[best]])
+        curve = 100 * np.array([right(wrong, *test_set), *runs[best]])
         axes.plot(steps, curve, color=colour, label=f"{name}, learning rate {best}")
         if best in (RATES[0], RATES[-1]) or curve.max() <= 50:
             raise RuntimeError(f"{name}: {best} is the last rate, or half is never right")

@@ -1,5 +1,6 @@
 """Training in PyTorch by several processes, each with one device, through `DistributedDataParallel`."""
 
+import gc
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -46,6 +47,15 @@ class DataParallelTrainer(Trainer):
         losses = torch.tensor(super().train_steps(order, first, last))
         distributed.all_reduce(losses)
         return losses.numpy() / self._group.processes
+
+    def close(self) -> None:
+        """Releases the wrapper, so that nothing but torch keeps the process group.
+
+        A thread of a group that lives until the interpreter ends may crash the process or hang it then:
+        github.com/pytorch/pytorch/pull/179291.
+        """
+        vars(self).pop("_parallel", None)
+        gc.collect()  # the wrapper is part of cycles
 
     def _step(self, batch: torch.Tensor) -> torch.Tensor:
         return self._update(self._loss(batch))

@@ -59,6 +59,7 @@ class ProcessGroup:
         Raises `UserError` if the others do not come or this process has no GPU, and `PeerLost` if one ends early.
         """
         import torch
+        import torch._dynamo  # before the group is made: its import would keep the group, and its threads, for ever
         from torch import distributed
 
         backend = "gloo"

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import mlp_workload.run.seeds
@@ -55,8 +54,8 @@ def framework(config: Config) -> Iterator[MakeTrainer]:
         group = ProcessGroup.for_run(config)
         from reference_torch.data_parallel import DataParallelTrainer
 
-        with group.join(config):
-            yield partial(DataParallelTrainer, group)
+        with group.join(config), contextlib.ExitStack() as trainers:
+            yield lambda *run: trainers.enter_context(contextlib.closing(DataParallelTrainer(group, *run)))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,11 @@
 """One run by several real processes: the numbers of one, told and kept by the first alone, and an end together."""
 
 import dataclasses
+import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,7 +13,17 @@ from pathlib import Path
 import jax
 import pytest
 import torch
-from helpers import TRAINERS, assert_one_line, ends, free_port, processes, slurm_step, write_idx_folder
+from helpers import (
+    ROOT,
+    TRAINERS,
+    assert_one_line,
+    ends,
+    free_port,
+    processes,
+    slurm_step,
+    variables_of_torchrun,
+    write_idx_folder,
+)
 from on_devices import BATCH, part_of_mnist
 from safetensors.numpy import load_file
 from tolerances import DEVICES_FLOAT64, RUN_FLOAT64
@@ -61,6 +74,34 @@ def wait_until_trained(started, folder: Path, step: int = 1) -> None:
 def flags(small) -> list[str]:
     """Flags of a run by two processes, of many short epochs, the last batch of which they can't share evenly."""
     return [*small, "--dtype", "float64", "--momentum", "0.9", "--devices", "2"]
+
+
+TRAIN_AND_LIST_THREADS = """
+from pathlib import Path
+from reference_torch.train import main
+
+main()
+for thread in Path("/proc/self/task").iterdir():
+    print((thread / "comm").read_text().strip())
+"""
+
+
+@pytest.mark.long("starts two real interpreters, which import torch's compiler")
+def test_no_thread_of_torchs_process_group_is_left_after_a_run(small, tmp_path):
+    """One that is left may crash or hang the interpreter's end."""
+    command = [sys.executable, "-c", TRAIN_AND_LIST_THREADS, *small, "--devices", "2", "--run-dir", "run"]
+    port, pipe = free_port(), subprocess.PIPE
+    started = [
+        subprocess.Popen(
+            [*command, "--visdom", "off"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | variables_of_torchrun(port, process),
+            cwd=tmp_path, stdout=pipe, stderr=pipe, text=True,
+        )
+        for process in (0, 1)
+    ]  # fmt: skip
+    for status, out, errors in ends(started):
+        assert status == 0, errors
+        assert "gloo" not in out
 
 
 @pytest.mark.long("starts four processes, for 100 steps of MNIST each")

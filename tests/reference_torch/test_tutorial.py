@@ -2,15 +2,17 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from tolerances import PRINTED
 from torch.utils.data import DataLoader
 
-from mlp_workload.config import Config
+from mlp_workload.config import PRESETS, Config
 from reference_torch import tutorial_loop
 from reference_torch.model import build_model
+from reference_torch.tutorial import Program
 
 
 @pytest.fixture
@@ -52,6 +54,12 @@ def test_each_step_follows_the_gradient_of_its_own_batch(part):
             parameter.data -= 0.1 * gradient
     for one, other in zip(model.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("form", "preset"), [("hand-written", "relu"), ("module", "leaky")])
+def test_a_form_has_its_preset_and_the_given_settings(form, preset):
+    config = Program(form=form, epochs=3, seed=5, gpu=1, matmul_precision="tf32").config()
+    assert config == replace(PRESETS[preset], epochs=3, seed=5, gpu=1, matmul_precision="tf32")
 
 
 def test_each_epoch_has_all_examples_in_another_order(digits, monkeypatch):

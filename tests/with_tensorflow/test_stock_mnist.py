@@ -20,6 +20,8 @@ from mlp_workload.data.tfds import load_tfds
 from mlp_workload.errors import UserError
 
 SHIPPED = ROOT / "mlp_workload/data/mnist"
+pytestmark = pytest.mark.timeout(900)  # TensorFlow is slow to import and to prepare on a busy machine
+
 FIRST_LABELS = [4, 1, 0, 7, 8]
 
 # Loads mnist while the network is gone in one of three ways; says whether TensorFlow came in.

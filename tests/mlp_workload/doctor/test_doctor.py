@@ -14,6 +14,8 @@ from doctor_helpers import TORCH_RELEASE, plant_package, plant_version, spoil
 from helpers import ROOT, assert_one_line
 from visdom_process import free_port
 
+from mlp_workload.doctor.finding import Finding
+
 
 def doctor(folder, *arguments, path=(ROOT,), **variables):
     """`python -m mlp_workload.doctor` in `folder`, with packages from `path` first."""
@@ -155,6 +157,11 @@ def test_the_rest_of_a_broken_installation_is_still_looked_at(broken):
 def test_wrong_arguments_end_in_one_line(arguments, message, run, tmp_path):
     (tmp_path / "there").touch()
     assert_one_line(run("mlp_workload.doctor", *arguments.split()), message)
+
+
+def test_a_finding_is_one_line_without_control_characters():
+    finding = Finding("wrong", "JAX", "first\nsecond \x1b[2J", "pip install\njax")
+    assert str(finding) == r"JAX: first second \x1b[2J; fix: pip install jax"
 
 
 def test_it_says_what_it_needs_itself(tmp_path):
