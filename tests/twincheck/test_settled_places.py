@@ -169,3 +169,35 @@ def test_a_fault_in_a_module_that_ends_elsewhere_is_named_with_its_own_size():
     assert report.findings[0].name == "norm-epsilon", str(report)
     assert {str(place) for place in report.unexplained} <= {"gradient of norm.scale", "gradient of norm.bias"}
     assert max(place.relative for place in report.out) < 1e-2
+
+
+class Both(torch.nn.Module):
+    """A scaled embedding, and a norm whose output goes through an activation and around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm, self.out = ScaledEmbedding(11, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 8)
+
+    def forward(self, ids):
+        normed = self.norm(self.table(ids))
+        return self.out(torch.relu(normed)) + normed
+
+
+class BothPort(nnx.Module):
+    """Scales behind the embedding, which is right, and has a wrong norm and a wrong activation."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.table, self.norm, self.out = (
+            nnx.Embed(11, 8, rngs=rngs), nnx.LayerNorm(8, epsilon=0.1, rngs=rngs), nnx.Linear(8, 8, rngs=rngs),
+        )  # fmt: skip
+
+    def __call__(self, ids):
+        normed = self.norm(self.table(ids) * SCALE)
+        return self.out(nnx.silu(normed)) + normed
+
+
+def test_mistakes_beside_a_right_scale_spoil_no_place_that_agrees():
+    torch.manual_seed(0)
+    report = twincheck.pair(twincheck.torch(Both(), IDS), twincheck.nnx(BothPort(), IDS), backward=False).check()
+    assert {str(place) for place in report.out} == {"norm", "between norm and out"}, str(report)

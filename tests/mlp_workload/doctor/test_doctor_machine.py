@@ -87,6 +87,7 @@ def test_where_compiled_programs_are_kept(file, tmp_path, monkeypatch):
     assert cache()[0].startswith("ok ")
     (tmp_path / "jax-mlp").chmod(0o777)
     assert cache()[0].startswith(f"wrong {tmp_path}/jax-mlp can't be used (others can write to it, ")
+    assert cache(f"{tmp_path}/jax-mlp")[0].startswith("ok "), "who names a folder may share it"
 
 
 def test_a_port_that_something_else_holds(monkeypatch):
