@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlp_workload.errors import UserError
-from mlp_workload.metrics import Evaluation, Mistakes, recalls, worst
+from mlp_workload.metrics import Evaluation, Mistakes, Recall, recalls, worst
 
 
 def evaluation(losses, predictions, labels, classes):
@@ -47,6 +47,11 @@ def test_counts():
         "1 of 1 = 100.00%", "1 of 1 = 100.00%", "1 of 2 = 50.00%", "0 of 2 = 0.00%", "0 of 0"
     ]  # fmt: skip
     assert worst(classes).name == "d", "class e has no example"
+
+
+def test_the_worst_class_is_the_first_with_the_smallest_fraction():
+    classes = [Recall("few, all right", 4, 4), Recall("half", 5, 10), Recall("half again", 1, 2), Recall("none", 0, 0)]
+    assert worst(classes).name == "half"
 
 
 def test_float32_losses_are_summed_in_float64():
