@@ -85,6 +85,15 @@ def test_a_sign_flip_is_reported_with_both_values_and_the_reach_of_rounding():
     assert from_common.rounding < 1e-14
 
 
+def test_rounding_reaches_as_far_as_earlier_differences_of_inputs_weights_and_bias_carry():
+    (before, _), (a, b) = flipped_pair(PRESETS["leaky"], 0, 3)
+    moved = before | {name: before[name] + by for name, by in (("layers.0.weight", 0.25), ("layers.0.bias", 0.125))}
+    b = Trace(dict(b.tensors) | {"inputs": b.tensors["inputs"] + 0.5})
+    (flip,) = find_sign_flips(PRESETS["leaky"], a, b, before, moved, step=1)
+    x, w = np.abs(a.tensors["inputs"][2]), np.abs(before["layers.0.weight"][3])
+    assert flip.rounding == pytest.approx(0.5 * w.sum() + 0.25 * x.sum() + 5 * 0.5 * 0.25 + 0.125)
+
+
 def test_in_float32_the_same_distance_is_rounding():
     (before, _), pair = flipped_pair(PRESETS["leaky"], 0, 3, reach=1e-7)
     a, b = (Trace({name: np.float32(array) for name, array in start.tensors.items()}) for start in pair)
