@@ -173,6 +173,7 @@ def test_the_command_says_what_it_wrote(run, things, tmp_path):
 
 
 def test_weights_that_no_such_file_can_hold_are_refused(things, tmp_path, monkeypatch):
+    assert onnx_model._LARGEST < 2**31, "a protocol buffer is smaller than 2 GiB"
     monkeypatch.setattr(onnx_model, "_LARGEST", 1000)
     with pytest.raises(UserError, match="GiB of weights are more than an ONNX file can hold"):
         export(tmp_path / "good", tmp_path / "b.onnx")

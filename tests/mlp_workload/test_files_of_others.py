@@ -277,6 +277,14 @@ def test_a_small_bias_that_repeats_one_number_is_read(tmp_path):
     np.testing.assert_array_equal(state_dict.read(tmp_path / "a.pt")["layers.0.bias"], np.ones(3, np.float32))
 
 
+def test_all_tensors_of_a_file_must_fit_into_memory_together(tmp_path, monkeypatch):
+    torch.save({"0.weight": torch.zeros(3, 4), "0.bias": torch.zeros(3)}, tmp_path / "a.pt")
+    asked = []
+    monkeypatch.setattr(state_dict, "check_fits_memory", lambda size, source: asked.append(size))
+    state_dict.read(tmp_path / "a.pt")
+    assert asked == [(tmp_path / "a.pt").stat().st_size, 48, 60]
+
+
 def test_compressed_numbers_are_refused(tmp_path):
     """Of which a small file can hold any number."""
     torch.save({"0.weight": torch.zeros(3, 4), "0.bias": torch.zeros(3)}, tmp_path / "a.pt")

@@ -159,6 +159,19 @@ def test_pytorch_wins_only_if_the_whole_interval_says_so(result):
     assert not [line for line in tables.View.of(changed).torch_wins if line.startswith("PyTorch, eager trains")]
 
 
+@pytest.mark.parametrize(("factor", "wins"), [(1.2, True), (1.1, False), (None, False)])
+def test_pytorch_wins_a_point_of_the_sweep_if_it_is_clearly_ahead_there(factor, wins, result):
+    """Without a factor nothing but JAX was timed there."""
+    sample = {"batch_size": 64, "hidden": [100], "epoch_seconds": [1.0]}
+    sweep = [sample | {"variant": "jax"}]
+    if factor is not None:
+        sweep.append(sample | {"variant": "torch", "epoch_seconds": [1 / factor]})
+    lines = list(tables.View.of(result | {"sweep": sweep}).torch_wins)
+    assert (
+        any(line.startswith("batches of 64, hidden layers of 100: PyTorch, eager, ratio 1.2") for line in lines) is wins
+    )
+
+
 @pytest.mark.parametrize(("factor", "wins"), [(1.1, True), (0.9, False)])
 def test_where_pytorch_trains_several_models_faster_follows_from_the_samples(factor, wins, result):
     changed = copy.deepcopy(result)
