@@ -25,9 +25,21 @@ def test_a_restarted_server_gets_what_it_missed(lost, server, live, tmp_path, ca
         for file in (tmp_path / "visdom").glob("*.json"):
             file.unlink()
     live.train()
-    until(lambda: capsys.readouterr().err.startswith("warning: no Visdom server at "))
+    until_warned(capsys, "warning: no Visdom server at ")
     server.start()
     assert_catches_up(live, server, tmp_path / "runs/run", capsys)
+
+
+def until_warned(capsys, start):
+    """Returns when the whole line is printed: `print` writes its end apart."""
+    printed = []
+
+    def is_whole():
+        printed.append(capsys.readouterr().err)
+        return printed[-1].endswith("\n")
+
+    until(is_whole)
+    assert "".join(printed).startswith(start)
 
 
 def assert_catches_up(live, server, folder, capsys):
@@ -104,7 +116,7 @@ def test_a_suspended_server_that_goes_on_gets_everything(server, live, tmp_path,
     server.suspend()
     live.train()
     warning = f"warning: the Visdom server at http://localhost:{server.port} does not answer: "
-    until(lambda: capsys.readouterr().err.startswith(warning))
+    until_warned(capsys, warning)
     server.resume()
     monkeypatch.setattr("mlp_workload.visdom.timed_http.ANSWER_SECONDS", 60.0)
     assert_catches_up(live, server, tmp_path / "runs/run", capsys)
