@@ -166,7 +166,7 @@ def weight_layouts(kind: str, shape: Sequence[int], target: Sequence[int]) -> It
     elif len(source) >= 3 and kind.startswith("ConvTranspose"):
         last = tuple(range(len(spatial)))
         orders = [((*spatial, 0, 1), last), ((*spatial, 0, 1), ()), ((*spatial, 1, 0), ()), ((*spatial, 1, 0), last)]
-        orders += [(as_it_is, ()), (as_it_is, spatial)]
+        orders += [((1, 0, *spatial), spatial), ((1, 0, *spatial), ()), (as_it_is, ()), (as_it_is, spatial)]
     elif len(source) >= 3 and kind.startswith("Conv"):
         orders = [((*spatial, 1, 0), ()), (as_it_is, ())]
     elif len(source) <= 4:

@@ -160,6 +160,9 @@ def _of_link(
         sources = tuple(Source(n, rows) for n in names)
         joined = sum(s(torch_parameters).shape[0] for s in sources), *sources[0](torch_parameters).shape[1:]
         layouts = list(_layouts(kind, joined, shape, out_in))
+        if kind.startswith("ConvTranspose"):
+            usual = _transposed_kernel(len(joined), out_in, link.jax.call.settings.get("transpose_kernel"))
+            layouts.sort(key=lambda layout: (layout.axes, layout.reverse) != usual)
         if layouts:
             found[name] = Weight(name, sources, layouts[0], alternatives=tuple(layouts[1:]))
     return found
@@ -170,6 +173,19 @@ def _layouts(kind: str, source: Sequence[int], target: Sequence[int], out_in: bo
     if out_in:
         found.sort(key=lambda layout: layout.axes != tuple(range(len(source))))
     yield from found
+
+
+def _transposed_kernel(ndim: int, out_in: bool, as_torch: bool | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the axes of a transposed convolution's kernel, permuted, and those of them that are mirrored.
+
+    Flax stores (spatial..., in, out) mirrored, and with `transpose_kernel`, `as_torch`, (spatial..., out, in) as it is.
+    Haiku, which has no such setting, stores (spatial..., out, in) mirrored, and Equinox (out, in, spatial...).
+    """
+    spatial = tuple(range(2, ndim))
+    if out_in:
+        return (1, 0, *spatial), spatial
+    channels = (0, 1) if as_torch is False else (1, 0)
+    return (*spatial, *channels), () if as_torch else tuple(range(len(spatial)))
 
 
 def _role(name: str) -> str:

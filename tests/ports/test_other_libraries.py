@@ -242,3 +242,33 @@ def test_running_statistics_are_compared_in_training(side: Any) -> None:
 def test_running_statistics_that_are_not_compared_are_named() -> None:
     result = trained(equinox_norm(0.9, lambda both, x: batched(both, x)[0]))
     assert "running statistics of equinox are not compared: norm.mean, norm.var" in result.notes
+
+
+IMAGES = np.random.default_rng(0).standard_normal((1, 4, 5, 5)).astype(np.float32)
+
+
+def equinox_enlarging(channels: int) -> Any:
+    layers = [
+        eqx.nn.ConvTranspose2d(4, channels, 4, stride=2, padding=1, key=KEY),
+        eqx.nn.Conv2d(channels, 2, 1, key=KEY),
+    ]
+    return tc.equinox(eqx.nn.Sequential(layers), IMAGES)
+
+
+def haiku_enlarging(channels: int) -> Any:
+    def enlarge(x: Any) -> Any:
+        return hk.Conv2D(2, 1)(hk.Conv2DTranspose(channels, 4, stride=2, padding=((2, 2), (2, 2)))(x))
+
+    transformed, x = hk.without_apply_rng(hk.transform(enlarge)), IMAGES.transpose(0, 2, 3, 1)
+    return tc.haiku(transformed, transformed.init(KEY, x), x)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("port", [equinox_enlarging, haiku_enlarging])
+def test_a_transposed_convolution_has_its_kernel_mirrored(port: Any, channels: int) -> None:
+    torch.manual_seed(0)
+    original = torch.nn.Sequential(
+        torch.nn.ConvTranspose2d(4, channels, 4, stride=2, padding=1), torch.nn.Conv2d(channels, 2, 1)
+    )
+    report = tc.pair(tc.torch(original, IMAGES), port(channels)).check()
+    assert report.same, str(report)

@@ -209,3 +209,30 @@ def test_weight_norm_belongs_to_the_module_that_it_is_made_of() -> None:
     assert report.same, str(report)
     assert not report.unpaired
     assert "first" in {str(place) for place in report.places}
+
+
+IMAGES = np.random.default_rng(0).standard_normal((1, 4, 5, 5)).astype(np.float32)
+
+
+class Enlarging(nnx.Module):
+    def __init__(self, channels: int, transpose_kernel: bool) -> None:
+        rngs, padding = nnx.Rngs(0), ((2, 2), (2, 2))
+        self.enlarge = nnx.ConvTranspose(
+            4, channels, (4, 4), strides=2, padding=padding, transpose_kernel=transpose_kernel, rngs=rngs
+        )
+        self.out = nnx.Conv(channels, 2, (1, 1), rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.out(self.enlarge(x))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("transpose_kernel", [False, True])
+def test_a_transposed_convolution_stores_its_kernel_in_one_of_two_ways(channels: int, transpose_kernel: bool) -> None:
+    torch.manual_seed(0)
+    original = torch.nn.Sequential(
+        torch.nn.ConvTranspose2d(4, channels, 4, stride=2, padding=1), torch.nn.Conv2d(channels, 2, 1)
+    )
+    port = tc.nnx(Enlarging(channels, transpose_kernel), IMAGES.transpose(0, 2, 3, 1))
+    report = tc.pair(tc.torch(original, IMAGES), port).check()
+    assert report.same, str(report)

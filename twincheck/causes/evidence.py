@@ -17,7 +17,6 @@ from twincheck.causes.earlier import other_residual, pooled, residual, token_typ
 from twincheck.causes.rearranged import (
     differs_at_border,
     flattened,
-    gate_blocks,
     permuted,
     reversed_axes,
     shifted,
@@ -282,8 +281,6 @@ EVIDENCE: Sequence[Evidence] = (
     _is("leaky-slope", _negative_slope),
     _is("forget-gate-bias", _one_block_offset(-1.0)),
     _is("forget-gate-bias-left-out", _one_block_offset(1.0)),
-    _is("lstm-gate-order", gate_blocks(4)),
-    _is("gru-gate-order", gate_blocks(3)),
     _is("transposed", transposed),
     _is("channels-reversed", reversed_axes(lambda ndim: (-1,))),
     _is("axis-reversed", reversed_axes(lambda ndim: range(ndim - 1))),

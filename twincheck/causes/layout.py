@@ -35,8 +35,8 @@ CAUSES: Sequence[Cause] = (
     ),
     Cause(
         "channels-permuted",
-        "Layout: the channels come in another order.",
-        "x[..., order], or permute the weights",
+        "Layout: the channels come in another order, as parts that are concatenated or split in another one.",
+        "Concatenate or split in the order of the PyTorch model, or take x[..., order].",
         torch_page("permute"),
         jax_page("jax.numpy.take"),
     ),

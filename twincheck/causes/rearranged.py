@@ -9,19 +9,6 @@ from twincheck.causes.agreement import Array, Recognise, mends
 from twincheck.causes.terms import AGREES
 
 
-def gate_blocks(count: int) -> Recognise:
-    """Recognises blocks of the last axis in another order."""
-
-    def recognise(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-        if ours.shape[-1] % count or ours.shape[-1] < 2 * count:
-            return False
-        blocks = np.split(ours, count, axis=-1)
-        orders = list(itertools.permutations(range(count)))[1:]
-        return any(mends(np.concatenate([blocks[i] for i in order], axis=-1), ours, theirs) for order in orders)
-
-    return recognise
-
-
 def _factorizations(size: int) -> Iterator[tuple[int, int]]:
     return ((n, size // n) for n in range(2, size // 2 + 1) if size % n == 0)
 
@@ -77,7 +64,19 @@ def differs_at_border(ours: Array, theirs: Array, earlier: Sequence[Array]) -> b
 
 
 def permuted(ours: Array, theirs: Array, earlier: Sequence[Array]) -> bool:
-    """The last axis is in another order; at least four rows make sure of it."""
+    """The last axis is in another order: up to four equal parts of it, or its elements, in at least four rows."""
+    return any(_parts_permuted(ours, theirs, parts) for parts in (2, 3, 4)) or _elements_permuted(ours, theirs)
+
+
+def _parts_permuted(ours: Array, theirs: Array, count: int) -> bool:
+    if ours.shape[-1] % count or ours.shape[-1] < 2 * count:
+        return False
+    parts = np.split(ours, count, axis=-1)
+    orders = list(itertools.permutations(range(count)))[1:]
+    return any(mends(np.concatenate([parts[i] for i in order], axis=-1), ours, theirs) for order in orders)
+
+
+def _elements_permuted(ours: Array, theirs: Array) -> bool:
     a, b = ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, theirs.shape[-1])
     if len(a) < 4 or a.shape[-1] < 3:
         return False
