@@ -80,6 +80,7 @@ class Pair:
         if not self.outputs:
             shapes = [[array.shape for array in outputs] for outputs in (self.truth.outputs, seen.outputs)]
             raise UserError(f"no output of the torch model, {shapes[0]}, fits one of the JAX model, {shapes[1]}")
+        _require_numbers([self.truth.outputs[a] for a, _ in self.outputs])
         for call in seen.calls:  # which the pairing holds
             call.forget()
         self._layouts: dict[Place, Layout | None] = {}
@@ -250,12 +251,15 @@ class Pair:
                 yield replace(place, output=b)
 
     def _not_compared(self) -> Iterator[str]:
-        """Yields a line for outputs without a counterpart, and for those that have no gradients to compare."""
+        """Yields a line for outputs without a counterpart, without a number, or without gradients to compare."""
         for i, side in enumerate((self.torch, self.jax)):
             count = len(self.truth.outputs) if i == 0 else self._outputs
             alone = sorted(set(range(count)) - {pair[i] for pair in self.outputs})
             if alone:
                 yield f"not compared: output {', '.join(map(str, alone))} of the {side.framework} model"
+        for a, _ in self.outputs:
+            if number := int(np.isnan(array := self.truth.outputs[a]).sum()):
+                yield f"not compared: {number} of the {array.size} values of output {a}, which are nan in the torch model"
         if self.backward and any(array.dtype.kind == "c" for array in self.truth.outputs):
             yield "not compared: gradients of complex outputs"
 
@@ -358,6 +362,14 @@ def _is_rounded(array: Array) -> bool:
     """Tells whether an array holds float32's values, as a table that was computed in it, and others than a few bits."""
     with np.errstate(over="ignore"):
         return bool((array == array.astype(np.float32)).all() and (array != array.astype(np.float16)).any())
+
+
+def _require_numbers(outputs: Sequence[Array]) -> None:
+    """Raises `UserError` if there is nothing to compare in torch's outputs, as nan is equal to nan."""
+    if not any(array.size for array in outputs):
+        raise UserError("the outputs of the torch model are empty: give inputs of at least one example")
+    if all(np.isnan(array).all() for array in outputs):
+        raise UserError("all outputs of the torch model are nan: give inputs and weights that make numbers of them")
 
 
 def _pair_outputs(torch: Sequence[Array], jax: Sequence[Array]) -> list[tuple[int, int]]:

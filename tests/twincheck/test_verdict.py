@@ -307,3 +307,23 @@ def test_a_pin_is_checked_against_a_side(tmp_path: Any) -> None:
     check(lambda y: y, lambda y: y).pin(tmp_path / "pin.npz")
     with pytest.raises(UserError, match=r"check_pin takes the file and a JAX side"):
         tc.check_pin(tmp_path / "pin.npz", Returning(jax.nn.relu))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [(X[:0], "outputs of the torch model are empty"), (X * np.nan, "all outputs of the torch model are nan")],
+    ids=["empty", "nan"],
+)
+def test_outputs_without_a_number_are_no_verdict(x: Any, message: str) -> None:
+    model, port = TorchReturning(lambda hidden: hidden), Returning(lambda hidden: hidden)
+    with pytest.raises(UserError, match=message):
+        tc.pair(tc.torch(model, x), tc.nnx(port, x))
+
+
+def test_values_that_are_nan_in_both_are_said() -> None:
+    x = X.copy()
+    x[1] = np.nan
+    report = tc.pair(
+        tc.torch(TorchReturning(lambda hidden: hidden), x), tc.nnx(Returning(lambda hidden: hidden), x)
+    ).check()
+    assert "not compared: 4 of the 16 values of output 0, which are nan in the torch model" in report.notes
