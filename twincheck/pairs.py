@@ -259,7 +259,7 @@ class Pair:
                 yield f"not compared: output {', '.join(map(str, alone))} of the {side.framework} model"
         for a, _ in self.outputs:
             if number := int(np.isnan(array := self.truth.outputs[a]).sum()):
-                yield f"not compared: {number} of the {array.size} values of output {a}, which are nan in the torch model"
+                yield f"not compared: {number} of {array.size} values of output {a}, which are nan in the torch model"
         if self.backward and any(array.dtype.kind == "c" for array in self.truth.outputs):
             yield "not compared: gradients of complex outputs"
 

@@ -326,4 +326,4 @@ def test_values_that_are_nan_in_both_are_said() -> None:
     report = tc.pair(
         tc.torch(TorchReturning(lambda hidden: hidden), x), tc.nnx(Returning(lambda hidden: hidden), x)
     ).check()
-    assert "not compared: 4 of the 16 values of output 0, which are nan in the torch model" in report.notes
+    assert "not compared: 4 of 16 values of output 0, which are nan in the torch model" in report.notes
