@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from flax import linen, nnx
 from jax.nn import gelu
 from planted_nets import JaxNet, Pair, channels_last, load, modules, to_jax
 from planted_pairs import HYPOTHESIS_PAIRS
-from tolerances import PATCHED
+from tolerances import FORWARD_BACKWARD, PATCHED
 
-from twincheck.causes import evidence, recurrent
+from twincheck.causes import evidence, precision, recurrent
 from twincheck.causes.replace import calls_of
 from twincheck.causes.settings import SETTINGS
 from twincheck.causes.table import BY_NAME, CAUSES, HYPOTHESES
@@ -236,3 +237,13 @@ def test_a_net_is_what_it_says() -> None:
     net = JaxNet(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), lambda net, x: x * 2, nnx.Linear(3, 2, rngs=nnx.Rngs(1)))
     x = jnp.ones((1, 2))
     np.testing.assert_array_equal(net(x), net.after(net.between(x)))
+
+
+def test_smoothed_labels_are_torchs() -> None:
+    logits, labels = np.random.default_rng(0).standard_normal((5, 4)), np.array([0, 3, 1, 2, 3])
+    with precision.label_smoothing(0.1)([]):
+        ours = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), jnp.asarray(labels))
+    theirs = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(labels), reduction="none", label_smoothing=0.1
+    )
+    FORWARD_BACKWARD["float32"].assert_close(ours, theirs)
