@@ -1,6 +1,7 @@
 """A trainer tells all of a step, and goes on from wherever another one stopped."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -83,6 +84,19 @@ def test_a_traced_step_is_the_trainers_own(side, preset, optimizer, digits):
     MODEL_FLOAT64.assert_close(losses, np.concatenate(by_epoch))
     for name, array in by_epochs.state().items():
         MODEL_FLOAT64.assert_close(stepwise.state()[name], array, name)
+
+
+@side
+@pytest.mark.parametrize("cuts", [(0, 5, 6), (0, 2, 5, 6), (0, 1, 6)])
+def test_an_epoch_in_parts_is_the_epoch(side, cuts, digits):
+    """Its sixth batch is smaller than the others: it is trained on once, also if a part ends before it."""
+    config = config_of("leaky", {}, "float32")
+    whole, in_parts = (trainer_of(side, config, digits) for _ in range(2))
+    order = epoch_order(0, 1, 103)
+    losses = whole.train_steps(order)
+    assert np.concatenate([in_parts.train_steps(order, *part) for part in pairwise(cuts)]).tobytes() == losses.tobytes()
+    for name, array in in_parts.state().items():
+        assert array.tobytes() == whole.state()[name].tobytes(), name
 
 
 @side
